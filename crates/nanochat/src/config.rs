@@ -1,0 +1,150 @@
+//! The model's sizes, all of which follow from `depth` (nanochat's one dial).
+
+use serde::{Deserialize, Serialize};
+
+/// Sizes of a GPT, under the names of nanochat's checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GptConfig {
+    pub sequence_len: usize,
+    pub vocab_size: usize,
+    pub n_layer: usize,
+    pub n_head: usize,
+    pub n_kv_head: usize,
+    pub n_embd: usize,
+}
+
+/// Why a set of sizes makes no model.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    #[error(
+        "depth {depth} gives {n_head} heads, which do not divide its width {n_embd}; the nearest depths that work are {below} and {above}"
+    )]
+    Depth { depth: usize, n_head: usize, n_embd: usize, below: usize, above: usize },
+    #[error("{n_kv_head} key-value heads do not divide {n_head} query heads; choose one of {choices:?}")]
+    KvHeads { n_kv_head: usize, n_head: usize, choices: Vec<usize> },
+    #[error("{what} must be at least {least}, found {found}")]
+    TooSmall { what: &'static str, least: usize, found: usize },
+}
+
+impl GptConfig {
+    /// Aspect ratio 64, one head for every started 128 channels (spec of nanochat's base_train.py).
+    pub fn from_depth(
+        depth: usize,
+        vocab_size: usize,
+        sequence_len: usize,
+    ) -> Result<GptConfig, ConfigError> {
+        at_least("depth", 1, depth)?;
+        let (n_embd, n_head) = width_and_heads(depth);
+        let works = |depth: &usize| {
+            let (n_embd, n_head) = width_and_heads(*depth);
+            n_embd % n_head == 0 && n_embd / n_head % 2 == 0
+        };
+        if !works(&depth) {
+            let below = (1..depth).rev().find(works).unwrap_or(1);
+            let above = (depth + 1..).find(works).expect("every even depth works");
+            return Err(ConfigError::Depth { depth, n_head, n_embd, below, above });
+        }
+        GptConfig { sequence_len, vocab_size, n_layer: depth, n_head, n_kv_head: n_head, n_embd }.checked()
+    }
+
+    /// The same model with fewer key-value heads (GQA; 1 is MQA).
+    pub fn with_kv_heads(self, n_kv_head: usize) -> Result<GptConfig, ConfigError> {
+        GptConfig { n_kv_head, ..self }.checked()
+    }
+
+    /// Refuses sizes that no model can have.
+    pub fn checked(self) -> Result<GptConfig, ConfigError> {
+        at_least("sequence length", 1, self.sequence_len)?;
+        at_least("vocabulary size", 1, self.vocab_size)?;
+        at_least("number of heads", 1, self.n_head)?;
+        let choices: Vec<usize> = (1..=self.n_head).filter(|n| self.n_head.is_multiple_of(*n)).collect();
+        match choices.contains(&self.n_kv_head) {
+            true => Ok(self),
+            false => Err(ConfigError::KvHeads { n_kv_head: self.n_kv_head, n_head: self.n_head, choices }),
+        }
+    }
+
+    pub fn head_dim(&self) -> usize {
+        self.n_embd / self.n_head
+    }
+
+    /// Width of all key (or value) heads together.
+    pub fn kv_dim(&self) -> usize {
+        self.n_kv_head * self.head_dim()
+    }
+
+    /// Parameters of the matrices inside the blocks, which Muon trains.
+    pub fn matrix_params(&self) -> usize {
+        let c = self.n_embd;
+        self.n_layer * (2 * c * c + 2 * c * self.kv_dim() + 8 * c * c)
+    }
+
+    /// Parameters of `wte`, and just as many of `lm_head`.
+    pub fn embedding_params(&self) -> usize {
+        self.vocab_size * self.n_embd
+    }
+
+    pub fn params(&self) -> usize {
+        self.matrix_params() + 2 * self.embedding_params()
+    }
+
+    /// Training FLOPs of one token: 6 for every parameter that multiplies (all but `wte`), and the
+    /// attention's 12 · n_layer · n_head · head_dim · T.
+    pub fn flops_per_token(&self) -> f64 {
+        let multiplying = self.params() - self.embedding_params();
+        6.0 * multiplying as f64
+            + 12.0 * (self.n_layer * self.n_head * self.head_dim() * self.sequence_len) as f64
+    }
+}
+
+fn width_and_heads(depth: usize) -> (usize, usize) {
+    let n_embd = 64 * depth;
+    (n_embd, n_embd.div_ceil(128).max(1))
+}
+
+fn at_least(what: &'static str, least: usize, found: usize) -> Result<(), ConfigError> {
+    if found < least { Err(ConfigError::TooSmall { what, least, found }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_counts_are_exact() {
+        let millions = |depth| {
+            (GptConfig::from_depth(depth, 65_536, 2_048).unwrap().params() as f64 / 1e5).round() / 10.0
+        };
+        let table = [
+            (4, 36.7),
+            (6, 60.9),
+            (8, 92.3),
+            (10, 133.0),
+            (12, 185.6),
+            (16, 335.5),
+            (20, 561.0),
+            (26, 1082.0),
+            (32, 1879.0),
+        ];
+        for (depth, expected) in table {
+            assert_eq!(millions(depth), expected, "d{depth}");
+        }
+    }
+
+    #[test]
+    fn depths_that_cannot_divide_name_their_neighbours() {
+        let error = GptConfig::from_depth(5, 1_000, 64).unwrap_err();
+        assert_eq!(error, ConfigError::Depth { depth: 5, n_head: 3, n_embd: 320, below: 4, above: 6 });
+        let odd: Vec<usize> =
+            (1..40).step_by(2).filter(|d| GptConfig::from_depth(*d, 9, 9).is_ok()).collect();
+        assert_eq!(odd, [1, 3, 7, 15, 31]);
+        assert!((2..40).step_by(2).all(|depth| GptConfig::from_depth(depth, 9, 9).is_ok()));
+    }
+
+    #[test]
+    fn grouped_queries_need_a_divisor() {
+        let config = GptConfig::from_depth(8, 100, 64).unwrap();
+        assert_eq!(config.with_kv_heads(2).unwrap().kv_dim(), 256);
+        assert!(config.with_kv_heads(3).unwrap_err().to_string().contains("[1, 2, 4]"));
+    }
+}
