@@ -1,4 +1,6 @@
 //! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
 
+pub mod calculator;
 pub mod config;
 pub mod conversation;
+pub mod sampler;
