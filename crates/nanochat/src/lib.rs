@@ -1,5 +1,10 @@
 //! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
 
+pub mod batch;
 pub mod config;
 pub mod conversation;
+pub mod dataloader;
 pub mod dataset;
+pub mod lines;
+#[cfg(test)]
+mod testing;

@@ -34,6 +34,11 @@ pub enum DataError {
     )]
     LostShard { dir: PathBuf, shard: String },
     #[error(
+        "the saved position lies beyond the text of shard {shard}: the shard or the tokenizer is another one now; \
+         put it back or start without --resume"
+    )]
+    ChangedShard { shard: String },
+    #[error(
         "the saved position is conversation {index} of epoch {epoch}, but there are only {count}; \
          use the data that the run started with"
     )]

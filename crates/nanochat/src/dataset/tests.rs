@@ -91,7 +91,8 @@ fn a_bad_shard_is_refused_or_skipped() {
     write(&dir, 5_000, 40_000);
     let bad = dir.join("shard_00001.parquet");
     let good = fs::read(&bad).unwrap();
-    let contents: [&[u8]; 4] = [b"", b"not parquet at all", &good[..good.len() / 2], b"PAR1\xff\xff\xff\x7fPAR1"];
+    let contents: [&[u8]; 4] =
+        [b"", b"not parquet at all", &good[..good.len() / 2], b"PAR1\xff\xff\xff\x7fPAR1"];
     for content in contents {
         fs::write(&bad, content).unwrap();
         assert!(open_error(&dir).contains("shard_00001.parquet"));

@@ -190,9 +190,6 @@ mod tests {
         let mut shard = ShardFile::over("shard_00000.parquet".into(), full).unwrap();
         shard.push("text", 4).unwrap();
         let message = shard.close().unwrap_err().to_string();
-        assert!(
-            message.contains("shard_00000.parquet") && message.contains("No space left"),
-            "{message}"
-        );
+        assert!(message.contains("shard_00000.parquet") && message.contains("No space left"), "{message}");
     }
 }
