@@ -10,6 +10,7 @@ use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
+use crate::conversation::ConversationError;
 use crate::dataset::{Chunk, DataError, RowAt, Shards, Split};
 
 /// Chunks tokenised ahead of training: 4 × 128 documents, a few MB, hide a slow disk's hiccups.
@@ -57,7 +58,7 @@ impl DataLoader {
     ) -> Result<DataLoader, DataError> {
         assert!(b * t > 0 && rank < world, "a batch of ({b}, {t}) for rank {rank} of {world}");
         shards.check_rank(split, rank, world)?;
-        let bos = tokenizer.special("<|bos|>").ok_or(DataError::NoSpecial("<|bos|>"))?;
+        let bos = tokenizer.special("<|bos|>").ok_or(ConversationError::NoSpecial("<|bos|>"))?;
         let (epoch, at, token) = match from {
             None => (0, RowAt { row_group: rank, ..RowAt::default() }, 0),
             Some(state) => {

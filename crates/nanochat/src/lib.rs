@@ -1,6 +1,7 @@
 //! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
 
 pub mod batch;
+pub mod chat_loader;
 pub mod config;
 pub mod conversation;
 pub mod dataloader;

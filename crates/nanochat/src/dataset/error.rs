@@ -39,18 +39,18 @@ pub enum DataError {
     )]
     ChangedShard { shard: String },
     #[error(
-        "the saved position is conversation {index} of epoch {epoch}, but there are only {count}; \
-         use the data that the run started with"
+        "the run was started with {saved} conversations, but now there are {found}; \
+         use the data and the sequence length it was started with"
     )]
-    LostConversation { epoch: u64, index: usize, count: usize },
+    OtherConversations { saved: usize, found: usize },
+    #[error(transparent)]
+    Conversation(#[from] crate::conversation::ConversationError),
     #[error("{path} already exists and is not empty; choose another folder or remove it first")]
     NotEmpty { path: PathBuf },
     #[error("{train} training and {val} validation documents: at least one of each is needed")]
     TooFewDocuments { train: usize, val: usize },
     #[error("cannot write {path}: {reason}")]
     Write { path: PathBuf, reason: String },
-    #[error("the tokenizer has no {0} token; train or import one that has the chat tokens")]
-    NoSpecial(&'static str),
     #[error(
         "none of the {read} conversations has anything to learn from (assistant text within {max_len} tokens)"
     )]
