@@ -1,1 +1,212 @@
-//! Byte-level BPE.
+//! Byte-level BPE: training, encoding, decoding, and `tokenizer.json`. Knows nothing of tensors.
+//!
+//! Text is cut into pieces ([`DEFAULT_PATTERN`]), each piece is its UTF-8 bytes, and bytes merge into
+//! tokens in the order in which training found the merges. Every text encodes, and decoding gives it back.
+//!
+//! ```
+//! use nanochat_tokenizer::{TrainOptions, train};
+//! let options = TrainOptions { vocab_size: 280, ..TrainOptions::default() };
+//! let tokenizer = train(["the theory of the thing", "人工智能，人工智能"].iter(), &options)?;
+//! let ids = tokenizer.encode("the 人");
+//! assert_eq!(tokenizer.decode(&ids), "the 人");
+//! # Ok::<(), nanochat_tokenizer::TokenizerError>(())
+//! ```
+
+mod encode;
+mod huggingface;
+mod special;
+mod split;
+mod stream;
+mod train;
+mod vocab;
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use rayon::prelude::*;
+use unicode_normalization::{UnicodeNormalization, is_nfc};
+
+use encode::{Bpe, Merge, Scratch};
+use special::AddedToken;
+use split::Splitter;
+use vocab::Vocab;
+
+pub use special::SPECIAL_TOKENS;
+pub use split::DEFAULT_PATTERN;
+pub use stream::StreamDecoder;
+pub use train::{TrainOptions, train};
+
+/// Text to token ids and back. Cloning is cheap; all clones share one vocabulary.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bpe: Bpe,
+    splitter: Splitter,
+    /// Text is brought to Unicode's composed form first (Qwen's files ask for it; ours never do).
+    nfc: bool,
+    /// In id order.
+    added: Vec<AddedToken>,
+}
+
+/// Why there is no tokenizer.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    #[error(
+        "a vocabulary of {asked} is too small: 256 bytes and {specials} special tokens need at least {least}"
+    )]
+    VocabTooSmall { asked: usize, specials: usize, least: usize },
+    #[error("special token {name:?} cannot be used: {why}")]
+    SpecialName { name: String, why: &'static str },
+    #[error("the split pattern {pattern:?} is not a valid regex: {why}")]
+    Pattern { pattern: String, why: String },
+    #[error("there is no text to train a tokenizer on")]
+    NoText,
+    #[error("{bytes} bytes of distinct text are more than training can index (2 GiB); read fewer characters")]
+    TooMuchText { bytes: usize },
+    #[error("failed to parse the tokenizer as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("not a tokenizer that nanochat can use: {0}")]
+    Unsupported(String),
+    #[error("damaged tokenizer: {0}")]
+    Invalid(String),
+    #[error("failed to read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("failed to write {path}: {source}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}")]
+    InFile { path: PathBuf, source: Box<TokenizerError> },
+}
+
+impl Tokenizer {
+    /// Number of ids, special tokens included (and holes, if an imported file has some).
+    pub fn vocab_size(&self) -> usize {
+        self.shared.bpe.vocab.len()
+    }
+
+    /// The tokens of `text`. Names of special tokens in it stay plain text.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        self.encode_into(text, &mut ids);
+        ids
+    }
+
+    /// Appends the tokens of `text` to `ids`.
+    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+        let Shared { bpe, splitter, nfc, .. } = &*self.shared;
+        let text = match *nfc && !is_nfc(text) {
+            true => Cow::Owned(text.nfc().collect::<String>()),
+            false => Cow::Borrowed(text),
+        };
+        let mut scratch = Scratch::default();
+        splitter.for_each(&text, &mut |piece| bpe.encode(piece.as_bytes(), &mut scratch, ids));
+    }
+
+    /// Encodes texts in parallel, results in their order.
+    pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Vec<Vec<u32>> {
+        texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
+    }
+
+    /// The bytes of `ids`, end to end: special tokens give their names, unknown ids nothing.
+    pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
+        ids.iter().flat_map(|id| self.token_bytes(*id).unwrap_or_default()).copied().collect()
+    }
+
+    /// As `decode_bytes`, as text: bytes that are not UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        String::from_utf8_lossy(&self.decode_bytes(ids)).into_owned()
+    }
+
+    /// The bytes of one token (a special token's name); none for an id that no token has.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.shared.bpe.vocab.get(id)
+    }
+
+    /// Length in bytes by id, 0 for special tokens: what makes bits per byte exact.
+    pub fn byte_lengths(&self) -> Vec<u32> {
+        let length = |id| if self.is_special(id) { 0 } else { self.token_bytes(id).map_or(0, <[u8]>::len) };
+        (0..self.vocab_size() as u32).map(|id| length(id) as u32).collect()
+    }
+
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = &self.shared.added;
+        added.binary_search_by_key(&id, |token| token.id).is_ok_and(|i| added[i].special)
+    }
+
+    /// The id of a special token by its full name, such as `<|bos|>`.
+    pub fn special(&self, name: &str) -> Option<u32> {
+        self.shared.added.iter().find(|token| token.name == name).map(|token| token.id)
+    }
+
+    /// Names of the special tokens, in id order.
+    pub fn special_names(&self) -> impl Iterator<Item = &str> {
+        self.shared.added.iter().filter(|token| token.special).map(|token| token.name.as_str())
+    }
+
+    /// The same tokenizer with those of `names` that it lacks as new special tokens behind its last id.
+    pub fn with_special(&self, names: &[&str]) -> Result<Tokenizer, TokenizerError> {
+        let Shared { bpe, splitter, nfc, added } = &*self.shared;
+        let (mut vocab, mut added) = (bpe.vocab.clone(), added.clone());
+        for name in names.iter().filter(|name| self.special(name).is_none()) {
+            added.push(AddedToken { id: vocab.push(name.as_bytes()), name: name.to_string(), special: true });
+        }
+        let merges = bpe.merges.clone();
+        Tokenizer::assemble(vocab, bpe.byte_ids, merges, bpe.ignore_merges, splitter.clone(), *nfc, added)
+    }
+
+    /// A new vocabulary, with the special tokens `names` behind its last id.
+    fn trained(
+        mut vocab: Vocab,
+        byte_ids: [u32; 256],
+        merges: Vec<Merge>,
+        splitter: Splitter,
+        names: &[String],
+    ) -> Result<Tokenizer, TokenizerError> {
+        let mut add =
+            |name: &String| AddedToken { id: vocab.push(name.as_bytes()), name: name.clone(), special: true };
+        let added = names.iter().map(&mut add).collect();
+        Tokenizer::assemble(vocab, byte_ids, merges, false, splitter, false, added)
+    }
+
+    /// Puts the parts together.
+    fn assemble(
+        vocab: Vocab,
+        byte_ids: [u32; 256],
+        merges: Vec<Merge>,
+        ignore_merges: bool,
+        splitter: Splitter,
+        nfc: bool,
+        mut added: Vec<AddedToken>,
+    ) -> Result<Tokenizer, TokenizerError> {
+        added.sort_by_key(|token| token.id);
+        let special: HashSet<u32> =
+            added.iter().filter(|token| token.special).map(|token| token.id).collect();
+        if let Some(id) =
+            byte_ids.iter().chain(merges.iter().map(|merge| &merge.merged)).find(|id| special.contains(*id))
+        {
+            return Err(TokenizerError::Invalid(format!("plain text encodes to the special token {id}")));
+        }
+        check_spelling(&vocab, &added)?;
+        let bpe = Bpe::new(vocab, byte_ids, merges, ignore_merges, |id| special.contains(&id));
+        Ok(Tokenizer { shared: Arc::new(Shared { bpe, splitter, nfc, added }) })
+    }
+}
+
+/// A file names tokens by their spelling, so no added token may be spelled like one of the vocabulary.
+fn check_spelling(vocab: &Vocab, added: &[AddedToken]) -> Result<(), TokenizerError> {
+    let added_ids: HashSet<u32> = added.iter().map(|token| token.id).collect();
+    let ordinary = vocab.iter().filter(|(id, _)| !added_ids.contains(id));
+    let ids: HashMap<&[u8], u32> = ordinary.map(|(id, bytes)| (bytes, id)).collect();
+    for AddedToken { name, .. } in added {
+        if let Some(id) = huggingface::bytes_of(name).and_then(|bytes| ids.get(&bytes[..]).copied()) {
+            let clash = format!("the special token {name:?} and token {id} are written alike");
+            return Err(TokenizerError::Invalid(clash));
+        }
+    }
+    Ok(())
+}

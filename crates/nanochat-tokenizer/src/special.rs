@@ -1,0 +1,48 @@
+//! Special tokens: the marks of a conversation. Text never encodes to them; code that renders
+//! conversations puts their ids.
+
+use crate::TokenizerError;
+
+/// nanochat's special tokens. In a tokenizer trained here they hold the last nine ids, in this order;
+/// own ones (`TrainOptions::extra_special`) follow after them, in the order given.
+pub const SPECIAL_TOKENS: [&str; 9] = [
+    "<|bos|>",
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "<|output_start|>",
+    "<|output_end|>",
+];
+
+/// A token outside the BPE vocabulary, known by its full name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AddedToken {
+    pub id: u32,
+    pub name: String,
+    /// False for the few ordinary words that imported files add (`<tool_call>`): they count as text.
+    pub special: bool,
+}
+
+/// The nine names and `extra` ones behind them; refuses names that are empty, too long, or given twice.
+pub(crate) fn special_names(extra: &[String]) -> Result<Vec<String>, TokenizerError> {
+    let mut names: Vec<String> = SPECIAL_TOKENS.map(String::from).to_vec();
+    for name in extra {
+        if name.trim() != name || name.is_empty() || name.len() > 256 || name.contains(char::is_control) {
+            return Err(TokenizerError::SpecialName {
+                name: name.clone(),
+                why: "1 to 256 bytes, no space at its ends, no control characters",
+            });
+        }
+        if names.contains(name) {
+            return Err(TokenizerError::SpecialName {
+                name: name.clone(),
+                why: "each name once; nanochat's nine are always there",
+            });
+        }
+        names.push(name.clone());
+    }
+    Ok(names)
+}

@@ -1,0 +1,331 @@
+//! Cutting text into the pieces inside which BPE merges: words with their leading space, short digit
+//! groups, punctuation, white space.
+//!
+//! The pattern is GPT-4's (`cl100k`) with digits in groups of one or two instead of three, which wastes
+//! fewer tokens of a small vocabulary on numbers. It and its relatives are scanned by hand, an order of
+//! magnitude faster than a backtracking regex; any other pattern runs in `fancy-regex`.
+
+use std::sync::LazyLock;
+
+use regex_syntax::hir::{Class, HirKind};
+
+use crate::TokenizerError;
+
+/// The pattern of spec and reference: GPT-4's with one or two digits.
+pub const DEFAULT_PATTERN: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+
+/// GPT-2's pattern, which a `ByteLevel` pre-tokenizer with `use_regex` stands for.
+pub(crate) const GPT2_PATTERN: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// Patterns that the scanner reads, with their longest digit group: ours, cl100k, Llama 3, Qwen 2. The
+/// last two write the same language without possessive quantifiers.
+const SCANNED_PATTERNS: [(&str, usize); 4] = [
+    (DEFAULT_PATTERN, 2),
+    (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        3,
+    ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        3,
+    ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        1,
+    ),
+];
+
+/// Backtracking steps before a custom pattern gives up on a text (fancy-regex's own limit is 1 M, which
+/// a long run of spaces exceeds).
+const BACKTRACK_LIMIT: usize = 100_000_000;
+
+/// Split patterns applied one after the other, each to the pieces of the one before.
+#[derive(Clone, Debug)]
+pub(crate) struct Splitter {
+    splits: Vec<Split>,
+}
+
+#[derive(Clone, Debug)]
+struct Split {
+    pattern: String,
+    method: Method,
+}
+
+#[derive(Clone, Debug)]
+enum Method {
+    Scan { max_digits: usize },
+    Regex(Box<fancy_regex::Regex>),
+}
+
+impl Splitter {
+    /// No pattern at all leaves the text whole.
+    pub fn new(patterns: &[&str]) -> Result<Splitter, TokenizerError> {
+        let split = |pattern: &&str| -> Result<Split, TokenizerError> {
+            let scanned = SCANNED_PATTERNS.iter().find(|(known, _)| known == pattern);
+            let method = match scanned {
+                Some(&(_, max_digits)) => Method::Scan { max_digits },
+                None => Method::Regex(Box::new(compile(pattern)?)),
+            };
+            Ok(Split { pattern: pattern.to_string(), method })
+        };
+        Ok(Splitter { splits: patterns.iter().map(split).collect::<Result<_, _>>()? })
+    }
+
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.splits.iter().map(|split| split.pattern.as_str())
+    }
+
+    /// Visits the pieces in order; together they are the text. What no match covers is a piece too.
+    pub fn for_each<'t>(&self, text: &'t str, visit: &mut impl FnMut(&'t str)) {
+        cut(&self.splits, text, visit);
+    }
+}
+
+fn cut<'t>(splits: &[Split], text: &'t str, visit: &mut impl FnMut(&'t str)) {
+    match splits {
+        [] if text.is_empty() => {}
+        [] => visit(text),
+        [Split { method: Method::Scan { max_digits }, .. }, rest @ ..] => {
+            let (classes, mut start) = (&**CLASSES, 0);
+            while start < text.len() {
+                let end = next_piece(classes, text, start, *max_digits);
+                let piece = &text[start..end];
+                if rest.is_empty() {
+                    visit(piece)
+                } else {
+                    cut(rest, piece, visit)
+                }
+                start = end;
+            }
+        }
+        [Split { method: Method::Regex(regex), .. }, rest @ ..] => {
+            let mut end = 0;
+            // A match error (out of backtracking steps) ends the search: the rest stays one piece.
+            for found in regex.find_iter(text).map_while(Result::ok) {
+                cut(rest, &text[end..found.start()], visit);
+                cut(rest, found.as_str(), visit);
+                end = found.end();
+            }
+            cut(rest, &text[end..], visit);
+        }
+    }
+}
+
+fn compile(pattern: &str) -> Result<fancy_regex::Regex, TokenizerError> {
+    fancy_regex::RegexBuilder::new(pattern)
+        .backtrack_limit(BACKTRACK_LIMIT)
+        .build()
+        .map_err(|error| TokenizerError::Pattern { pattern: pattern.to_string(), why: error.to_string() })
+}
+
+/// What the pattern tells apart: `\p{L}`, `\p{N}`, `[\r\n]`, the rest of `\s`, and everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum CharClass {
+    Other,
+    Letter,
+    Number,
+    Newline,
+    Space,
+}
+use CharClass::{Letter, Newline, Number, Other, Space};
+
+/// Class of every code point, one byte each (1.1 MB), from the regex engine's own Unicode tables.
+static CLASSES: LazyLock<Box<[CharClass]>> = LazyLock::new(|| {
+    let mut classes = vec![Other; 0x11_0000].into_boxed_slice();
+    for (pattern, class) in [(r"\p{L}", Letter), (r"\p{N}", Number), (r"\s", Space), (r"[\r\n]", Newline)] {
+        let hir = regex_syntax::parse(pattern).expect("a valid class");
+        let ranges: Vec<(u32, u32)> = match hir.kind() {
+            HirKind::Class(Class::Unicode(class)) => {
+                class.ranges().iter().map(|range| (range.start().into(), range.end().into())).collect()
+            }
+            other => unreachable!("{pattern} parses as {other:?}"),
+        };
+        for (first, last) in ranges {
+            classes[first as usize..=last as usize].fill(class);
+        }
+    }
+    classes
+});
+
+/// Class and byte length of the character at `at`; none at the end of the text.
+#[inline]
+fn class_at(classes: &[CharClass], text: &str, at: usize) -> Option<(CharClass, usize)> {
+    let first = *text.as_bytes().get(at)?;
+    if first < 0x80 {
+        return Some((classes[first as usize], 1));
+    }
+    let c = text[at..].chars().next()?;
+    Some((classes[c as usize], c.len_utf8()))
+}
+
+/// End of the run of `class` that starts at `at` (`at` itself if there is none).
+#[inline]
+fn run_end(classes: &[CharClass], text: &str, mut at: usize, class: CharClass) -> usize {
+    while let Some((found, len)) = class_at(classes, text, at)
+        && found == class
+    {
+        at += len;
+    }
+    at
+}
+
+/// End of the piece that starts at `start`: the pattern's alternatives in their order.
+fn next_piece(classes: &[CharClass], text: &str, start: usize, max_digits: usize) -> usize {
+    let (class, len) = class_at(classes, text, start).expect("a start inside the text");
+    let after = start + len;
+    match class {
+        Letter => return run_end(classes, text, after, Letter),
+        Number => {
+            let mut end = after;
+            for _ in 1..max_digits {
+                match class_at(classes, text, end) {
+                    Some((Number, len)) => end += len,
+                    _ => break,
+                }
+            }
+            return end;
+        }
+        Newline => return white_space_end(classes, text, start),
+        Other | Space => {}
+    }
+    if text.as_bytes()[start] == b'\''
+        && let Some(end) = contraction_end(&text[after..])
+    {
+        return after + end;
+    }
+    match class_at(classes, text, after) {
+        Some((Letter, len)) => run_end(classes, text, after + len, Letter),
+        Some((Other, _)) if text.as_bytes()[start] == b' ' => punctuation_end(classes, text, after),
+        _ if class == Other => punctuation_end(classes, text, after),
+        _ => white_space_end(classes, text, start),
+    }
+}
+
+/// `(?i:[sdmt]|ll|ve|re)` at the start of `text`. The long s folds to s, as in the regex.
+fn contraction_end(text: &str) -> Option<usize> {
+    match *text.as_bytes() {
+        [b's' | b'd' | b'm' | b't' | b'S' | b'D' | b'M' | b'T', ..] => Some(1),
+        [b'l' | b'L', b'l' | b'L', ..] | [b'v' | b'r' | b'V' | b'R', b'e' | b'E', ..] => Some(2),
+        _ if text.starts_with('ſ') => Some('ſ'.len_utf8()),
+        _ => None,
+    }
+}
+
+/// `[^\s\p{L}\p{N}]++[\r\n]*`
+fn punctuation_end(classes: &[CharClass], text: &str, at: usize) -> usize {
+    let end = run_end(classes, text, at, Other);
+    run_end(classes, text, end, Newline)
+}
+
+/// `\s*[\r\n]|\s+(?!\S)|\s+`: up to the last newline of the white space, else all of it at the end of
+/// the text, else all but its last character, which goes with what follows.
+fn white_space_end(classes: &[CharClass], text: &str, start: usize) -> usize {
+    let (mut end, mut last, mut after_newline) = (start, start, None);
+    while let Some((class @ (Space | Newline), len)) = class_at(classes, text, end) {
+        (last, end) = (end, end + len);
+        if class == Newline {
+            after_newline = Some(end);
+        }
+    }
+    match after_newline {
+        Some(end) => end,
+        None if end == text.len() || last == start => end,
+        None => last,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pieces<'t>(splitter: &Splitter, text: &'t str) -> Vec<&'t str> {
+        let mut pieces = Vec::new();
+        splitter.for_each(text, &mut |piece| pieces.push(piece));
+        pieces
+    }
+
+    #[test]
+    fn english_chinese_numbers_and_white_space() {
+        let splitter = Splitter::new(&[DEFAULT_PATTERN]).unwrap();
+        let text = "I'LL pay  12345 yuan:\r\n\n  人工智能，你好!! x\u{3000}";
+        let expected = [
+            "I",
+            "'LL",
+            " pay",
+            " ",
+            " ",
+            "12",
+            "34",
+            "5",
+            " yuan",
+            ":\r\n\n",
+            " ",
+            " 人工智能",
+            "，你好",
+            "!!",
+            " x",
+            "\u{3000}",
+        ];
+        assert_eq!(pieces(&splitter, text), expected);
+    }
+
+    #[test]
+    fn gaps_of_a_custom_pattern_stay_pieces() {
+        let splitter = Splitter::new(&[r"\d+"]).unwrap();
+        assert_eq!(pieces(&splitter, "ab12cd3"), ["ab", "12", "cd", "3"]);
+        let two = Splitter::new(&[r"\d+", r"[a-b]"]).unwrap();
+        assert_eq!(pieces(&two, "ab12cd3"), ["a", "b", "12", "cd", "3"]);
+        assert_eq!(pieces(&Splitter::new(&[]).unwrap(), "ab 12"), ["ab 12"]);
+    }
+
+    #[test]
+    fn a_pattern_that_does_not_compile_is_named() {
+        let error = Splitter::new(&["(a"]).unwrap_err().to_string();
+        assert!(error.contains("(a"), "{error}");
+    }
+
+    #[test]
+    fn every_code_point_has_the_class_of_the_regex() {
+        let regex = |pattern| fancy_regex::Regex::new(pattern).unwrap();
+        let all = [(Letter, regex(r"\p{L}")), (Number, regex(r"\p{N}")), (Newline, regex(r"[\r\n]"))];
+        let space = regex(r"\s");
+        for c in '\0'..=char::MAX {
+            let text = c.to_string();
+            let class = all.iter().find(|(_, regex)| regex.is_match(&text).unwrap()).map(|(class, _)| *class);
+            let rest = if space.is_match(&text).unwrap() { Space } else { Other };
+            assert_eq!(CLASSES[c as usize], class.unwrap_or(rest), "{c:?}");
+        }
+    }
+
+    /// Characters on which the alternatives differ, dense enough to meet each other.
+    fn tricky_text() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            4 => proptest::sample::select(vec![
+                "'s", "'S", "'ll", "'LL", "'Ve", "'rE", "'d", "'ſ", "'x", "'", "’s", "a", "Z", "word", "é", "ß", "ſ",
+                "0", "7", "42", "٣", "Ⅷ", "½", "一", "人工", "，", "。", "한", "ñ", "e\u{301}", "\u{301}", "\u{200d}",
+                "👩", "_", "-", "!", "(", "<|bos|>", "\0", "\u{feff}",
+            ]).prop_map(String::from),
+            3 => proptest::sample::select(vec![
+                " ", "  ", "\t", "\n", "\r", "\r\n", "\u{b}", "\u{c}", "\u{85}", "\u{a0}", "\u{1680}", "\u{2003}",
+                "\u{2028}", "\u{3000}", "\u{1c}",
+            ]).prop_map(String::from),
+            1 => any::<char>().prop_map(String::from),
+        ];
+        proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    #[test]
+    fn the_scanner_equals_the_regex() {
+        let both = SCANNED_PATTERNS
+            .map(|(pattern, _)| (Splitter::new(&[pattern]).unwrap(), compile(pattern).unwrap()));
+        proptest!(ProptestConfig::with_cases(4_000), |(text in tricky_text())| {
+            for (splitter, regex) in &both {
+                let expected: Vec<&str> = regex.find_iter(&text).map(|found| found.unwrap().as_str()).collect();
+                prop_assert_eq!(pieces(splitter, &text), expected);
+            }
+        });
+    }
+}

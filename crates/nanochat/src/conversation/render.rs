@@ -1,0 +1,231 @@
+//! A conversation as tokens, with the mask of what the assistant is trained to say (nanochat's
+//! `render_conversation`).
+
+use std::borrow::Cow;
+
+use nanochat_tokenizer::Tokenizer;
+
+use super::{Content, Conversation, ConversationError, Message, Part, PartKind, Role};
+
+/// Tokens of a conversation. `mask[i]` says whether the model is trained to predict `ids[i]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rendered {
+    pub ids: Vec<u32>,
+    pub mask: Vec<bool>,
+    /// Whether something did not fit into `max_len`.
+    pub cut: bool,
+}
+
+impl Conversation {
+    /// At most `max_len` tokens: as many whole exchanges (user and assistant) as fit or, if the
+    /// first one alone is too long, its beginning.
+    pub fn render(&self, tokenizer: &Tokenizer, max_len: usize) -> Result<Rendered, ConversationError> {
+        self.validate()?;
+        let marks = Marks::of(tokenizer)?;
+        let mut rendered = Rendered::default();
+        rendered.push(marks.bos, false);
+        for (i, exchange) in self.turns().chunks(2).enumerate() {
+            let before = rendered.ids.len();
+            for (role, parts) in exchange {
+                rendered.push_turn(tokenizer, &marks, *role, parts);
+            }
+            if rendered.ids.len() > max_len {
+                rendered.cut_to(if i == 0 { max_len } else { before });
+                break;
+            }
+        }
+        Ok(rendered)
+    }
+
+    /// The prompt for an answer: without the last assistant turn if there is one, ending in `<|assistant_start|>`.
+    pub fn render_for_completion(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, ConversationError> {
+        self.validate_turns()?;
+        let marks = Marks::of(tokenizer)?;
+        let mut rendered = Rendered::default();
+        rendered.push(marks.bos, false);
+        let mut turns = self.turns();
+        if matches!(turns.last(), Some((Role::Assistant, _))) {
+            turns.pop();
+        }
+        for (role, parts) in &turns {
+            rendered.push_turn(tokenizer, &marks, *role, parts);
+        }
+        rendered.push(marks.assistant_start, false);
+        Ok(rendered.ids)
+    }
+
+    /// User and assistant turns in parts; a system message goes in front of the first user's text.
+    fn turns(&self) -> Vec<(Role, Vec<(PartKind, Cow<'_, str>)>)> {
+        let (system, turns) = match self.messages.split_first() {
+            Some((Message { role: Role::System, content }, rest)) => (Some(content.text()), rest),
+            _ => (None, self.messages.as_slice()),
+        };
+        let mut turns: Vec<_> =
+            turns.iter().map(|message| (message.role, parts_of(&message.content))).collect();
+        if let (Some(system), Some((_, first))) = (system, turns.first_mut()) {
+            let user: String = first.iter().map(|(_, text)| text.as_ref()).collect();
+            *first = vec![(PartKind::Text, format!("{system}\n\n{user}").into())];
+        }
+        turns
+    }
+}
+
+fn parts_of(content: &Content) -> Vec<(PartKind, Cow<'_, str>)> {
+    match content {
+        Content::Text(text) => vec![(PartKind::Text, text.into())],
+        Content::Parts(parts) => parts.iter().map(|Part { kind, text }| (*kind, text.into())).collect(),
+    }
+}
+
+impl Rendered {
+    fn push(&mut self, id: u32, trained: bool) {
+        self.ids.push(id);
+        self.mask.push(trained);
+    }
+
+    fn push_text(&mut self, tokenizer: &Tokenizer, text: &str, trained: bool) {
+        self.ids.extend(tokenizer.encode(text));
+        self.mask.resize(self.ids.len(), trained);
+    }
+
+    fn push_turn(
+        &mut self,
+        tokenizer: &Tokenizer,
+        marks: &Marks,
+        role: Role,
+        parts: &[(PartKind, Cow<'_, str>)],
+    ) {
+        let assistant = role == Role::Assistant;
+        self.push(if assistant { marks.assistant_start } else { marks.user_start }, false);
+        for (kind, text) in parts {
+            // What a tool answers is given to the model, never learned from.
+            let trained = assistant && *kind != PartKind::PythonOutput;
+            let around = match kind {
+                PartKind::Text => None,
+                PartKind::Python => Some((marks.python_start, marks.python_end)),
+                PartKind::PythonOutput => Some((marks.output_start, marks.output_end)),
+            };
+            around.inspect(|(start, _)| self.push(*start, trained));
+            self.push_text(tokenizer, text, trained);
+            around.inspect(|(_, end)| self.push(*end, trained));
+        }
+        self.push(if assistant { marks.assistant_end } else { marks.user_end }, assistant);
+    }
+
+    fn cut_to(&mut self, len: usize) {
+        self.ids.truncate(len);
+        self.mask.truncate(len);
+        self.cut = true;
+    }
+}
+
+/// The special tokens of a chat.
+struct Marks {
+    bos: u32,
+    user_start: u32,
+    user_end: u32,
+    assistant_start: u32,
+    assistant_end: u32,
+    python_start: u32,
+    python_end: u32,
+    output_start: u32,
+    output_end: u32,
+}
+
+impl Marks {
+    fn of(tokenizer: &Tokenizer) -> Result<Marks, ConversationError> {
+        let id = |name| tokenizer.special(name).ok_or(ConversationError::NoSpecial(name));
+        Ok(Marks {
+            bos: id("<|bos|>")?,
+            user_start: id("<|user_start|>")?,
+            user_end: id("<|user_end|>")?,
+            assistant_start: id("<|assistant_start|>")?,
+            assistant_end: id("<|assistant_end|>")?,
+            python_start: id("<|python_start|>")?,
+            python_end: id("<|python_end|>")?,
+            output_start: id("<|output_start|>")?,
+            output_end: id("<|output_end|>")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tokenizer;
+
+    /// Token lists are written as `[name]` for special tokens and plain ASCII for bytes; `*` before either
+    /// means trained.
+    fn readable(rendered: &Rendered) -> String {
+        let tokenizer = tokenizer();
+        let names = ["bos", "user_start", "user_end", "assistant_start", "assistant_end"]
+            .into_iter()
+            .chain(["python_start", "python_end", "output_start", "output_end"]);
+        let by_id: std::collections::HashMap<u32, &str> =
+            names.map(|name| (tokenizer.special(&format!("<|{name}|>")).unwrap(), name)).collect();
+        let token = |(&id, &trained): (&u32, &bool)| {
+            let star = if trained { "*" } else { "" };
+            match by_id.get(&id) {
+                Some(name) => format!("{star}[{name}]"),
+                None => format!("{star}{}", tokenizer.decode(&[id])),
+            }
+        };
+        rendered.ids.iter().zip(&rendered.mask).map(token).collect()
+    }
+
+    fn parse(json: &str) -> Conversation {
+        Conversation { messages: serde_json::from_str(json).unwrap() }
+    }
+
+    const TOOL_USE: &str = r#"[
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "a<|bos|>"},
+        {"role": "assistant", "content": [
+            {"type": "text", "text": "t"}, {"type": "python", "text": "1+1"},
+            {"type": "python_output", "text": "2"}, {"type": "text", "text": "u"}]},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "cd"}]"#;
+
+    const FIRST: &str = "[bos][user_start]S\n\na<|bos|>[user_end]\
+        [assistant_start]*t*[python_start]*1*+*1*[python_end][output_start]2[output_end]*u*[assistant_end]";
+    const SECOND: &str = "[user_start]b[user_end][assistant_start]*c*d*[assistant_end]";
+
+    #[test]
+    fn only_what_the_assistant_writes_is_trained() {
+        let rendered = parse(TOOL_USE).render(&tokenizer(), 100).unwrap();
+        assert_eq!(readable(&rendered), format!("{FIRST}{SECOND}"));
+        assert!(!rendered.cut);
+    }
+
+    #[test]
+    fn completion_drops_the_last_answer() {
+        let conversation = parse(TOOL_USE);
+        let full = conversation.render(&tokenizer(), 100).unwrap().ids;
+        let prompt = conversation.render_for_completion(&tokenizer()).unwrap();
+        assert_eq!(prompt, full[..full.len() - 3]);
+        let mut unanswered = conversation;
+        unanswered.messages.pop();
+        assert_eq!(unanswered.render_for_completion(&tokenizer()).unwrap(), prompt);
+        assert_eq!(unanswered.render(&tokenizer(), 100), Err(ConversationError::NoAnswer));
+    }
+
+    #[test]
+    fn too_long_conversations_lose_whole_exchanges_and_at_last_their_end() {
+        let conversation = parse(TOOL_USE);
+        let whole = conversation.render(&tokenizer(), 100).unwrap().ids.len();
+        assert!(!conversation.render(&tokenizer(), whole).unwrap().cut);
+        let shorter = conversation.render(&tokenizer(), whole - 1).unwrap();
+        assert_eq!((readable(&shorter).as_str(), shorter.cut), (FIRST, true));
+        let beginning = conversation.render(&tokenizer(), 16).unwrap();
+        assert_eq!((beginning.ids.len(), beginning.mask.len(), beginning.cut), (16, 16, true));
+        assert!(FIRST.starts_with(&readable(&beginning)));
+    }
+
+    #[test]
+    fn a_user_with_text_parts_says_all_of_them() {
+        let json = r#"[{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": "c"}]"#;
+        let rendered = parse(json).render(&tokenizer(), 100).unwrap();
+        assert_eq!(readable(&rendered), "[bos][user_start]ab[user_end][assistant_start]*c*[assistant_end]");
+    }
+}

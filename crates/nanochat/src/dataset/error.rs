@@ -1,0 +1,67 @@
+//! What can go wrong with data on disk; each variant is one sentence that names the file.
+
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{dir} has no .parquet shards; make some with `nanochat data make` or `nanochat data ingest`")]
+    NoShards { dir: PathBuf },
+    #[error(
+        "{dir} has a single shard, {name}, but two are needed: the last one is kept for validation and the others train; \
+         add a shard, or let `nanochat data ingest` split this one"
+    )]
+    OneShard { dir: PathBuf, name: String },
+    #[error(
+        "shard {path} cannot be read ({reason}); fetch or make it again, or leave it out with --bad-shards skip"
+    )]
+    BadShard { path: PathBuf, reason: String },
+    #[error(
+        "the validation shard {path} cannot be read ({reason}); fetch or make it again: \
+         another one in its place would change what validation measures"
+    )]
+    BadValidationShard { path: PathBuf, reason: String },
+    #[error("{dir} has no documents in its {split} shards")]
+    Empty { dir: PathBuf, split: &'static str },
+    #[error(
+        "rank {rank} of {world} gets no row groups: no {split} shard in {dir} has more than {rank}; \
+         use fewer ranks or more data"
+    )]
+    NoRowGroups { dir: PathBuf, split: &'static str, rank: usize, world: usize },
+    #[error(
+        "the saved position is in shard {shard}, which {dir} does not have; put it back or start without --resume"
+    )]
+    LostShard { dir: PathBuf, shard: String },
+    #[error(
+        "the saved position lies beyond the text of shard {shard}: the shard or the tokenizer is another one now; \
+         put it back or start without --resume"
+    )]
+    ChangedShard { shard: String },
+    #[error(
+        "the run was started with {saved} conversations, but now there are {found}; \
+         use the data and the sequence length it was started with"
+    )]
+    OtherConversations { saved: usize, found: usize },
+    #[error(transparent)]
+    Conversation(#[from] crate::conversation::ConversationError),
+    #[error("{path} already exists and is not empty; choose another folder or remove it first")]
+    NotEmpty { path: PathBuf },
+    #[error("{train} training and {val} validation documents: at least one of each is needed")]
+    TooFewDocuments { train: usize, val: usize },
+    #[error("cannot write {path}: {reason}")]
+    Write { path: PathBuf, reason: String },
+    #[error(
+        "none of the {read} conversations has anything to learn from (assistant text within {max_len} tokens)"
+    )]
+    NoTrainedTokens { read: usize, max_len: usize },
+    #[error("{path}, line {line}: {reason}")]
+    Line { path: PathBuf, line: usize, reason: String },
+    #[error("{0}")]
+    Ingest(String),
+}
+
+/// Turns an I/O error into one that names `path`.
+pub(crate) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> DataError + '_ {
+    move |source| DataError::Io { path: path.into(), source }
+}

@@ -1,0 +1,272 @@
+//! Pretraining text on disk: a folder of parquet shards with one `text` column, in nanochat's layout.
+//! Sorted by name, the last file is validation and the others are for training.
+
+mod error;
+mod shard;
+mod write;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use error::DataError;
+pub(crate) use error::at;
+pub use shard::ParquetTexts;
+pub use write::{ShardWriter, Written};
+
+/// Rows read and tokenised together: enough for every core, little enough to be a bounded buffer.
+pub const CHUNK_ROWS: usize = 128;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    Train,
+    Val,
+}
+
+/// What to do about a training shard that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadShard {
+    /// Stop with an error that names it
+    #[default]
+    Refuse,
+    /// Name it once on stderr and go on without it
+    Skip,
+}
+
+/// The shards of a folder; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shards {
+    dir: PathBuf,
+    train: Arc<[Shard]>,
+    val: Arc<[Shard]>,
+    on_bad: OnBadShard,
+    /// Files already complained about; a warning an epoch would bury it.
+    warned: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Shard {
+    path: PathBuf,
+    name: String,
+    row_groups: usize,
+}
+
+/// Where a row is. `shard` is its index in the split's list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowAt {
+    pub shard: usize,
+    pub row_group: usize,
+    pub row: usize,
+}
+
+/// Up to [`CHUNK_ROWS`] consecutive rows of one row group, the first of them at `at`. A row that is
+/// null or not UTF-8 is None and keeps its place, so positions stay those of the file.
+#[derive(Debug)]
+pub struct Chunk {
+    pub at: RowAt,
+    pub texts: Vec<Option<String>>,
+}
+
+impl Shards {
+    /// Opens every `*.parquet` of `dir` far enough to count row groups, which finds truncated
+    /// downloads before a run starts.
+    pub fn open(dir: &Path, on_bad: OnBadShard) -> Result<Shards, DataError> {
+        let mut paths = parquet_files(dir)?;
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let last = paths.pop().ok_or_else(|| DataError::NoShards { dir: dir.into() })?;
+        if paths.is_empty() {
+            return Err(DataError::OneShard { dir: dir.into(), name: name(&last) });
+        }
+        let shards = Shards {
+            dir: dir.into(),
+            train: Arc::new([]),
+            val: Arc::new([]),
+            on_bad,
+            warned: Arc::default(),
+        };
+        let open = |path: PathBuf| match ParquetTexts::open(&path, "text") {
+            Ok(file) => Ok(Shard { name: name(&path), row_groups: file.num_row_groups(), path }),
+            Err(reason) => Err((path, reason)),
+        };
+        let val = open(last).map_err(|(path, reason)| DataError::BadValidationShard { path, reason })?;
+        let mut train = Vec::new();
+        for opened in paths.into_par_iter().map(open).collect::<Vec<_>>() {
+            match opened {
+                Ok(shard) => train.push(shard),
+                Err((path, reason)) => shards.bad(&path, reason)?,
+            }
+        }
+        Ok(Shards { train: train.into(), val: [val].into(), ..shards })
+    }
+
+    /// All texts of a split in order, for training a tokenizer.
+    pub fn texts(&self, split: Split) -> impl Iterator<Item = Result<String, DataError>> + use<> {
+        let mut chunks = self.chunks(split, 0, 1, RowAt::default()).peekable();
+        let empty = chunks.peek().is_none().then(|| Err(self.empty(split)));
+        empty.into_iter().chain(chunks.flat_map(|chunk| match chunk {
+            Ok(chunk) => chunk.texts.into_iter().flatten().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        }))
+    }
+
+    /// One pass over the rows of a split from `from` on, in each file row groups rank, rank + world, ….
+    pub fn chunks(&self, split: Split, rank: usize, world: usize, from: RowAt) -> Chunks {
+        Chunks { shards: self.clone(), split, rank, world, at: from, open: None, bad_rows: 0 }
+    }
+
+    /// Whether rank `rank` has anything to read in a split.
+    pub(crate) fn check_rank(&self, split: Split, rank: usize, world: usize) -> Result<(), DataError> {
+        let list = self.list(split);
+        if list.iter().all(|shard| shard.row_groups == 0) {
+            return Err(self.empty(split));
+        }
+        if list.iter().all(|shard| shard.row_groups <= rank) {
+            return Err(DataError::NoRowGroups { dir: self.dir.clone(), split: split.name(), rank, world });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn shard_name(&self, split: Split, index: usize) -> &str {
+        &self.list(split)[index].name
+    }
+
+    pub(crate) fn shard_index(&self, split: Split, name: &str) -> Result<usize, DataError> {
+        self.list(split)
+            .iter()
+            .position(|shard| shard.name == name)
+            .ok_or_else(|| DataError::LostShard { dir: self.dir.clone(), shard: name.into() })
+    }
+
+    pub(crate) fn empty(&self, split: Split) -> DataError {
+        DataError::Empty { dir: self.dir.clone(), split: split.name() }
+    }
+
+    fn list(&self, split: Split) -> &Arc<[Shard]> {
+        match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+        }
+    }
+
+    fn bad(&self, path: &Path, reason: String) -> Result<(), DataError> {
+        if self.val.iter().any(|shard| shard.path == path) {
+            return Err(DataError::BadValidationShard { path: path.into(), reason });
+        }
+        if self.on_bad == OnBadShard::Refuse {
+            return Err(DataError::BadShard { path: path.into(), reason });
+        }
+        self.warn_once(path, &format!("skipping shard {} ({reason})", path.display()));
+        Ok(())
+    }
+
+    fn warn_once(&self, path: &Path, message: &str) {
+        let mut warned = self.warned.lock().expect("no code panics while it holds this lock");
+        if warned.insert(path.into()) {
+            eprintln!("warning: {message}");
+        }
+    }
+}
+
+impl Split {
+    fn name(self) -> &'static str {
+        match self {
+            Split::Train => "training",
+            Split::Val => "validation",
+        }
+    }
+}
+
+/// See [`Shards::chunks`].
+pub struct Chunks {
+    shards: Shards,
+    split: Split,
+    rank: usize,
+    world: usize,
+    at: RowAt,
+    open: Option<(ParquetTexts, Option<shard::Rows>)>,
+    /// Of the open file.
+    bad_rows: usize,
+}
+
+impl Iterator for Chunks {
+    type Item = Result<Chunk, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let Some(shard) = self.shards.list(self.split).get(self.at.shard).cloned() {
+            match self.next_in_file(&shard) {
+                Ok(Some(chunk)) => return Some(Ok(chunk)),
+                Ok(None) => self.next_file(&shard),
+                Err(reason) => {
+                    self.next_file(&shard);
+                    if let Err(error) = self.shards.bad(&shard.path, reason) {
+                        self.at.shard = usize::MAX; // the end: nothing follows a refused shard
+                        return Some(Err(error));
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Chunks {
+    fn next_in_file(&mut self, shard: &Shard) -> Result<Option<Chunk>, String> {
+        if self.open.is_none() {
+            self.open = Some((ParquetTexts::open(&shard.path, "text")?, None));
+        }
+        let (file, rows) = self.open.as_mut().expect("opened above");
+        while self.at.row_group < file.num_row_groups() {
+            let from = match rows {
+                Some(rows) => rows,
+                None => rows.insert(file.rows(self.at.row_group, self.at.row)?),
+            };
+            let values = from.next_rows(CHUNK_ROWS)?;
+            if values.is_empty() {
+                *rows = None;
+                self.at = RowAt { row_group: self.at.row_group + self.world, row: 0, ..self.at };
+                continue;
+            }
+            let at = self.at;
+            self.at.row += values.len();
+            let texts = values.into_iter().map(|value| match value?.as_utf8() {
+                Ok(text) => Some(text.to_owned()),
+                Err(_) => {
+                    self.bad_rows += 1;
+                    None
+                }
+            });
+            return Ok(Some(Chunk { at, texts: texts.collect() }));
+        }
+        Ok(None)
+    }
+
+    fn next_file(&mut self, shard: &Shard) {
+        if self.bad_rows > 0 {
+            let (path, rows) = (shard.path.display(), self.bad_rows);
+            self.shards.warn_once(&shard.path, &format!("{path}: left out {rows} rows that are not UTF-8"));
+        }
+        self.open = None;
+        self.bad_rows = 0;
+        self.at = RowAt { shard: self.at.shard + 1, row_group: self.rank, row: 0 };
+    }
+}
+
+/// The `*.parquet` files of a folder, sorted by name.
+fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(at(dir))? {
+        let path = entry.map_err(at(dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "parquet") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests;

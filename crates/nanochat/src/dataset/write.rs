@@ -1,0 +1,195 @@
+//! Writes a corpus as parquet shards. All of it is made in `<folder>.partial`, which takes its final name
+//! at the end, so a folder of shards is complete or not there.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+
+use super::{DataError, Split, at};
+
+/// A size that downloads in one go and keeps a few hundred files for a full run (spec of nanochat's shards).
+pub const CHARS_PER_SHARD: usize = 250_000_000;
+/// Ranks take whole row groups in turn, so a shard needs many.
+const ROWS_PER_GROUP: usize = 1_024;
+const SCHEMA: &str = "message schema { REQUIRED BYTE_ARRAY text (STRING); }";
+
+/// Sorts documents into training shards of a given size and one validation shard, which gets the last name.
+/// Dropped before [`ShardWriter::finish`], it leaves nothing behind.
+pub struct ShardWriter {
+    dir: PathBuf,
+    partial: PathBuf,
+    chars_per_shard: usize,
+    train: Option<ShardFile>,
+    val: ShardFile,
+    written: Written,
+}
+
+/// What came out, the validation shard included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    pub shards: usize,
+    pub train_documents: usize,
+    pub val_documents: usize,
+    pub chars: usize,
+}
+
+impl ShardWriter {
+    /// `dir` must not exist or be empty.
+    pub fn create(dir: &Path, chars_per_shard: usize) -> Result<ShardWriter, DataError> {
+        if dir.exists() && fs::read_dir(dir).map_err(at(dir))?.next().is_some() {
+            return Err(DataError::NotEmpty { path: dir.into() });
+        }
+        let mut partial = dir.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(at(&partial))?; // of a run that was killed
+        }
+        fs::create_dir_all(&partial).map_err(at(&partial))?;
+        let val = ShardFile::create(partial.join("validation"))?;
+        let dir = dir.into();
+        Ok(ShardWriter { dir, partial, chars_per_shard, train: None, val, written: Written::default() })
+    }
+
+    pub fn push(&mut self, split: Split, text: &str) -> Result<(), DataError> {
+        let chars = text.chars().count();
+        self.written.chars += chars;
+        if split == Split::Val {
+            self.written.val_documents += 1;
+            return self.val.push(text, chars);
+        }
+        self.written.train_documents += 1;
+        if self.train.as_ref().is_some_and(|shard| shard.chars + chars > self.chars_per_shard) {
+            self.close_train()?;
+        }
+        if self.train.is_none() {
+            self.train = Some(ShardFile::create(self.shard_path(self.written.shards))?);
+        }
+        self.train.as_mut().expect("opened above").push(text, chars)
+    }
+
+    /// Closes the last files and gives the folder its name.
+    pub fn finish(mut self) -> Result<Written, DataError> {
+        let Written { train_documents: train, val_documents: val, .. } = self.written;
+        if train == 0 || val == 0 {
+            return Err(DataError::TooFewDocuments { train, val });
+        }
+        self.close_train()?;
+        let last = self.shard_path(self.written.shards);
+        self.val.close()?;
+        self.written.shards += 1;
+        fs::rename(&self.val.path, &last).map_err(at(&last))?;
+        sync_dir(&self.partial)?;
+        // An empty folder of that name is replaced.
+        fs::rename(&self.partial, &self.dir).map_err(at(&self.dir))?;
+        sync_dir(self.dir.parent().unwrap_or(Path::new(".")))?;
+        Ok(self.written)
+    }
+
+    fn close_train(&mut self) -> Result<(), DataError> {
+        if let Some(mut shard) = self.train.take() {
+            shard.close()?;
+            self.written.shards += 1;
+        }
+        Ok(())
+    }
+
+    fn shard_path(&self, index: usize) -> PathBuf {
+        self.partial.join(format!("shard_{index:05}.parquet"))
+    }
+}
+
+impl Drop for ShardWriter {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.partial); // gone already after finish
+    }
+}
+
+/// One file being written; rows wait until they fill a row group.
+struct ShardFile {
+    path: PathBuf,
+    writer: SerializedFileWriter<File>,
+    rows: Vec<ByteArray>,
+    chars: usize,
+}
+
+impl ShardFile {
+    fn create(path: PathBuf) -> Result<ShardFile, DataError> {
+        let file = File::create(&path).map_err(at(&path))?;
+        ShardFile::over(path, file)
+    }
+
+    fn over(path: PathBuf, file: File) -> Result<ShardFile, DataError> {
+        let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is a constant"));
+        let level = ZstdLevel::try_new(3).expect("3 is a level of zstd");
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(level))
+            .set_dictionary_enabled(false) // documents do not repeat
+            .set_statistics_enabled(EnabledStatistics::None)
+            .build();
+        let writer = SerializedFileWriter::new(file, schema, Arc::new(properties))
+            .map_err(|error| write_error(&path, error))?;
+        Ok(ShardFile { path, writer, rows: Vec::with_capacity(ROWS_PER_GROUP), chars: 0 })
+    }
+
+    fn push(&mut self, text: &str, chars: usize) -> Result<(), DataError> {
+        self.rows.push(text.into());
+        self.chars += chars;
+        if self.rows.len() == ROWS_PER_GROUP { self.write_row_group() } else { Ok(()) }
+    }
+
+    fn write_row_group(&mut self) -> Result<(), DataError> {
+        let mut write = || {
+            let mut group = self.writer.next_row_group()?;
+            let mut column = group.next_column()?.expect("the schema has one column");
+            column.typed::<ByteArrayType>().write_batch(&self.rows, None, None)?;
+            column.close()?;
+            group.close()
+        };
+        write().map_err(|error| write_error(&self.path, error))?;
+        self.rows.clear();
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), DataError> {
+        if !self.rows.is_empty() {
+            self.write_row_group()?;
+        }
+        self.writer.finish().map_err(|error| write_error(&self.path, error))?;
+        self.writer.inner().sync_all().map_err(at(&self.path))
+    }
+}
+
+fn write_error(path: &Path, error: parquet::errors::ParquetError) -> DataError {
+    // The crate wraps an io::Error in its own; the system's words are what a user knows.
+    let reason = match error {
+        parquet::errors::ParquetError::External(inner) => inner.to_string(),
+        other => other.to_string(),
+    };
+    DataError::Write { path: path.into(), reason }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), DataError> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_an_error_that_names_the_file() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut shard = ShardFile::over("shard_00000.parquet".into(), full).unwrap();
+        shard.push("text", 4).unwrap();
+        let message = shard.close().unwrap_err().to_string();
+        assert!(message.contains("shard_00000.parquet") && message.contains("No space left"), "{message}");
+    }
+}
