@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use nanochat_tensor::safetensors::{self, SafetensorsError, SaveAs};
+use nanochat_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::config::{ConfigError, GptConfig};
@@ -50,6 +51,44 @@ pub struct TokenIds {
     pub bos: u32,
     pub eos: u32,
     pub pad: u32,
+}
+
+/// Renders conversations as `Conversation::render` does, for `apply_chat_template`.
+pub const CHAT_TEMPLATE: &str = include_str!("hf/chat_template.jinja");
+
+impl TokenIds {
+    /// An answer ends with `<|assistant_end|>`, which also pads. A tokenizer without chat tokens ends
+    /// documents with `<|bos|>`, and one without any at id 0.
+    pub fn of(tokenizer: &Tokenizer) -> TokenIds {
+        let bos = tokenizer.special("<|bos|>").unwrap_or(0);
+        let end = tokenizer.special("<|assistant_end|>").unwrap_or(bos);
+        TokenIds { bos, eos: end, pad: end }
+    }
+}
+
+/// The values of generation_config.json: what `generate` does without further options.
+pub fn generation_config_json(ids: TokenIds) -> Value {
+    json!({
+        "bos_token_id": ids.bos,
+        "eos_token_id": [ids.eos, ids.bos],
+        "pad_token_id": ids.pad,
+        "do_sample": true,
+        "temperature": 0.6,
+        "top_k": 50,
+        "max_new_tokens": 256,
+    })
+}
+
+/// The values of tokenizer_config.json.
+pub fn tokenizer_config_json(config: &GptConfig) -> Value {
+    json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|bos|>",
+        "eos_token": "<|assistant_end|>",
+        "pad_token": "<|assistant_end|>",
+        "clean_up_tokenization_spaces": false,
+        "model_max_length": config.sequence_len,
+    })
 }
 
 /// The values of config.json. Those that are transformers' defaults but differ between its versions
