@@ -6,6 +6,7 @@ pub mod config;
 pub mod conversation;
 pub mod dataloader;
 pub mod dataset;
+pub mod ingest;
 pub mod lines;
 #[cfg(test)]
 mod testing;
