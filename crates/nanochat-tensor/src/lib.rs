@@ -1,5 +1,24 @@
 //! Tensors, a tape of coarse fused ops, and their CPU kernels. Knows nothing of GPTs.
+//!
+//! - [`Tensor`]: a contiguous row-major array of f32.
+//! - [`Tape`]: every op is a method of it; [`Tape::backward`] adds gradients into [`Grads`].
+//! - `ops/<op>/`: one folder an op: `mod.rs` states the math, checks shapes and records the backward,
+//!   `cpu.rs` is the kernel.
+//! - [`gemm`]: matrix products on strided views. [`simd`]: the loops everything else is made of.
+//! - [`safetensors`]: weights on disk.
 
+pub mod gemm;
+pub mod ops;
 mod rng;
+pub mod safetensors;
+pub mod simd;
+mod tape;
+mod tensor;
+#[cfg(test)]
+mod testing;
 
+pub use ops::attention_with_kv_cache::{CachedRow, KvPages};
+pub use ops::rotary_qk_norm::RotaryTable;
 pub use rng::Rng;
+pub use tape::{Grads, Tape};
+pub use tensor::Tensor;

@@ -1,0 +1,102 @@
+//! Attention of new tokens over a paged cache of keys and values (PagedAttention, Kwon et al. 2023).
+//!
+//! A sequence's cache is a list of pages that lie anywhere in the pool, so sequences grow without
+//! being moved, and sequences with a common prompt can share its pages.
+
+use crate::{Tape, Tensor};
+
+mod cpu;
+
+/// Tokens in a page.
+pub const PAGE: usize = 64;
+
+/// The pool of pages of one layer: keys and values, each (pages, PAGE, KVH, D).
+pub struct KvPages {
+    kv_dim: usize,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// What one new token sees: the pages of its sequence and how many tokens they hold, itself included.
+#[derive(Clone, Copy)]
+pub struct CachedRow<'a> {
+    pub pages: &'a [u32],
+    pub len: usize,
+}
+
+impl KvPages {
+    /// `kv_dim` = KVH · D
+    pub fn new(kv_dim: usize) -> KvPages {
+        KvPages { kv_dim, k: Vec::new(), v: Vec::new() }
+    }
+
+    /// Makes room for `pages` pages in all.
+    pub fn grow(&mut self, pages: usize) {
+        self.k.resize(pages * PAGE * self.kv_dim, 0.0);
+        self.v.resize(pages * PAGE * self.kv_dim, 0.0);
+    }
+
+    /// Stores the key and value (KVH, D) of the token at `position` of a sequence.
+    #[track_caller]
+    pub fn write(&mut self, pages: &[u32], position: usize, k: &[f32], v: &[f32]) {
+        let at = self.offset(pages, position);
+        self.k[at..at + self.kv_dim].copy_from_slice(k);
+        self.v[at..at + self.kv_dim].copy_from_slice(v);
+    }
+
+    /// Copies one page onto another (a shared page that one sequence is about to change).
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        let len = PAGE * self.kv_dim;
+        let (from, to) = (from as usize * len, to as usize * len);
+        self.k.copy_within(from..from + len, to);
+        self.v.copy_within(from..from + len, to);
+    }
+
+    #[inline(always)]
+    fn offset(&self, pages: &[u32], position: usize) -> usize {
+        (pages[position / PAGE] as usize * PAGE + position % PAGE) * self.kv_dim
+    }
+}
+
+impl Tape {
+    /// q (N, H, D), one row of the cache for each -> (N, H, D). The keys and values of the new tokens
+    /// must have been written before. Not differentiable: generation only.
+    #[track_caller]
+    pub fn attention_with_kv_cache(
+        &self,
+        q: &Tensor,
+        cache: &KvPages,
+        rows: &[CachedRow],
+        window: Option<usize>,
+    ) -> Tensor {
+        let &[n, _, d] = q.shape() else { panic!("attention wants q (N, H, D), found {:?}", q.shape()) };
+        assert!(!self.is_recording(), "attention_with_kv_cache has no backward; use Tape::off()");
+        assert_eq!(n, rows.len(), "attention: a cache row for each of {n} queries");
+        assert!(cache.kv_dim.is_multiple_of(d), "attention: head_dim {d} does not divide {}", cache.kv_dim);
+        Tensor::new(cpu::forward(q, cache, rows, window.unwrap_or(usize::MAX)), q.shape())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, randn};
+
+    #[test]
+    fn equals_attention_without_a_cache_over_scattered_pages() {
+        let (t, h, kvh, d) = (150, 4, 2, 8);
+        for window in [None, Some(70)] {
+            let (q, k, v) = (randn(&[1, t, h, d], 0), randn(&[1, t, kvh, d], 1), randn(&[1, t, kvh, d], 2));
+            let want = Tape::off().attention(&q, &k, &v, window);
+            let (mut cache, pages) = (KvPages::new(kvh * d), [4, 1, 3]);
+            cache.grow(5);
+            for u in 0..t {
+                let row = u * kvh * d..(u + 1) * kvh * d;
+                cache.write(&pages, u, &k.data()[row.clone()], &v.data()[row]);
+            }
+            let rows: Vec<CachedRow> = (1..=t).map(|len| CachedRow { pages: &pages, len }).collect();
+            let y = Tape::off().attention_with_kv_cache(&q.reshape(&[t, h, d]), &cache, &rows, window);
+            assert_close(y.data(), want.data(), 1e-5);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The head of the model and its loss in one op, in chunks of rows: the logits of a whole batch, by far
+//! the largest tensor of a language model, never exist.
+//!
+//! z = x wᵀ,  c = 15 · tanh(z / 15),  nll = logsumexp(c) − c[target],  loss = Σ weight · nll
+//! dc = weight · (softmax(c) − onehot),  dz = dc · (1 − (c / 15)²),  dx = dz w,  dw = dzᵀ x
+
+use crate::{Tape, Tensor};
+
+mod cpu;
+
+/// Logits are squashed into ±SOFTCAP (Gemma 2's final softcap).
+const SOFTCAP: f32 = 15.0;
+
+/// logits (..) in place: z -> 15 · tanh(z / 15)
+pub fn softcap(logits: &mut [f32]) {
+    cpu::softcap(logits);
+}
+
+impl Tape {
+    /// x (N, C), lm_head (V, C), targets (N), weights (N) -> Σ weight · nll (1), nll (N).
+    ///
+    /// Rows of weight 0 cost nothing and report an nll of 0. Gradients are computed along with the
+    /// loss, while a chunk's logits are at hand.
+    #[track_caller]
+    pub fn linear_softcap_cross_entropy(
+        &self,
+        x: &Tensor,
+        lm_head: &Tensor,
+        targets: &[u32],
+        weights: &[f32],
+    ) -> (Tensor, Vec<f32>) {
+        assert_eq!(x.cols(), lm_head.cols(), "loss: x {:?}, lm_head {:?}", x.shape(), lm_head.shape());
+        assert_eq!([x.rows(); 2], [targets.len(), weights.len()], "loss: a target and weight for each row");
+        if let Some(target) = targets.iter().find(|&&t| t as usize >= lm_head.rows()) {
+            panic!("target {target} is outside the vocabulary of {}", lm_head.rows());
+        }
+        let output = cpu::forward(x, lm_head, targets, weights, self.is_recording());
+        let loss = Tensor::new(vec![output.loss], &[1]);
+        if let Some((dx, dw)) = output.gradients {
+            let (x, lm_head) = (x.clone(), lm_head.clone());
+            self.record(&loss, move |dloss, grads| {
+                let scale = dloss.data()[0];
+                grads.add_scaled(&x, &dx, scale);
+                grads.add_scaled(&lm_head, &dw, scale);
+            });
+        }
+        (loss, output.nll)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, gradcheck, randn};
+
+    const TARGETS: [u32; 5] = [1, 0, 6, 6, 3];
+    const WEIGHTS: [f32; 5] = [1.0, 0.0, 0.5, -2.0, 1.0];
+
+    #[test]
+    fn gradient_matches_finite_differences() {
+        gradcheck(&[randn(&[5, 4], 0), randn(&[7, 4], 1)], |tape, v| {
+            tape.linear_softcap_cross_entropy(&v[0], &v[1], &TARGETS, &WEIGHTS).0
+        });
+    }
+
+    #[test]
+    fn loss_is_the_weighted_sum_of_the_definition() {
+        let (x, w) = (randn(&[5, 4], 0), randn(&[7, 4], 1));
+        let (loss, nll) = Tape::off().linear_softcap_cross_entropy(&x, &w, &TARGETS, &WEIGHTS);
+        let mut logits = Tape::off().linear(&x, &w).data().to_vec();
+        logits.iter_mut().for_each(|z| *z = 15.0 * (*z / 15.0).tanh());
+        let want: Vec<f32> = (0..5)
+            .map(|n| {
+                let row = &logits[n * 7..][..7];
+                let lse = row.iter().map(|c| c.exp()).sum::<f32>().ln();
+                if WEIGHTS[n] == 0.0 { 0.0 } else { lse - row[TARGETS[n] as usize] }
+            })
+            .collect();
+        assert_close(&nll, &want, 1e-5);
+        let sum: f32 = want.iter().zip(WEIGHTS).map(|(nll, w)| nll * w).sum();
+        assert_close(loss.data(), &[sum], 1e-5);
+    }
+
+    #[test]
+    fn many_chunks_equal_one() {
+        let (x, w) = (randn(&[700, 6], 0), randn(&[9_000, 6], 1));
+        let targets: Vec<u32> = (0..700).map(|n| n * 12).collect();
+        let run = |rows: std::ops::Range<usize>| {
+            let part = Tensor::new(x.data()[rows.start * 6..rows.end * 6].to_vec(), &[rows.len(), 6]);
+            Tape::off()
+                .linear_softcap_cross_entropy(&part, &w, &targets[rows.clone()], &vec![1.0; rows.len()])
+                .1
+        };
+        assert_close(&run(0..700), &[run(0..1), run(1..350), run(350..700)].concat(), 1e-5);
+    }
+
+    #[test]
+    fn softcap_keeps_small_logits_and_bounds_large_ones() {
+        let mut logits = [0.0, 0.1, -3.0, 400.0, -1e9];
+        softcap(&mut logits);
+        assert_close(&logits, &[0.0, 0.099_998_5, -2.960_63, 15.0, -15.0], 1e-5);
+    }
+}

@@ -1,0 +1,15 @@
+//! The ops a GPT is made of, one folder each: `mod.rs` states the math, checks shapes and records the
+//! backward; `cpu.rs` is the kernel. A new op is one folder and one line here.
+
+mod attention;
+pub(crate) mod attention_with_kv_cache;
+mod embedding;
+mod linear;
+mod linear_softcap_cross_entropy;
+mod relu_squared;
+mod residual_add;
+mod rms_norm;
+pub(crate) mod rotary_qk_norm;
+
+pub use linear_softcap_cross_entropy::softcap;
+pub use rms_norm::EPS;

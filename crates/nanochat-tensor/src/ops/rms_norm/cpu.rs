@@ -1,0 +1,52 @@
+use rayon::prelude::*;
+
+use super::EPS;
+use crate::Tensor;
+use crate::simd::{dot, vectorized};
+
+/// Rows that one thread takes at a time.
+const ROWS: usize = 64;
+
+/// x (.., C) -> y (.., C) and r (rows)
+pub fn forward(x: &Tensor) -> (Tensor, Vec<f32>) {
+    let c = x.cols();
+    let (mut y, mut r) = (vec![0.0; x.len()], vec![0.0; x.rows()]);
+    let work = y.par_chunks_mut(ROWS * c).zip(x.data().par_chunks(ROWS * c)).zip(r.par_chunks_mut(ROWS));
+    work.for_each(|((y, x), r)| {
+        vectorized(|| {
+            for ((y, x), r) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(r) {
+                *r = reciprocal_rms(x);
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = x * *r);
+            }
+        })
+    });
+    (Tensor::new(y, x.shape()), r)
+}
+
+/// dx += r · (dy − y · mean(dy · y))
+pub fn backward(dx: &mut [f32], dy: &Tensor, y: &Tensor, r: &[f32]) {
+    let c = y.cols();
+    let inputs = dy.data().par_chunks(ROWS * c).zip(y.data().par_chunks(ROWS * c)).zip(r.par_chunks(ROWS));
+    dx.par_chunks_mut(ROWS * c).zip(inputs).for_each(|(dx, ((dy, y), r))| {
+        vectorized(|| {
+            let rows = dy.chunks_exact(c).zip(y.chunks_exact(c)).zip(r);
+            for (dx, ((dy, y), r)) in dx.chunks_exact_mut(c).zip(rows) {
+                add_row_gradient(dx, dy, y, *r);
+            }
+        })
+    });
+}
+
+#[inline(always)]
+pub(crate) fn reciprocal_rms(x: &[f32]) -> f32 {
+    (dot(x, x) / x.len() as f32 + EPS).sqrt().recip()
+}
+
+/// The backward formula for one row, added into `dx`.
+#[inline(always)]
+fn add_row_gradient(dx: &mut [f32], dy: &[f32], y: &[f32], r: f32) {
+    let mean = dot(dy, y) / y.len() as f32;
+    for (dx, (dy, y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
+        *dx += r * (dy - y * mean);
+    }
+}

@@ -1,0 +1,44 @@
+//! Root-mean-square norm without learned gains (nanochat's `norm`).
+//!
+//! y = x · r,  r = 1 / √(mean(x²) + eps)
+//! dx = r · (dy − y · mean(dy · y))
+
+use crate::{Tape, Tensor};
+
+pub(crate) mod cpu;
+
+/// 2⁻²³, PyTorch's eps where none is given: the machine epsilon of f32.
+pub const EPS: f32 = f32::EPSILON;
+
+impl Tape {
+    /// x (.., C) -> (.., C): normalizes the last dimension.
+    #[track_caller]
+    pub fn rms_norm(&self, x: &Tensor) -> Tensor {
+        let (y, r) = cpu::forward(x); // (.., C), (rows)
+        let (x, output) = (x.clone(), y.clone());
+        self.record(&y, move |dy, grads| {
+            grads.accumulate(&x, |dx, _| cpu::backward(dx, dy, &output, &r));
+        });
+        y
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Tape;
+    use crate::testing::{gradcheck, randn};
+
+    #[test]
+    fn gradient_matches_finite_differences() {
+        gradcheck(&[randn(&[3, 5], 0)], |tape, v| tape.rms_norm(&v[0]));
+    }
+
+    #[test]
+    fn rows_have_mean_square_one() {
+        let y = Tape::off().rms_norm(&randn(&[7, 40], 1));
+        for row in y.data().chunks(40) {
+            let mean_square = row.iter().map(|v| v * v).sum::<f32>() / 40.0;
+            assert!((mean_square - 1.0).abs() < 1e-5, "{mean_square}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Weights on disk in the safetensors format: f32, bf16 or f16 in, f32 or bf16 out.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, TensorView, View};
+use safetensors::{SafeTensors, serialize_to_file};
+
+use crate::Tensor;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SafetensorsError {
+    #[error("failed to read {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("failed to write {}: {message}", path.display())]
+    Write { path: PathBuf, message: String },
+    #[error("{} is not a whole safetensors file: {message}", path.display())]
+    Corrupt { path: PathBuf, message: String },
+    #[error("{}: tensor {name} has type {dtype}; f32, bf16 and f16 can be read", path.display())]
+    Dtype { path: PathBuf, name: String, dtype: String },
+}
+
+/// The type that values are written as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SaveAs {
+    F32,
+    Bf16,
+}
+
+/// All tensors of a file by name, converted to f32.
+pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>, SafetensorsError> {
+    let read = |source| SafetensorsError::Read { path: path.into(), source };
+    let file = File::open(path).map_err(read)?;
+    // SAFETY: the map is read-only and lives only in this function. If another process truncates the
+    // file meanwhile the read faults; checkpoints are written elsewhere and renamed, never changed.
+    let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(read)?;
+    let corrupt = |e: safetensors::SafeTensorError| SafetensorsError::Corrupt {
+        path: path.into(),
+        message: e.to_string(),
+    };
+    let tensors = SafeTensors::deserialize(&bytes).map_err(corrupt)?;
+    let mut loaded = BTreeMap::new();
+    for (name, view) in tensors.iter() {
+        let data = to_f32(&view).ok_or_else(|| SafetensorsError::Dtype {
+            path: path.into(),
+            name: name.to_string(),
+            dtype: format!("{:?}", view.dtype()),
+        })?;
+        loaded.insert(name.to_string(), Tensor::new(data, view.shape()));
+    }
+    Ok(loaded)
+}
+
+fn to_f32(view: &TensorView) -> Option<Vec<f32>> {
+    let (pairs, _) = view.data().as_chunks::<2>();
+    let (quads, _) = view.data().as_chunks::<4>();
+    Some(match view.dtype() {
+        Dtype::F32 => quads.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::BF16 => pairs.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::F16 => pairs.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+        _ => return None,
+    })
+}
+
+/// Writes `path` through a temporary sibling and waits until it is on disk.
+pub fn save<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
+    save_as: SaveAs,
+) -> Result<(), SafetensorsError> {
+    let error = |message: String| SafetensorsError::Write { path: path.into(), message };
+    let views = tensors.into_iter().map(|(name, tensor)| (name, Saved { tensor, save_as }));
+    // transformers wants to know which framework's layout it is; ours is PyTorch's.
+    let metadata = [("format".to_string(), "pt".to_string())].into();
+    serialize_to_file(views, Some(metadata), path).map_err(|e| error(e.to_string()))?;
+    File::open(path).and_then(readable_and_on_disk).map_err(|e| error(e.to_string()))
+}
+
+/// The library writes through a temporary file that only its owner may read; a model is for sharing.
+fn readable_and_on_disk(file: File) -> std::io::Result<()> {
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    file.sync_all()
+}
+
+struct Saved<'a> {
+    tensor: &'a Tensor,
+    save_as: SaveAs,
+}
+
+impl View for Saved<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.save_as {
+            SaveAs::F32 => Dtype::F32,
+            SaveAs::Bf16 => Dtype::BF16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.tensor.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let data = self.tensor.data();
+        match self.save_as {
+            SaveAs::F32 if cfg!(target_endian = "little") => Cow::Borrowed(bytemuck::cast_slice(data)),
+            SaveAs::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            SaveAs::Bf16 => data.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.len() * if self.save_as == SaveAs::F32 { 4 } else { 2 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::randn;
+
+    fn file(dir: &tempfile::TempDir) -> PathBuf {
+        dir.path().join("x.safetensors")
+    }
+
+    #[test]
+    fn values_and_shapes_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (randn(&[3, 5], 0), randn(&[7], 1));
+        let named = || [("a".to_string(), &a), ("b".to_string(), &b)];
+        save(&file(&dir), named(), SaveAs::F32).unwrap();
+        let loaded = load(&file(&dir)).unwrap();
+        assert_eq!((loaded["a"].shape(), loaded["a"].data()), (a.shape(), a.data()));
+        assert_eq!(loaded["b"].data(), b.data());
+        save(&file(&dir), named(), SaveAs::Bf16).unwrap();
+        let loaded = load(&file(&dir)).unwrap();
+        crate::testing::assert_close(loaded["a"].data(), a.data(), 1.0 / 256.0);
+    }
+
+    #[test]
+    fn damaged_files_are_refused_with_their_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(&dir);
+        assert!(matches!(load(&path), Err(SafetensorsError::Read { .. })));
+        save(&path, [("a".to_string(), &randn(&[3, 5], 0))], SaveAs::F32).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for len in 0..whole.len() {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            let error = load(&path).unwrap_err().to_string();
+            assert!(error.contains("x.safetensors"), "{len}: {error}");
+        }
+        for header in
+            ["{}", "[]", r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]}}"#]
+        {
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.bytes().chain([0; 8]));
+            std::fs::write(&path, bytes).unwrap();
+            assert!(load(&path).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_failed_write_names_the_file() {
+        let error = save(Path::new("/no/such/folder/x"), [("a".to_string(), &randn(&[3], 0))], SaveAs::F32);
+        assert!(error.unwrap_err().to_string().contains("/no/such/folder/x"));
+    }
+}

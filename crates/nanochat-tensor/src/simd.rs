@@ -1,0 +1,163 @@
+//! The loops that the kernels are made of, compiled for the widest vectors of the processor they run
+//! on (AVX-512, AVX2, NEON) and chosen at run time.
+//!
+//! Sums run in 16 lanes that are added up in a fixed order: the compiler may not reorder a plain
+//! `sum()` and so cannot vectorise it. The same input gives the same bits on one machine.
+
+use std::sync::LazyLock;
+
+use rayon::prelude::*;
+
+const LANES: usize = 16;
+
+/// A piece of work for one thread when a flat loop is split: 64 KiB, so that it stays in cache and
+/// the split does not depend on the number of threads.
+pub const CHUNK: usize = 16_384;
+
+static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
+
+/// Runs `f` compiled for this processor's vectors. `f` and all it calls must be `#[inline(always)]`.
+#[inline(always)]
+pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    ARCH.dispatch(f)
+}
+
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sum_lanes(lanes) + rest
+}
+
+#[inline(always)]
+pub fn sum(a: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (a, rest) = a.as_chunks::<LANES>();
+    for a in a {
+        for i in 0..LANES {
+            lanes[i] += a[i];
+        }
+    }
+    sum_lanes(lanes) + rest.iter().sum::<f32>()
+}
+
+#[inline(always)]
+pub fn max(a: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (a, rest) = a.as_chunks::<LANES>();
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    for a in a {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], a[i]);
+        }
+    }
+    rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |a, &b| larger(a, b))
+}
+
+#[inline(always)]
+fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// y += a · x
+#[inline(always)]
+pub fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += a * x;
+    }
+}
+
+/// e^x to 2 ulp in the range that a softmax or a softcap needs (−87…88; outside it saturates).
+/// Range reduction by powers of two, then a polynomial of degree 6 (Cephes' expf coefficients).
+#[inline(always)]
+#[allow(clippy::excessive_precision)] // the two parts of ln 2 are exact
+pub fn exp(x: f32) -> f32 {
+    let x = x.clamp(-87.0, 88.0);
+    // Adding 1.5 · 2^23 rounds to the nearest integer, which then stands in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_375 + n * 2.121_944_4e-4;
+    let p = 1.987_569_15e-4;
+    let p = p * r + 1.398_199_95e-3;
+    let p = p * r + 8.333_451_9e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_55e-1;
+    let p = p * r + 5.000_000_1e-1;
+    let mantissa = p * r * r + r + 1.0;
+    let power = (shifted.to_bits() << 23).wrapping_add(127 << 23);
+    mantissa * f32::from_bits(power)
+}
+
+/// tanh through `exp`; the absolute error is below 2e-7.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
+/// y += x, over all threads.
+pub fn add_assign(y: &mut [f32], x: &[f32]) {
+    par_zip(y, x, |y, x| axpy(y, 1.0, x));
+}
+
+/// y *= factor, over all threads.
+pub fn scale(y: &mut [f32], factor: f32) {
+    y.par_chunks_mut(CHUNK).for_each(|y| vectorized(|| y.iter_mut().for_each(|y| *y *= factor)));
+}
+
+/// Σ x² in f64, over all threads, in an order that does not depend on their number.
+pub fn sum_of_squares(x: &[f32]) -> f64 {
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(|x| f64::from(vectorized(|| dot(x, x)))).collect();
+    parts.iter().sum()
+}
+
+/// Calls `f` on matching chunks of `y` and `x`, over all threads.
+pub fn par_zip(y: &mut [f32], x: &[f32], f: impl Fn(&mut [f32], &[f32]) + Sync) {
+    assert_eq!(y.len(), x.len());
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| vectorized(|| f(y, x)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rng;
+
+    #[test]
+    fn exp_and_tanh_are_close_to_the_library() {
+        for i in -8_600..8_700 {
+            let x = i as f32 * 0.01 + 0.003;
+            let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((got / want - 1.0).abs() < 2.5e-7, "exp({x}) = {got}, want {want}");
+            assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 2e-7, "tanh({x})");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e30) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn sums_equal_a_plain_loop_at_every_length() {
+        let mut rng = Rng::new(&[1]);
+        for len in 0..70 {
+            let a: Vec<f32> = (0..len).map(|_| rng.normal()).collect();
+            let b: Vec<f32> = (0..len).map(|_| rng.normal()).collect();
+            let plain: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
+            assert!((vectorized(|| dot(&a, &b)) - plain).abs() < 1e-4);
+            assert!((sum(&a) - a.iter().sum::<f32>()).abs() < 1e-4);
+            assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+}

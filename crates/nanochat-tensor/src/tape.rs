@@ -1,0 +1,114 @@
+//! Reverse-mode autograd over coarse ops: forward pushes one closure per op, backward pops them.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use crate::simd;
+use crate::tensor::{Tensor, TensorId};
+
+type Backward = Box<dyn FnOnce(&Tensor, &mut Grads)>;
+
+/// The ops of one forward pass, in order. Each op folder adds its method here in an `impl Tape`.
+pub struct Tape {
+    ops: RefCell<Vec<Recorded>>,
+    recording: bool,
+}
+
+struct Recorded {
+    output: TensorId,
+    shape: Vec<usize>,
+    backward: Backward,
+}
+
+/// Gradients by tensor. Those of weights stay and sum over micro-steps; those of activations are
+/// taken out as backward passes over them.
+#[derive(Default)]
+pub struct Grads(HashMap<TensorId, Tensor>);
+
+impl Tape {
+    pub fn new() -> Tape {
+        Tape { ops: RefCell::default(), recording: true }
+    }
+
+    /// Records nothing: the same forward code serves evaluation and generation.
+    pub fn off() -> Tape {
+        Tape { ops: RefCell::default(), recording: false }
+    }
+
+    pub(crate) fn is_recording(&self) -> bool {
+        self.recording
+    }
+
+    /// Called by an op at the end of its forward. What the closure captures is what is saved.
+    pub(crate) fn record(&self, output: &Tensor, backward: impl FnOnce(&Tensor, &mut Grads) + 'static) {
+        if self.recording {
+            let (output, shape) = (output.id(), output.shape().to_vec());
+            self.ops.borrow_mut().push(Recorded { output, shape, backward: Box::new(backward) });
+        }
+    }
+
+    /// Adds d(scale · loss)/d(tensor) into `grads`. Consumes the tape, so every saved activation is
+    /// freed as soon as the op that saved it has run backward.
+    pub fn backward(self, loss: &Tensor, scale: f32, grads: &mut Grads) {
+        assert_eq!(loss.len(), 1, "backward starts at a scalar, found {:?}", loss.shape());
+        grads.add(loss, Tensor::new(vec![scale], &[1]));
+        for op in self.ops.into_inner().into_iter().rev() {
+            if let Some(dy) = grads.0.remove(&op.output) {
+                // A reshape keeps the id, so the gradient may come in the shape of a later view.
+                (op.backward)(&dy.reshape(&op.shape), grads);
+            }
+        }
+    }
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Tape::new()
+    }
+}
+
+impl Grads {
+    pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
+        self.0.get(&tensor.id())
+    }
+
+    pub fn add(&mut self, tensor: &Tensor, grad: Tensor) {
+        assert_eq!(tensor.len(), grad.len(), "gradient does not fit its tensor {:?}", tensor.shape());
+        match self.0.entry(tensor.id()) {
+            Entry::Vacant(slot) => {
+                slot.insert(grad);
+            }
+            Entry::Occupied(mut slot) => simd::add_assign(slot.get_mut().make_mut(), grad.data()),
+        }
+    }
+
+    /// Adds `factor · grad`.
+    pub(crate) fn add_scaled(&mut self, tensor: &Tensor, grad: &Tensor, factor: f32) {
+        self.accumulate(tensor, |sum, _| {
+            simd::par_zip(sum, grad.data(), |sum, grad| simd::axpy(sum, factor, grad))
+        });
+    }
+
+    /// Lends the gradient of `tensor` to a kernel that adds into it, so that a product can accumulate
+    /// (beta = 1) without a buffer of its own. `kernel(buffer, beta)`: beta 0 finds zeros.
+    pub(crate) fn accumulate(&mut self, tensor: &Tensor, kernel: impl FnOnce(&mut [f32], f32)) {
+        match self.0.entry(tensor.id()) {
+            Entry::Vacant(slot) => {
+                let mut grad = Tensor::zeros(tensor.shape());
+                kernel(grad.make_mut(), 0.0);
+                slot.insert(grad);
+            }
+            Entry::Occupied(mut slot) => kernel(slot.get_mut().make_mut(), 1.0),
+        }
+    }
+
+    /// Multiplies every gradient by `factor` (clipping).
+    pub fn scale(&mut self, factor: f32) {
+        self.0.values_mut().for_each(|grad| simd::scale(grad.make_mut(), factor));
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}

@@ -1,0 +1,252 @@
+//! The GPT of nanochat (gpt.py at b399e43): rotary positions, QK norm, ReLU², untied head, softcapped
+//! logits, no biases, no learned norm gains.
+//!
+//! Dimensions: B rows, T tokens, C = n_embd, H = n_head, D = head_dim, KVH = n_kv_head, V = vocab_size.
+
+use std::sync::Arc;
+
+use nanochat_tensor::{Rng, RotaryTable, Tape, Tensor};
+
+use crate::batch::Batch;
+use crate::config::GptConfig;
+
+const ROTARY_BASE: f32 = 10_000.0;
+
+/// Rotary positions made ready, as a multiple of the trained length: scoring long few-shot prompts
+/// reaches beyond it.
+const ROTARY_REACH: usize = 10;
+
+pub struct Gpt {
+    pub config: GptConfig,
+    wte: Tensor, // (V, C)
+    blocks: Vec<Block>,
+    lm_head: Tensor, // (V, C)
+    rotary: Arc<RotaryTable>,
+}
+
+struct Block {
+    attn: CausalSelfAttention,
+    mlp: Mlp,
+}
+
+struct CausalSelfAttention {
+    c_q: Tensor,    // (C, C)
+    c_k: Tensor,    // (KVH·D, C)
+    c_v: Tensor,    // (KVH·D, C)
+    c_proj: Tensor, // (C, C)
+}
+
+struct Mlp {
+    c_fc: Tensor,   // (4C, C)
+    c_proj: Tensor, // (C, 4C)
+}
+
+/// Which optimizer a weight belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Embedding,
+    Unembedding,
+    Matrix,
+}
+
+/// How one attention layer looks at the past: (layer, q, k, v) -> y, with q, y (B, T, H, D) and
+/// k, v (B, T, KVH, D). Training attends inside the batch, generation over the cache.
+pub type Attend<'a> = &'a mut dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Tensor;
+
+impl Gpt {
+    /// | weight              | initial values                                  |
+    /// |---------------------|-------------------------------------------------|
+    /// | wte                 | normal, std 1                                   |
+    /// | lm_head, c_proj     | 0                                               |
+    /// | c_q, c_k, c_v, c_fc | normal, std min(1, √(fan_out / fan_in)) / √fan_in |
+    pub fn init(config: GptConfig, seed: u64) -> Gpt {
+        let (c, kv_dim) = (config.n_embd, config.kv_dim());
+        let mut stream = 0;
+        let mut normal = |rows: usize, cols: usize, std: f32| {
+            stream += 1;
+            let mut rng = Rng::new(&[seed, stream]);
+            Tensor::new((0..rows * cols).map(|_| std * rng.normal()).collect(), &[rows, cols])
+        };
+        let wte = normal(config.vocab_size, c, 1.0);
+        let mut matrix = |fan_out: usize, fan_in: usize| {
+            let std = (fan_out as f32 / fan_in as f32).sqrt().min(1.0) / (fan_in as f32).sqrt();
+            normal(fan_out, fan_in, std)
+        };
+        let block = |_| Block {
+            attn: CausalSelfAttention {
+                c_q: matrix(c, c),
+                c_k: matrix(kv_dim, c),
+                c_v: matrix(kv_dim, c),
+                c_proj: Tensor::zeros(&[c, c]),
+            },
+            mlp: Mlp { c_fc: matrix(4 * c, c), c_proj: Tensor::zeros(&[c, 4 * c]) },
+        };
+        let blocks = (0..config.n_layer).map(block).collect();
+        Gpt { config, wte, blocks, lm_head: Tensor::zeros(&[config.vocab_size, c]), rotary: rotary(config) }
+    }
+
+    /// A model whose weights `weight(name, shape)` provides, asked in the order of `params`.
+    pub fn from_weights<E>(
+        config: GptConfig,
+        mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor, E>,
+    ) -> Result<Gpt, E> {
+        let (v, c, kv_dim) = (config.vocab_size, config.n_embd, config.kv_dim());
+        let wte = weight("transformer.wte.weight", &[v, c])?;
+        let mut blocks = Vec::with_capacity(config.n_layer);
+        for i in 0..config.n_layer {
+            let mut of =
+                |name: &str, shape: [usize; 2]| weight(&format!("transformer.h.{i}.{name}.weight"), &shape);
+            let attn = CausalSelfAttention {
+                c_q: of("attn.c_q", [c, c])?,
+                c_k: of("attn.c_k", [kv_dim, c])?,
+                c_v: of("attn.c_v", [kv_dim, c])?,
+                c_proj: of("attn.c_proj", [c, c])?,
+            };
+            let mlp = Mlp { c_fc: of("mlp.c_fc", [4 * c, c])?, c_proj: of("mlp.c_proj", [c, 4 * c])? };
+            blocks.push(Block { attn, mlp });
+        }
+        let lm_head = weight("lm_head.weight", &[v, c])?;
+        Ok(Gpt { config, wte, blocks, lm_head, rotary: rotary(config) })
+    }
+
+    /// batch (B, T) -> Σ weight · nll (1), nll (B·T)
+    pub fn loss_sum(&self, tape: &Tape, batch: &Batch) -> (Tensor, Vec<f32>) {
+        let x = self.hidden_in_batch(tape, &batch.inputs, batch.shape);
+        tape.linear_softcap_cross_entropy(&x, &self.lm_head, &batch.targets, &batch.weights)
+    }
+
+    /// ids (B, T) -> logits (B·T, V) after the softcap, all at once: for scoring few tokens.
+    pub fn logits(&self, ids: &[u32], shape: [usize; 2]) -> Tensor {
+        self.unembed(&self.hidden_in_batch(&Tape::off(), ids, shape))
+    }
+
+    /// x (N, C) -> logits (N, V) after the softcap
+    pub fn unembed(&self, x: &Tensor) -> Tensor {
+        let mut logits = Tape::off().linear(x, &self.lm_head);
+        nanochat_tensor::ops::softcap(logits.data_mut());
+        logits
+    }
+
+    fn hidden_in_batch(&self, tape: &Tape, ids: &[u32], [b, t]: [usize; 2]) -> Tensor {
+        let positions: Arc<[usize]> = (0..b * t).map(|n| n % t).collect();
+        self.hidden(tape, ids, [b, t], &positions, &mut |_, q, k, v| tape.attention(q, k, v, None))
+    }
+
+    /// ids and positions (B, T) -> normalized hidden states (B·T, C)
+    pub fn hidden(
+        &self,
+        tape: &Tape,
+        ids: &[u32],
+        [b, t]: [usize; 2],
+        positions: &Arc<[usize]>,
+        attend: Attend,
+    ) -> Tensor {
+        let GptConfig { n_head, n_kv_head, n_embd, .. } = self.config;
+        let d = self.config.head_dim();
+        let mut x = tape.rms_norm(&tape.embedding(ids, &self.wte)); // (B·T, C)
+        for (layer, Block { attn, mlp }) in self.blocks.iter().enumerate() {
+            let normed = tape.rms_norm(&x);
+            let heads = |w: &Tensor, n: usize| tape.linear(&normed, w).reshape(&[b, t, n, d]);
+            let q = tape.rotary_qk_norm(&heads(&attn.c_q, n_head), &self.rotary, positions);
+            let k = tape.rotary_qk_norm(&heads(&attn.c_k, n_kv_head), &self.rotary, positions);
+            let y = attend(layer, &q, &k, &heads(&attn.c_v, n_kv_head)); // (B, T, H, D)
+            x = tape.residual_add(&x, &tape.linear(&y.reshape(&[b * t, n_embd]), &attn.c_proj));
+
+            let h = tape.relu_squared(&tape.linear(&tape.rms_norm(&x), &mlp.c_fc)); // (B·T, 4C)
+            x = tape.residual_add(&x, &tape.linear(&h, &mlp.c_proj));
+        }
+        tape.rms_norm(&x)
+    }
+
+    /// How many positions the rotary table reaches.
+    pub fn max_positions(&self) -> usize {
+        self.rotary.positions()
+    }
+
+    /// Every weight with its name and its optimizer, in a fixed order.
+    pub fn params(&self) -> Vec<(String, Role, &Tensor)> {
+        let mut params = vec![("transformer.wte.weight".to_string(), Role::Embedding, &self.wte)];
+        for (i, block) in self.blocks.iter().enumerate() {
+            params.extend(block.weights().map(|(name, w)| (block_name(i, name), Role::Matrix, w)));
+        }
+        params.push(("lm_head.weight".to_string(), Role::Unembedding, &self.lm_head));
+        params
+    }
+
+    /// As `params`, to be changed.
+    pub fn params_mut(&mut self) -> Vec<(String, Role, &mut Tensor)> {
+        let mut params = vec![("transformer.wte.weight".to_string(), Role::Embedding, &mut self.wte)];
+        for (i, block) in self.blocks.iter_mut().enumerate() {
+            params.extend(block.weights_mut().map(|(name, w)| (block_name(i, name), Role::Matrix, w)));
+        }
+        params.push(("lm_head.weight".to_string(), Role::Unembedding, &mut self.lm_head));
+        params
+    }
+}
+
+impl Block {
+    fn weights(&self) -> [(&'static str, &Tensor); 6] {
+        let Block { attn, mlp } = self;
+        [
+            ("attn.c_q", &attn.c_q),
+            ("attn.c_k", &attn.c_k),
+            ("attn.c_v", &attn.c_v),
+            ("attn.c_proj", &attn.c_proj),
+            ("mlp.c_fc", &mlp.c_fc),
+            ("mlp.c_proj", &mlp.c_proj),
+        ]
+    }
+
+    fn weights_mut(&mut self) -> [(&'static str, &mut Tensor); 6] {
+        let Block { attn, mlp } = self;
+        [
+            ("attn.c_q", &mut attn.c_q),
+            ("attn.c_k", &mut attn.c_k),
+            ("attn.c_v", &mut attn.c_v),
+            ("attn.c_proj", &mut attn.c_proj),
+            ("mlp.c_fc", &mut mlp.c_fc),
+            ("mlp.c_proj", &mut mlp.c_proj),
+        ]
+    }
+}
+
+fn block_name(i: usize, name: &str) -> String {
+    format!("transformer.h.{i}.{name}.weight")
+}
+
+fn rotary(config: GptConfig) -> Arc<RotaryTable> {
+    RotaryTable::new(ROTARY_REACH * config.sequence_len, config.head_dim(), ROTARY_BASE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_as_many_as_the_formula_says() {
+        for (depth, kv_heads) in [(1, 1), (4, 2), (4, 1)] {
+            let config = GptConfig::from_depth(depth, 300, 8).unwrap().with_kv_heads(kv_heads).unwrap();
+            let params: usize = Gpt::init(config, 0).params().iter().map(|(_, _, w)| w.len()).sum();
+            assert_eq!(params, config.params(), "d{depth} with {kv_heads} key heads");
+        }
+    }
+
+    #[test]
+    fn a_fresh_model_is_uniform_over_the_vocabulary() {
+        let gpt = Gpt::init(GptConfig::from_depth(1, 50, 8).unwrap(), 1);
+        assert!(gpt.logits(&[1, 2, 3, 4], [2, 2]).data().iter().all(|&z| z == 0.0));
+    }
+
+    #[test]
+    fn a_token_does_not_see_the_tokens_after_it() {
+        let config = GptConfig::from_depth(2, 50, 8).unwrap();
+        let mut gpt = Gpt::init(config, 1);
+        for (i, (_, _, w)) in gpt.params_mut().into_iter().enumerate() {
+            let mut rng = Rng::new(&[7, i as u64]);
+            w.data_mut().iter_mut().for_each(|w| *w = 0.1 * rng.normal());
+        }
+        let (one, other) = (gpt.logits(&[1, 2, 3, 4], [1, 4]), gpt.logits(&[1, 2, 9, 9], [1, 4]));
+        assert_eq!(one.data()[..100], other.data()[..100]);
+        assert_ne!(one.data()[100..], other.data()[100..]);
+    }
+}

@@ -1,0 +1,156 @@
+//! Muon for the matrices inside the blocks, AdamW for embedding and head (nanochat's split).
+//!
+//! State is kept by parameter name, whole, whatever the number of ranks: a checkpoint does not know
+//! how many made it.
+
+mod adamw;
+mod muon;
+
+use std::collections::BTreeMap;
+
+use nanochat_tensor::{Grads, Tensor, simd};
+use rayon::prelude::*;
+
+use crate::gpt::{Gpt, Role};
+
+/// Learning rates before the schedule. Those of embedding and head are for n_embd 768 and are scaled
+/// by (n_embd / 768)^−½.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    pub matrix_lr: f32,
+    pub embedding_lr: f32,
+    pub unembedding_lr: f32,
+    pub weight_decay: f32,
+}
+
+/// What the schedule says about one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub lr_multiplier: f32,
+    pub muon_momentum: f32,
+}
+
+/// Both optimizers over all parameters of a model.
+pub struct Optimizer {
+    rates: Rates,
+    /// Largest allowed global norm of the gradient; 0 is off.
+    grad_clip: f32,
+    /// Steps taken, for AdamW's bias correction.
+    steps: u64,
+    state: BTreeMap<String, State>,
+}
+
+/// The optimizer's memory of one parameter, in the parameter's shape.
+enum State {
+    AdamW { exp_avg: Tensor, exp_avg_sq: Tensor },
+    Muon { momentum_buffer: Tensor },
+}
+
+impl Optimizer {
+    pub fn new(model: &Gpt, rates: Rates, grad_clip: f32) -> Optimizer {
+        let dmodel_scale = (model.config.n_embd as f32 / 768.0).powf(-0.5);
+        let rates = Rates {
+            embedding_lr: rates.embedding_lr * dmodel_scale,
+            unembedding_lr: rates.unembedding_lr * dmodel_scale,
+            ..rates
+        };
+        let state = model.params().into_iter().map(|(name, role, w)| (name, State::new(role, w.shape())));
+        Optimizer { rates, grad_clip, steps: 0, state: state.collect() }
+    }
+
+    /// Clips `grads`, updates every weight of `model`, and returns the norm before clipping.
+    pub fn step(&mut self, model: &mut Gpt, grads: &mut Grads, moment: Moment) -> f32 {
+        let norm = grad_norm(model, grads);
+        if self.grad_clip > 0.0 && norm > self.grad_clip {
+            grads.scale(self.grad_clip / norm);
+        }
+        self.steps += 1;
+        let mut states: BTreeMap<&str, &mut State> =
+            self.state.iter_mut().map(|(n, s)| (n.as_str(), s)).collect();
+        let mut matrices = Vec::new();
+        for (name, role, weight) in model.params_mut() {
+            let grad = grads.get(weight).unwrap_or_else(|| panic!("{name} got no gradient")).data();
+            match states.remove(name.as_str()).unwrap_or_else(|| panic!("{name} has no optimizer state")) {
+                State::AdamW { exp_avg, exp_avg_sq } => {
+                    let base = if role == Role::Embedding {
+                        self.rates.embedding_lr
+                    } else {
+                        self.rates.unembedding_lr
+                    };
+                    let update = adamw::Update {
+                        lr: base * moment.lr_multiplier,
+                        weight_decay: self.rates.weight_decay,
+                        step: self.steps,
+                    };
+                    update.apply(weight.data_mut(), grad, exp_avg.data_mut(), exp_avg_sq.data_mut());
+                }
+                State::Muon { momentum_buffer } => matrices.push((weight, grad, momentum_buffer)),
+            }
+        }
+        // Matrices of a model are many and alike: a thread for each beats threads inside each.
+        let lr = self.rates.matrix_lr * moment.lr_multiplier;
+        matrices.into_par_iter().for_each(|(weight, grad, momentum_buffer)| {
+            muon::update(weight, grad, momentum_buffer.data_mut(), lr, moment.muon_momentum);
+        });
+        norm
+    }
+
+    /// The state as named tensors, `{parameter}.{exp_avg|exp_avg_sq|momentum_buffer}`.
+    pub fn tensors(&self) -> Vec<(String, &Tensor)> {
+        self.state
+            .iter()
+            .flat_map(|(name, state)| match state {
+                State::AdamW { exp_avg, exp_avg_sq } => {
+                    vec![(format!("{name}.exp_avg"), exp_avg), (format!("{name}.exp_avg_sq"), exp_avg_sq)]
+                }
+                State::Muon { momentum_buffer } => vec![(format!("{name}.momentum_buffer"), momentum_buffer)],
+            })
+            .collect()
+    }
+
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Takes up what `tensors` and `steps` gave. Names the first tensor that is missing or has another
+    /// shape.
+    pub fn restore(&mut self, mut tensors: BTreeMap<String, Tensor>, steps: u64) -> Result<(), String> {
+        let mut take = |name: String, into: &mut Tensor| match tensors.remove(&name) {
+            Some(tensor) if tensor.shape() == into.shape() => {
+                *into = tensor;
+                Ok(())
+            }
+            Some(tensor) => {
+                Err(format!("{name} has shape {:?} instead of {:?}", tensor.shape(), into.shape()))
+            }
+            None => Err(format!("{name} is missing")),
+        };
+        for (name, state) in &mut self.state {
+            match state {
+                State::AdamW { exp_avg, exp_avg_sq } => {
+                    take(format!("{name}.exp_avg"), exp_avg)?;
+                    take(format!("{name}.exp_avg_sq"), exp_avg_sq)?;
+                }
+                State::Muon { momentum_buffer } => take(format!("{name}.momentum_buffer"), momentum_buffer)?,
+            }
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}
+
+impl State {
+    /// Matrices go to Muon; vectors and scalars, wherever they stand, to AdamW.
+    fn new(role: Role, shape: &[usize]) -> State {
+        match role {
+            Role::Matrix if shape.len() == 2 => State::Muon { momentum_buffer: Tensor::zeros(shape) },
+            _ => State::AdamW { exp_avg: Tensor::zeros(shape), exp_avg_sq: Tensor::zeros(shape) },
+        }
+    }
+}
+
+/// The norm of all gradients together.
+fn grad_norm(model: &Gpt, grads: &Grads) -> f32 {
+    let squares = |w: &Tensor| grads.get(w).map_or(0.0, |g| simd::sum_of_squares(g.data()));
+    model.params().into_iter().map(|(_, _, w)| squares(w)).sum::<f64>().sqrt() as f32
+}

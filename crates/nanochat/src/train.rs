@@ -1,0 +1,54 @@
+//! The step that every training stage shares.
+
+use nanochat_tensor::{Grads, Tape};
+
+use crate::batch::Batch;
+use crate::gpt::Gpt;
+use crate::optim::{Moment, Optimizer};
+
+/// What one step measured, before its update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepResult {
+    /// Mean nll in nats over the tokens that count, of all micro-batches together.
+    pub loss: f32,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f32,
+}
+
+/// A loss or gradient that is no longer a number.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the loss became {loss} (gradient norm {grad_norm}): the learning rates are too high for this model and batch"
+)]
+pub struct Diverged {
+    pub loss: f32,
+    pub grad_norm: f32,
+}
+
+/// One optimizer step over `micro_batches`. Losses are sums, scaled once by the weight of the whole
+/// step, so every token counts alike however the step is cut.
+pub fn step(
+    model: &mut Gpt,
+    optimizer: &mut Optimizer,
+    micro_batches: &[Batch],
+    moment: Moment,
+) -> Result<StepResult, Diverged> {
+    let weight: f32 = micro_batches.iter().flat_map(|batch| &batch.weights).sum();
+    let scale = 1.0 / weight;
+    let mut grads = Grads::default();
+    let mut loss = 0.0;
+    for batch in micro_batches {
+        let tape = Tape::new();
+        let (loss_sum, _) = model.loss_sum(&tape, batch);
+        tape.backward(&loss_sum, scale, &mut grads); // adds into grads, frees the activations
+        loss += scale * loss_sum.data()[0];
+    }
+    if !loss.is_finite() {
+        return Err(Diverged { loss, grad_norm: f32::NAN });
+    }
+    let grad_norm = optimizer.step(model, &mut grads, moment);
+    if !grad_norm.is_finite() {
+        return Err(Diverged { loss, grad_norm });
+    }
+    Ok(StepResult { loss, grad_norm })
+}
