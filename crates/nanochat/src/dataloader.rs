@@ -3,10 +3,10 @@
 //! Documents become tokens with `<|bos|>` in front and are joined to one stream per rank. A batch takes
 //! B·T + 1 tokens: inputs are the first B·T as B rows, targets the same moved by one, so rows continue one another.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use nanochat_tokenizer::Tokenizer;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
@@ -49,9 +49,9 @@ struct Tokens {
 impl DataLoader {
     /// Batches of (b, t) for rank `rank` of `world`, from the start or from a saved position.
     pub fn new(
-        shards: Shards,
+        shards: &Shards,
         split: Split,
-        tokenizer: Arc<Tokenizer>,
+        tokenizer: &Tokenizer,
         [b, t]: [usize; 2],
         [rank, world]: [usize; 2],
         from: Option<&LoaderState>,
@@ -68,6 +68,7 @@ impl DataLoader {
             }
         };
         let (send, ahead) = sync_channel(CHUNKS_AHEAD);
+        let (shards, tokenizer) = (shards.clone(), tokenizer.clone());
         let reader = Reader { shards: shards.clone(), split, tokenizer, bos, rank, world, send };
         std::thread::spawn(move || reader.run(epoch, at));
         let current = Tokens { epoch, at, documents: Vec::new() };
@@ -127,7 +128,7 @@ impl DataLoader {
 struct Reader {
     shards: Shards,
     split: Split,
-    tokenizer: Arc<Tokenizer>,
+    tokenizer: Tokenizer,
     bos: u32,
     rank: usize,
     world: usize,
@@ -157,11 +158,13 @@ impl Reader {
     }
 
     fn tokenize(&self, epoch: u64, chunk: Chunk) -> Tokens {
-        let texts: Vec<&str> = chunk.texts.iter().flatten().map(String::as_str).collect();
-        let mut encoded = self.tokenizer.encode_batch(&texts).into_iter();
-        let with_bos = |ids: Vec<u32>| [&[self.bos], ids.as_slice()].concat();
-        let of = |text: &Option<String>| text.as_ref().and_then(|_| encoded.next()).map_or(vec![], with_bos);
-        let documents = chunk.texts.iter().map(of).collect();
+        let document = |text: &Option<String>| {
+            let Some(text) = text else { return Vec::new() };
+            let mut ids = vec![self.bos];
+            self.tokenizer.encode_into(text, &mut ids);
+            ids
+        };
+        let documents = chunk.texts.par_iter().map(document).collect();
         Tokens { epoch, at: chunk.at, documents }
     }
 }
@@ -193,7 +196,7 @@ mod tests {
         ranks: [usize; 2],
         from: Option<&LoaderState>,
     ) -> DataLoader {
-        DataLoader::new(shards.clone(), Split::Train, tokenizer(), shape, ranks, from).unwrap()
+        DataLoader::new(shards, Split::Train, &tokenizer(), shape, ranks, from).unwrap()
     }
 
     /// All tokens of one epoch of a rank, made the plain way.
@@ -256,7 +259,7 @@ mod tests {
     fn what_cannot_work_is_said_at_once() {
         let (_temp, shards) = corpus(3_000);
         let new = |ranks, from: Option<&LoaderState>| {
-            DataLoader::new(shards.clone(), Split::Train, tokenizer(), [1, 8], ranks, from)
+            DataLoader::new(&shards, Split::Train, &tokenizer(), [1, 8], ranks, from)
         };
         let error = new([5, 6], None).err().unwrap().to_string();
         assert!(error.contains("rank 5 of 6"), "{error}");

@@ -17,9 +17,9 @@ pub struct Lines {
     number: usize,
 }
 
-/// Opens a file and unpacks it on the way if its name ends in .gz or .zst.
-pub fn open_text(path: &Path) -> Result<Box<dyn BufRead + Send>, DataError> {
-    let file = BufReader::new(File::open(path).map_err(at(path))?);
+/// Unpacks what is read from `file` if its name `path` ends in .gz or .zst.
+pub fn unpack(path: &Path, file: impl Read + Send + 'static) -> Result<Box<dyn BufRead + Send>, DataError> {
+    let file = BufReader::new(file);
     Ok(match path.extension().and_then(|extension| extension.to_str()) {
         Some("gz") => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(file))),
         Some("zst") => Box::new(BufReader::new(zstd::Decoder::with_buffer(file).map_err(at(path))?)),
@@ -29,7 +29,13 @@ pub fn open_text(path: &Path) -> Result<Box<dyn BufRead + Send>, DataError> {
 
 impl Lines {
     pub fn open(path: &Path) -> Result<Lines, DataError> {
-        Ok(Lines { path: path.into(), reader: Some(open_text(path)?), number: 0 })
+        let file = File::open(path).map_err(at(path))?;
+        Ok(Lines::new(path, unpack(path, file)?))
+    }
+
+    /// Lines of `reader`; errors call it `path`.
+    pub fn new(path: &Path, reader: Box<dyn BufRead + Send>) -> Lines {
+        Lines { path: path.into(), reader: Some(reader), number: 0 }
     }
 
     fn read_line(&mut self) -> Result<Option<Vec<u8>>, String> {

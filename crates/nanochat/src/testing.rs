@@ -1,10 +1,9 @@
 //! What the tests of several modules share.
 
-use std::sync::Arc;
+use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 
-use nanochat_tokenizer::Tokenizer;
-
-/// Bytes and special tokens, no merges.
-pub fn tokenizer() -> Arc<Tokenizer> {
-    Arc::new(Tokenizer::bytes())
+/// 256 bytes and the nine special tokens, no merges.
+pub fn tokenizer() -> Tokenizer {
+    let options = TrainOptions { vocab_size: 265, ..TrainOptions::default() };
+    train(["any text"].iter(), &options).expect("265 is the smallest vocabulary")
 }

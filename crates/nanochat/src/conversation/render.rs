@@ -84,7 +84,7 @@ impl Rendered {
     }
 
     fn push_text(&mut self, tokenizer: &Tokenizer, text: &str, trained: bool) {
-        self.ids.extend(tokenizer.encode(text));
+        tokenizer.encode_into(text, &mut self.ids);
         self.mask.resize(self.ids.len(), trained);
     }
 

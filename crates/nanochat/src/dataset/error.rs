@@ -57,8 +57,10 @@ pub enum DataError {
     NoTrainedTokens { read: usize, max_len: usize },
     #[error("{path}, line {line}: {reason}")]
     Line { path: PathBuf, line: usize, reason: String },
-    #[error("{0}")]
-    Ingest(String),
+    #[error("nothing to read: found no .txt, .md, .jsonl or .parquet files in {0}")]
+    NoFiles(String),
+    #[error("{path} cannot be read as text: {reason}")]
+    BadFile { path: PathBuf, reason: String },
 }
 
 /// Turns an I/O error into one that names `path`.

@@ -1,5 +1,4 @@
-//! Writes a corpus as parquet shards. All of it is made in `<folder>.partial`, which takes its final name
-//! at the end, so a folder of shards is complete or not there.
+//! Writes a corpus as parquet shards. The folder takes its name at the end, so it is complete or not there.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
 use super::{DataError, Split, at};
+use crate::partial_dir::PartialDir;
 
 /// A size that downloads in one go and keeps a few hundred files for a full run (spec of nanochat's shards).
 pub const CHARS_PER_SHARD: usize = 250_000_000;
@@ -22,8 +22,7 @@ const SCHEMA: &str = "message schema { REQUIRED BYTE_ARRAY text (STRING); }";
 /// Sorts documents into training shards of a given size and one validation shard, which gets the last name.
 /// Dropped before [`ShardWriter::finish`], it leaves nothing behind.
 pub struct ShardWriter {
-    dir: PathBuf,
-    partial: PathBuf,
+    dir: PartialDir,
     chars_per_shard: usize,
     train: Option<ShardFile>,
     val: ShardFile,
@@ -42,19 +41,9 @@ pub struct Written {
 impl ShardWriter {
     /// `dir` must not exist or be empty.
     pub fn create(dir: &Path, chars_per_shard: usize) -> Result<ShardWriter, DataError> {
-        if dir.exists() && fs::read_dir(dir).map_err(at(dir))?.next().is_some() {
-            return Err(DataError::NotEmpty { path: dir.into() });
-        }
-        let mut partial = dir.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        if partial.exists() {
-            fs::remove_dir_all(&partial).map_err(at(&partial))?; // of a run that was killed
-        }
-        fs::create_dir_all(&partial).map_err(at(&partial))?;
-        let val = ShardFile::create(partial.join("validation"))?;
-        let dir = dir.into();
-        Ok(ShardWriter { dir, partial, chars_per_shard, train: None, val, written: Written::default() })
+        let dir = PartialDir::create(dir)?;
+        let val = ShardFile::create(dir.path().join("validation"))?;
+        Ok(ShardWriter { dir, chars_per_shard, train: None, val, written: Written::default() })
     }
 
     pub fn push(&mut self, split: Split, text: &str) -> Result<(), DataError> {
@@ -85,10 +74,7 @@ impl ShardWriter {
         self.val.close()?;
         self.written.shards += 1;
         fs::rename(&self.val.path, &last).map_err(at(&last))?;
-        sync_dir(&self.partial)?;
-        // An empty folder of that name is replaced.
-        fs::rename(&self.partial, &self.dir).map_err(at(&self.dir))?;
-        sync_dir(self.dir.parent().unwrap_or(Path::new(".")))?;
+        self.dir.commit()?;
         Ok(self.written)
     }
 
@@ -101,13 +87,7 @@ impl ShardWriter {
     }
 
     fn shard_path(&self, index: usize) -> PathBuf {
-        self.partial.join(format!("shard_{index:05}.parquet"))
-    }
-}
-
-impl Drop for ShardWriter {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.partial); // gone already after finish
+        self.dir.path().join(format!("shard_{index:05}.parquet"))
     }
 }
 
@@ -173,11 +153,6 @@ fn write_error(path: &Path, error: parquet::errors::ParquetError) -> DataError {
         other => other.to_string(),
     };
     DataError::Write { path: path.into(), reason }
-}
-
-fn sync_dir(dir: &Path) -> Result<(), DataError> {
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
 }
 
 #[cfg(test)]
