@@ -26,3 +26,4 @@ pub mod stages;
 #[cfg(test)]
 mod testing;
 pub mod train;
+pub mod world;
