@@ -1,5 +1,6 @@
 //! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
 
+pub mod atomic_file;
 pub mod batch;
 pub mod calculator;
 pub mod chat_loader;
