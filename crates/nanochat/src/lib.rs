@@ -14,6 +14,7 @@ pub mod lines;
 pub mod loss_eval;
 pub mod metrics;
 pub mod optim;
+pub mod plan;
 pub mod sampler;
 pub mod schedule;
 #[cfg(test)]
