@@ -20,6 +20,7 @@ pub mod loss_eval;
 pub mod metrics;
 pub mod optim;
 mod partial_dir;
+pub mod plan;
 pub mod sampler;
 pub mod schedule;
 pub mod stages;
