@@ -1,5 +1,6 @@
 //! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
 
+mod atomic_file;
 pub mod batch;
 pub mod calculator;
 pub mod chat_loader;
@@ -12,6 +13,7 @@ pub mod huggingface;
 pub mod ingest;
 pub mod lines;
 pub mod loss_eval;
+pub mod make;
 pub mod metrics;
 pub mod optim;
 mod partial_dir;
@@ -20,3 +22,4 @@ pub mod schedule;
 #[cfg(test)]
 mod testing;
 pub mod train;
+pub mod world;

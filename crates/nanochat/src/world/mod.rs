@@ -1,0 +1,180 @@
+//! The built-in corpus: a small closed world, told in English and Chinese, from which a model of a few
+//! million parameters learns to talk in minutes. Everything is drawn from a seed: text number `index` can
+//! be made alone, in any order.
+//!
+//! What the test asks was never asked in training: one fact in five is told in stories but never asked for,
+//! one pair of operands in five is never added, one word in seven is never spelled, and some ways of asking who the
+//! assistant is are never used. See [`World::questions`].
+
+mod chat;
+mod documents;
+mod facts;
+mod lexicon;
+mod people;
+mod places;
+mod prose;
+mod questions;
+mod stories_en;
+mod stories_zh;
+mod sums;
+mod talk;
+mod talk_en;
+mod talk_zh;
+#[cfg(test)]
+mod tests;
+
+use nanochat_tensor::Rng;
+use serde::{Deserialize, Serialize};
+
+pub use questions::{Kind, Question, language_of};
+
+use crate::conversation::Conversation;
+use facts::Fact;
+
+/// About 3.4 million tokens at a vocabulary of 4,096.
+pub const DEFAULT_DOCUMENTS: u64 = 30_000;
+/// About 1 million tokens.
+pub const DEFAULT_CONVERSATIONS: u64 = 20_000;
+
+/// The mix of documents: kind and share (of 100). Facts need exposures, so what is dense in facts comes most;
+/// copying numbers and letters is learned from sums and spellings.
+const DOCUMENTS: [(DocumentKind, usize); 12] = [
+    (DocumentKind::Biography, 26),
+    (DocumentKind::Story, 16),
+    (DocumentKind::Guide, 6),
+    (DocumentKind::Treasures, 3),
+    (DocumentKind::List, 7),
+    (DocumentKind::Comparison, 7),
+    (DocumentKind::Dialogue, 9),
+    (DocumentKind::Translations, 4),
+    (DocumentKind::Sums, 9),
+    (DocumentKind::Spellings, 9),
+    (DocumentKind::Words, 2),
+    (DocumentKind::Assistant, 2),
+];
+
+/// The mix of exchanges in conversations, likewise.
+const TOPICS: [(Topic, usize); 7] = [
+    (Topic::Facts, 30),
+    (Topic::Arithmetic, 22),
+    (Topic::Spelling, 15),
+    (Topic::Counting, 15),
+    (Topic::Identity, 9),
+    (Topic::SmallTalk, 6),
+    (Topic::Unknown, 3),
+];
+
+/// Exchanges in a conversation, each number as likely as it stands here.
+const TURNS: [usize; 8] = [1, 1, 1, 1, 1, 1, 2, 3];
+
+/// `[English, Chinese]`, to be indexed by a [`Language`].
+type Bilingual = [&'static str; 2];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    English,
+    Chinese,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    Train,
+    Test,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DocumentKind {
+    Biography,
+    Story,
+    Guide,
+    Treasures,
+    List,
+    Comparison,
+    Dialogue,
+    Translations,
+    Sums,
+    Spellings,
+    Words,
+    Assistant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Topic {
+    Facts,
+    Arithmetic,
+    Spelling,
+    Counting,
+    Identity,
+    SmallTalk,
+    Unknown,
+}
+
+/// The second part of the key of every random stream of the world, after the seed.
+#[derive(Clone, Copy)]
+enum Stream {
+    Values,
+    HeldOutFact,
+    HeldOutWord,
+    HeldOutSum,
+    Document,
+    Conversation,
+    Question,
+}
+
+/// People, towns and things, and what is true of them.
+pub struct World {
+    seed: u64,
+    /// The assistant's.
+    name: String,
+    /// `[attribute][subject]`, indices into the attribute's values.
+    values: Vec<Vec<usize>>,
+    /// The facts that may be asked for in training, and the others.
+    asked: Vec<Fact>,
+    held_out: Vec<Fact>,
+}
+
+impl World {
+    pub fn new(seed: u64, assistant_name: &str) -> World {
+        let values = facts::draw_values(seed);
+        let mut world =
+            World { seed, name: assistant_name.to_string(), values, asked: Vec::new(), held_out: Vec::new() };
+        (world.held_out, world.asked) = Fact::all().partition(|&fact| world.is_held_out(fact));
+        Rng::new(&[seed, Stream::Question as u64]).shuffle(&mut world.held_out);
+        world
+    }
+
+    /// Pretraining text number `index`, of an endless stream: 100 to 1,500 characters.
+    pub fn document(&self, split: Split, index: u64) -> String {
+        let rng = &mut self.stream(Stream::Document, split, index);
+        let (kind, language) = (draw(&DOCUMENTS, rng), Language::draw(rng));
+        self.write(kind, language, rng)
+    }
+
+    /// Conversation number `index`, of an endless stream; those of the test ask only what is held out.
+    pub fn conversation(&self, split: Split, index: u64) -> Conversation {
+        self.talk(split, &mut self.stream(Stream::Conversation, split, index))
+    }
+
+    fn stream(&self, stream: Stream, split: Split, index: u64) -> Rng {
+        Rng::new(&[self.seed, stream as u64, split as u64, index])
+    }
+}
+
+impl Language {
+    fn draw(rng: &mut Rng) -> Language {
+        *rng.choose(&[Language::English, Language::Chinese])
+    }
+}
+
+/// One of the items, as often as its share says.
+fn draw<T: Copy>(shares: &[(T, usize)], rng: &mut Rng) -> T {
+    let mut at = rng.below(shares.iter().map(|(_, share)| share).sum());
+    for &(item, share) in shares {
+        if at < share {
+            return item;
+        }
+        at -= share;
+    }
+    unreachable!("`at` is below the sum of the shares")
+}

@@ -1,0 +1,145 @@
+//! The held-out questions and how answers to them are graded.
+
+use std::fmt;
+
+use nanochat_tensor::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::facts::{Attribute, Fact};
+use super::{Language, Split, Stream, Topic, World};
+use crate::conversation::{Content, Conversation, Message, Role};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Arithmetic,
+    Spelling,
+    Counting,
+    Facts,
+    Identity,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 5] =
+        [Kind::Arithmetic, Kind::Spelling, Kind::Counting, Kind::Facts, Kind::Identity];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Arithmetic => "arithmetic",
+            Kind::Spelling => "spelling",
+            Kind::Counting => "counting",
+            Kind::Facts => "facts",
+            Kind::Identity => "identity",
+        })
+    }
+}
+
+/// A question never asked in training.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Question {
+    pub kind: Kind,
+    pub language: Language,
+    /// Ends with the user's turn.
+    pub conversation: Conversation,
+    /// What the answer must have: a number, letters, a value, a name.
+    pub answer: String,
+    /// What it must not have: the attribute's other values.
+    wrong: Vec<String>,
+}
+
+impl World {
+    /// `n_per_kind` questions of each kind, the languages by turns; the facts go round all that were held out.
+    pub fn questions(&self, n_per_kind: usize) -> Vec<Question> {
+        let one = |kind: Kind, i: usize| {
+            let language = [Language::English, Language::Chinese][i % 2];
+            let rng = &mut Rng::new(&[self.seed, Stream::Question as u64, kind as u64, i as u64]);
+            let exchange = match kind {
+                Kind::Arithmetic => self.exchange(Topic::Arithmetic, language, Split::Test, rng),
+                Kind::Spelling => self.exchange(Topic::Spelling, language, Split::Test, rng),
+                Kind::Counting => self.exchange(Topic::Counting, language, Split::Test, rng),
+                Kind::Facts => self.ask_fact(self.held_out[(i / 2) % self.held_out.len()], language, rng),
+                Kind::Identity => self.exchange(Topic::Identity, language, Split::Test, rng),
+            };
+            let user = Message { role: Role::User, content: Content::Text(exchange.user) };
+            let wrong = exchange.fact.map(|fact| other_values(fact, &exchange.gold, language));
+            Question {
+                kind,
+                language,
+                conversation: Conversation { messages: vec![user] },
+                answer: exchange.gold,
+                wrong: wrong.unwrap_or_default(),
+            }
+        };
+        Kind::ALL.into_iter().flat_map(|kind| (0..n_per_kind).map(move |i| one(kind, i))).collect()
+    }
+}
+
+fn other_values(fact: Fact, right: &str, language: Language) -> Vec<String> {
+    let attribute: Attribute = fact.attribute;
+    let all = attribute.values().iter().map(|value| value[language as usize]);
+    all.filter(|value| *value != right).map(String::from).collect()
+}
+
+impl Question {
+    /// Whether `answer` is right: its text, with or without the tool's blocks.
+    /// Arithmetic and counting: the last number. Spelling: the letters after the last colon, or alone. Facts: the value and
+    /// no other one of its attribute. Identity: the name.
+    pub fn is_right(&self, answer: &str) -> bool {
+        match self.kind {
+            Kind::Arithmetic | Kind::Counting => last_number(answer).as_ref() == Some(&self.answer),
+            Kind::Spelling => {
+                let letters = answer.rsplit([':', ':']).next().unwrap_or_default();
+                letters.trim().trim_end_matches(['.', '。']).replace(", ", ",") == self.answer
+            }
+            Kind::Facts => {
+                has_value(answer, &self.answer) && !self.wrong.iter().any(|wrong| has_value(answer, wrong))
+            }
+            Kind::Identity => has_value(answer, &self.answer),
+        }
+    }
+
+    /// Whether `answer` is in the question's language; one without words, as sums and spellings are, is in any.
+    pub fn is_in_its_language(&self, answer: &str) -> bool {
+        self.kind == Kind::Spelling || language_of(answer).is_none_or(|language| language == self.language)
+    }
+}
+
+/// The last run of digits, commas within left out: `1,234` is 1234.
+fn last_number(text: &str) -> Option<String> {
+    let text = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let start = text
+        .rfind(|c: char| !c.is_ascii_digit() && c != ',')
+        .map_or(0, |at| at + text[at..].chars().next().map_or(0, char::len_utf8));
+    let digits = text[start..].replace(',', "");
+    (!digits.is_empty()).then_some(digits)
+}
+
+/// Whether `text` has `value`, whatever the case, and not as a part of a longer Latin word or number.
+fn has_value(text: &str, value: &str) -> bool {
+    let (text, value) = (text.to_lowercase(), value.to_lowercase());
+    let joins = |c: char| c.is_ascii_alphanumeric();
+    text.match_indices(&value).any(|(at, _)| {
+        let before = text[..at].chars().next_back().is_some_and(joins);
+        let after = text[at + value.len()..].chars().next().is_some_and(joins);
+        let starts = value.chars().next().is_some_and(joins);
+        let ends = value.chars().next_back().is_some_and(joins);
+        !(before && starts || after && ends)
+    })
+}
+
+/// The language of a text by its share of Han letters, a Latin word counted as one: Chinese from a quarter on,
+/// because Chinese sentences quote English words and English ones hardly Chinese. `None` if it has neither.
+pub fn language_of(text: &str) -> Option<Language> {
+    let is_han =
+        |c: char| matches!(c, '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{20000}'..='\u{3FFFF}');
+    let is_latin = |c: char| c.is_alphabetic() && c < '\u{0250}';
+    let han = text.chars().filter(|&c| is_han(c)).count();
+    let latin = text.split(|c| !is_latin(c)).filter(|word| !word.is_empty()).count();
+    match (han, latin) {
+        (0, 0) => None,
+        _ if 3 * han >= latin => Some(Language::Chinese),
+        _ => Some(Language::English),
+    }
+}

@@ -1,0 +1,213 @@
+//! What the corpus promises: repeatable, both languages, nothing of the test in training.
+
+use std::collections::HashSet;
+
+use super::facts::{Attribute, Fact, Family};
+use super::people::PEOPLE;
+use super::*;
+use crate::conversation::{Content, Message, PartKind, Role};
+
+const SEED: u64 = 1;
+
+fn world() -> World {
+    World::new(SEED, "Nano")
+}
+
+/// The text that a user or the assistant says, with the tool's blocks.
+fn text(message: &Message) -> String {
+    match &message.content {
+        Content::Text(text) => text.clone(),
+        Content::Parts(parts) => parts.iter().map(|part| part.text.as_str()).collect(),
+    }
+}
+
+fn asked(world: &World, split: Split, n: u64) -> HashSet<String> {
+    let messages = (0..n).flat_map(|i| world.conversation(split, i).messages);
+    messages.filter(|message| message.role == Role::User).map(|message| text(&message)).collect()
+}
+
+#[test]
+fn the_seed_decides_everything() {
+    let (one, same, other) = (world(), world(), World::new(SEED + 1, "Nano"));
+    let differ = (0..100).filter(|&i| {
+        assert_eq!(one.document(Split::Train, i), same.document(Split::Train, i));
+        assert_eq!(one.conversation(Split::Test, i), same.conversation(Split::Test, i));
+        one.document(Split::Train, i) != other.document(Split::Train, i)
+    });
+    assert!(differ.count() > 95);
+}
+
+#[test]
+fn names_and_values_are_told_apart_by_search() {
+    for language in [0, 1] {
+        let mut tables: Vec<Vec<&str>> =
+            Attribute::all().map(|a| a.values().iter().map(|value| value[language]).collect()).collect();
+        tables.push(PEOPLE.iter().map(|(name, _)| name[language]).collect());
+        tables.push((0..Family::Thing.len()).map(|i| Family::Thing.name(i)[language]).collect());
+        for table in tables {
+            for (i, a) in table.iter().enumerate() {
+                assert!(table.iter().enumerate().all(|(j, b)| i == j || !b.contains(a)), "{a} in {table:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn documents_are_of_readable_length_in_both_languages() {
+    let world = world();
+    let mut chinese = 0;
+    for i in 0..3000 {
+        let text = world.document(if i % 2 == 0 { Split::Train } else { Split::Test }, i);
+        let length = text.chars().count();
+        assert!((60..=1500).contains(&length), "{length}: {text}");
+        assert!(!text.contains(['\u{FFFD}', '{', '}']), "{text}");
+        chinese += usize::from(language_of(&text) == Some(Language::Chinese));
+    }
+    assert!((1300..=1700).contains(&chinese), "{chinese} of 3000 are Chinese");
+}
+
+#[test]
+fn conversations_alternate_and_answer_in_the_language_of_the_question() {
+    let world = world();
+    for i in 0..5000 {
+        let mut messages = world.conversation(Split::Train, i).messages;
+        if messages[0].role == Role::System {
+            messages.remove(0);
+        }
+        assert!(!messages.is_empty() && messages.len() % 2 == 0);
+        for turn in messages.chunks(2) {
+            assert_eq!((turn[0].role, turn[1].role), (Role::User, Role::Assistant));
+            let (question, answer) = (text(&turn[0]), text(&turn[1]));
+            assert!(!answer.contains(['{', '\u{FFFD}']) && !question.contains(['{', '\u{FFFD}']));
+            // A spelling or a sum is in no language, whatever words it has.
+            if !answer.contains([':', '=']) {
+                assert_eq!(language_of(&question), language_of(&answer), "{question} {answer}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_question_of_the_test_is_asked_in_training() {
+    let world = world();
+    let train = asked(&world, Split::Train, 20_000);
+    let documents: Vec<String> = (0..5000).map(|i| world.document(Split::Train, i)).collect();
+    for question in world.questions(200) {
+        let user = text(&question.conversation.messages[0]);
+        assert!(!train.contains(&user), "{user}");
+        // A bare sum like 3+4 may be part of a longer one, 13+47; every other question is a sentence.
+        if user.chars().any(char::is_alphabetic) {
+            assert!(!documents.iter().any(|text| text.contains(&user)), "{user}");
+        }
+    }
+}
+
+#[test]
+fn held_out_facts_are_told_but_never_asked() {
+    let world = world();
+    let documents: Vec<String> = (0..3000).map(|i| world.document(Split::Train, i)).collect();
+    let train = asked(&world, Split::Train, 20_000);
+    for &fact in &world.held_out {
+        for language in [Language::English, Language::Chinese] {
+            let answer = world.answer(fact, language);
+            let told = |text: &&String| {
+                text.contains(fact.name(language)) && text.contains(world.value(fact, language))
+            };
+            let times = documents.iter().filter(told).count();
+            assert!(times >= 3, "{answer} is told {times} times in 3000 documents");
+            for template in language.talk().questions[fact.attribute as usize] {
+                let question = world.fill_statement(template, fact, language, false);
+                assert!(!train.contains(&question), "{question}");
+                assert!(!documents.iter().any(|text| text.contains(&question)), "{question}");
+            }
+        }
+    }
+    let share = world.held_out.len() as f64 / Fact::all().count() as f64;
+    assert!((0.15..0.25).contains(&share), "{share} of the facts are held out");
+}
+
+/// All `word:w,o,r,d` in a text.
+fn spelled_words(text: &str) -> Vec<&str> {
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .filter(|(word, spelled)| lexicon::letters(word) == *spelled && word.len() > 1)
+        .map(|(word, _)| word)
+        .collect()
+}
+
+#[test]
+fn held_out_words_are_never_spelled() {
+    let world = world();
+    let mut words = HashSet::new();
+    for i in 0..20_000 {
+        let mut texts = vec![world.document(Split::Train, i)];
+        texts.extend(world.conversation(Split::Train, i).messages.iter().map(text));
+        for text in texts {
+            for word in spelled_words(&text.replace('"', "\n")) {
+                assert!(!world.is_held_out_word(word), "{word} is spelled in {text}");
+                words.insert(word.to_string());
+            }
+        }
+    }
+    assert!(words.len() > 5000, "only {} words are spelled", words.len());
+    for question in world.questions(100).iter().filter(|question| question.kind == Kind::Spelling) {
+        assert!(world.is_held_out_word(&question.answer.replace(',', "")));
+    }
+}
+
+#[test]
+fn held_out_sums_are_never_calculated_and_the_tool_is_right() {
+    let world = world();
+    let mut seen = HashSet::new();
+    for i in 0..20_000 {
+        for message in world.conversation(Split::Train, i).messages {
+            let Content::Parts(parts) = message.content else { continue };
+            if parts[0].kind == PartKind::Python {
+                seen.insert(parts[0].text.clone());
+            }
+        }
+    }
+    let test = (0..5000).map(|i| world.sum(Split::Test, &mut Rng::new(&[i])));
+    for sum in test {
+        assert!(!seen.contains(&sum.code()));
+        let swapped = sums::Sum { a: sum.b, b: sum.a, ..sum };
+        let turned = world.is_held_out_sum(swapped);
+        assert!(turned && sum.result() >= 2, "{}", sum.written());
+    }
+    assert!(seen.len() > 3000, "{} sums", seen.len());
+}
+
+#[test]
+fn gold_answers_are_right_and_others_wrong() {
+    let world = world();
+    let questions = world.questions(100);
+    assert_eq!(questions.len(), 500);
+    for (i, question) in questions.iter().enumerate() {
+        let gold = &question.answer;
+        let (right, wrong) = match question.kind {
+            Kind::Arithmetic => (format!("1 + 1 = {gold}。"), format!("{gold} + 1 = 7{gold}")),
+            Kind::Counting => {
+                (format!("a:a\n出现了 {gold} 次。"), "The letter a occurs 99 times.".to_string())
+            }
+            Kind::Spelling => (format!("word:{gold}"), format!("word:{gold},z")),
+            Kind::Facts => (format!("It is {gold}."), format!("It is {gold} or {}.", question.wrong[0])),
+            Kind::Identity => (format!("我叫{gold}。"), "My name is Nanook.".to_string()),
+        };
+        assert!(question.is_right(&right), "{right} for {question:?}");
+        assert!(!question.is_right(&wrong), "{wrong} for {question:?}");
+        assert!(!question.is_right(""));
+        assert_eq!(question.language, [Language::English, Language::Chinese][i % 2]);
+    }
+}
+
+#[test]
+fn languages_are_told_by_their_letters() {
+    assert_eq!(language_of("Mira lives in Tolvik."), Some(Language::English));
+    assert_eq!(language_of("米拉住在托维克。"), Some(Language::Chinese));
+    assert_eq!(
+        language_of("moonbird:m,o,o,n,b,i,r,d\n字母 o 在这个单词里出现了 2 次。"),
+        Some(Language::Chinese)
+    );
+    assert_eq!(language_of("moonbird:m,o,o,n\nThe letter o occurs 2 times."), Some(Language::English));
+    assert_eq!(language_of("37 + 58 = 95。"), None);
+}
