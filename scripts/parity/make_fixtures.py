@@ -47,6 +47,7 @@ def sizes(vocab_size, n_layer, n_embd, n_head, n_kv_head, sequence_len) -> dict:
         "eos_token_id": vocab_size - 5,
         "pad_token_id": None,
         "dtype": "float32",
+        "transformers_version": "5.23.0",
     }
 
 

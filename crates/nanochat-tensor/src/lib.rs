@@ -17,7 +17,7 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 
-pub use ops::attention_with_kv_cache::{CachedRow, KvPages};
+pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
 pub use ops::rotary_qk_norm::RotaryTable;
 pub use rng::Rng;
 pub use tape::{Grads, Tape};

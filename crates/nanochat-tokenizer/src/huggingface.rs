@@ -25,7 +25,7 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 impl Tokenizer {
     /// Reads a `tokenizer.json`: ours, or any byte-level BPE one (GPT-2, Llama 3, Qwen, cl100k, …).
     pub fn from_file(path: &Path) -> Result<Tokenizer, TokenizerError> {
-        let failed = |source| TokenizerError::Read { path: path.into(), source };
+        let failed = |error| TokenizerError::Read { path: path.into(), error };
         let mut json = String::new();
         let file = std::fs::File::open(path).map_err(failed)?;
         file.take(MAX_FILE_BYTES + 1).read_to_string(&mut json).map_err(failed)?;
@@ -33,12 +33,12 @@ impl Tokenizer {
             true => Err(TokenizerError::Invalid("the file is larger than 256 MiB".into())),
             false => Tokenizer::from_json(&json),
         };
-        parsed.map_err(|source| TokenizerError::InFile { path: path.into(), source: Box::new(source) })
+        parsed.map_err(|error| TokenizerError::InFile { path: path.into(), error: Box::new(error) })
     }
 
     /// Reads the text of a `tokenizer.json`.
     pub fn from_json(json: &str) -> Result<Tokenizer, TokenizerError> {
-        let file: TokenizerFile = serde_json::from_str(json)?;
+        let file: TokenizerFile = serde_json::from_str(json).map_err(TokenizerError::Json)?;
         let nfc = read_normalizer(&file.normalizer)?;
         let mut patterns = Vec::new();
         read_pre_tokenizer(&file.pre_tokenizer, &mut patterns)?;
@@ -94,7 +94,7 @@ impl Tokenizer {
 
     /// Writes the `tokenizer.json` at once or not at all: to a temporary sibling, which is then renamed.
     pub fn save(&self, path: &Path) -> Result<(), TokenizerError> {
-        let failed = |source| TokenizerError::Write { path: path.into(), source };
+        let failed = |error| TokenizerError::Write { path: path.into(), error };
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".tmp{}", std::process::id()));
         let temporary = path.with_file_name(name);
@@ -104,9 +104,9 @@ impl Tokenizer {
             file.sync_all()?;
             std::fs::rename(&temporary, path)
         };
-        write().map_err(|source| {
+        write().map_err(|error| {
             let _ = std::fs::remove_file(&temporary); // the write error is the one to report
-            failed(source)
+            failed(error)
         })
     }
 }
@@ -185,7 +185,7 @@ fn read_model(model: Value) -> Result<Model, TokenizerError> {
     if kind != "BPE" {
         return unsupported(format!("its model is {kind}; only byte-level BPE can be read"));
     }
-    let model: Model = serde_json::from_value(model)?;
+    let model: Model = serde_json::from_value(model).map_err(TokenizerError::Json)?;
     let affix = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
     if model.byte_fallback {
         return unsupported("its BPE works on characters (byte_fallback), not on bytes");

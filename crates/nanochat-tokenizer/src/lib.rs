@@ -54,7 +54,7 @@ struct Shared {
     added: Vec<AddedToken>,
 }
 
-/// Why there is no tokenizer.
+/// Why there is no tokenizer. Each message is whole: no cause is left for a chain to print a second time.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     #[error(
@@ -70,17 +70,17 @@ pub enum TokenizerError {
     #[error("{bytes} bytes of distinct text are more than training can index (2 GiB); read fewer characters")]
     TooMuchText { bytes: usize },
     #[error("failed to parse the tokenizer as JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(serde_json::Error),
     #[error("not a tokenizer that nanochat can use: {0}")]
     Unsupported(String),
     #[error("damaged tokenizer: {0}")]
     Invalid(String),
-    #[error("failed to read {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("failed to write {path}: {source}")]
-    Write { path: PathBuf, source: std::io::Error },
-    #[error("{path}: {source}")]
-    InFile { path: PathBuf, source: Box<TokenizerError> },
+    #[error("failed to read {path}: {error}")]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("failed to write {path}: {error}")]
+    Write { path: PathBuf, error: std::io::Error },
+    #[error("{path}: {error}")]
+    InFile { path: PathBuf, error: Box<TokenizerError> },
 }
 
 impl Tokenizer {

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use nanochat_tensor::safetensors::{self, SafetensorsError, SaveAs};
+use nanochat_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::config::{ConfigError, GptConfig};
@@ -49,7 +50,45 @@ pub fn tensor_name(name: &str) -> String {
 pub struct TokenIds {
     pub bos: u32,
     pub eos: u32,
-    pub pad: u32,
+}
+
+/// Renders conversations as `Conversation::render` does, for `apply_chat_template`.
+pub const CHAT_TEMPLATE: &str = include_str!("hf/chat_template.jinja");
+
+impl TokenIds {
+    /// An answer ends with `<|assistant_end|>`. A tokenizer without chat tokens ends documents with
+    /// `<|bos|>`, and one without any at id 0.
+    pub fn of(tokenizer: &Tokenizer) -> TokenIds {
+        let bos = tokenizer.special("<|bos|>").unwrap_or(0);
+        let end = tokenizer.special("<|assistant_end|>").unwrap_or(bos);
+        TokenIds { bos, eos: end }
+    }
+}
+
+/// The values of generation_config.json: what `generate` does without further options. The padding
+/// token must be among those that end an answer, or `generate` takes every `<|bos|>` for padding.
+pub fn generation_config_json(ids: TokenIds) -> Value {
+    json!({
+        "bos_token_id": ids.bos,
+        "eos_token_id": [ids.eos, ids.bos],
+        "pad_token_id": ids.bos,
+        "do_sample": true,
+        "temperature": 0.6,
+        "top_k": 50,
+        "max_new_tokens": 256,
+    })
+}
+
+/// The values of tokenizer_config.json.
+pub fn tokenizer_config_json(config: &GptConfig) -> Value {
+    json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|bos|>",
+        "eos_token": "<|assistant_end|>",
+        "pad_token": "<|bos|>",
+        "clean_up_tokenization_spaces": false,
+        "model_max_length": config.sequence_len,
+    })
 }
 
 /// The values of config.json. Those that are transformers' defaults but differ between its versions
@@ -75,8 +114,11 @@ pub fn config_json(config: &GptConfig, ids: TokenIds, dtype: SaveAs) -> Value {
         "tie_word_embeddings": false,
         "bos_token_id": ids.bos,
         "eos_token_id": ids.eos,
-        "pad_token_id": ids.pad,
+        // With a padding token (or without the key) transformers never trains that row of the embedding.
+        "pad_token_id": null,
         "dtype": match dtype { SaveAs::F32 => "float32", SaveAs::Bf16 => "bfloat16" },
+        // The first release whose folders need no check of their tokenizer.
+        "transformers_version": "5.23.0",
     })
 }
 
@@ -152,7 +194,7 @@ pub fn save_weights(folder: &Path, model: &Gpt, dtype: SaveAs) -> Result<(), Mod
 mod tests {
     use super::*;
 
-    const IDS: TokenIds = TokenIds { bos: 0, eos: 1, pad: 2 };
+    const IDS: TokenIds = TokenIds { bos: 0, eos: 1 };
 
     fn write_folder(folder: &Path) -> Gpt {
         let model = Gpt::init(GptConfig::from_depth(2, 40, 16).unwrap(), 3);

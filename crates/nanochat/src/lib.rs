@@ -1,15 +1,20 @@
 //! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
 
 mod atomic_file;
+pub mod answer;
+pub mod atomic_file;
 pub mod batch;
 pub mod calculator;
 pub mod chat_loader;
+pub mod checkpoint;
 pub mod config;
 pub mod conversation;
 pub mod dataloader;
 pub mod dataset;
+pub mod engine;
 pub mod gpt;
 pub mod huggingface;
+pub mod kv_cache;
 pub mod ingest;
 pub mod lines;
 pub mod loss_eval;
@@ -17,8 +22,10 @@ pub mod make;
 pub mod metrics;
 pub mod optim;
 mod partial_dir;
+pub mod plan;
 pub mod sampler;
 pub mod schedule;
+pub mod stages;
 #[cfg(test)]
 mod testing;
 pub mod train;

@@ -76,7 +76,7 @@ fn logits_equal_transformers_to_1e_4() {
 }
 
 #[test]
-fn loss_and_every_gradient_equal_pytorch_to_1e_3() {
+fn loss_and_every_gradient_equal_pytorch_to_1e_4() {
     for name in FIXTURES {
         let fixture = Fixture::load(name);
         let batch = &fixture.batches("")[0];
@@ -90,7 +90,7 @@ fn loss_and_every_gradient_equal_pytorch_to_1e_3() {
             let want = &fixture.expected[&format!("grad.{}", tensor_name(&param))];
             let worst = relative_difference(grads.get(weight).unwrap().data(), want.data());
             println!("{name}: gradient of {param} differs by {worst:e}");
-            assert!(worst <= 1e-3, "{name}: {param}: {worst}");
+            assert!(worst <= 1e-4, "{name}: {param}: {worst}");
         }
     }
 }
@@ -115,12 +115,13 @@ fn ten_training_steps_follow_pytorch() {
             let result = train::step(&mut fixture.model, &mut optimizer, &[batch], moment).unwrap();
             let want = fixture.expected["train.losses"].data()[i];
             println!("{name}: step {i}: loss {} vs {want}", result.loss);
-            assert!((result.loss - want).abs() < 1e-3, "{name}: step {i}: {} vs {want}", result.loss);
+            assert!((result.loss - want).abs() < 1e-4, "{name}: step {i}: {} vs {want}", result.loss);
         }
         for (param, _, weight) in fixture.model.params() {
             let want = &fixture.expected[&format!("trained.{}", tensor_name(&param))];
             let worst = relative_difference(weight.data(), want.data());
-            assert!(worst <= 1e-2, "{name}: {param} differs by {worst} after ten steps");
+            // Adam's first steps divide by √v of a few values: the embedding's noise grows to 1e-4.
+            assert!(worst <= 2e-3, "{name}: {param} differs by {worst} after ten steps");
         }
     }
 }

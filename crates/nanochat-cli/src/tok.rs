@@ -1,0 +1,265 @@
+//! `nanochat tok`: make a tokenizer, measure it, and look inside.
+
+mod eval;
+mod render;
+mod show;
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use nanochat::dataset::{OnBadShard, Shards, Split};
+use nanochat_tokenizer::{SPECIAL_TOKENS, Tokenizer, TrainOptions, train};
+
+/// Make a tokenizer, measure it, and look inside
+#[derive(Debug, Subcommand)]
+pub enum TokCommand {
+    /// Train a byte-level BPE tokenizer on the training shards
+    Train(TrainArgs),
+    /// Measure compression on several kinds of text, also against other tokenizers
+    Eval(eval::EvalArgs),
+    /// Turn text into token ids
+    Encode(EncodeArgs),
+    /// Turn token ids into text
+    Decode(DecodeArgs),
+    /// Print the vocabulary readably, with a count of what it holds
+    Show(show::ShowArgs),
+    /// Print conversations as the model sees them, what it is trained on in colour
+    Render(render::RenderArgs),
+    /// Take over a tokenizer.json made elsewhere (GPT-2, Llama 3, Qwen, … : any byte-level BPE)
+    Import(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Tokens in all: 256 bytes, merges, special tokens. Suggested: 65536 for English, 40000 for
+    /// Chinese, 50000 for both
+    #[arg(long, default_value_t = TrainOptions::default().vocab_size)]
+    vocab_size: usize,
+    /// Stop reading after this many characters
+    #[arg(long, default_value_t = TrainOptions::default().max_chars)]
+    max_chars: usize,
+    /// Of each document, read no more than this many characters
+    #[arg(long, default_value_t = TrainOptions::default().max_document_chars)]
+    doc_cap: usize,
+    /// A split pattern (regex) of your own: merges never cross the pieces it cuts [default: GPT-4's,
+    /// with digits in ones and twos]
+    #[arg(long, value_name = "REGEX")]
+    pattern: Option<String>,
+    /// Special tokens of your own, such as '<|zh_start|>'; they get ids after nanochat's nine
+    #[arg(long = "special", value_name = "NAME", num_args = 1..)]
+    extra_special: Vec<String>,
+    /// Folder of parquet shards; the last one is for validation and not read [default: base_data of the
+    /// base directory]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// What to do about a shard that cannot be read
+    #[arg(long, value_enum, default_value_t)]
+    bad_shards: OnBadShard,
+}
+
+/// Which tokenizer to use.
+#[derive(Debug, Args)]
+struct Source {
+    /// A tokenizer.json, or a folder with one [default: tokenizer/tokenizer.json of the base directory]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct EncodeArgs {
+    /// The text; without it, standard input is read to its end, final newline included
+    text: Option<String>,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, Args)]
+pub struct DecodeArgs {
+    /// Token ids; without them, standard input is read, ids apart by spaces, commas or newlines
+    ids: Vec<String>,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// A tokenizer.json, or a folder with one
+    file: PathBuf,
+}
+
+/// Runs one `nanochat tok` command; what it makes goes to `base_dir`.
+pub fn run(command: TokCommand, base_dir: &Path) -> anyhow::Result<()> {
+    let done = match command {
+        TokCommand::Train(args) => train_tokenizer(&args, base_dir),
+        TokCommand::Eval(args) => eval::run(&args, base_dir),
+        TokCommand::Encode(args) => encode(&args, base_dir),
+        TokCommand::Decode(args) => decode(&args, base_dir),
+        TokCommand::Show(args) => show::run(&args, base_dir),
+        TokCommand::Render(args) => render::run(&args, base_dir),
+        TokCommand::Import(args) => import(&args, base_dir),
+    };
+    // `nanochat tok show | head` closes the pipe when it has enough.
+    match done {
+        Err(error) if is_closed_pipe(&error) => Ok(()),
+        done => done,
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Where the project's own tokenizer lives.
+pub fn tokenizer_path(base_dir: &Path) -> PathBuf {
+    base_dir.join("tokenizer/tokenizer.json")
+}
+
+/// Shards under the base directory.
+fn data_dir(base_dir: &Path) -> PathBuf {
+    base_dir.join("base_data")
+}
+
+impl Source {
+    fn load(&self, base_dir: &Path) -> anyhow::Result<Tokenizer> {
+        if let Some(file) = &self.tokenizer {
+            return read_tokenizer(file);
+        }
+        let path = tokenizer_path(base_dir);
+        if !path.exists() {
+            bail!(
+                "there is no tokenizer at {}; make one with `nanochat tok train`, or name one with --tokenizer",
+                path.display()
+            );
+        }
+        read_tokenizer(&path)
+    }
+}
+
+/// Reads a tokenizer.json, or the one in a model folder.
+fn read_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+    let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+    Ok(Tokenizer::from_file(&path)?)
+}
+
+fn save_tokenizer(tokenizer: &Tokenizer, base_dir: &Path) -> anyhow::Result<PathBuf> {
+    let path = tokenizer_path(base_dir);
+    let folder = path.parent().expect("a path with a folder");
+    std::fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    tokenizer.save(&path)?;
+    Ok(path)
+}
+
+fn train_tokenizer(args: &TrainArgs, base_dir: &Path) -> anyhow::Result<()> {
+    let data = args.data.clone().unwrap_or_else(|| data_dir(base_dir));
+    let shards = Shards::open(&data, args.bad_shards)?;
+    let options = TrainOptions {
+        vocab_size: args.vocab_size,
+        pattern: args.pattern.clone(),
+        extra_special: args.extra_special.clone(),
+        max_chars: args.max_chars,
+        max_document_chars: args.doc_cap,
+    };
+    let start = Instant::now();
+    let progress = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
+        "{spinner} tokenizer: {bytes} of text read, {bytes_per_sec}",
+    )?);
+    let mut failure = None;
+    let texts = shards.texts(Split::Train).map_while(|text| match text {
+        Ok(text) => Some(text),
+        Err(error) => {
+            failure = Some(error);
+            None
+        }
+    });
+    let trained = train(texts.inspect(|text| progress.inc(text.len() as u64)), &options);
+    let read = progress.position();
+    progress.finish_and_clear();
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    let tokenizer = trained?;
+    let path = save_tokenizer(&tokenizer, base_dir)?;
+    report_training(&tokenizer, args.vocab_size, read, start.elapsed().as_secs_f64());
+    let (bytes, tokens) = eval::compression(&tokenizer, &eval::sample(&shards, Split::Val, 1_000_000)?);
+    println!("validation   {:.3} bytes per token", bytes as f64 / tokens as f64);
+    println!("wrote        {}", path.display());
+    Ok(())
+}
+
+fn report_training(tokenizer: &Tokenizer, asked: usize, read: u64, seconds: f64) {
+    let size = tokenizer.vocab_size();
+    if size < asked {
+        eprintln!(
+            "warning: the text has pairs for {size} tokens only, not for {asked}; the tokenizer has {size}, \
+             and models made with it will too"
+        );
+    }
+    println!("vocabulary   {size} tokens, {} of them special", tokenizer.special_names().count());
+    let megabytes = read as f64 / 1e6;
+    println!("time         {seconds:.1} s for {megabytes:.1} MB ({:.1} MB/s)", megabytes / seconds);
+}
+
+fn encode(args: &EncodeArgs, base_dir: &Path) -> anyhow::Result<()> {
+    let tokenizer = args.source.load(base_dir)?;
+    let text = match &args.text {
+        Some(text) => text.clone(),
+        None => stdin_text()?,
+    };
+    let ids: Vec<String> = tokenizer.encode(&text).iter().map(u32::to_string).collect();
+    writeln!(std::io::stdout(), "{}", ids.join(" "))?;
+    Ok(())
+}
+
+fn stdin_text() -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).context("failed to read standard input")?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("standard input is not UTF-8: byte {at} begins no character; convert it first, for example with iconv")
+    })
+}
+
+fn decode(args: &DecodeArgs, base_dir: &Path) -> anyhow::Result<()> {
+    let tokenizer = args.source.load(base_dir)?;
+    let words = if args.ids.is_empty() { stdin_text()? } else { args.ids.join(" ") };
+    let words = words.split(|c: char| c.is_whitespace() || ",[]".contains(c)).filter(|word| !word.is_empty());
+    let ids = words.map(|word| known_id(&tokenizer, word)).collect::<anyhow::Result<Vec<u32>>>()?;
+    let mut stdout = std::io::stdout();
+    // The exact bytes, so that encode and decode undo each other; a newline is for eyes only.
+    stdout.write_all(&tokenizer.decode_bytes(&ids))?;
+    if stdout.is_terminal() {
+        writeln!(stdout)?;
+    }
+    Ok(())
+}
+
+fn known_id(tokenizer: &Tokenizer, word: &str) -> anyhow::Result<u32> {
+    let id: u32 = word.parse().ok().with_context(|| format!("{word:?} is not a token id"))?;
+    if tokenizer.token_bytes(id).is_none() {
+        bail!("there is no token {id}; ids go from 0 to {}", tokenizer.vocab_size().saturating_sub(1));
+    }
+    Ok(id)
+}
+
+fn import(args: &ImportArgs, base_dir: &Path) -> anyhow::Result<()> {
+    let found = read_tokenizer(&args.file)?;
+    let missing: Vec<&str> =
+        SPECIAL_TOKENS.into_iter().filter(|name| found.special(name).is_none()).collect();
+    let tokenizer = found.with_special(&SPECIAL_TOKENS)?;
+    let path = save_tokenizer(&tokenizer, base_dir)?;
+    println!(
+        "vocabulary   {} tokens, {} of them special",
+        tokenizer.vocab_size(),
+        tokenizer.special_names().count()
+    );
+    if !missing.is_empty() {
+        println!("added        {}", missing.join(" "));
+    }
+    println!("wrote        {}", path.display());
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! `nanochat tok render`: conversations as the model sees them in finetuning, special tokens included.
+
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use nanochat::conversation::{Rendered, read_conversations};
+use nanochat_tokenizer::{StreamDecoder, Tokenizer};
+
+use super::Source;
+
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// Conversations as JSON lines (also .gz, .zst): arrays of {role, content}, {"messages": …} or ShareGPT
+    file: PathBuf,
+    #[command(flatten)]
+    source: Source,
+    /// Conversations to print
+    #[arg(long, default_value_t = 3)]
+    limit: usize,
+    /// Tokens at which a conversation is cut
+    #[arg(long, default_value_t = 2_048)]
+    max_len: usize,
+    /// Put a bar between tokens (a character split between tokens stays whole)
+    #[arg(long)]
+    tokens: bool,
+    /// Green is trained, grey is not; without colour, what is trained stands in ⟦ ⟧
+    #[arg(long, value_enum, default_value_t)]
+    color: Color,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Color {
+    /// If standard output is a terminal and NO_COLOR is not set
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+pub fn run(args: &RenderArgs, base_dir: &Path) -> anyhow::Result<()> {
+    let tokenizer = args.source.load(base_dir)?;
+    let stdout = std::io::stdout().lock();
+    let color = match args.color {
+        Color::Auto => stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        Color::Always => true,
+        Color::Never => false,
+    };
+    let style = Style { color, bar: if args.tokens { "|" } else { "" } };
+    let mut out = BufWriter::new(stdout);
+    for conversation in read_conversations(&args.file)?.take(args.limit) {
+        let (line, conversation) = conversation?;
+        let rendered = conversation.render(&tokenizer, args.max_len)?;
+        let trained = rendered.mask.iter().filter(|trained| **trained).count();
+        let cut = if rendered.cut { ", cut" } else { "" };
+        writeln!(out, "line {line}: {} tokens, {trained} trained{cut}", rendered.ids.len())?;
+        writeln!(out, "{}\n", style.paint(&tokenizer, &rendered))?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+struct Style {
+    color: bool,
+    /// Between tokens.
+    bar: &'static str,
+}
+
+impl Style {
+    /// The whole conversation as text, runs of trained and untrained tokens marked.
+    fn paint(&self, tokenizer: &Tokenizer, rendered: &Rendered) -> String {
+        let tokens: Vec<(u32, bool)> =
+            rendered.ids.iter().copied().zip(rendered.mask.iter().copied()).collect();
+        let mut painted = String::new();
+        for run in tokens.chunk_by(|a, b| a.1 == b.1) {
+            let (start, end) = match (self.color, run[0].1) {
+                (true, true) => ("\x1b[32m", "\x1b[0m"),
+                (true, false) => ("\x1b[90m", "\x1b[0m"),
+                (false, true) => ("⟦", "⟧"),
+                (false, false) => ("", ""),
+            };
+            let mut stream = StreamDecoder::new(tokenizer);
+            let mut parts: Vec<String> = run.iter().map(|(id, _)| stream.push(*id)).collect();
+            parts.push(stream.finish());
+            parts.retain(|part| !part.is_empty());
+            painted += &format!("{start}{}{end}", visible(&parts.join(self.bar)));
+        }
+        painted
+    }
+}
+
+/// Escapes what could drive the terminal; text of a data file is not to be trusted.
+fn visible(text: &str) -> String {
+    let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().map(|c| if harmless(c) { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trained_runs_are_marked_and_characters_stay_whole() {
+        let options = nanochat_tokenizer::TrainOptions { vocab_size: 265, ..Default::default() };
+        let tokenizer = nanochat_tokenizer::train(["x"].iter(), &options).unwrap();
+        let ids = [vec![256], tokenizer.encode("问\x1b"), tokenizer.encode("答!")].concat();
+        let mask = [vec![false; 5], vec![true; 4]].concat();
+        let rendered = Rendered { ids, mask, cut: false };
+        let plain = Style { color: false, bar: "|" }.paint(&tokenizer, &rendered);
+        assert_eq!(plain, "<|bos|>|问|\\u{1b}⟦答|!⟧");
+        let coloured = Style { color: true, bar: "" }.paint(&tokenizer, &rendered);
+        assert_eq!(coloured, "\x1b[90m<|bos|>问\\u{1b}\x1b[0m\x1b[32m答!\x1b[0m");
+    }
+}

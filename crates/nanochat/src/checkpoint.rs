@@ -1,0 +1,283 @@
+//! Checkpoints. A checkpoint is a folder that Hugging Face transformers loads as it is, with the
+//! training state in files beside the model:
+//!
+//! ```text
+//! base_checkpoints/d4/step_000650/
+//!   config.json  generation_config.json  model.safetensors
+//!   tokenizer.json  tokenizer_config.json  chat_template.jinja
+//!   optimizer.safetensors  train_state.json
+//! ```
+//!
+//! It is written under another name and renamed when all of it is on disk: a folder of that name is
+//! whole, whatever happened while it was made.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nanochat_tensor::safetensors::{self, SafetensorsError, SaveAs};
+use nanochat_tokenizer::{Tokenizer, TokenizerError};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::atomic_file;
+use crate::gpt::Gpt;
+use crate::huggingface::{self, ModelError, TokenIds};
+use crate::optim::Optimizer;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("failed to write the checkpoint {}: {source}; what was saved before is untouched", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("failed to write a checkpoint: {0}; what was saved before is untouched")]
+    WriteModel(ModelError),
+    #[error("failed to read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is damaged: {message}", path.display())]
+    Damaged { path: PathBuf, message: String },
+    #[error("no {what} in {}: {hint}", path.display())]
+    Missing { what: String, path: PathBuf, hint: String },
+    #[error(
+        "the model in {} has a vocabulary of {model} tokens, but its tokenizer has {tokenizer}",
+        path.display()
+    )]
+    Vocabulary { path: PathBuf, model: usize, tokenizer: usize },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Safetensors(#[from] SafetensorsError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+/// Which stage made a model; names its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    Base,
+    Sft,
+}
+
+impl Stage {
+    pub fn folder(self) -> &'static str {
+        match self {
+            Stage::Base => "base_checkpoints",
+            Stage::Sft => "chatsft_checkpoints",
+        }
+    }
+}
+
+/// What a stage needs to go on, besides weights and the optimizer's tensors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrainState {
+    /// Steps done.
+    pub step: usize,
+    pub optimizer_steps: u64,
+    /// The loader's position.
+    pub position: Value,
+    /// The stage's settings, as given.
+    pub settings: Value,
+    /// Seconds of training so far, over all sessions of the run.
+    pub seconds: f64,
+}
+
+/// A model that can speak: weights and the tokenizer that goes with them.
+pub struct LoadedModel {
+    pub model: Gpt,
+    pub tokenizer: Tokenizer,
+    pub folder: PathBuf,
+}
+
+/// The checkpoints of one run.
+pub struct Checkpoints {
+    dir: PathBuf,
+}
+
+impl Checkpoints {
+    pub fn new(base_dir: &Path, stage: Stage, model_tag: &str) -> Checkpoints {
+        Checkpoints { dir: base_dir.join(stage.folder()).join(model_tag) }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn folder(&self, step: usize) -> PathBuf {
+        self.dir.join(format!("step_{step:06}"))
+    }
+
+    /// Steps with a whole checkpoint, rising.
+    pub fn steps(&self) -> Vec<usize> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let step = |name: std::ffi::OsString| name.to_str()?.strip_prefix("step_")?.parse().ok();
+        let mut steps: Vec<usize> = entries.filter_map(|entry| step(entry.file_name())).collect();
+        steps.sort();
+        steps
+    }
+
+    pub fn save(
+        &self,
+        model: &Gpt,
+        tokenizer: &Tokenizer,
+        optimizer: &Optimizer,
+        state: &TrainState,
+    ) -> Result<PathBuf, CheckpointError> {
+        let folder = self.folder(state.step);
+        let temporary = self.dir.join(format!("saving_{:06}", state.step));
+        let error = |source| CheckpointError::Write { path: folder.clone(), source };
+        remove_if_there(&temporary).map_err(error)?;
+        let written = write_folder(&temporary, model, tokenizer, SaveAs::F32).and_then(|()| {
+            let tensors = optimizer.tensors();
+            safetensors::save(&temporary.join("optimizer.safetensors"), tensors, SaveAs::F32)?;
+            write_json(&temporary.join("train_state.json"), &json!(state))
+        });
+        if written.is_err() {
+            let _ = fs::remove_dir_all(&temporary); // the error that matters is the first one
+        }
+        written?;
+        let publish = || {
+            sync_dir(&temporary)?;
+            // A checkpoint of this step (left by a run that --overwrite replaces) makes way last.
+            remove_if_there(&folder)?;
+            fs::rename(&temporary, &folder)?;
+            sync_dir(&self.dir)
+        };
+        publish().map_err(error)?;
+        Ok(folder)
+    }
+
+    /// Deletes all but the last `keep` checkpoints (0 keeps all).
+    pub fn prune(&self, keep: usize) -> Result<(), CheckpointError> {
+        let steps = self.steps();
+        let surplus = if keep == 0 { 0 } else { steps.len().saturating_sub(keep) };
+        for &step in &steps[..surplus] {
+            // Renamed first: a folder half deleted must not look like a checkpoint.
+            let (folder, doomed) = (self.folder(step), self.dir.join(format!("deleting_{step:06}")));
+            let delete = || {
+                remove_if_there(&doomed)?;
+                fs::rename(&folder, &doomed)?;
+                fs::remove_dir_all(&doomed)
+            };
+            delete().map_err(|source| CheckpointError::Write { path: folder.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    pub fn load_state(&self, step: usize) -> Result<TrainState, CheckpointError> {
+        let path = self.folder(step).join("train_state.json");
+        let text = fs::read_to_string(&path).map_err(|source| CheckpointError::Read { path: path.clone(), source })?;
+        serde_json::from_str(&text).map_err(|e| CheckpointError::Damaged { path, message: e.to_string() })
+    }
+
+    pub fn load_optimizer(&self, state: &TrainState, optimizer: &mut Optimizer) -> Result<(), CheckpointError> {
+        let path = self.folder(state.step).join("optimizer.safetensors");
+        let tensors = safetensors::load(&path)?;
+        let restored = optimizer.restore(tensors, state.optimizer_steps);
+        restored.map_err(|message| CheckpointError::Damaged { path, message })
+    }
+}
+
+/// The folder of a model: by default the deepest model's last step.
+pub fn find(
+    base_dir: &Path,
+    stage: Stage,
+    model_tag: Option<&str>,
+    step: Option<usize>,
+) -> Result<PathBuf, CheckpointError> {
+    let dir = base_dir.join(stage.folder());
+    let train = match stage {
+        Stage::Base => "nanochat train base",
+        Stage::Sft => "nanochat train sft",
+    };
+    let missing = |what: String, path: PathBuf, hint| CheckpointError::Missing { what, path, hint };
+    let tag = match model_tag {
+        Some(tag) => tag.to_string(),
+        None => deepest_tag(&dir)
+            .ok_or_else(|| missing("model".into(), dir.clone(), format!("make one with `{train}`")))?,
+    };
+    let checkpoints = Checkpoints::new(base_dir, stage, &tag);
+    let steps = checkpoints.steps();
+    match step.or(steps.last().copied()) {
+        Some(step) if steps.contains(&step) => Ok(checkpoints.folder(step)),
+        Some(step) => Err(missing(format!("step {step}"), checkpoints.dir, format!("it has the steps {steps:?}"))),
+        None => {
+            let hint = match tags(&dir).join(", ") {
+                tags if tags.is_empty() => format!("make one with `{train}`"),
+                tags => format!("there are {tags}"),
+            };
+            Err(missing(format!("model {tag}"), dir, hint))
+        }
+    }
+}
+
+fn tags(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let has_steps = |path: &Path| !(Checkpoints { dir: path.into() }).steps().is_empty();
+    let tagged = entries.filter(|entry| has_steps(&entry.path()));
+    let mut tags: Vec<String> = tagged.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    tags.sort();
+    tags
+}
+
+/// Of tags like d4 and d12 the deepest, of others the one changed last.
+fn deepest_tag(dir: &Path) -> Option<String> {
+    let depth = |tag: &String| tag.strip_prefix('d').and_then(|depth| depth.parse::<usize>().ok());
+    let changed = |tag: &String| fs::metadata(dir.join(tag)).and_then(|m| m.modified()).ok();
+    tags(dir).into_iter().max_by_key(|tag| (depth(tag), changed(tag)))
+}
+
+/// A model folder of any origin.
+pub fn load_folder(folder: &Path) -> Result<LoadedModel, CheckpointError> {
+    if !folder.is_dir() {
+        let (what, hint) = ("model folder".into(), "a folder with config.json and model.safetensors is needed".into());
+        return Err(CheckpointError::Missing { what, path: folder.into(), hint });
+    }
+    let model = huggingface::load_model(folder)?;
+    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
+    if tokenizer.vocab_size() != model.config.vocab_size {
+        let (path, tokenizer) = (folder.into(), tokenizer.vocab_size());
+        return Err(CheckpointError::Vocabulary { path, model: model.config.vocab_size, tokenizer });
+    }
+    Ok(LoadedModel { model, tokenizer, folder: folder.into() })
+}
+
+/// Everything transformers loads, into a new folder.
+pub fn write_folder(
+    folder: &Path,
+    model: &Gpt,
+    tokenizer: &Tokenizer,
+    dtype: SaveAs,
+) -> Result<(), CheckpointError> {
+    let error = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| CheckpointError::Write { path, source }
+    };
+    fs::create_dir_all(folder).map_err(error(folder))?;
+    let ids = TokenIds::of(tokenizer);
+    write_json(&folder.join("config.json"), &huggingface::config_json(&model.config, ids, dtype))?;
+    write_json(&folder.join("generation_config.json"), &huggingface::generation_config_json(ids))?;
+    let tokenizer_config = huggingface::tokenizer_config_json(&model.config);
+    write_json(&folder.join("tokenizer_config.json"), &tokenizer_config)?;
+    let template = folder.join("chat_template.jinja");
+    atomic_file::write(&template, huggingface::CHAT_TEMPLATE.as_bytes()).map_err(error(&template))?;
+    tokenizer.save(&folder.join("tokenizer.json"))?;
+    huggingface::save_weights(folder, model, dtype).map_err(CheckpointError::WriteModel)
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
+    let text = serde_json::to_string_pretty(value).expect("a JSON value always serializes");
+    let error = |source| CheckpointError::Write { path: path.into(), source };
+    atomic_file::write(path, text.as_bytes()).map_err(error)
+}
+
+fn remove_if_there(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Makes names inside `dir` durable.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+}

@@ -1,0 +1,416 @@
+//! What a training run takes, before it is started: parameters, tokens, steps, shards, memory, time, money.
+//!
+//! Everything follows from `depth` by nanochat's rules. A configuration that cannot run is refused with
+//! the nearest one that can.
+
+mod memory;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ConfigError, GptConfig};
+
+pub use memory::Memory;
+
+/// Tokens a step at which the default learning rates were found.
+const USUAL_BATCH: usize = 524_288;
+const CHARACTERS_A_SHARD: f64 = 250e6;
+/// Largest device batch that is chosen without being asked for: more gives no speed.
+const LARGEST_BATCH: usize = 32;
+/// Part of a device's memory that a plan may use; the rest is workspaces, fragments and the runtime.
+const USABLE_MEMORY: f64 = 0.9;
+/// H100-hours that all stages but pretraining take together, for each layer: 3.6 minutes on 8×H100. Fitted,
+/// with an MFU of 0.5, to the published whole runs of d4 (15 min) to d32 (33 h); the error is below 20 %.
+const OTHER_STAGES_HOURS_A_LAYER: f64 = 0.48;
+/// The depths of nanochat's guides.
+const DEPTHS: [usize; 9] = [4, 6, 8, 10, 12, 16, 20, 26, 32];
+const DEEPEST: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    En,
+    Zh,
+    Mixed,
+}
+
+impl Language {
+    /// Training tokens for each parameter.
+    fn ratio(self, english_tokenizer: bool) -> usize {
+        match (self, english_tokenizer) {
+            (Language::En, _) => 20,
+            (Language::Mixed, _) => 22,
+            (Language::Zh, false) => 25,
+            (Language::Zh, true) => 30,
+        }
+    }
+
+    /// Middle of the ranges 2.5–3.0 (Chinese), 1.5–2.0 (by an English tokenizer), 3.0–3.5 (mixed).
+    fn chars_per_token(self, english_tokenizer: bool) -> f64 {
+        match (self, english_tokenizer) {
+            (Language::En, _) => 4.8,
+            (Language::Mixed, _) => 3.25,
+            (Language::Zh, false) => 2.75,
+            (Language::Zh, true) => 1.75,
+        }
+    }
+
+    fn usual_vocab(self) -> usize {
+        match self {
+            Language::En => 65_536,
+            Language::Zh => 40_000,
+            Language::Mixed => 50_000,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gpu {
+    H100,
+    A100,
+    V100,
+    /// Any other GPU, reckoned with the speed and memory of an H100
+    Other,
+    /// No GPU: float32 on about two AVX-512 cores
+    Cpu,
+}
+
+impl Gpu {
+    /// (dense bf16 or fp16 FLOP/s at its peak, dollars an hour, GB of memory); the CPU's FLOP/s are f32.
+    fn figures(self) -> (f64, f64, f64) {
+        match self {
+            Gpu::H100 => (989e12, 3.0, 80.0),
+            Gpu::A100 => (312e12, 1.79, 80.0),
+            Gpu::V100 => (125e12, 0.55, 32.0),
+            Gpu::Other => (989e12, 2.0, 80.0),
+            Gpu::Cpu => (0.4e12, 0.0, 16.0),
+        }
+    }
+}
+
+/// What a plan is asked for.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct PlanOptions {
+    /// Language of the training text
+    #[arg(long, value_enum, default_value = "en")]
+    pub language: Language,
+    /// The tokenizer was trained on English text: Chinese takes more tokens
+    #[arg(long)]
+    pub english_tokenizer: bool,
+    /// Size of the vocabulary [default: the language's usual one]
+    #[arg(long)]
+    pub vocab_size: Option<usize>,
+    /// Characters of text in one token [default: the language's usual number]
+    #[arg(long)]
+    pub chars_per_token: Option<f64>,
+    /// Length of a sequence, in tokens
+    #[arg(long, default_value_t = 2048)]
+    pub max_seq_len: usize,
+    /// Sequences a device works on at once [default: the most, up to 32, that fit and divide]
+    #[arg(long)]
+    pub device_batch_size: Option<usize>,
+    /// Tokens in one optimizer step, over all devices
+    #[arg(long, default_value_t = USUAL_BATCH)]
+    pub total_batch_size: usize,
+    /// Kind of GPU
+    #[arg(long, value_enum, default_value = "h100")]
+    pub gpu: Gpu,
+    /// Number of GPUs
+    #[arg(long, default_value_t = 8)]
+    pub gpus: usize,
+    /// Dollars for one GPU and hour [default: the kind's usual price]
+    #[arg(long)]
+    pub price: Option<f64>,
+    /// Memory of one GPU in GB [default: the kind's]
+    #[arg(long)]
+    pub memory_gb: Option<f64>,
+    /// Part of the peak FLOP/s that training reaches (nanochat measured 0.50 for d20, 0.51 for d32)
+    #[arg(long, default_value_t = 0.5)]
+    pub mfu: f64,
+    /// Shards of text that there are: how many times would they be read?
+    #[arg(long)]
+    pub shards: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Bill {
+    pub hours: f64,
+    pub dollars: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LearningRates {
+    pub matrix_lr: f64,
+    pub embedding_lr: f64,
+    pub unembedding_lr: f64,
+}
+
+/// A run that can be started as it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub depth: usize,
+    pub model: GptConfig,
+    pub params: usize,
+    pub tokens_per_param: usize,
+    /// steps · total_batch_size
+    pub tokens: usize,
+    pub steps: usize,
+    pub total_batch_size: usize,
+    pub device_batch_size: usize,
+    pub grad_accum_steps: usize,
+    pub chars_per_token: f64,
+    pub characters: f64,
+    /// Enough for one epoch, with a margin of 10 %.
+    pub shards: usize,
+    /// How often the shards given in the options are read, the last of them being for validation.
+    pub epochs: Option<f64>,
+    /// Bytes on each device.
+    pub memory: Memory,
+    pub memory_available: f64,
+    pub flops: f64,
+    pub pretraining: Bill,
+    /// From raw text to the report; on the CPU pretraining alone.
+    pub whole_run: Bill,
+    pub learning_rates: LearningRates,
+    pub suggestions: Vec<String>,
+}
+
+/// Why a run cannot be as asked, and what comes nearest.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum PlanError {
+    #[error(transparent)]
+    Model(#[from] ConfigError),
+    #[error("{option} must be above 0 and at most {most}, found {found}")]
+    Range { option: &'static str, most: f64, found: f64 },
+    #[error("--shards must be at least 2 (the last one is for validation), found {found}")]
+    Shards { found: usize },
+    #[error(
+        "a total batch of {total} tokens is no multiple of {micro} (device batch {device_batch} · sequence {seq} · {gpus} devices); the nearest that work are {nearest:?}"
+    )]
+    TotalBatch {
+        total: usize,
+        micro: usize,
+        device_batch: usize,
+        seq: usize,
+        gpus: usize,
+        nearest: Vec<usize>,
+    },
+    #[error(
+        "d{depth} with a device batch of {device_batch} needs {needed:.1} GB of memory and has {usable:.1}; the largest device batch that fits is {largest}"
+    )]
+    DeviceBatch { depth: usize, device_batch: usize, needed: f64, usable: f64, largest: usize },
+    #[error(
+        "d{depth} needs {needed:.1} GB of memory even for one sequence at a time and has {usable:.1}; {nearest}"
+    )]
+    Memory { depth: usize, needed: f64, usable: f64, nearest: String },
+    #[error(
+        "d{depth} trains on {tokens} tokens, less than one total batch of {total}; the largest total batch that works is {nearest}"
+    )]
+    TooFewTokens { depth: usize, tokens: usize, total: usize, nearest: usize },
+    #[error("no model can be trained for ${budget:.2}; the least is d{depth} for ${least:.2}")]
+    Budget { budget: f64, depth: usize, least: f64 },
+}
+
+/// The run of one depth.
+pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
+    check(depth, options)?;
+    let vocab = options.vocab_size.unwrap_or(options.language.usual_vocab());
+    let model = GptConfig::from_depth(depth, vocab, options.max_seq_len)?;
+    let device_batch_size = device_batch(depth, &model, options)?;
+    let micro = device_batch_size * options.max_seq_len * options.gpus;
+    let total_batch_size = options.total_batch_size;
+    if !total_batch_size.is_multiple_of(micro) {
+        let below = total_batch_size / micro * micro;
+        let nearest = [below, below + micro].into_iter().filter(|batch| *batch > 0).collect();
+        let (seq, gpus) = (options.max_seq_len, options.gpus);
+        let device_batch = device_batch_size;
+        return Err(PlanError::TotalBatch {
+            total: total_batch_size,
+            micro,
+            device_batch,
+            seq,
+            gpus,
+            nearest,
+        });
+    }
+    let tokens_per_param = options.language.ratio(options.english_tokenizer);
+    let steps = tokens_per_param * model.params() / total_batch_size;
+    if steps == 0 {
+        let tokens = tokens_per_param * model.params();
+        let nearest = (tokens / micro).max(1) * micro;
+        return Err(PlanError::TooFewTokens { depth, tokens, total: total_batch_size, nearest });
+    }
+    let tokens = steps * total_batch_size;
+    let usual_chars = options.language.chars_per_token(options.english_tokenizer);
+    let chars_per_token = options.chars_per_token.unwrap_or(usual_chars);
+    let characters = tokens as f64 * chars_per_token;
+    let flops = model.flops_per_token() * tokens as f64;
+    let (pretraining, whole_run) = bills(depth, flops, options);
+    Ok(Plan {
+        depth,
+        model,
+        params: model.params(),
+        tokens_per_param,
+        tokens,
+        steps,
+        total_batch_size,
+        device_batch_size,
+        grad_accum_steps: total_batch_size / micro,
+        chars_per_token,
+        characters,
+        shards: shards(characters),
+        epochs: options.shards.map(|n| characters / ((n - 1) as f64 * CHARACTERS_A_SHARD)),
+        memory: memory(&model, device_batch_size, options),
+        memory_available: available_memory(options),
+        flops,
+        pretraining,
+        whole_run,
+        learning_rates: learning_rates(options),
+        suggestions: suggestions(&model, options),
+    })
+}
+
+/// The runs of the guides' depths, d4 to d32; depths that do not fit are left out, unless none does.
+pub fn all_depths(options: &PlanOptions) -> Result<Vec<Plan>, PlanError> {
+    let (plans, mut errors): (Vec<_>, Vec<_>) =
+        DEPTHS.iter().map(|depth| plan(*depth, options)).partition(Result::is_ok);
+    if plans.is_empty() { Err(errors.swap_remove(0).unwrap_err()) } else { plans.into_iter().collect() }
+}
+
+/// The deepest model whose whole run costs at most `budget` dollars.
+pub fn largest_within(budget: f64, options: &PlanOptions) -> Result<Plan, PlanError> {
+    let plans: Vec<_> = (2..=DEEPEST).step_by(2).map(|depth| plan(depth, options)).collect();
+    let affordable = |plan: &&Plan| plan.whole_run.dollars <= budget;
+    if let Some(best) = plans.iter().flatten().rfind(affordable) {
+        return Ok(best.clone());
+    }
+    match plans.iter().flatten().next() {
+        Some(least) => Err(PlanError::Budget { budget, depth: least.depth, least: least.whole_run.dollars }),
+        None => plans.into_iter().next().expect("2 to 64 is not empty"),
+    }
+}
+
+/// The upper limits are far beyond any run; they keep the arithmetic from overflowing.
+fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError> {
+    let ranges = [
+        ("--depth", depth as f64, 1e3),
+        ("--vocab-size", options.vocab_size.unwrap_or(1) as f64, 1e8),
+        ("--max-seq-len", options.max_seq_len as f64, 1e8),
+        ("--total-batch-size", options.total_batch_size as f64, 1e12),
+        ("--device-batch-size", options.device_batch_size.unwrap_or(1) as f64, 1e6),
+        ("--gpus", options.gpus as f64, 1e5),
+        ("--mfu", options.mfu, 1.0),
+        ("--memory-gb", options.memory_gb.unwrap_or(1.0), 1e6),
+        ("--chars-per-token", options.chars_per_token.unwrap_or(1.0), 1e3),
+    ];
+    for (option, found, most) in ranges {
+        if found.is_nan() || found <= 0.0 || found > most {
+            return Err(PlanError::Range { option, most, found });
+        }
+    }
+    match options.shards {
+        Some(found @ 0..2) => Err(PlanError::Shards { found }),
+        _ => Ok(()),
+    }
+}
+
+/// The device batch asked for if it fits, or the largest power of two that fits and, if one does, divides.
+fn device_batch(depth: usize, model: &GptConfig, options: &PlanOptions) -> Result<usize, PlanError> {
+    let usable = USABLE_MEMORY * available_memory(options);
+    let needed = |batch| memory(model, batch, options).total();
+    if needed(1) > usable {
+        let fits = |depth: &usize| {
+            GptConfig::from_depth(*depth, model.vocab_size, model.sequence_len)
+                .is_ok_and(|model| memory(&model, 1, options).total() <= usable)
+        };
+        let nearest = match (1..depth).rev().find(fits) {
+            Some(deepest) => format!("the deepest that fits is d{deepest}"),
+            None => "choose a smaller vocabulary or a shorter sequence".to_string(),
+        };
+        return Err(PlanError::Memory { depth, needed: needed(1) / 1e9, usable: usable / 1e9, nearest });
+    }
+    let Some(device_batch) = options.device_batch_size else {
+        let powers = (0..).map(|n| LARGEST_BATCH >> n).take_while(|batch| *batch > 0);
+        let mut fitting = powers.filter(|batch| needed(*batch) <= usable).peekable();
+        let largest = *fitting.peek().expect("1 fits");
+        let tokens = |batch: &usize| batch * options.max_seq_len * options.gpus;
+        return Ok(fitting.find(|b| options.total_batch_size.is_multiple_of(tokens(b))).unwrap_or(largest));
+    };
+    if needed(device_batch) > usable {
+        let bound = usable / memory(model, 1, options).activations; // by the activations alone
+        let largest = (1..=bound as usize).rev().find(|batch| needed(*batch) <= usable).expect("1 fits");
+        let (needed, usable) = (needed(device_batch) / 1e9, usable / 1e9);
+        return Err(PlanError::DeviceBatch { depth, device_batch, needed, usable, largest });
+    }
+    Ok(device_batch)
+}
+
+fn memory(model: &GptConfig, device_batch: usize, options: &PlanOptions) -> Memory {
+    match options.gpu {
+        Gpu::Cpu => Memory::cpu(model, device_batch, options.gpus),
+        _ => Memory::gpu(model, device_batch, options.gpus),
+    }
+}
+
+fn available_memory(options: &PlanOptions) -> f64 {
+    1e9 * options.memory_gb.unwrap_or(options.gpu.figures().2)
+}
+
+/// With 10 % more text than needed, since documents differ; whole tens, as people download them.
+fn shards(characters: f64) -> usize {
+    let needed = (1.1 * characters / CHARACTERS_A_SHARD).ceil() as usize;
+    if needed <= 10 { needed.max(2) } else { needed.next_multiple_of(10) }
+}
+
+/// Pretraining, and the whole run with it.
+fn bills(depth: usize, flops: f64, options: &PlanOptions) -> (Bill, Bill) {
+    let (peak, usual_price, _) = options.gpu.figures();
+    let price = options.price.unwrap_or(usual_price) * options.gpus as f64;
+    let bill = |hours| Bill { hours, dollars: hours * price };
+    let hours = flops / (peak * options.gpus as f64 * options.mfu) / 3600.0;
+    let h100s = options.gpus as f64 * peak / Gpu::H100.figures().0;
+    let other_stages = match options.gpu {
+        Gpu::Cpu => 0.0, // the published runs say nothing of laptops, whose later stages are small
+        _ => OTHER_STAGES_HOURS_A_LAYER * depth as f64 / h100s,
+    };
+    (bill(hours), bill(hours + other_stages))
+}
+
+/// nanochat's defaults (0.022 for matrices on Chinese text) times √(batch / 524,288).
+fn learning_rates(options: &PlanOptions) -> LearningRates {
+    let scale = (options.total_batch_size as f64 / USUAL_BATCH as f64).sqrt();
+    let matrix_lr = if options.language == Language::Zh { 0.022 } else { 0.02 };
+    LearningRates { matrix_lr: matrix_lr * scale, embedding_lr: 0.2 * scale, unembedding_lr: 0.004 * scale }
+}
+
+fn suggestions(model: &GptConfig, options: &PlanOptions) -> Vec<String> {
+    let mut lines = Vec::new();
+    let usual_vocab = options.language.usual_vocab();
+    if model.vocab_size != usual_vocab {
+        lines.push(format!("usual vocabulary for this language: --vocab-size {usual_vocab}"));
+    }
+    let rates = learning_rates(options);
+    if options.total_batch_size != USUAL_BATCH {
+        lines.push(format!(
+            "√ rule for another total batch: --matrix-lr {:.4} --embedding-lr {:.4} --unembedding-lr {:.5}",
+            rates.matrix_lr, rates.embedding_lr, rates.unembedding_lr
+        ));
+    } else if options.language == Language::Zh {
+        lines.push("for Chinese: --matrix-lr 0.022".to_string());
+    }
+    match options.language {
+        Language::En => {}
+        Language::Zh => {
+            if !(2048..=4096).contains(&options.max_seq_len) || options.max_seq_len == 2048 {
+                lines.push("for Chinese: --max-seq-len 3072 (2,048 to 4,096)".to_string());
+            }
+            lines.push("text: 70–80 % Chinese, width and script normalised".to_string());
+            lines.push("tokenizer: train on 5 billion characters".to_string());
+        }
+        Language::Mixed => lines.push("text: 50 % English, 50 % Chinese".to_string()),
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests;

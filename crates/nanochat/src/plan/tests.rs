@@ -1,0 +1,158 @@
+use super::*;
+
+fn options() -> PlanOptions {
+    PlanOptions {
+        language: Language::En,
+        english_tokenizer: false,
+        vocab_size: None,
+        chars_per_token: None,
+        max_seq_len: 2048,
+        device_batch_size: None,
+        total_batch_size: USUAL_BATCH,
+        gpu: Gpu::H100,
+        gpus: 8,
+        price: None,
+        memory_gb: None,
+        mfu: 0.5,
+        shards: None,
+    }
+}
+
+#[test]
+fn d20_is_the_published_speedrun() {
+    let d20 = plan(20, &options()).unwrap();
+    assert_eq!(d20.params, 560_988_160);
+    assert_eq!((d20.steps, d20.tokens, d20.shards), (21_400, 11_219_763_200, 240));
+    assert_eq!((d20.device_batch_size, d20.grad_accum_steps), (32, 1));
+    assert!((d20.whole_run.hours - 4.0).abs() < 0.1, "{:?}", d20.whole_run);
+    assert!((d20.whole_run.dollars - 96.0).abs() < 2.0, "{:?}", d20.whole_run);
+    assert!(d20.pretraining.hours < 2.8 && d20.suggestions.is_empty(), "{d20:?}");
+}
+
+#[test]
+fn whole_runs_are_near_the_published_hours() {
+    let published = [0.25, 25.0 / 60.0, 35.0 / 60.0, 50.0 / 60.0, 1.2, 2.0, 4.0, 12.0, 33.0];
+    let plans = all_depths(&options()).unwrap();
+    for (plan, hours) in plans.iter().zip(published) {
+        let ratio = plan.whole_run.hours / hours;
+        assert!(
+            (0.8..1.2).contains(&ratio),
+            "d{}: {} h, published {hours}",
+            plan.depth,
+            plan.whole_run.hours
+        );
+    }
+    let steps: Vec<usize> = plans.iter().map(|plan| plan.steps).collect();
+    assert_eq!(steps, [1_400, 2_325, 3_520, 5_075, 7_080, 12_800, 21_400, 41_275, 71_680]);
+    assert_eq!(plans[8].shards, 800);
+}
+
+#[test]
+fn languages_differ_in_ratio_vocabulary_and_text() {
+    let zh = plan(20, &PlanOptions { language: Language::Zh, ..options() }).unwrap();
+    assert_eq!((zh.model.vocab_size, zh.tokens_per_param), (40_000, 25));
+    assert_eq!(zh.tokens, zh.steps * 524_288);
+    assert!((zh.characters / zh.tokens as f64 - 2.75).abs() < 1e-9);
+    assert_eq!(zh.learning_rates.matrix_lr, 0.022);
+    assert!(zh.suggestions.iter().any(|line| line.contains("--max-seq-len 3072")), "{:?}", zh.suggestions);
+    let english = PlanOptions { language: Language::Zh, english_tokenizer: true, ..options() };
+    assert_eq!(plan(20, &english).unwrap().tokens_per_param, 30);
+    let mixed = plan(20, &PlanOptions { language: Language::Mixed, ..options() }).unwrap();
+    assert_eq!((mixed.model.vocab_size, mixed.tokens_per_param), (50_000, 22));
+}
+
+#[test]
+fn memory_is_the_sum_of_what_is_stored() {
+    let d20 = plan(20, &PlanOptions { gpus: 1, ..options() }).unwrap();
+    assert_eq!(d20.grad_accum_steps, 8);
+    let memory = d20.memory;
+    assert_eq!(memory.activations, 10.0 * 32.0 * 2048.0 * 1280.0 * 2.0 * 20.0);
+    let (matrices, embedding) = (393_216_000.0, 83_886_080.0);
+    assert_eq!(memory.weights, 6.0 * (matrices + embedding) + 2.0 * embedding);
+    assert_eq!(memory.optimizer, 4.0 * matrices + 8.0 * embedding + 4.0 * embedding);
+    let eight = plan(20, &options()).unwrap().memory;
+    assert_eq!(eight.optimizer, memory.optimizer / 8.0);
+    // The CPU goal: d4, T 1,024, B 1, vocabulary 65,536 in at most 1.2 GiB.
+    let cpu = PlanOptions {
+        gpu: Gpu::Cpu,
+        gpus: 1,
+        max_seq_len: 1024,
+        device_batch_size: Some(1),
+        total_batch_size: 1024,
+        ..options()
+    };
+    let total = plan(4, &cpu).unwrap().memory.total();
+    assert!((0.5..1.2).contains(&(total / (1u64 << 30) as f64)), "{total}");
+}
+
+#[test]
+fn a_total_batch_that_does_not_divide_names_its_neighbours() {
+    let odd = PlanOptions { device_batch_size: Some(32), max_seq_len: 3072, ..options() };
+    let error = plan(20, &odd).unwrap_err();
+    let PlanError::TotalBatch { nearest, .. } = &error else { panic!("{error}") };
+    assert_eq!(nearest, &[786_432], "{error}");
+    for total_batch_size in nearest.clone() {
+        plan(20, &PlanOptions { total_batch_size, ..odd.clone() }).unwrap();
+    }
+    let error = plan(4, &PlanOptions { total_batch_size: 600_000, ..options() }).unwrap_err();
+    assert!(error.to_string().contains("[524288, 1048576]"), "{error}");
+}
+
+#[test]
+fn what_does_not_fit_names_what_does() {
+    let v100 = PlanOptions { gpu: Gpu::V100, device_batch_size: Some(32), ..options() };
+    let error = plan(20, &v100).unwrap_err();
+    let PlanError::DeviceBatch { largest, .. } = error else { panic!("{error}") };
+    let batch = |device_batch_size, total_batch_size| {
+        let device_batch_size = Some(device_batch_size);
+        plan(20, &PlanOptions { device_batch_size, total_batch_size, ..v100.clone() })
+    };
+    batch(largest, largest * 2048 * 8).unwrap();
+    assert!(matches!(batch(largest + 1, (largest + 1) * 2048 * 8), Err(PlanError::DeviceBatch { .. })));
+
+    let small = PlanOptions { memory_gb: Some(8.0), ..options() };
+    let error = plan(32, &small).unwrap_err().to_string();
+    let deepest: usize = error.rsplit_once('d').unwrap().1.parse().unwrap();
+    plan(deepest, &small).unwrap();
+    assert!(plan(deepest + 2, &small).is_err(), "{error}");
+    assert!(matches!(plan(11, &options()), Err(PlanError::Model(_))));
+}
+
+#[test]
+fn another_batch_follows_the_square_root_rule() {
+    let quarter = plan(12, &PlanOptions { total_batch_size: 131_072, ..options() }).unwrap();
+    let rates = LearningRates { matrix_lr: 0.01, embedding_lr: 0.1, unembedding_lr: 0.002 };
+    assert_eq!(quarter.learning_rates, rates);
+    assert!(quarter.suggestions[0].contains("--matrix-lr 0.0100"), "{:?}", quarter.suggestions);
+    assert_eq!((quarter.device_batch_size, quarter.grad_accum_steps), (8, 1));
+}
+
+#[test]
+fn shards_and_money_lead_back_to_runs() {
+    let plan_of_100 = plan(20, &PlanOptions { shards: Some(100), ..options() }).unwrap();
+    assert!((plan_of_100.epochs.unwrap() - 2.176).abs() < 1e-3, "{:?}", plan_of_100.epochs);
+    assert_eq!(largest_within(100.0, &options()).unwrap().depth, 20);
+    let error = largest_within(1.0, &options()).unwrap_err();
+    assert!(matches!(error, PlanError::Budget { depth: 2, .. }), "{error}");
+    let free = PlanOptions { price: Some(0.0), ..options() };
+    assert_eq!(largest_within(0.0, &free).unwrap().depth, 48); // the deepest that fits 80 GB
+}
+
+#[test]
+fn values_without_meaning_are_refused() {
+    for options in [
+        PlanOptions { gpus: 0, ..options() },
+        PlanOptions { mfu: 0.0, ..options() },
+        PlanOptions { mfu: f64::NAN, ..options() },
+        PlanOptions { shards: Some(1), ..options() },
+        PlanOptions { device_batch_size: Some(0), ..options() },
+        PlanOptions { total_batch_size: 0, ..options() },
+        PlanOptions { vocab_size: Some(0), ..options() },
+    ] {
+        plan(4, &options).unwrap_err();
+    }
+    let huge = PlanOptions { vocab_size: Some(300), total_batch_size: 1 << 26, ..options() };
+    let error = plan(2, &huge).unwrap_err();
+    let PlanError::TooFewTokens { nearest, .. } = error else { panic!("{error}") };
+    plan(2, &PlanOptions { total_batch_size: nearest, ..huge }).unwrap();
+}

@@ -1,0 +1,304 @@
+//! Base pretraining: next-token prediction over the shards (nanochat's base_train.py).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::run::{Run, RunSettings};
+use crate::answer;
+use crate::checkpoint::Stage;
+use crate::config::GptConfig;
+use crate::dataloader::DataLoader;
+use crate::dataset::{OnBadShard, Shards, Split};
+use crate::engine::{Engine, Request};
+use crate::gpt::Gpt;
+use crate::huggingface;
+use crate::loss_eval::BitsPerByte;
+use crate::optim::{Optimizer, Rates};
+use crate::sampler::SampleOptions;
+use crate::schedule::Schedule;
+use crate::train;
+
+/// Settings of base pretraining. The defaults suit a laptop; nanochat's on eight GPUs are depth 20,
+/// sequence length 2,048, device batch 32, total batch 524,288.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct BaseSettings {
+    /// The one dial: layers; width is 64 times as much
+    #[arg(long, default_value_t = 4)]
+    pub depth: usize,
+    /// Tokens in a row
+    #[arg(long, default_value_t = 512)]
+    pub max_seq_len: usize,
+    /// Key and value heads, fewer than query heads for GQA [default: as many]
+    #[arg(long)]
+    pub n_kv_head: Option<usize>,
+    /// Rows in one forward pass
+    #[arg(long, default_value_t = 8)]
+    pub device_batch_size: usize,
+    /// Tokens in one optimizer step
+    #[arg(long, default_value_t = 8192)]
+    pub total_batch_size: usize,
+    /// Steps to train; wins over the two below
+    #[arg(long)]
+    pub num_iterations: Option<usize>,
+    /// Compute to spend, in FLOPs; wins over the ratio
+    #[arg(long)]
+    pub target_flops: Option<f64>,
+    /// Tokens to train on for each parameter (Chinchilla: 20)
+    #[arg(long, default_value_t = 20.0)]
+    pub target_param_data_ratio: f64,
+    /// Learning rate of the embedding (AdamW)
+    #[arg(long, default_value_t = 0.2)]
+    pub embedding_lr: f32,
+    /// Learning rate of the head (AdamW)
+    #[arg(long, default_value_t = 0.004)]
+    pub unembedding_lr: f32,
+    /// Learning rate of the matrices (Muon)
+    #[arg(long, default_value_t = 0.02)]
+    pub matrix_lr: f32,
+    /// Weight decay of embedding and head
+    #[arg(long, default_value_t = 0.0)]
+    pub weight_decay: f32,
+    /// Largest global norm of the gradient (0: no clipping)
+    #[arg(long, default_value_t = 1.0)]
+    pub grad_clip: f32,
+    /// Share of the steps over which the rates rise
+    #[arg(long, default_value_t = 0.0)]
+    pub warmup_ratio: f32,
+    /// Share of the steps over which the rates fall
+    #[arg(long, default_value_t = 0.2)]
+    pub warmdown_ratio: f32,
+    /// Where the rates end, as a share of where they were
+    #[arg(long, default_value_t = 0.0)]
+    pub final_lr_frac: f32,
+    /// Measure validation bits per byte every N steps (0: at the end only)
+    #[arg(long, default_value_t = 250)]
+    pub eval_every: usize,
+    /// Tokens of validation text to measure on
+    #[arg(long, default_value_t = 65_536)]
+    pub eval_tokens: usize,
+    /// Print samples every N steps (0: at the end only)
+    #[arg(long, default_value_t = 1000)]
+    pub sample_every: usize,
+    /// Folder of parquet shards [default: {base-dir}/base_data]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// More validation text, by name: NAME=FOLDER, measured on the last shard; may be repeated
+    #[arg(long, value_name = "NAME=FOLDER")]
+    pub val_data: Vec<String>,
+    /// What to do with a shard that cannot be read
+    #[arg(long, value_enum, default_value_t = OnBadShard::Refuse)]
+    pub bad_shards: OnBadShard,
+    /// Prompt to complete when samples are printed; may be repeated [default: nanochat's seven]
+    #[arg(long)]
+    pub sample_prompt: Vec<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub run: RunSettings,
+}
+
+const SAMPLE_PROMPTS: [&str; 7] = [
+    "The capital of France is",
+    "The chemical symbol of gold is",
+    "If yesterday was Friday, then tomorrow will be",
+    "The opposite of hot is",
+    "The planets of the solar system are:",
+    "My favorite color is",
+    "If 5*x + 3 = 13, then x is",
+];
+
+/// A validation text by name.
+struct Validation {
+    name: String,
+    shards: Shards,
+}
+
+pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
+    let tokenizer_path = base_dir.join("tokenizer").join("tokenizer.json");
+    let tokenizer = Arc::new(
+        Tokenizer::from_file(&tokenizer_path).context("base training needs a tokenizer: `nanochat tok train`")?,
+    );
+    let config = config(settings, tokenizer.vocab_size())?;
+    let rows = [settings.device_batch_size, settings.max_seq_len];
+    let grad_accum_steps = grad_accum_steps(settings.total_batch_size, rows[0] * rows[1])?;
+    let num_iterations = num_iterations(settings, &config)?;
+    let data_dir = settings.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
+    let shards = Shards::open(&data_dir, settings.bad_shards)?;
+    let validations = validations(settings, &shards)?;
+
+    let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
+    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, json!(settings))?;
+    let mut model = match &run.resumed {
+        Some(state) => huggingface::load_model(&run.checkpoints.folder(state.step))?,
+        None => Gpt::init(config, settings.run.seed),
+    };
+    if model.config != config {
+        bail!("the checkpoint's model {:?} is not the one asked for, {config:?}: was the tokenizer changed?", model.config);
+    }
+    let rates = Rates {
+        matrix_lr: settings.matrix_lr,
+        embedding_lr: settings.embedding_lr,
+        unembedding_lr: settings.unembedding_lr,
+        weight_decay: settings.weight_decay,
+    };
+    let mut optimizer = Optimizer::new(&model, rates, settings.grad_clip);
+    let mut position = None;
+    if let Some(state) = &run.resumed {
+        run.checkpoints.load_optimizer(state, &mut optimizer)?;
+        position = Some(serde_json::from_value(state.position.clone()).context("failed to read the loader's position")?);
+    }
+    let mut loader = DataLoader::new(shards, Split::Train, tokenizer.clone(), rows, [0, 1], position.as_ref())?;
+    let schedule = Schedule::Trapezoid {
+        num_iterations,
+        warmup_ratio: settings.warmup_ratio,
+        warmdown_ratio: settings.warmdown_ratio,
+        final_lr_frac: settings.final_lr_frac,
+    };
+    let (params, tokens) = (config.params() as f64 / 1e6, num_iterations * settings.total_batch_size);
+    eprintln!(
+        "{tag}: {params:.1}M parameters, vocabulary {}, {num_iterations} steps of {} tokens ({:.1}M in all, {grad_accum_steps} micro-batches a step)",
+        config.vocab_size,
+        settings.total_batch_size,
+        tokens as f64 / 1e6,
+    );
+    let byte_lengths = tokenizer.byte_lengths();
+    run.show_progress("base", num_iterations);
+
+    for step in run.first_step()..=num_iterations {
+        let last = step == num_iterations;
+        // Save before evaluating: an evaluation that fails must not cost the run.
+        if run.is_save_due(step, last) {
+            run.save(step, &model, &tokenizer, &optimizer, json!(loader.state()))?;
+        }
+        if run.is_interrupted() && !last {
+            return Err(run.interrupted(step));
+        }
+        if last || is_due(step, settings.eval_every) {
+            evaluate(&mut run, step, &model, &tokenizer, &validations, settings, &byte_lengths)?;
+        }
+        if last || (step > 0 && is_due(step, settings.sample_every)) {
+            for line in samples(&model, &tokenizer, &settings.sample_prompt) {
+                run.say(&line);
+            }
+        }
+        if last {
+            break;
+        }
+        let started = Instant::now();
+        let micro_batches = (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
+        let moment = schedule.at(step);
+        let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
+            .with_context(|| format!("training stopped at step {step}; the last checkpoint is untouched"))?;
+        let seconds = started.elapsed().as_secs_f64();
+        run.log_step(step, result, settings.total_batch_size, seconds, moment.lr_multiplier)?;
+    }
+    run.finish();
+    eprintln!("base training took {:.0} s", run.seconds());
+    Ok(())
+}
+
+fn config(settings: &BaseSettings, vocab_size: usize) -> Result<GptConfig> {
+    let config = GptConfig::from_depth(settings.depth, vocab_size, settings.max_seq_len)?;
+    Ok(config.with_kv_heads(settings.n_kv_head.unwrap_or(config.n_head))?)
+}
+
+/// Micro-batches in a step; the total must be a multiple of one.
+pub fn grad_accum_steps(total_batch_size: usize, micro_batch: usize) -> Result<usize> {
+    if micro_batch == 0 || total_batch_size == 0 {
+        bail!("batch sizes and sequence length must be at least 1");
+    }
+    if !total_batch_size.is_multiple_of(micro_batch) {
+        let below = total_batch_size / micro_batch * micro_batch;
+        bail!(
+            "--total-batch-size {total_batch_size} is not a multiple of device batch x sequence length = {micro_batch}; the nearest that are: {} and {}",
+            below.max(micro_batch),
+            below + micro_batch
+        );
+    }
+    Ok(total_batch_size / micro_batch)
+}
+
+/// The first horizon that was given: iterations, FLOPs, tokens per parameter.
+fn num_iterations(settings: &BaseSettings, config: &GptConfig) -> Result<usize> {
+    let batch = settings.total_batch_size as f64;
+    let iterations = match (settings.num_iterations, settings.target_flops) {
+        (Some(iterations), _) => iterations,
+        (None, Some(flops)) => (flops / (config.flops_per_token() * batch)).round() as usize,
+        (None, None) => (settings.target_param_data_ratio * config.params() as f64 / batch) as usize,
+    };
+    if iterations == 0 {
+        bail!("the horizon is less than one step; raise --num-iterations, --target-flops or --target-param-data-ratio");
+    }
+    Ok(iterations)
+}
+
+fn validations(settings: &BaseSettings, shards: &Shards) -> Result<Vec<Validation>> {
+    let mut all = vec![Validation { name: "val".into(), shards: shards.clone() }];
+    for named in &settings.val_data {
+        let Some((name, folder)) = named.split_once('=') else {
+            bail!("--val-data wants NAME=FOLDER, found {named}");
+        };
+        let shards = Shards::open(Path::new(folder), settings.bad_shards)?;
+        all.push(Validation { name: name.into(), shards });
+    }
+    Ok(all)
+}
+
+fn is_due(step: usize, every: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+fn evaluate(
+    run: &mut Run,
+    step: usize,
+    model: &Gpt,
+    tokenizer: &Arc<Tokenizer>,
+    validations: &[Validation],
+    settings: &BaseSettings,
+    byte_lengths: &[u32],
+) -> Result<()> {
+    let shape = [settings.device_batch_size, settings.max_seq_len];
+    let batches = settings.eval_tokens.div_ceil(shape[0] * shape[1]).max(1);
+    let mut line = format!("step {step}:");
+    let mut values = Vec::new();
+    for Validation { name, shards } in validations {
+        let mut loader = DataLoader::new(shards.clone(), Split::Val, tokenizer.clone(), shape, [0, 1], None)?;
+        let mut bpb = BitsPerByte::default();
+        for _ in 0..batches {
+            bpb.add(model, &loader.next_batch()?, byte_lengths);
+        }
+        line += &format!(" {name} {:.4}", bpb.value());
+        values.push((format!("{name}_bpb"), bpb.value()));
+    }
+    let values: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    run.metrics.log(step as u64, &values)?;
+    run.say(&(line + " bits per byte"));
+    Ok(())
+}
+
+/// Greedy continuations of a few prompts.
+fn samples(model: &Gpt, tokenizer: &Tokenizer, prompts: &[String]) -> Vec<String> {
+    let default = SAMPLE_PROMPTS.map(String::from);
+    let prompts = if prompts.is_empty() { &default[..] } else { prompts };
+    let bos = tokenizer.special("<|bos|>").unwrap_or(0);
+    let requests: Vec<Request> = prompts
+        .iter()
+        .map(|prompt| Request {
+            prompt: [vec![bos], tokenizer.encode(prompt)].concat(),
+            samples: 1,
+            max_tokens: 16,
+            options: SampleOptions { temperature: 0.0, ..SampleOptions::default() },
+            stream: 0,
+        })
+        .collect();
+    let answers = Engine::new(model, tokenizer).generate(&requests, |_| std::ops::ControlFlow::Continue(()));
+    let text = |(prompt, answers): (&String, Vec<crate::engine::Completion>)| {
+        format!("  {prompt}{}", answer::visible_text(tokenizer, &answers[0].ids)).replace('\n', " ")
+    };
+    prompts.iter().zip(answers).map(text).collect()
+}

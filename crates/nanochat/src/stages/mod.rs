@@ -1,0 +1,5 @@
+//! The training stages, one loop each, with its settings on top.
+
+pub mod base;
+pub mod run;
+pub mod sft;

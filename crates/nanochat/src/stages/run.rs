@@ -1,0 +1,295 @@
+//! What the stages share around their loops: where a run lives, resuming, saving, interrupts, progress.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::checkpoint::{Checkpoints, Stage, TrainState};
+use crate::gpt::Gpt;
+use crate::metrics::MetricsWriter;
+use crate::optim::Optimizer;
+use crate::train::StepResult;
+
+/// Settings that say where a run is kept and how it starts.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct RunSettings {
+    /// Name of the run [default: d{depth}]
+    #[arg(long)]
+    pub model_tag: Option<String>,
+    /// Save a checkpoint every N steps, besides the last (0: the last only)
+    #[arg(long, default_value_t = 250)]
+    pub save_every: usize,
+    /// Keep the last K checkpoints (0: all)
+    #[arg(long, default_value_t = 2)]
+    pub keep: usize,
+    /// Go on where the run's last checkpoint was saved
+    #[arg(long)]
+    pub resume: bool,
+    /// Start the run anew although it has checkpoints
+    #[arg(long, conflicts_with = "resume")]
+    pub overwrite: bool,
+    /// Seed of the initial weights and of every random choice
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+/// Settings that may change when a run is resumed: they do not touch what is learned.
+const FREE: [&str; 8] =
+    ["save_every", "keep", "resume", "overwrite", "eval_every", "eval_tokens", "sample_every", "bad_shards"];
+
+/// The user asked the run to stop; everything is saved.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped at step {step}; saved in {folder}. Go on with the same command and --resume")]
+pub struct Interrupted {
+    pub step: usize,
+    pub folder: String,
+}
+
+/// A run under way.
+pub struct Run {
+    pub checkpoints: Checkpoints,
+    /// Where it goes on; None: from the beginning.
+    pub resumed: Option<TrainState>,
+    pub metrics: MetricsWriter,
+    settings: RunSettings,
+    all_settings: Value,
+    interrupt: Arc<AtomicBool>,
+    progress: Progress,
+    seconds_before: f64,
+    started: Instant,
+    _lock: File,
+}
+
+impl Run {
+    /// Opens the run's folder for this process alone and finds the checkpoint to go on from.
+    pub fn open(
+        base_dir: &Path,
+        stage: Stage,
+        model_tag: &str,
+        settings: &RunSettings,
+        all_settings: Value,
+    ) -> Result<Run> {
+        let checkpoints = Checkpoints::new(base_dir, stage, model_tag);
+        let dir = checkpoints.dir().to_path_buf();
+        fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
+        let lock = lock(&dir)?;
+        let last = checkpoints.steps().last().copied();
+        let resumed = match last {
+            Some(step) if settings.resume => Some(checkpoints.load_state(step)?),
+            Some(step) if !settings.overwrite => bail!(
+                "{} already has a checkpoint of step {step}; go on with --resume, start anew with --overwrite, or name another --model-tag",
+                dir.display()
+            ),
+            Some(_) => {
+                discard(&checkpoints)?;
+                None
+            }
+            None if settings.resume => {
+                eprintln!("no checkpoint in {} yet: starting at step 0", dir.display());
+                None
+            }
+            None => None,
+        };
+        if let Some(state) = &resumed {
+            refuse_changes(&state.settings, &all_settings)?;
+            eprintln!("going on at step {} of {}", state.step, dir.display());
+        }
+        let last_logged = resumed.as_ref().and_then(|state| (state.step as u64).checked_sub(1));
+        let metrics = MetricsWriter::open(&dir, last_logged)?;
+        let seconds_before = resumed.as_ref().map_or(0.0, |state| state.seconds);
+        Ok(Run {
+            checkpoints,
+            resumed,
+            metrics,
+            settings: settings.clone(),
+            all_settings,
+            interrupt: interrupt_flag()?,
+            progress: Progress::hidden(),
+            seconds_before,
+            started: Instant::now(),
+            _lock: lock,
+        })
+    }
+
+    /// The step to begin with.
+    pub fn first_step(&self) -> usize {
+        self.resumed.as_ref().map_or(0, |state| state.step)
+    }
+
+    /// Shows progress towards `num_iterations` steps from here on.
+    pub fn show_progress(&mut self, name: &str, num_iterations: usize) {
+        self.progress = Progress::new(name, self.first_step(), num_iterations);
+        self.started = Instant::now();
+    }
+
+    /// Seconds of training, over all sessions of the run.
+    pub fn seconds(&self) -> f64 {
+        self.seconds_before + self.started.elapsed().as_secs_f64()
+    }
+
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+
+    /// Whether `step`, the number of steps done, is one to save at.
+    pub fn is_save_due(&self, step: usize, last: bool) -> bool {
+        let every = self.settings.save_every;
+        let new = step > self.first_step() || self.resumed.is_none();
+        new && (last || self.is_interrupted() || (step > 0 && every > 0 && step.is_multiple_of(every)))
+    }
+
+    pub fn save(
+        &mut self,
+        step: usize,
+        model: &Gpt,
+        tokenizer: &Tokenizer,
+        optimizer: &Optimizer,
+        position: Value,
+    ) -> Result<()> {
+        let state = TrainState {
+            step,
+            optimizer_steps: optimizer.steps(),
+            position,
+            settings: self.all_settings.clone(),
+            seconds: self.seconds(),
+        };
+        let folder = self.checkpoints.save(model, tokenizer, optimizer, &state)?;
+        self.checkpoints.prune(self.settings.keep)?;
+        self.say(&format!("step {step}: saved {}", folder.display()));
+        Ok(())
+    }
+
+    /// Logs one training step and moves the progress on.
+    pub fn log_step(&mut self, step: usize, result: StepResult, tokens: usize, seconds: f64, lr: f32) -> Result<()> {
+        let tokens_per_second = tokens as f64 / seconds;
+        self.metrics.log(
+            step as u64,
+            &[
+                ("loss", f64::from(result.loss)),
+                ("grad_norm", f64::from(result.grad_norm)),
+                ("lr_multiplier", f64::from(lr)),
+                ("tokens_per_second", tokens_per_second),
+            ],
+        )?;
+        self.progress.advance(step, result.loss, tokens_per_second);
+        Ok(())
+    }
+
+    /// A line for the user that does not disturb the progress bar.
+    pub fn say(&self, line: &str) {
+        self.progress.say(line);
+    }
+
+    /// The sentence of an interrupted run.
+    pub fn interrupted(&self, step: usize) -> anyhow::Error {
+        self.progress.finish();
+        Interrupted { step, folder: self.checkpoints.folder(step).display().to_string() }.into()
+    }
+
+    pub fn finish(&self) {
+        self.progress.finish();
+    }
+}
+
+/// One process at a time: two would overwrite each other's checkpoints. The lock ends with the process.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("run.lock");
+    let file = File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("another process is training in {}", dir.display()),
+        Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("failed to lock {}", path.display())),
+    }
+}
+
+/// Moves a replaced run's checkpoints aside until the new run saves: nothing is lost by a wrong flag
+/// before there is something better.
+fn discard(checkpoints: &Checkpoints) -> Result<()> {
+    let replaced = checkpoints.dir().join("replaced");
+    let io = || format!("failed to move old checkpoints to {}", replaced.display());
+    if replaced.exists() {
+        fs::remove_dir_all(&replaced).with_context(io)?;
+    }
+    fs::create_dir(&replaced).with_context(io)?;
+    for step in checkpoints.steps() {
+        let folder = checkpoints.folder(step);
+        let name = folder.file_name().expect("a checkpoint folder has a name");
+        fs::rename(&folder, replaced.join(name)).with_context(io)?;
+    }
+    eprintln!("the old checkpoints were moved to {}", replaced.display());
+    Ok(())
+}
+
+fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
+    let (Some(saved), Some(now)) = (saved.as_object(), now.as_object()) else { return Ok(()) };
+    for (name, value) in now.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
+        if saved.get(name).is_some_and(|old| old != value) {
+            let flag = name.replace('_', "-");
+            bail!("the run to resume was started with --{flag} {}, now it is {value}; a resumed run keeps its settings", saved[name]);
+        }
+    }
+    Ok(())
+}
+
+/// Set by the first Ctrl-C or SIGTERM; the second one ends the process at once.
+fn interrupt_flag() -> Result<Arc<AtomicBool>> {
+    static FLAG: std::sync::OnceLock<Arc<AtomicBool>> = std::sync::OnceLock::new();
+    if let Some(flag) = FLAG.get() {
+        return Ok(flag.clone());
+    }
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())?;
+        signal_hook::flag::register(signal, flag.clone())?;
+    }
+    Ok(FLAG.get_or_init(|| flag).clone())
+}
+
+/// A bar on a terminal; now and then a line where there is none.
+struct Progress {
+    bar: ProgressBar,
+    smooth_loss: Option<f32>,
+}
+
+impl Progress {
+    fn hidden() -> Progress {
+        Progress { bar: ProgressBar::hidden(), smooth_loss: None }
+    }
+
+    fn new(name: &str, first_step: usize, num_iterations: usize) -> Progress {
+        let style = "{prefix} {bar:24} {pos}/{len} · {msg} · {elapsed} gone, {eta} left";
+        let style = ProgressStyle::with_template(style).expect("the template is constant");
+        let bar = ProgressBar::new(num_iterations as u64).with_position(first_step as u64);
+        bar.set_style(style);
+        bar.set_prefix(name.to_string());
+        bar.reset_eta();
+        Progress { bar, smooth_loss: None }
+    }
+
+    fn advance(&mut self, step: usize, loss: f32, tokens_per_second: f64) {
+        let smooth = self.smooth_loss.map_or(loss, |smooth| 0.9 * smooth + 0.1 * loss);
+        self.smooth_loss = Some(smooth);
+        let message = format!("loss {smooth:.4} · {:.1}K tok/s", tokens_per_second / 1e3);
+        self.bar.set_position(step as u64 + 1);
+        if self.bar.is_hidden() && step.is_multiple_of(50) && self.bar.length().is_some() {
+            eprintln!("step {step}/{}: {message}", self.bar.length().unwrap_or(0));
+        }
+        self.bar.set_message(message);
+    }
+
+    fn say(&self, line: &str) {
+        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
