@@ -4,10 +4,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use nanochat::dataset::Written;
 use nanochat::ingest::{IngestOptions, Ingested, ingest};
+use nanochat::make::{Made, MakeOptions, make};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum DataCommand {
+    /// Write the built-in corpus, English and Chinese, to base_data and chat_data in the base directory
+    Make {
+        #[command(flatten)]
+        options: MakeOptions,
+    },
     /// Turn .txt, .md, .jsonl (also .gz, .zst) and .parquet files into pretraining shards
     Ingest {
         /// Files, or folders with all below them
@@ -23,10 +30,15 @@ pub enum DataCommand {
 
 pub fn run(command: DataCommand, base_dir: &Path) -> anyhow::Result<()> {
     match command {
+        DataCommand::Make { options } => {
+            let progress = progress_bar("{wide_bar} {pos}/{len} texts {eta} left")?;
+            let made = make(&options, base_dir, &progress).context("failed to make the built-in corpus")?;
+            progress.finish_and_clear();
+            print_made(&made, base_dir);
+        }
         DataCommand::Ingest { paths, out, options } => {
             let out = out.unwrap_or_else(|| base_dir.join("base_data"));
-            let style = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-            let progress = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
+            let progress = progress_bar("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left")?;
             let report = ingest(&paths, &out, &options, &progress).context("failed to ingest")?;
             progress.finish_and_clear();
             print_ingested(&report, &out);
@@ -35,12 +47,25 @@ pub fn run(command: DataCommand, base_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Figures to stdout, what was left out to stderr.
-fn print_ingested(report: &Ingested, out: &Path) {
-    for (kind, count) in &report.kinds {
-        println!("{:<12}{:>8} files {:>10} documents", kind.name(), count.files, count.documents);
+fn progress_bar(style: &str) -> anyhow::Result<ProgressBar> {
+    Ok(ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?))
+}
+
+fn print_made(made: &Made, base_dir: &Path) {
+    let (base, chat) = (base_dir.join("base_data"), base_dir.join("chat_data"));
+    match made.documents {
+        Some(written) => print_written(&written, &base),
+        None => eprintln!("kept {}, which is already there", base.display()),
     }
-    let written = report.written;
+    match made.conversations {
+        Some([train, test]) => {
+            println!("wrote {train} conversations for training and {test} for tests to {}", chat.display());
+        }
+        None => eprintln!("kept {}, which is already there", chat.display()),
+    }
+}
+
+fn print_written(written: &Written, out: &Path) {
     println!(
         "wrote {} shards to {}: {} training and {} validation documents, {} characters",
         written.shards,
@@ -49,6 +74,14 @@ fn print_ingested(report: &Ingested, out: &Path) {
         written.val_documents,
         written.chars
     );
+}
+
+/// Figures to stdout, what was left out to stderr.
+fn print_ingested(report: &Ingested, out: &Path) {
+    for (kind, count) in &report.kinds {
+        println!("{:<12}{:>8} files {:>10} documents", kind.name(), count.files, count.documents);
+    }
+    print_written(&report.written, out);
     for (extension, files) in &report.unknown {
         eprintln!("passed over {files} files with {extension}");
     }

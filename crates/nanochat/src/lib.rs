@@ -1,5 +1,6 @@
 //! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
 
+mod atomic_file;
 pub mod answer;
 pub mod atomic_file;
 pub mod batch;
@@ -17,6 +18,7 @@ pub mod ingest;
 pub mod kv_cache;
 pub mod lines;
 pub mod loss_eval;
+pub mod make;
 pub mod metrics;
 pub mod optim;
 mod partial_dir;

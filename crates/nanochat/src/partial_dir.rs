@@ -20,7 +20,8 @@ impl PartialDir {
         }
         // Collecting the components drops a slash at the end, which would put the folder inside itself.
         let dir: PathBuf = dir.components().collect();
-        let partial: PathBuf = [dir.as_os_str(), ".partial".as_ref()].into_iter().collect::<OsString>().into();
+        let partial: PathBuf =
+            [dir.as_os_str(), ".partial".as_ref()].into_iter().collect::<OsString>().into();
         if partial.exists() {
             fs::remove_dir_all(&partial).map_err(at(&partial))?;
         }
