@@ -1,10 +1,10 @@
 //! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
 
-mod atomic_file;
 pub mod answer;
 pub mod atomic_file;
 pub mod batch;
 pub mod calculator;
+pub mod chat_eval;
 pub mod chat_loader;
 pub mod checkpoint;
 pub mod config;
