@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use nanochat::dataset::{ShardWriter, Split};
 
 fn tok(base_dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("nanochat").unwrap();
@@ -33,6 +34,22 @@ fn with_tokenizer() -> tempfile::TempDir {
     let said = output(tok(base.path(), &["import", file.to_str().unwrap()]));
     assert!(said.contains("290 tokens, 9 of them special") && !said.contains("added"), "{said}");
     base
+}
+
+#[test]
+fn train_reads_shards_and_says_when_the_text_was_too_short() {
+    let base = tempfile::tempdir().unwrap();
+    let mut shards = ShardWriter::create(&base.path().join("base_data"), 1_000).unwrap();
+    shards.push(Split::Train, "the cat and the hat 人工智能和人工 ").unwrap();
+    shards.push(Split::Val, "the hat").unwrap();
+    shards.finish().unwrap();
+    let said = output(tok(base.path(), &["train", "--vocab-size", "270", "--special", "<|zh_start|>"]));
+    assert!(said.contains("270 tokens, 10 of them special") && said.contains("validation"), "{said}");
+    let short = tok(base.path(), &["train", "--vocab-size", "9000"]).assert().success();
+    let warned = String::from_utf8(short.get_output().stderr.clone()).unwrap();
+    assert!(warned.contains("not for 9000"), "{warned}");
+    let small = complaint(tok(base.path(), &["train", "--vocab-size", "264"]));
+    assert!(small.contains("at least 265"), "{small}");
 }
 
 #[test]
