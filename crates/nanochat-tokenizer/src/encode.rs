@@ -33,12 +33,17 @@ pub(crate) struct Bpe {
     pub merges: Vec<Merge>,
     /// A piece that is a token becomes that token, even if no merges lead to it (Llama 3).
     pub ignore_merges: bool,
-    /// (left, right) → rank in the high half, merged id in the low half: the minimum is the next merge.
-    pairs: HashMap<(u32, u32), u64>,
+    /// left and right in one number → rank and merged id in one number, whose minimum is the next merge.
+    pairs: HashMap<u64, u64>,
     /// Tokens by their bytes: a piece that is a whole token needs no merging.
     whole: HashTable<u32>,
     hasher: DefaultHashBuilder,
     longest: usize,
+}
+
+/// Two numbers as one, ordered by the first.
+fn joined(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Working memory, kept from piece to piece.
@@ -58,7 +63,7 @@ impl Bpe {
         excluded: impl Fn(u32) -> bool,
     ) -> Bpe {
         let pair = |(rank, merge): (usize, &Merge)| {
-            ((merge.left, merge.right), (rank as u64) << 32 | u64::from(merge.merged))
+            (joined(merge.left, merge.right), joined(rank as u32, merge.merged))
         };
         let pairs = merges.iter().enumerate().map(pair).collect();
         let (whole, hasher) = (HashTable::new(), DefaultHashBuilder::default());
@@ -117,7 +122,7 @@ impl Bpe {
 
     #[inline]
     fn find(&self, left: u32, right: u32) -> u64 {
-        self.pairs.get(&(left, right)).copied().unwrap_or(NO_MERGE)
+        self.pairs.get(&joined(left, right)).copied().unwrap_or(NO_MERGE)
     }
 
     /// `merges[i]` is the merge of `ids[i]` and `ids[i + 1]`; both shrink with every merge.

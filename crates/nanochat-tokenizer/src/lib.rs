@@ -148,12 +148,18 @@ impl Tokenizer {
         self.shared.added.iter().filter(|token| token.special).map(|token| token.name.as_str())
     }
 
-    /// The same tokenizer with those of `names` that it lacks as new special tokens behind its last id.
+    /// The same tokenizer with all of `names` as special tokens; those it lacks get ids behind its last.
     pub fn with_special(&self, names: &[&str]) -> Result<Tokenizer, TokenizerError> {
         let Shared { bpe, splitter, nfc, added } = &*self.shared;
         let (mut vocab, mut added) = (bpe.vocab.clone(), added.clone());
-        for name in names.iter().filter(|name| self.special(name).is_none()) {
-            added.push(AddedToken { id: vocab.push(name.as_bytes()), name: name.to_string(), special: true });
+        for name in names {
+            match added.iter_mut().find(|token| token.name == *name) {
+                Some(token) => token.special = true,
+                None => {
+                    let id = vocab.push(name.as_bytes());
+                    added.push(AddedToken { id, name: name.to_string(), special: true });
+                }
+            }
         }
         let merges = bpe.merges.clone();
         Tokenizer::assemble(vocab, bpe.byte_ids, merges, bpe.ignore_merges, splitter.clone(), *nfc, added)
@@ -186,9 +192,8 @@ impl Tokenizer {
         added.sort_by_key(|token| token.id);
         let special: HashSet<u32> =
             added.iter().filter(|token| token.special).map(|token| token.id).collect();
-        if let Some(id) =
-            byte_ids.iter().chain(merges.iter().map(|merge| &merge.merged)).find(|id| special.contains(*id))
-        {
+        let mut made = byte_ids.iter().copied().chain(merges.iter().map(|merge| merge.merged));
+        if let Some(id) = made.find(|id| special.contains(id)) {
             return Err(TokenizerError::Invalid(format!("plain text encodes to the special token {id}")));
         }
         check_spelling(&vocab, &added)?;

@@ -2,6 +2,7 @@
 //! conversations puts their ids.
 
 use crate::TokenizerError;
+use crate::huggingface::bytes_of;
 
 /// nanochat's special tokens. In a tokenizer trained here they hold the last nine ids, in this order;
 /// own ones (`TrainOptions::extra_special`) follow after them, in the order given.
@@ -31,10 +32,12 @@ pub(crate) fn special_names(extra: &[String]) -> Result<Vec<String>, TokenizerEr
     let mut names: Vec<String> = SPECIAL_TOKENS.map(String::from).to_vec();
     for name in extra {
         if name.trim() != name || name.is_empty() || name.len() > 256 || name.contains(char::is_control) {
-            return Err(TokenizerError::SpecialName {
-                name: name.clone(),
-                why: "1 to 256 bytes, no space at its ends, no control characters",
-            });
+            let why = "1 to 256 bytes, no space at its ends, no control characters";
+            return Err(TokenizerError::SpecialName { name: name.clone(), why });
+        }
+        if bytes_of(name).is_some_and(|bytes| bytes.len() == 1) {
+            let why = "this single character stands for a byte in tokenizer.json";
+            return Err(TokenizerError::SpecialName { name: name.clone(), why });
         }
         if names.contains(name) {
             return Err(TokenizerError::SpecialName {

@@ -11,10 +11,11 @@ use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 
 use hashbrown::hash_map::Entry;
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashSet, HashTable};
 use rayon::prelude::*;
 
 use crate::encode::Merge;
+use crate::huggingface::bytes_of;
 use crate::special::special_names;
 use crate::split::{DEFAULT_PATTERN, Splitter};
 use crate::vocab::Vocab;
@@ -72,7 +73,8 @@ pub fn train<S: AsRef<str>>(
     if pieces.counts.is_empty() {
         return Err(TokenizerError::NoText);
     }
-    let (vocab, merges) = Merging::new(pieces)?.run(options.vocab_size - names.len(), &names);
+    let reserved: HashSet<Vec<u8>> = names.iter().filter_map(|name| bytes_of(name)).collect();
+    let (vocab, merges) = Merging::new(pieces)?.run(options.vocab_size - names.len(), &reserved);
     let byte_ids = std::array::from_fn(|byte| byte as u32);
     Tokenizer::trained(vocab, byte_ids, merges, splitter, &names)
 }
@@ -215,16 +217,16 @@ impl Merging {
         Ok(merging)
     }
 
-    /// Merges until the vocabulary has `vocab_size` tokens or no pair is left. Never makes a token that
-    /// reads like one of `reserved`: that name belongs to a special token.
-    fn run(mut self, vocab_size: usize, reserved: &[String]) -> (Vocab, Vec<Merge>) {
+    /// Merges until the vocabulary has `vocab_size` tokens or no pair is left. Never makes one of the
+    /// `reserved` tokens: tokenizer.json would write it like a special token.
+    fn run(mut self, vocab_size: usize, reserved: &HashSet<Vec<u8>>) -> (Vocab, Vec<Merge>) {
         let mut merges = Vec::with_capacity(vocab_size - 256);
         while self.vocab.len() < vocab_size
             && let Some(pair) = self.most_frequent()
         {
             let token = |id| self.vocab.get(id).expect("a token of the pair");
             let bytes = [token(pair.0), token(pair.1)].concat();
-            if reserved.iter().any(|name| name.as_bytes() == bytes) {
+            if reserved.contains(&bytes) {
                 self.pairs.remove(&pair);
                 continue;
             }

@@ -133,6 +133,17 @@ fn text_never_becomes_a_special_token() {
 }
 
 #[test]
+fn a_special_name_in_the_alphabet_of_the_file_stays_free() {
+    // tokenizer.json writes " the" as "Ġthe".
+    let options =
+        TrainOptions { vocab_size: 300, extra_special: vec!["Ġthe".into()], ..TrainOptions::default() };
+    let tokenizer = train([" the the the"].into_iter(), &options).unwrap();
+    let read = Tokenizer::from_json(&tokenizer.to_json()).unwrap();
+    assert_eq!(read.special("Ġthe"), tokenizer.special("Ġthe"));
+    assert_eq!(read.decode(&read.encode(" the Ġthe")), " the Ġthe");
+}
+
+#[test]
 fn refusals_say_what_would_work() {
     let refused = |options: TrainOptions| train(["some text"].into_iter(), &options).unwrap_err().to_string();
     let small = refused(TrainOptions { vocab_size: 264, ..TrainOptions::default() });

@@ -81,34 +81,30 @@ fn label(path: &Path) -> String {
     name.to_string_lossy().chars().take(20).collect()
 }
 
-/// One row a text, for each tokenizer its tokens, bytes and characters per token, and for the others how
-/// many more (or fewer) tokens they need than the first.
+/// One row a text, for each tokenizer its tokens, bytes and characters per token, and for all but the
+/// first how many more (or fewer) tokens they need than it.
 fn print_table(tokenizers: &[(String, Tokenizer)], rows: &[(&str, Vec<String>)]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    write!(out, "{:<8} {:>10}", "", "")?;
-    for (name, tokenizer) in tokenizers {
-        write!(out, "  | {:<32}", format!("{name} ({})", tokenizer.vocab_size()))?;
-    }
-    write!(out, "\n{:<8} {:>10}", "text", "bytes")?;
-    for _ in tokenizers {
+    let heads: Vec<String> =
+        tokenizers.iter().map(|(name, t)| format!("{name} ({})", t.vocab_size())).collect();
+    write!(out, "{:<18}  | {:<23}", "", heads[0])?;
+    heads[1..].iter().try_for_each(|head| write!(out, "  | {head:<32}"))?;
+    write!(out, "\n{:<8}{:>10}  | {:>9} {:>6} {:>6}", "text", "bytes", "tokens", "B/tok", "ch/tok")?;
+    for _ in 1..tokenizers.len() {
         write!(out, "  | {:>9} {:>6} {:>6} {:>8}", "tokens", "B/tok", "ch/tok", "vs ours")?;
     }
     writeln!(out)?;
     for (name, texts) in rows {
         let chars: usize = texts.iter().map(|text| text.chars().count()).sum();
-        let mut ours = None;
-        for (i, (_, tokenizer)) in tokenizers.iter().enumerate() {
-            let (bytes, tokens) = compression(tokenizer, texts);
-            if i == 0 {
-                write!(out, "{name:<8} {bytes:>10}")?;
-            }
+        let measured: Vec<(usize, usize)> = tokenizers.iter().map(|(_, t)| compression(t, texts)).collect();
+        write!(out, "{name:<8}{:>10}", measured[0].0)?;
+        for (i, &(bytes, tokens)) in measured.iter().enumerate() {
             let per = |n: usize| n as f64 / tokens.max(1) as f64;
-            let more = match ours {
-                Some(ours) => format!("{:+.1} %", 100.0 * (tokens as f64 / ours - 1.0)),
-                None => String::new(),
-            };
-            ours = ours.or(Some(tokens.max(1) as f64));
-            write!(out, "  | {tokens:>9} {:>6.2} {:>6.2} {more:>8}", per(bytes), per(chars))?;
+            write!(out, "  | {tokens:>9} {:>6.2} {:>6.2}", per(bytes), per(chars))?;
+            if i > 0 {
+                let more = 100.0 * (tokens as f64 / measured[0].1.max(1) as f64 - 1.0);
+                write!(out, " {:>8}", format!("{more:+.1} %"))?;
+            }
         }
         writeln!(out)?;
     }

@@ -76,13 +76,16 @@ fn is_hanzi(c: char) -> bool {
 fn readable(bytes: &[u8]) -> String {
     let mut shown = String::from("\"");
     for chunk in bytes.utf8_chunks() {
-        let valid = chunk.valid();
-        valid.chars().for_each(|c| if c == '\'' { shown.push(c) } else { shown.extend(c.escape_debug()) });
+        for c in chunk.valid().chars() {
+            if c == '\'' { shown.push(c) } else { shown.extend(c.escape_debug()) }
+        }
         let hex: Vec<String> = chunk.invalid().iter().map(|byte| format!("{byte:02X}")).collect();
         if !hex.is_empty() {
             let _ = write!(shown, "‹{}›", hex.join(" "));
         }
     }
+    // A chunk ends at every invalid byte; neighbours share one pair of brackets.
+    shown = shown.replace("›‹", " ");
     shown.push('"');
     if let Some((from, to)) = begun_characters(bytes) {
         let _ = write!(shown, "  begins one of {from}…{to}");
@@ -164,6 +167,7 @@ mod tests {
         assert_eq!(readable("人工\n".as_bytes()), "\"人工\\n\"");
         assert_eq!(readable(b"\xE4\xBA"), "\"‹E4 BA›\"  begins one of 亀…亿");
         assert_eq!(readable("，人".as_bytes().split_last().unwrap().1), "\"，‹E4 BA›\"  begins one of 亀…亿");
+        assert_eq!(readable(b"\x99\xA8"), "\"‹99 A8›\"  ends a character");
         assert_eq!(readable(b"\xBA"), "\"‹BA›\"  ends a character");
         assert_eq!(readable(b"\xE4"), "\"‹E4›\"");
         assert_eq!(readable(b"it's \"\0"), "\"it's \\\"\\0\"");
