@@ -44,7 +44,7 @@ pub const PEOPLE: [(Bilingual, bool); 60] = [
     (["Isa", "伊莎"], true),
     (["Borin", "博林"], false),
     (["Cleo", "克莉"], true),
-    (["Dario", "达里奥"], false),
+    (["Dario", "达里欧"], false),
     (["Rhea", "瑞娅"], true),
     (["Edgar", "埃德加"], false),
     (["Ada", "艾达"], true),

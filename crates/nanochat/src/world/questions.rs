@@ -5,7 +5,7 @@ use std::fmt;
 use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Attribute, Fact};
+use super::facts::Fact;
 use super::{Language, Split, Stream, Topic, World};
 use crate::conversation::{Content, Conversation, Message, Role};
 
@@ -36,6 +36,15 @@ impl fmt::Display for Kind {
     }
 }
 
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Language::English => "english",
+            Language::Chinese => "chinese",
+        })
+    }
+}
+
 /// A question never asked in training.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Question {
@@ -46,7 +55,7 @@ pub struct Question {
     /// What the answer must have: a number, letters, a value, a name.
     pub answer: String,
     /// What it must not have: the attribute's other values.
-    wrong: Vec<String>,
+    pub wrong: Vec<String>,
 }
 
 impl World {
@@ -77,8 +86,7 @@ impl World {
 }
 
 fn other_values(fact: Fact, right: &str, language: Language) -> Vec<String> {
-    let attribute: Attribute = fact.attribute;
-    let all = attribute.values().iter().map(|value| value[language as usize]);
+    let all = fact.attribute.values().iter().map(|value| value[language as usize]);
     all.filter(|value| *value != right).map(String::from).collect()
 }
 
