@@ -2,9 +2,9 @@
 //! million parameters learns to talk in minutes. Everything is drawn from a seed: text number `index` can
 //! be made alone, in any order.
 //!
-//! What the test asks was never asked in training: one fact in five is told in stories but never asked for,
-//! one pair of operands in five is never added, one word in seven is never spelled, and some ways of asking who the
-//! assistant is are never used. See [`World::questions`].
+//! What the test asks was never asked in training: one fact in five is told in stories but never asked
+//! for, one pair of operands in five is never added, one word in seven is never spelled, and some ways of
+//! asking who the assistant is are never used. See [`World::questions`].
 
 mod chat;
 mod documents;
@@ -31,11 +31,11 @@ pub use questions::{Kind, Question, language_of};
 use crate::conversation::Conversation;
 use facts::Fact;
 
-/// The vocabulary that suits this corpus. A larger one makes one token of a Chinese phrase with its value (住在托维克),
-/// so that the same value has as many tokens as phrases, a smaller one cuts values into pieces.
+/// The vocabulary that suits this corpus. A larger one makes one token of a Chinese phrase with its value
+/// (住在托维克), so that the same value has as many tokens as phrases, a smaller one cuts values into pieces.
 pub const DEFAULT_VOCAB_SIZE: usize = 3072;
-/// About 3.4 million tokens at this vocabulary. A document tells a given fact with a probability of 0.6 % in English and
-/// of 0.9 % in Chinese: 70 and 105 times in a million tokens, 250 and 370 times in all.
+/// About 3.4 million tokens at this vocabulary. A document tells a given fact with a probability of 0.6 %
+/// in English and of 0.9 % in Chinese: 70 and 105 times in a million tokens, 250 and 370 times in all.
 pub const DEFAULT_DOCUMENTS: u64 = 40_000;
 /// About 0.8 million tokens.
 pub const DEFAULT_CONVERSATIONS: u64 = 20_000;

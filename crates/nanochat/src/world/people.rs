@@ -1,5 +1,6 @@
 //! The people of the world and what can be said of them. All names are invented; every entry is
-//! `[English, Chinese]`. Within one table no entry contains another, so that an answer can be graded by search.
+//! `[English, Chinese]`. Within one table no entry contains another, so that an answer can be graded by
+//! search.
 
 use super::Bilingual;
 

@@ -59,7 +59,8 @@ pub struct Question {
 }
 
 impl World {
-    /// `n_per_kind` questions of each kind, the languages by turns; the facts go round all that were held out.
+    /// `n_per_kind` questions of each kind, the languages by turns; the facts go round all that were held
+    /// out.
     pub fn questions(&self, n_per_kind: usize) -> Vec<Question> {
         let one = |kind: Kind, i: usize| {
             let language = [Language::English, Language::Chinese][i % 2];
@@ -91,9 +92,9 @@ fn other_values(fact: Fact, right: &str, language: Language) -> Vec<String> {
 }
 
 impl Question {
-    /// Whether `answer` is right: its text, with or without the tool's blocks.
-    /// Arithmetic and counting: the last number. Spelling: the letters after the last colon, or alone. Facts: the value and
-    /// no other one of its attribute. Identity: the name.
+    /// Whether `answer` is right: its text, with or without the tool's blocks. Arithmetic and counting:
+    /// the last number. Spelling: the letters after the last colon, or alone. Facts: the value and no
+    /// other one of its attribute. Identity: the name.
     pub fn is_right(&self, answer: &str) -> bool {
         match self.kind {
             Kind::Arithmetic | Kind::Counting => last_number(answer).as_ref() == Some(&self.answer),
@@ -108,7 +109,8 @@ impl Question {
         }
     }
 
-    /// Whether `answer` is in the question's language; one without words, as sums and spellings are, is in any.
+    /// Whether `answer` is in the question's language; one without words, as sums and spellings are, is
+    /// in any.
     pub fn is_in_its_language(&self, answer: &str) -> bool {
         self.kind == Kind::Spelling || language_of(answer).is_none_or(|language| language == self.language)
     }
@@ -137,8 +139,9 @@ fn has_value(text: &str, value: &str) -> bool {
     })
 }
 
-/// The language of a text by its share of Han letters, a Latin word counted as one: Chinese from a quarter on,
-/// because Chinese sentences quote English words and English ones hardly Chinese. `None` if it has neither.
+/// The language of a text by its share of Han letters, a Latin word counted as one: Chinese from a
+/// quarter on, because Chinese sentences quote English words and English ones hardly Chinese. `None` if
+/// it has neither.
 pub fn language_of(text: &str) -> Option<Language> {
     let is_han =
         |c: char| matches!(c, '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{20000}'..='\u{3FFFF}');
