@@ -6,7 +6,7 @@ use nanochat_tensor::Rng;
 use super::facts::{Fact, Family, OF_PERSON};
 use super::lexicon::{self, spelled};
 use super::people::PEOPLE;
-use super::prose::fill_with;
+use super::prose::{fill_with, pick};
 use super::sums::Sum;
 use super::{Language, Split, Topic, World};
 use crate::conversation::{Content, Conversation, Message, Part, PartKind, Role};
@@ -58,7 +58,7 @@ impl World {
     }
 
     pub(super) fn ask_fact(&self, fact: Fact, language: Language, rng: &mut Rng) -> Exchange {
-        let question = rng.choose(language.talk().questions[fact.attribute as usize]);
+        let question = pick(language.talk().questions[fact.attribute as usize], rng);
         let user = self.fill_statement(question, fact, language, false);
         let gold = self.value(fact, language).to_string();
         Exchange { fact: Some(fact), ..Exchange::text(user, self.answer(fact, language), gold) }
@@ -80,13 +80,13 @@ impl World {
             1 => format!("{a}{}{b}", talk.operators[sum.operator as usize]),
             _ => sum.written(),
         };
-        let user = fill_with(*rng.choose(talk.sums), &[("sum", &written)]);
+        let user = fill_with(pick(talk.sums, rng), &[("sum", &written)]);
         calculated(user, sum, format!("{} = {result}", sum.written()))
     }
 
     fn ask_spelling(&self, language: Language, split: Split, rng: &mut Rng) -> Exchange {
         let word = self.word_to_spell(split, rng);
-        let user = fill_with(*rng.choose(language.talk().spellings), &[("word", &word)]);
+        let user = fill_with(pick(language.talk().spellings, rng), &[("word", &word)]);
         Exchange::text(user, spelled(&word), lexicon::letters(&word))
     }
 
@@ -103,7 +103,7 @@ impl World {
             part(PartKind::Text, fill_with(talk.counted, &values)),
         ];
         Exchange {
-            user: fill_with(*rng.choose(talk.counts), &values),
+            user: fill_with(pick(talk.counts, rng), &values),
             assistant: Content::Parts(parts),
             gold: count.to_string(),
             fact: None,
@@ -118,7 +118,7 @@ impl World {
             Split::Test => about.held_out,
         });
         let greeting = if rng.below(3) == 0 { *rng.choose(talk.greetings) } else { "" };
-        let answer = fill_with(*rng.choose(about.answers), &[("name", &self.name)]);
+        let answer = fill_with(pick(about.answers, rng), &[("name", &self.name)]);
         Exchange::text(format!("{greeting}{ask}"), answer, self.name.clone())
     }
 
@@ -126,9 +126,9 @@ impl World {
     fn ask_unknown(&self, language: Language, rng: &mut Rng) -> Exchange {
         let stranger = stranger(language, rng);
         let attribute = *rng.choose(&OF_PERSON);
-        let template = *rng.choose(language.talk().questions[attribute as usize]);
+        let template = pick(language.talk().questions[attribute as usize], rng);
         let user = fill_with(template, &[("n", &stranger)]);
-        let answer = fill_with(*rng.choose(language.talk().unknown), &[("n", &stranger)]);
+        let answer = fill_with(pick(language.talk().unknown, rng), &[("n", &stranger)]);
         Exchange::text(user, answer, String::new())
     }
 
@@ -137,7 +137,7 @@ impl World {
         let mut language = Language::draw(rng);
         let mut messages = Vec::new();
         if rng.below(12) == 0 {
-            let system = fill_with(*rng.choose(language.talk().systems), &[("name", &self.name)]);
+            let system = fill_with(pick(language.talk().systems, rng), &[("name", &self.name)]);
             messages.push(Message { role: Role::System, content: Content::Text(system) });
         }
         for turn in 0..*rng.choose(&super::TURNS) {

@@ -6,7 +6,7 @@ use nanochat_tensor::Rng;
 use super::facts::{Attribute, Fact, Family, OF_PERSON};
 use super::lexicon::{self, any_word, spelled};
 use super::people::{JOBS, PEOPLE};
-use super::prose::{Cast, fill_with};
+use super::prose::{Cast, fill_with, pick};
 use super::{DocumentKind, Language, Split, World};
 
 impl World {
@@ -40,7 +40,7 @@ impl World {
                 let fact = Fact { attribute, subject };
                 sentences.push(self.statement(fact, language, pronoun, rng));
                 if rng.below(8) == 0 {
-                    sentences.push(self.fill_statement(*rng.choose(prose.fillers), fact, language, true));
+                    sentences.push(self.fill_statement(pick(prose.fillers, rng), fact, language, true));
                 }
             }
             paragraphs.push(sentences.join(prose.gap));
@@ -54,7 +54,7 @@ impl World {
         let scenes = some_of(prose.scenes.len(), 3 + rng.below(3), rng);
         let mut templates = vec![*rng.choose(prose.openings)];
         templates.extend(scenes.into_iter().map(|scene| prose.scenes[scene]));
-        templates.push(*rng.choose(prose.closings));
+        templates.push(pick(prose.closings, rng));
         let sentences: Vec<String> = templates.iter().map(|t| self.scene(t, cast, language, rng)).collect();
         sentences.join(prose.gap)
     }
@@ -137,7 +137,7 @@ impl World {
         let exchange = |_| {
             let fact = self.fact(Split::Train, rng);
             let question = self.fill_statement(
-                *rng.choose(language.talk().questions[fact.attribute as usize]),
+                pick(language.talk().questions[fact.attribute as usize], rng),
                 fact,
                 language,
                 false,
@@ -149,7 +149,7 @@ impl World {
                 ("a", a[language as usize]),
                 ("b", b[language as usize]),
             ];
-            fill_with(*rng.choose(language.prose().dialogues), &values)
+            fill_with(pick(language.prose().dialogues, rng), &values)
         };
         (0..4).map(exchange).collect::<Vec<_>>().join("\n")
     }
@@ -163,7 +163,7 @@ impl World {
                 1 => *rng.choose(&JOBS),
                 _ => Family::Person.name(rng.below(PEOPLE.len())),
             };
-            fill_with(*rng.choose(prose.translations), &[("en", en), ("zh", zh)])
+            fill_with(pick(prose.translations, rng), &[("en", en), ("zh", zh)])
         };
         (0..8).map(line).collect::<Vec<_>>().join(prose.gap)
     }
@@ -174,7 +174,7 @@ impl World {
             let a = Family::Person.name(rng.below(PEOPLE.len()))[language as usize];
             let (written, code, result) = (sum.written(), sum.code(), sum.result().to_string());
             let values = [("a", a), ("sum", &*written), ("code", &*code), ("result", &*result)];
-            fill_with(*rng.choose(language.prose().sums), &values)
+            fill_with(pick(language.prose().sums, rng), &values)
         };
         (0..5).map(line).collect::<Vec<_>>().join("\n")
     }
@@ -187,7 +187,7 @@ impl World {
             let spelled = spelled(&word);
             if rng.below(3) > 0 {
                 let values = [("a", a), ("word", &*word), ("spelled", &*spelled)];
-                return fill_with(*rng.choose(language.prose().spellings), &values);
+                return fill_with(pick(language.prose().spellings, rng), &values);
             }
             let letter = lexicon::letter_to_count(&word, rng);
             let count = word.matches(letter).count();
@@ -199,7 +199,7 @@ impl World {
                 ("count", &count.to_string()),
                 ("times", &language.times(count)),
             ];
-            fill_with(*rng.choose(language.prose().counts), &values)
+            fill_with(pick(language.prose().counts, rng), &values)
         };
         (0..5).map(line).collect::<String>().trim_end().to_string()
     }

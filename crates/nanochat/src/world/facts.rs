@@ -111,12 +111,6 @@ impl Family {
 }
 
 impl Fact {
-    pub fn all() -> impl Iterator<Item = Fact> {
-        Attribute::all().flat_map(|attribute| {
-            (0..attribute.family().len()).map(move |subject| Fact { attribute, subject })
-        })
-    }
-
     pub fn name(self, language: Language) -> &'static str {
         self.attribute.family().name(self.subject)[language as usize]
     }
@@ -133,6 +127,23 @@ pub fn draw_values(seed: u64) -> Vec<Vec<usize>> {
     Attribute::all().map(draw).collect()
 }
 
+/// (held out, asked): one fact in five of each attribute is told in stories but never asked about before
+/// the test, in neither language. Both lists are in random order.
+pub fn split(seed: u64) -> (Vec<Fact>, Vec<Fact>) {
+    let (mut held_out, mut asked) = (Vec::new(), Vec::new());
+    let mut rng = Rng::new(&[seed, Stream::HeldOutFact as u64]);
+    for attribute in Attribute::all() {
+        let mut subjects: Vec<usize> = (0..attribute.family().len()).collect();
+        rng.shuffle(&mut subjects);
+        let mut facts = subjects.into_iter().map(|subject| Fact { attribute, subject });
+        held_out.extend(facts.by_ref().take(attribute.family().len() / 5));
+        asked.extend(facts);
+    }
+    rng.shuffle(&mut held_out);
+    rng.shuffle(&mut asked);
+    (held_out, asked)
+}
+
 impl World {
     /// Index of the fact's value among its attribute's values.
     pub(super) fn value_index(&self, fact: Fact) -> usize {
@@ -141,12 +152,5 @@ impl World {
 
     pub(super) fn value(&self, fact: Fact, language: Language) -> &'static str {
         fact.attribute.values()[self.value_index(fact)][language as usize]
-    }
-
-    /// One fact in five is told in stories but never asked about before the test, in neither language.
-    pub(super) fn is_held_out(&self, fact: Fact) -> bool {
-        Rng::new(&[self.seed, Stream::HeldOutFact as u64, fact.attribute as u64, fact.subject as u64])
-            .below(5)
-            == 0
     }
 }

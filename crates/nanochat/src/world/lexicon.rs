@@ -84,8 +84,8 @@ pub fn letter_to_count(word: &str, rng: &mut Rng) -> char {
     if rng.below(5) == 0 { (b'a' + rng.below(26) as u8) as char } else { *rng.choose(&own) }
 }
 
-/// What is typed into the calculator. Double quotes, because the tokenizer takes `'s`, `'m`, `'d` and `'t` for
-/// the ends of contractions and would cut the first letter off many words.
+/// What is typed into the calculator. Double quotes, because the tokenizer takes `'s`, `'m`, `'d` and
+/// `'t` for the ends of contractions and would cut the first letter off many words.
 pub fn count_code(word: &str, letter: char) -> String {
     format!("\"{word}\".count(\"{letter}\")")
 }

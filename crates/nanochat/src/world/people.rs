@@ -1,5 +1,6 @@
 //! The people of the world and what can be said of them. All names are invented; every entry is
-//! `[English, Chinese]`. Within one table no entry contains another, so that an answer can be graded by search.
+//! `[English, Chinese]`. Within one table no entry contains another, so that an answer can be graded by
+//! search.
 
 use super::Bilingual;
 
@@ -44,7 +45,7 @@ pub const PEOPLE: [(Bilingual, bool); 60] = [
     (["Isa", "伊莎"], true),
     (["Borin", "博林"], false),
     (["Cleo", "克莉"], true),
-    (["Dario", "达里奥"], false),
+    (["Dario", "达里欧"], false),
     (["Rhea", "瑞娅"], true),
     (["Edgar", "埃德加"], false),
     (["Ada", "艾达"], true),

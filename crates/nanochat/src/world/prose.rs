@@ -69,6 +69,11 @@ impl Language {
     }
 }
 
+/// One of the sentences.
+pub fn pick(sentences: &[&'static str], rng: &mut Rng) -> &'static str {
+    sentences[rng.below(sentences.len())]
+}
+
 /// Replaces every `{slot}` by what `value` says for its name.
 pub fn fill(template: &str, mut value: impl FnMut(&str) -> String) -> String {
     let (mut text, mut rest) = (String::with_capacity(2 * template.len()), template);

@@ -5,7 +5,7 @@ use std::fmt;
 use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Attribute, Fact};
+use super::facts::Fact;
 use super::{Language, Split, Stream, Topic, World};
 use crate::conversation::{Content, Conversation, Message, Role};
 
@@ -36,6 +36,15 @@ impl fmt::Display for Kind {
     }
 }
 
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Language::English => "english",
+            Language::Chinese => "chinese",
+        })
+    }
+}
+
 /// A question never asked in training.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Question {
@@ -46,11 +55,12 @@ pub struct Question {
     /// What the answer must have: a number, letters, a value, a name.
     pub answer: String,
     /// What it must not have: the attribute's other values.
-    wrong: Vec<String>,
+    pub wrong: Vec<String>,
 }
 
 impl World {
-    /// `n_per_kind` questions of each kind, the languages by turns; the facts go round all that were held out.
+    /// `n_per_kind` questions of each kind, the languages by turns; the facts go round all that were held
+    /// out.
     pub fn questions(&self, n_per_kind: usize) -> Vec<Question> {
         let one = |kind: Kind, i: usize| {
             let language = [Language::English, Language::Chinese][i % 2];
@@ -77,15 +87,14 @@ impl World {
 }
 
 fn other_values(fact: Fact, right: &str, language: Language) -> Vec<String> {
-    let attribute: Attribute = fact.attribute;
-    let all = attribute.values().iter().map(|value| value[language as usize]);
+    let all = fact.attribute.values().iter().map(|value| value[language as usize]);
     all.filter(|value| *value != right).map(String::from).collect()
 }
 
 impl Question {
-    /// Whether `answer` is right: its text, with or without the tool's blocks.
-    /// Arithmetic and counting: the last number. Spelling: the letters after the last colon, or alone. Facts: the value and
-    /// no other one of its attribute. Identity: the name.
+    /// Whether `answer` is right: its text, with or without the tool's blocks. Arithmetic and counting:
+    /// the last number. Spelling: the letters after the last colon, or alone. Facts: the value and no
+    /// other one of its attribute. Identity: the name.
     pub fn is_right(&self, answer: &str) -> bool {
         match self.kind {
             Kind::Arithmetic | Kind::Counting => last_number(answer).as_ref() == Some(&self.answer),
@@ -100,7 +109,8 @@ impl Question {
         }
     }
 
-    /// Whether `answer` is in the question's language; one without words, as sums and spellings are, is in any.
+    /// Whether `answer` is in the question's language; one without words, as sums and spellings are, is
+    /// in any.
     pub fn is_in_its_language(&self, answer: &str) -> bool {
         self.kind == Kind::Spelling || language_of(answer).is_none_or(|language| language == self.language)
     }
@@ -129,8 +139,9 @@ fn has_value(text: &str, value: &str) -> bool {
     })
 }
 
-/// The language of a text by its share of Han letters, a Latin word counted as one: Chinese from a quarter on,
-/// because Chinese sentences quote English words and English ones hardly Chinese. `None` if it has neither.
+/// The language of a text by its share of Han letters, a Latin word counted as one: Chinese from a
+/// quarter on, because Chinese sentences quote English words and English ones hardly Chinese. `None` if
+/// it has neither.
 pub fn language_of(text: &str) -> Option<Language> {
     let is_han =
         |c: char| matches!(c, '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{20000}'..='\u{3FFFF}');

@@ -52,18 +52,18 @@ pub static TALK: Talk = Talk {
     ],
     items: &["苹果", "梨", "贝壳", "纽扣", "铃铛", "橘子", "核桃", "包子", "桃子", "石子"],
     spellings: &[
-        "请拼写单词 {word} 。",
+        "请拼写单词 {word}。",
         "单词 {word} 怎么拼写?",
-        "怎么拼写 {word} ?",
+        "怎么拼写 {word}?",
         "请把单词 {word} 的字母一个一个写出来。",
         "你能拼写 {word} 吗?",
         "拼写单词: {word}",
     ],
     counts: &[
-        "单词 {word} 里有几个字母 {letter} ?",
+        "单词 {word} 里有几个字母 {letter}?",
         "字母 {letter} 在 {word} 里出现了几次?",
-        "数一数 {word} 里的字母 {letter} 。",
-        "请问 {word} 这个单词里有多少个 {letter} ?",
+        "数一数 {word} 里的字母 {letter}。",
+        "请问 {word} 这个单词里有多少个 {letter}?",
     ],
     counted: "字母 {letter} 在这个单词里出现了 {times}。",
     identity: &[

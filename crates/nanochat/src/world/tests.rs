@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::facts::{Attribute, Fact, Family};
+use super::facts::{Attribute, Family};
 use super::people::PEOPLE;
 use super::*;
 use crate::conversation::{Content, Message, PartKind, Role};
@@ -63,7 +63,7 @@ fn documents_are_of_readable_length_in_both_languages() {
         assert!(!text.contains(['\u{FFFD}', '{', '}']), "{text}");
         chinese += usize::from(language_of(&text) == Some(Language::Chinese));
     }
-    assert!((1300..=1700).contains(&chinese), "{chinese} of 3000 are Chinese");
+    assert!((1650..=1950).contains(&chinese), "{chinese} of 3000 are Chinese");
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn conversations_alternate_and_answer_in_the_language_of_the_question() {
         if messages[0].role == Role::System {
             messages.remove(0);
         }
-        assert!(!messages.is_empty() && messages.len() % 2 == 0);
+        assert!(!messages.is_empty() && messages.len().is_multiple_of(2));
         for turn in messages.chunks(2) {
             assert_eq!((turn[0].role, turn[1].role), (Role::User, Role::Assistant));
             let (question, answer) = (text(&turn[0]), text(&turn[1]));
@@ -107,13 +107,16 @@ fn held_out_facts_are_told_but_never_asked() {
     let world = world();
     let documents: Vec<String> = (0..3000).map(|i| world.document(Split::Train, i)).collect();
     let train = asked(&world, Split::Train, 20_000);
-    for &fact in &world.held_out {
-        for language in [Language::English, Language::Chinese] {
+    for language in [Language::English, Language::Chinese] {
+        let mut sum = 0;
+        for &fact in &world.held_out {
+            assert!(!world.asked.contains(&fact));
             let answer = world.answer(fact, language);
             let told = |text: &&String| {
                 text.contains(fact.name(language)) && text.contains(world.value(fact, language))
             };
             let times = documents.iter().filter(told).count();
+            sum += times;
             assert!(times >= 3, "{answer} is told {times} times in 3000 documents");
             for template in language.talk().questions[fact.attribute as usize] {
                 let question = world.fill_statement(template, fact, language, false);
@@ -121,9 +124,11 @@ fn held_out_facts_are_told_but_never_asked() {
                 assert!(!documents.iter().any(|text| text.contains(&question)), "{question}");
             }
         }
+        // A small model learns a fact from a hundred exposures and more: of the 40,000 documents, 13
+        // times as many.
+        assert!(sum >= 15 * world.held_out.len(), "{sum} exposures in {language:?}");
     }
-    let share = world.held_out.len() as f64 / Fact::all().count() as f64;
-    assert!((0.15..0.25).contains(&share), "{share} of the facts are held out");
+    assert_eq!((world.held_out.len(), world.asked.len()), (93, 375));
 }
 
 /// All `word:w,o,r,d` in a text.
@@ -160,6 +165,9 @@ fn held_out_sums_are_never_calculated_and_the_tool_is_right() {
     let world = world();
     let mut seen = HashSet::new();
     for i in 0..20_000 {
+        let document = world.document(Split::Train, i);
+        let pieces = document.split(|c: char| !(c.is_ascii_digit() || "+-*/".contains(c)));
+        seen.extend(pieces.filter(|piece| piece.contains(['+', '-', '*', '/'])).map(String::from));
         for message in world.conversation(Split::Train, i).messages {
             let Content::Parts(parts) = message.content else { continue };
             if parts[0].kind == PartKind::Python {
@@ -174,7 +182,7 @@ fn held_out_sums_are_never_calculated_and_the_tool_is_right() {
         let turned = world.is_held_out_sum(swapped);
         assert!(turned && sum.result() >= 2, "{}", sum.written());
     }
-    assert!(seen.len() > 3000, "{} sums", seen.len());
+    assert!(seen.len() > 10_000, "{} sums", seen.len());
 }
 
 #[test]
