@@ -1,5 +1,6 @@
 //! The `nanochat` command.
 
+mod data;
 mod tok;
 
 use clap::Parser;
@@ -15,11 +16,15 @@ struct Cli {
 #[derive(clap::Subcommand)]
 enum Command {
     #[command(subcommand)]
+    Data(data::DataCommand),
+    #[command(subcommand)]
     Tok(tok::TokCommand),
 }
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let Command::Tok(command) = cli.command;
-    tok::run(command, &cli.base_dir)
+    match cli.command {
+        Command::Data(command) => data::run(command, &cli.base_dir),
+        Command::Tok(command) => tok::run(command, &cli.base_dir),
+    }
 }

@@ -1,6 +1,5 @@
 //! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
 
-mod atomic_file;
 pub mod answer;
 pub mod atomic_file;
 pub mod batch;
@@ -14,8 +13,8 @@ pub mod dataset;
 pub mod engine;
 pub mod gpt;
 pub mod huggingface;
-pub mod kv_cache;
 pub mod ingest;
+pub mod kv_cache;
 pub mod lines;
 pub mod loss_eval;
 pub mod make;
