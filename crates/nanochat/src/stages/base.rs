@@ -1,7 +1,6 @@
 //! Base pretraining: next-token prediction over the shards (nanochat's base_train.py).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -120,9 +119,8 @@ struct Validation {
 
 pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
     let tokenizer_path = base_dir.join("tokenizer").join("tokenizer.json");
-    let tokenizer = Arc::new(
-        Tokenizer::from_file(&tokenizer_path).context("base training needs a tokenizer: `nanochat tok train`")?,
-    );
+    let tokenizer =
+        Tokenizer::from_file(&tokenizer_path).context("base training needs a tokenizer: `nanochat tok train`")?;
     let config = config(settings, tokenizer.vocab_size())?;
     let rows = [settings.device_batch_size, settings.max_seq_len];
     let grad_accum_steps = grad_accum_steps(settings.total_batch_size, rows[0] * rows[1])?;
@@ -152,7 +150,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
         run.checkpoints.load_optimizer(state, &mut optimizer)?;
         position = Some(serde_json::from_value(state.position.clone()).context("failed to read the loader's position")?);
     }
-    let mut loader = DataLoader::new(shards, Split::Train, tokenizer.clone(), rows, [0, 1], position.as_ref())?;
+    let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, rows, [0, 1], position.as_ref())?;
     let schedule = Schedule::Trapezoid {
         num_iterations,
         warmup_ratio: settings.warmup_ratio,
@@ -257,7 +255,7 @@ fn evaluate(
     run: &mut Run,
     step: usize,
     model: &Gpt,
-    tokenizer: &Arc<Tokenizer>,
+    tokenizer: &Tokenizer,
     validations: &[Validation],
     settings: &BaseSettings,
     byte_lengths: &[u32],
@@ -267,7 +265,7 @@ fn evaluate(
     let mut line = format!("step {step}:");
     let mut values = Vec::new();
     for Validation { name, shards } in validations {
-        let mut loader = DataLoader::new(shards.clone(), Split::Val, tokenizer.clone(), shape, [0, 1], None)?;
+        let mut loader = DataLoader::new(shards, Split::Val, tokenizer, shape, [0, 1], None)?;
         let mut bpb = BitsPerByte::default();
         for _ in 0..batches {
             bpb.add(model, &loader.next_batch()?, byte_lengths);
