@@ -1,30 +1,112 @@
-//! The `nanochat` command.
+//! The `nanochat` command: one match over what it can do.
 
+mod arguments;
+mod chat;
 mod data;
+mod eval;
+mod export;
+mod plan;
+mod speedrun;
 mod tok;
+mod train;
 
-use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use clap::{Parser, Subcommand};
+use nanochat::stages::run::Interrupted;
+
+/// From raw text to a chat model of your own, on a laptop or on GPUs.
+///
+/// `nanochat speedrun` does all of it; every step is also a command of its own.
 #[derive(Parser)]
-#[command(name = "nanochat")]
-struct Cli {
-    #[arg(long, global = true)]
-    base_dir: std::path::PathBuf,
+#[command(name = "nanochat", version, propagate_version = true)]
+pub struct Cli {
+    /// Folder that everything a run makes lives under [default: ~/.cache/nanochat]
+    #[arg(long, global = true, env = "NANOCHAT_BASE_DIR", value_name = "FOLDER", hide_env_values = true)]
+    base_dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
-#[derive(clap::Subcommand)]
+
+#[derive(Subcommand)]
 enum Command {
+    /// Data, tokenizer, training, evaluation and report in one go
+    Speedrun(speedrun::SpeedrunCommand),
+    /// Talk to a model
+    Chat(chat::ChatCommand),
+    /// Make training text: the built-in corpus, or your own files
     #[command(subcommand)]
     Data(data::DataCommand),
+    /// Train, measure and look into a tokenizer
     #[command(subcommand)]
     Tok(tok::TokCommand),
+    /// Train a model, one stage at a time
+    #[command(subcommand)]
+    Train(train::TrainCommand),
+    /// Measure a model
+    #[command(subcommand)]
+    Eval(eval::EvalCommand),
+    /// What a run of some depth takes: parameters, tokens, memory, time, cost
+    Plan(plan::PlanCommand),
+    /// Write a checkpoint's model as a Hugging Face folder of its own
+    Export(export::ExportCommand),
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    match cli.command {
-        Command::Data(command) => data::run(command, &cli.base_dir),
-        Command::Tok(command) => tok::run(command, &cli.base_dir),
+fn main() -> ExitCode {
+    end_quietly_when_nobody_reads();
+    let cli = match arguments::expand(std::env::args().collect()).map(Cli::try_parse_from) {
+        Ok(Ok(cli)) => cli,
+        Ok(Err(error)) => error.exit(),
+        Err(error) => return fail(&error),
+    };
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
     }
+}
+
+impl Cli {
+    fn run(self) -> anyhow::Result<()> {
+        let base_dir = match self.base_dir {
+            Some(dir) => dir,
+            None => default_base_dir()?,
+        };
+        match self.command {
+            Command::Speedrun(command) => speedrun::run(&command, &base_dir),
+            Command::Chat(command) => chat::run(&command, &base_dir),
+            Command::Data(command) => data::run(command, &base_dir),
+            Command::Tok(command) => tok::run(command, &base_dir),
+            Command::Train(command) => train::run(command, &base_dir),
+            Command::Eval(command) => eval::run(&command, &base_dir),
+            Command::Plan(command) => plan::run(command),
+            Command::Export(command) => export::run(&command, &base_dir),
+        }
+    }
+}
+
+fn default_base_dir() -> anyhow::Result<PathBuf> {
+    match std::env::home_dir().filter(|home| !home.as_os_str().is_empty()) {
+        Some(home) => Ok(home.join(".cache/nanochat")),
+        None => anyhow::bail!("there is no home folder; say --base-dir or set NANOCHAT_BASE_DIR"),
+    }
+}
+
+/// One sentence, causes after colons. A run stopped on purpose ends with the code of Ctrl-C.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Interrupted>() {
+        eprintln!("{error}");
+        return ExitCode::from(130);
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// `nanochat report | head` is no error.
+fn end_quietly_when_nobody_reads() {
+    let always = Arc::new(AtomicBool::new(true));
+    // Fails only for signals that cannot be caught, which SIGPIPE is not.
+    let _ = signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 0, always);
 }
