@@ -4,6 +4,7 @@ pub mod answer;
 pub mod atomic_file;
 pub mod batch;
 pub mod calculator;
+pub mod chat_eval;
 pub mod chat_loader;
 pub mod checkpoint;
 pub mod config;

@@ -1,0 +1,294 @@
+//! `nanochat chat`: talk to a model in the terminal.
+
+mod printer;
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use nanochat::answer;
+use nanochat::checkpoint::{self, LoadedModel, Stage};
+use nanochat::conversation::{Content, Conversation, Message, Role};
+use nanochat::engine::{Engine, Finish, Request};
+use nanochat::sampler::SampleOptions;
+use printer::Printer;
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+/// Which model to use.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// A model folder: any NanoChat folder of Hugging Face transformers
+    #[arg(short = 'm', long = "model", value_name = "FOLDER", conflicts_with_all = ["model_tag", "step"])]
+    folder: Option<PathBuf>,
+    /// Stage the model comes from [default: sft, or base where there is no other]
+    #[arg(long, value_enum)]
+    source: Option<Stage>,
+    /// Name of the run [default: the deepest model]
+    #[arg(long)]
+    model_tag: Option<String>,
+    /// Step of the checkpoint [default: the last]
+    #[arg(long)]
+    step: Option<usize>,
+}
+
+impl ModelArgs {
+    pub fn load(&self, base_dir: &Path) -> Result<LoadedModel> {
+        if let Some(folder) = &self.folder {
+            return Ok(checkpoint::load_folder(folder)?);
+        }
+        let find = |stage| checkpoint::find(base_dir, stage, self.model_tag.as_deref(), self.step);
+        let folder = match self.source {
+            Some(stage) => find(stage)?,
+            // Where there is neither, the base model's sentence says what to do first.
+            None => find(Stage::Sft).or_else(|_| find(Stage::Base))?,
+        };
+        Ok(checkpoint::load_folder(&folder)?)
+    }
+
+    /// Whether the model was never taught to chat, so that it can only go on with a text.
+    fn is_base(&self, loaded: &LoadedModel) -> bool {
+        let stage = loaded.folder.iter().any(|part| part == Stage::Base.folder());
+        self.source == Some(Stage::Base) || (self.folder.is_none() && stage)
+    }
+}
+
+#[derive(clap::Args)]
+pub struct ChatCommand {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Answer this and leave
+    #[arg(short = 'p', long)]
+    prompt: Option<String>,
+    /// A system message for the whole conversation
+    #[arg(long)]
+    system: Option<String>,
+    /// Longest answer, in tokens
+    #[arg(long, default_value_t = 256)]
+    max_tokens: usize,
+    /// Answers to each prompt
+    #[arg(long, default_value_t = 1)]
+    samples: usize,
+    #[command(flatten)]
+    options: SampleOptions,
+}
+
+const HELP: &str = "\
+/clear              start a new conversation
+/temperature X      randomness, 0 to 2      /topk K       the K likeliest tokens, 0: all
+/topp P             probability mass        /penalty X    against repetition, 1: none
+/seed N             repeatable answers      /max N        longest answer in tokens
+/system TEXT        a system message        /quit         leave (also Ctrl-D)
+Ctrl-C stops an answer.";
+
+pub fn run(command: &ChatCommand, base_dir: &Path) -> Result<()> {
+    command.options.checked()?;
+    let loaded = command.model.load(base_dir)?;
+    let interrupt = Arc::new(AtomicBool::new(false));
+    let completes = command.model.is_base(&loaded);
+    let mut chat = Chat {
+        engine: Engine::new(&loaded.model, &loaded.tokenizer),
+        loaded: &loaded,
+        completes,
+        options: command.options,
+        max_tokens: command.max_tokens,
+        samples: command.samples.max(1),
+        system: command.system.clone(),
+        messages: Vec::new(),
+        turn: 0,
+        interrupt: interrupt.clone(),
+    };
+    if let Some(prompt) = &command.prompt {
+        return chat.say(prompt);
+    }
+    if !std::io::stdin().is_terminal() {
+        let prompt = std::io::read_to_string(std::io::stdin()).context("failed to read the prompt")?;
+        return chat.say(prompt.trim_end());
+    }
+    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupt)?;
+    chat.talk(base_dir)
+}
+
+struct Chat<'m> {
+    engine: Engine<'m>,
+    loaded: &'m LoadedModel,
+    completes: bool,
+    options: SampleOptions,
+    max_tokens: usize,
+    samples: usize,
+    system: Option<String>,
+    messages: Vec<Message>,
+    /// Answers given: each has its own random stream.
+    turn: u64,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Chat<'_> {
+    /// Reads lines until the end.
+    fn talk(&mut self, base_dir: &Path) -> Result<()> {
+        eprintln!("{}", self.loaded.folder.display());
+        eprintln!("{}", if self.completes { "A base model: it goes on with what you write. /help helps." } else { "Say something. /help helps." });
+        let mut editor = DefaultEditor::new().context("failed to open the terminal")?;
+        let history = base_dir.join("chat_history.txt");
+        let _ = editor.load_history(&history); // there is none the first time
+        loop {
+            match editor.readline("\n> ") {
+                Ok(line) if line.trim().is_empty() => continue,
+                Ok(line) => {
+                    let _ = editor.add_history_entry(&line);
+                    let _ = editor.append_history(&history); // a read-only folder costs the history only
+                    match self.command(line.trim()) {
+                        Some(ControlFlow::Break(())) => return Ok(()),
+                        Some(ControlFlow::Continue(())) => {}
+                        None => {
+                            if let Err(error) = self.say(&line) {
+                                eprintln!("{error:#}");
+                            }
+                        }
+                    }
+                }
+                Err(ReadlineError::Interrupted) => eprintln!("/quit or Ctrl-D leaves"),
+                Err(ReadlineError::Eof) => return Ok(()),
+                Err(error) => return Err(error).context("failed to read from the terminal"),
+            }
+        }
+    }
+
+    /// Carries out a line that is a command; None: it is none.
+    fn command(&mut self, line: &str) -> Option<ControlFlow<()>> {
+        if matches!(line, "quit" | "exit" | "/quit" | "/exit") {
+            return Some(ControlFlow::Break(()));
+        }
+        if line == "clear" {
+            return self.command("/clear");
+        }
+        let (name, value) = line.strip_prefix('/')?.split_once(' ').unwrap_or((&line[1..], ""));
+        let said = match name {
+            "help" => Ok(HELP.to_string()),
+            "clear" => {
+                self.messages.clear();
+                Ok("a new conversation".into())
+            }
+            "system" => {
+                self.system = Some(value.trim().to_string()).filter(|text| !text.is_empty());
+                self.messages.clear();
+                Ok("a new conversation with this system message".into())
+            }
+            _ => self.set(name, value.trim()),
+        };
+        eprintln!("{}", said.unwrap_or_else(|error| format!("{error:#}")));
+        Some(ControlFlow::Continue(()))
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<String> {
+        fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
+            value.parse().ok().with_context(|| format!("/{name} wants a number, found \"{value}\""))
+        }
+        let mut options = self.options;
+        match name {
+            "temperature" => options.temperature = parse(name, value)?,
+            "topk" => options.top_k = parse(name, value)?,
+            "topp" => options.top_p = parse(name, value)?,
+            "penalty" => options.repetition_penalty = parse(name, value)?,
+            "seed" => {
+                options.seed = parse(name, value)?;
+                self.turn = 0;
+            }
+            "max" => self.max_tokens = parse(name, value)?,
+            _ => bail!("there is no /{name}; /help lists what there is"),
+        }
+        self.options = options.checked()?;
+        Ok(format!("{name} is {value}"))
+    }
+
+    /// Answers `line`, streaming, and remembers both.
+    fn say(&mut self, line: &str) -> Result<()> {
+        let tokenizer = &self.loaded.tokenizer;
+        let prompt = if self.completes { self.text_prompt(line) } else { self.chat_prompt(line)? };
+        let request = Request {
+            prompt,
+            samples: self.samples,
+            max_tokens: self.max_tokens,
+            options: self.options,
+            stream: self.turn,
+        };
+        self.turn += 1;
+        self.interrupt.store(false, Ordering::Relaxed);
+        let mut printer = Printer::new(tokenizer);
+        let streams = self.samples == 1;
+        let answers = self.engine.generate(&[request], |token| {
+            if streams {
+                printer.token(token.id);
+            }
+            match self.interrupt.load(Ordering::Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        for (i, answer) in answers[0].iter().enumerate() {
+            if !streams {
+                println!("[{}]", i + 1);
+                answer.ids.iter().for_each(|&id| printer.token(id));
+            }
+            printer.end();
+            match answer.finish {
+                Finish::Stop => {}
+                Finish::Length => eprintln!("(cut at {} tokens)", answer.ids.len()),
+                Finish::Cancelled => eprintln!("(stopped)"),
+            }
+        }
+        if !self.completes {
+            self.messages.push(answer::message(tokenizer, &answers[0][0].ids));
+            self.forget_empty_answer();
+        }
+        Ok(())
+    }
+
+    fn text_prompt(&self, text: &str) -> Vec<u32> {
+        let tokenizer = &self.loaded.tokenizer;
+        let bos = tokenizer.special("<|bos|>").unwrap_or(0);
+        [vec![bos], tokenizer.encode(text)].concat()
+    }
+
+    /// The conversation so far with `line` at its end; the oldest turns go when it gets too long.
+    fn chat_prompt(&mut self, line: &str) -> Result<Vec<u32>> {
+        let context = self.engine.context();
+        let room = context.saturating_sub(self.max_tokens.min(context / 2));
+        self.messages.push(Message { role: Role::User, content: Content::Text(line.to_string()) });
+        let mut dropped = 0;
+        loop {
+            let system = self.system.iter();
+            let system = system.map(|text| Message { role: Role::System, content: Content::Text(text.clone()) });
+            let messages = system.chain(self.messages.iter().cloned()).collect();
+            let prompt = match (Conversation { messages }).render_for_completion(&self.loaded.tokenizer) {
+                Ok(prompt) => prompt,
+                Err(error) => {
+                    self.messages.pop();
+                    return Err(error.into());
+                }
+            };
+            if prompt.len() <= room || (self.messages.len() == 1 && prompt.len() < context) {
+                if dropped > 0 {
+                    eprintln!("(the oldest {dropped} exchanges were dropped: the model sees {context} tokens)");
+                }
+                return Ok(prompt);
+            }
+            if self.messages.len() == 1 {
+                self.messages.clear();
+                bail!("that is {} tokens, and the model sees {context}; say it shorter", prompt.len());
+            }
+            self.messages.drain(..2);
+            dropped += 1;
+        }
+    }
+
+    /// An answer without a word cannot stand in a conversation; its question goes with it.
+    fn forget_empty_answer(&mut self) {
+        if self.messages.last().is_some_and(|message| message.content.text().trim().is_empty()) {
+            self.messages.truncate(self.messages.len() - 2);
+        }
+    }
+}

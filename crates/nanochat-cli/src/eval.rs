@@ -1,0 +1,119 @@
+//! `nanochat eval`: measure a model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use nanochat::chat_eval::{self, ChatScores, Score};
+use nanochat::dataloader::DataLoader;
+use nanochat::dataset::{OnBadShard, Shards, Split};
+use nanochat::loss_eval::BitsPerByte;
+use serde_json::json;
+
+use crate::chat::ModelArgs;
+
+#[derive(clap::Subcommand)]
+pub enum EvalCommand {
+    /// Put held-out questions of the built-in world to a chat model
+    Chat(ChatArgs),
+    /// Measure bits per byte on training and validation text
+    Bpb(BpbArgs),
+}
+
+#[derive(clap::Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Questions of each kind
+    #[arg(long, default_value_t = 200)]
+    questions: usize,
+    /// File of questions [default: {base-dir}/chat_data/questions.jsonl]
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Print this many wrong answers
+    #[arg(long, default_value_t = 0)]
+    show: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub struct BpbArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Folder of parquet shards [default: {base-dir}/base_data]
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Tokens of each split to measure on
+    #[arg(long, default_value_t = 262_144)]
+    eval_tokens: usize,
+    /// Rows in one forward pass
+    #[arg(long, default_value_t = 8)]
+    device_batch_size: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(command: &EvalCommand, base_dir: &Path) -> Result<()> {
+    match command {
+        EvalCommand::Chat(args) => chat(args, base_dir),
+        EvalCommand::Bpb(args) => bpb(args, base_dir),
+    }
+}
+
+fn chat(args: &ChatArgs, base_dir: &Path) -> Result<()> {
+    let loaded = args.model.load(base_dir)?;
+    let file = args.file.clone().unwrap_or_else(|| base_dir.join("chat_data").join("questions.jsonl"));
+    let questions = chat_eval::read_questions(&file, args.questions)?;
+    let bar = ProgressBar::new(questions.len() as u64)
+        .with_style(ProgressStyle::with_template("eval {bar:24} {pos}/{len} questions · {elapsed} gone")?);
+    let scores = chat_eval::evaluate(&loaded.model, &loaded.tokenizer, &questions, || bar.inc(1))?;
+    bar.finish_and_clear();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&scores)?);
+    } else {
+        print_scores(&scores);
+        for wrong in scores.wrong.iter().take(args.show) {
+            println!("\n[{}] {}", wrong.kind, wrong.question);
+            println!("  answered: {}", wrong.answer.replace('\n', "\n            "));
+            println!("  expected: {}", wrong.expected);
+        }
+    }
+    Ok(())
+}
+
+fn print_scores(scores: &ChatScores) {
+    let row = |name: &str, score: &Score| {
+        let (share, margin) = (100.0 * score.share(), 100.0 * score.margin());
+        println!("{name:<20} {share:6.1} % ± {margin:3.1}   ({} of {})", score.right, score.total);
+    };
+    scores.by_kind.iter().for_each(|(kind, score)| row(&kind.to_string(), score));
+    row("in its language", &scores.language);
+    row("whole characters", &scores.whole_characters);
+}
+
+fn bpb(args: &BpbArgs, base_dir: &Path) -> Result<()> {
+    let loaded = args.model.load(base_dir)?;
+    let dir = args.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
+    let shards = Shards::open(&dir, OnBadShard::Refuse)?;
+    let byte_lengths = loaded.tokenizer.byte_lengths();
+    let shape = [args.device_batch_size.max(1), loaded.model.config.sequence_len];
+    let mut values = serde_json::Map::new();
+    for (name, split) in [("train", Split::Train), ("val", Split::Val)] {
+        let mut loader = DataLoader::new(&shards, split, &loaded.tokenizer, shape, [0, 1], None)?;
+        let mut bpb = BitsPerByte::default();
+        for _ in 0..args.eval_tokens.div_ceil(shape[0] * shape[1]).max(1) {
+            bpb.add(&loaded.model, &loader.next_batch()?, &byte_lengths);
+        }
+        if !args.json {
+            println!("{name:<6} {:.4} bits per byte", bpb.value());
+        }
+        values.insert(format!("{name}_bpb"), json!(bpb.value()));
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&values)?);
+    }
+    Ok(())
+}

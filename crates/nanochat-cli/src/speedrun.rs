@@ -1,0 +1,149 @@
+//! `nanochat speedrun`: everything from nothing to a chat model. Each stage is a plain command that is
+//! printed before it runs; finished ones are skipped when the speedrun is run again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use nanochat::atomic_file;
+use serde::{Deserialize, Serialize};
+
+use crate::Cli;
+
+#[derive(clap::Args)]
+pub struct SpeedrunCommand {
+    /// How much to do
+    #[arg(long, value_enum, default_value_t = Preset::Laptop)]
+    preset: Preset,
+    /// The assistant's name
+    #[arg(long, default_value = "nanochat")]
+    name: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// A small model of the built-in world, in about ten minutes on two cores
+    Laptop,
+    /// Every stage with hardly any training, in seconds: shows that all works
+    Smoke,
+}
+
+/// Each stage is a line of what one would type after `nanochat`.
+const LAPTOP: &str = "\
+tok train --vocab-size 4096
+train base --depth 4 --max-seq-len 256 --device-batch-size 16 --total-batch-size 8192 --num-iterations 360 --eval-every 120 --save-every 60
+train sft --model-tag d4 --device-batch-size 32 --init-lr-frac 0.5 --num-epochs 1 --save-every 100 --eval-every 200
+eval chat --questions 200";
+
+const SMOKE: &str = "\
+tok train --vocab-size 512
+train base --depth 2 --max-seq-len 64 --device-batch-size 4 --total-batch-size 512 --num-iterations 20 --eval-every 10 --eval-tokens 2048
+train sft --model-tag d2 --device-batch-size 4 --target-examples-per-step 8 --num-iterations 10 --save-every 5
+eval chat --questions 4";
+
+/// What has been done in a base folder.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    preset: Preset,
+    name: String,
+    /// Seconds by finished command.
+    finished: BTreeMap<String, f64>,
+}
+
+pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
+    let path = base_dir.join("speedrun.json");
+    let mut record = open(&path, command)?;
+    let (make, stages) = match command.preset {
+        Preset::Laptop => ("data make".to_string(), LAPTOP),
+        Preset::Smoke => ("data make --documents 400 --conversations 300".to_string(), SMOKE),
+    };
+    let make = format!("{make} --name {}", quoted(&command.name));
+    for stage in std::iter::once(make.as_str()).chain(stages.lines()) {
+        if record.finished.contains_key(stage) {
+            eprintln!("\n$ nanochat {stage}\ndone before");
+            continue;
+        }
+        eprintln!("\n$ nanochat {stage}");
+        let started = Instant::now();
+        run_stage(stage, base_dir)?;
+        let seconds = started.elapsed().as_secs_f64();
+        record.finished.insert(stage.to_string(), seconds);
+        let json = serde_json::to_string_pretty(&record).expect("names and numbers always serialize");
+        atomic_file::write(&path, json.as_bytes()).with_context(|| format!("failed to write {}", path.display()))?;
+    }
+    let total = Duration::from_secs_f64(record.finished.values().sum::<f64>().round());
+    let minutes = format!("{}:{:02}", total.as_secs() / 60, total.as_secs() % 60);
+    eprintln!("\nall stages took {minutes} minutes; now run `nanochat chat`");
+    Ok(())
+}
+
+/// Parses the line as a shell would have passed it and runs it in this process: one kill ends it all,
+/// one Ctrl-C saves it. Training stages go on where they were.
+fn run_stage(stage: &str, base_dir: &Path) -> Result<()> {
+    let mut args = vec!["nanochat".to_string(), "--base-dir".into(), base_dir.display().to_string()];
+    args.extend(words(stage));
+    if stage.starts_with("train ") {
+        args.push("--resume".into());
+    }
+    Cli::try_parse_from(args).context("failed to parse a stage of the speedrun")?.run()
+}
+
+fn open(path: &PathBuf, command: &SpeedrunCommand) -> Result<Record> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let (preset, name) = (command.preset, command.name.clone());
+            return Ok(Record { preset, name, finished: BTreeMap::new() });
+        }
+        text => text.with_context(|| format!("failed to read {}", path.display()))?,
+    };
+    let damaged = || format!("{} is damaged; delete it to run all stages again", path.display());
+    let record: Record = serde_json::from_str(&text).with_context(damaged)?;
+    if record.preset != command.preset || record.name != command.name {
+        bail!(
+            "{} holds a speedrun with other settings (preset {:?}, name {}); choose another --base-dir",
+            path.parent().unwrap_or(path).display(),
+            record.preset,
+            record.name
+        );
+    }
+    Ok(record)
+}
+
+fn quoted(name: &str) -> String {
+    let plain = name.chars().all(|c| c.is_alphanumeric() || "-_".contains(c));
+    if plain { name.to_string() } else { format!("'{}'", name.replace('\'', "")) }
+}
+
+/// Words apart by spaces; single quotes hold spaces together.
+fn words(line: &str) -> Vec<String> {
+    let split = |(i, part): (usize, &str)| match i % 2 {
+        0 => part.split_whitespace().map(String::from).collect(),
+        _ => vec![part.to_string()],
+    };
+    line.split('\'').enumerate().flat_map(split).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_is_a_command_that_parses() {
+        for stage in LAPTOP.lines().chain(SMOKE.lines()) {
+            let args = std::iter::once("nanochat".to_string()).chain(words(stage));
+            assert!(Cli::try_parse_from(args).is_ok(), "{stage}");
+        }
+    }
+
+    #[test]
+    fn names_survive_as_one_word() {
+        for name in ["nanochat", "小明", "Ada L", "it's"] {
+            let line = format!("data make --name {}", quoted(name));
+            assert_eq!(words(&line)[3], name.replace('\'', ""));
+            assert_eq!(words(&line).len(), 4);
+        }
+    }
+}

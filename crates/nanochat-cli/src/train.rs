@@ -1,0 +1,21 @@
+//! `nanochat train`: the stages, each alone.
+
+use std::path::Path;
+
+use nanochat::stages::base::{self, BaseSettings};
+use nanochat::stages::sft::{self, SftSettings};
+
+#[derive(clap::Subcommand)]
+pub enum TrainCommand {
+    /// Pretrain on shards of text. Flags may come from a file: --config run.toml
+    Base(BaseSettings),
+    /// Finetune a base model on conversations. Flags may come from a file: --config run.toml
+    Sft(SftSettings),
+}
+
+pub fn run(command: TrainCommand, base_dir: &Path) -> anyhow::Result<()> {
+    match command {
+        TrainCommand::Base(settings) => base::run(&settings, base_dir),
+        TrainCommand::Sft(settings) => sft::run(&settings, base_dir),
+    }
+}
