@@ -91,13 +91,7 @@ impl Rendered {
         self.mask.resize(self.ids.len(), trained);
     }
 
-    fn push_turn(
-        &mut self,
-        tokenizer: &Tokenizer,
-        marks: &Marks,
-        role: Role,
-        parts: &[PartText<'_>],
-    ) {
+    fn push_turn(&mut self, tokenizer: &Tokenizer, marks: &Marks, role: Role, parts: &[PartText<'_>]) {
         let assistant = role == Role::Assistant;
         self.push(if assistant { marks.assistant_start } else { marks.user_start }, false);
         for (kind, text) in parts {
