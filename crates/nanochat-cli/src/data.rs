@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use nanochat::dataset::Written;
 use nanochat::ingest::{IngestOptions, Ingested, ingest};
@@ -32,14 +31,14 @@ pub fn run(command: DataCommand, base_dir: &Path) -> anyhow::Result<()> {
     match command {
         DataCommand::Make { options } => {
             let progress = progress_bar("{wide_bar} {pos}/{len} texts {eta} left")?;
-            let made = make(&options, base_dir, &progress).context("failed to make the built-in corpus")?;
+            let made = make(&options, base_dir, &progress)?;
             progress.finish_and_clear();
             print_made(&made, base_dir);
         }
         DataCommand::Ingest { paths, out, options } => {
             let out = out.unwrap_or_else(|| base_dir.join("base_data"));
             let progress = progress_bar("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left")?;
-            let report = ingest(&paths, &out, &options, &progress).context("failed to ingest")?;
+            let report = ingest(&paths, &out, &options, &progress)?;
             progress.finish_and_clear();
             print_ingested(&report, &out);
         }

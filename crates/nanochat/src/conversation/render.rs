@@ -16,6 +16,9 @@ pub struct Rendered {
     pub cut: bool,
 }
 
+/// A part, its text borrowed unless a system message was put in front.
+type PartText<'a> = (PartKind, Cow<'a, str>);
+
 impl Conversation {
     /// At most `max_len` tokens: as many whole exchanges (user and assistant) as fit or, if the
     /// first one alone is too long, its beginning.
@@ -55,7 +58,7 @@ impl Conversation {
     }
 
     /// User and assistant turns in parts; a system message goes in front of the first user's text.
-    fn turns(&self) -> Vec<(Role, Vec<(PartKind, Cow<'_, str>)>)> {
+    fn turns(&self) -> Vec<(Role, Vec<PartText<'_>>)> {
         let (system, turns) = match self.messages.split_first() {
             Some((Message { role: Role::System, content }, rest)) => (Some(content.text()), rest),
             _ => (None, self.messages.as_slice()),
@@ -70,7 +73,7 @@ impl Conversation {
     }
 }
 
-fn parts_of(content: &Content) -> Vec<(PartKind, Cow<'_, str>)> {
+fn parts_of(content: &Content) -> Vec<PartText<'_>> {
     match content {
         Content::Text(text) => vec![(PartKind::Text, text.into())],
         Content::Parts(parts) => parts.iter().map(|Part { kind, text }| (*kind, text.into())).collect(),
@@ -88,13 +91,7 @@ impl Rendered {
         self.mask.resize(self.ids.len(), trained);
     }
 
-    fn push_turn(
-        &mut self,
-        tokenizer: &Tokenizer,
-        marks: &Marks,
-        role: Role,
-        parts: &[(PartKind, Cow<'_, str>)],
-    ) {
+    fn push_turn(&mut self, tokenizer: &Tokenizer, marks: &Marks, role: Role, parts: &[PartText<'_>]) {
         let assistant = role == Role::Assistant;
         self.push(if assistant { marks.assistant_start } else { marks.user_start }, false);
         for (kind, text) in parts {
