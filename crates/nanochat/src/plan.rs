@@ -196,7 +196,7 @@ pub enum PlanError {
         nearest: Vec<usize>,
     },
     #[error(
-        "d{depth} with a device batch of {device_batch} needs {needed:.1} GB of memory and has {usable:.1}; the largest device batch that fits is {largest}"
+        "d{depth} with a device batch of {device_batch} needs {needed:.1} GB of memory and has {usable:.1}; the largest device batch that works is {largest}"
     )]
     DeviceBatch { depth: usize, device_batch: usize, needed: f64, usable: f64, largest: usize },
     #[error(
@@ -329,16 +329,18 @@ fn device_batch(depth: usize, model: &GptConfig, options: &PlanOptions) -> Resul
         };
         return Err(PlanError::Memory { depth, needed: needed(1) / 1e9, usable: usable / 1e9, nearest });
     }
+    let divides =
+        |batch: &usize| options.total_batch_size.is_multiple_of(batch * options.max_seq_len * options.gpus);
     let Some(device_batch) = options.device_batch_size else {
         let powers = (0..).map(|n| LARGEST_BATCH >> n).take_while(|batch| *batch > 0);
         let mut fitting = powers.filter(|batch| needed(*batch) <= usable).peekable();
         let largest = *fitting.peek().expect("1 fits");
-        let tokens = |batch: &usize| batch * options.max_seq_len * options.gpus;
-        return Ok(fitting.find(|b| options.total_batch_size.is_multiple_of(tokens(b))).unwrap_or(largest));
+        return Ok(fitting.find(divides).unwrap_or(largest));
     };
     if needed(device_batch) > usable {
         let bound = usable / memory(model, 1, options).activations; // by the activations alone
-        let largest = (1..=bound as usize).rev().find(|batch| needed(*batch) <= usable).expect("1 fits");
+        let fitting = || (1..=bound as usize).rev().filter(|batch| needed(*batch) <= usable);
+        let largest = fitting().find(divides).or_else(|| fitting().next()).expect("1 fits");
         let (needed, usable) = (needed(device_batch) / 1e9, usable / 1e9);
         return Err(PlanError::DeviceBatch { depth, device_batch, needed, usable, largest });
     }
@@ -401,8 +403,8 @@ fn suggestions(model: &GptConfig, options: &PlanOptions) -> Vec<String> {
     match options.language {
         Language::En => {}
         Language::Zh => {
-            if !(2048..=4096).contains(&options.max_seq_len) || options.max_seq_len == 2048 {
-                lines.push("for Chinese: --max-seq-len 3072 (2,048 to 4,096)".to_string());
+            if !(2049..=4096).contains(&options.max_seq_len) {
+                lines.push("for Chinese: --max-seq-len 3072 --total-batch-size 786432".to_string());
             }
             lines.push("text: 70–80 % Chinese, width and script normalised".to_string());
             lines.push("tokenizer: train on 5 billion characters".to_string());

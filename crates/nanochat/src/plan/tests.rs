@@ -55,6 +55,9 @@ fn languages_differ_in_ratio_vocabulary_and_text() {
     assert!((zh.characters / zh.tokens as f64 - 2.75).abs() < 1e-9);
     assert_eq!(zh.learning_rates.matrix_lr, 0.022);
     assert!(zh.suggestions.iter().any(|line| line.contains("--max-seq-len 3072")), "{:?}", zh.suggestions);
+    let language = Language::Zh;
+    let as_suggested = PlanOptions { language, max_seq_len: 3072, total_batch_size: 786_432, ..options() };
+    assert!(plan(20, &as_suggested).unwrap().suggestions[0].contains("√ rule"));
     let english = PlanOptions { language: Language::Zh, english_tokenizer: true, ..options() };
     assert_eq!(plan(20, &english).unwrap().tokens_per_param, 30);
     let mixed = plan(20, &PlanOptions { language: Language::Mixed, ..options() }).unwrap();
@@ -103,12 +106,12 @@ fn what_does_not_fit_names_what_does() {
     let v100 = PlanOptions { gpu: Gpu::V100, device_batch_size: Some(32), ..options() };
     let error = plan(20, &v100).unwrap_err();
     let PlanError::DeviceBatch { largest, .. } = error else { panic!("{error}") };
-    let batch = |device_batch_size, total_batch_size| {
-        let device_batch_size = Some(device_batch_size);
-        plan(20, &PlanOptions { device_batch_size, total_batch_size, ..v100.clone() })
-    };
-    batch(largest, largest * 2048 * 8).unwrap();
-    assert!(matches!(batch(largest + 1, (largest + 1) * 2048 * 8), Err(PlanError::DeviceBatch { .. })));
+    assert_eq!(largest, 16); // 20 fit, but only powers of two divide the total batch
+    plan(20, &PlanOptions { device_batch_size: Some(largest), ..v100.clone() }).unwrap();
+    let total_batch_size = 2048 * 8 * 20;
+    let twenty = PlanOptions { total_batch_size, ..v100.clone() };
+    assert!(plan(20, &twenty).unwrap_err().to_string().ends_with("works is 20"));
+    plan(20, &PlanOptions { device_batch_size: Some(20), ..twenty }).unwrap();
 
     let small = PlanOptions { memory_gb: Some(8.0), ..options() };
     let error = plan(32, &small).unwrap_err().to_string();

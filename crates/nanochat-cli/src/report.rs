@@ -1,0 +1,38 @@
+//! `nanochat report`: the report of a run, written and shown.
+
+use std::path::Path;
+
+use anyhow::Result;
+use nanochat::report::{generate, report_folder, reset};
+
+/// Put the report of a run together and print it
+#[derive(clap::Args)]
+pub struct ReportCommand {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Delete all sections and start the clock of a new run
+    Reset {
+        /// Dollars an hour that the machine costs, for the report's cost
+        #[arg(long)]
+        price: Option<f64>,
+    },
+}
+
+pub fn run(command: ReportCommand, base_dir: &Path) -> Result<()> {
+    match command.action {
+        Some(Action::Reset { price }) => {
+            reset(base_dir, price)?;
+            eprintln!("a new report starts in {}", report_folder(base_dir).display());
+        }
+        None => {
+            let (path, text) = generate(base_dir)?;
+            print!("{text}");
+            eprintln!("written to {}", path.display());
+        }
+    }
+    Ok(())
+}
