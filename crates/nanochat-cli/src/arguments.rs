@@ -55,9 +55,10 @@ fn read(path: &str) -> Result<Vec<(String, Vec<String>)>> {
         let arguments = match value {
             Value::Boolean(true) => vec![format!("--{name}")],
             Value::Boolean(false) => vec![],
-            Value::Array(values) => {
-                values.iter().map(|v| Ok(format!("--{name}={}", scalar(path, &key, v)?))).collect::<Result<_>>()?
-            }
+            Value::Array(values) => values
+                .iter()
+                .map(|v| Ok(format!("--{name}={}", scalar(path, &key, v)?)))
+                .collect::<Result<_>>()?,
             value => vec![format!("--{name}={}", scalar(path, &key, &value)?)],
         };
         flags.push((name, arguments));
@@ -83,7 +84,8 @@ mod tests {
 
     #[test]
     fn underscores_in_flags_become_hyphens_and_values_stay() {
-        let args = expanded(&["nanochat", "train", "base", "--max_seq_len=5", "--model_tag", "my_tag", "a_b"]);
+        let args =
+            expanded(&["nanochat", "train", "base", "--max_seq_len=5", "--model_tag", "my_tag", "a_b"]);
         assert_eq!(args[3..], ["--max-seq-len=5", "--model-tag", "my_tag", "a_b"]);
         assert_eq!(expanded(&["x", "--", "--a_b"]), ["x", "--", "--a_b"]);
     }

@@ -130,7 +130,14 @@ impl Chat<'_> {
     /// Reads lines until the end.
     fn talk(&mut self, base_dir: &Path) -> Result<()> {
         eprintln!("{}", self.loaded.folder.display());
-        eprintln!("{}", if self.completes { "A base model: it goes on with what you write. /help helps." } else { "Say something. /help helps." });
+        eprintln!(
+            "{}",
+            if self.completes {
+                "A base model: it goes on with what you write. /help helps."
+            } else {
+                "Say something. /help helps."
+            }
+        );
         let mut editor = DefaultEditor::new().context("failed to open the terminal")?;
         let history = base_dir.join("chat_history.txt");
         let _ = editor.load_history(&history); // there is none the first time
@@ -261,7 +268,8 @@ impl Chat<'_> {
         let mut dropped = 0;
         loop {
             let system = self.system.iter();
-            let system = system.map(|text| Message { role: Role::System, content: Content::Text(text.clone()) });
+            let system =
+                system.map(|text| Message { role: Role::System, content: Content::Text(text.clone()) });
             let messages = system.chain(self.messages.iter().cloned()).collect();
             let prompt = match (Conversation { messages }).render_for_completion(&self.loaded.tokenizer) {
                 Ok(prompt) => prompt,
@@ -272,7 +280,9 @@ impl Chat<'_> {
             };
             if prompt.len() <= room || (self.messages.len() == 1 && prompt.len() < context) {
                 if dropped > 0 {
-                    eprintln!("(the oldest {dropped} exchanges were dropped: the model sees {context} tokens)");
+                    eprintln!(
+                        "(the oldest {dropped} exchanges were dropped: the model sees {context} tokens)"
+                    );
                 }
                 return Ok(prompt);
             }

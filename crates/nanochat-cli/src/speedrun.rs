@@ -72,7 +72,8 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
         let seconds = started.elapsed().as_secs_f64();
         record.finished.insert(stage.to_string(), seconds);
         let json = serde_json::to_string_pretty(&record).expect("names and numbers always serialize");
-        atomic_file::write(&path, json.as_bytes()).with_context(|| format!("failed to write {}", path.display()))?;
+        atomic_file::write(&path, json.as_bytes())
+            .with_context(|| format!("failed to write {}", path.display()))?;
     }
     let total = Duration::from_secs_f64(record.finished.values().sum::<f64>().round());
     let minutes = format!("{}:{:02}", total.as_secs() / 60, total.as_secs() % 60);

@@ -93,7 +93,7 @@ pub struct ImportArgs {
 
 /// Runs one `nanochat tok` command; what it makes goes to `base_dir`.
 pub fn run(command: TokCommand, base_dir: &Path) -> anyhow::Result<()> {
-    let done = match command {
+    match command {
         TokCommand::Train(args) => train_tokenizer(&args, base_dir),
         TokCommand::Eval(args) => eval::run(&args, base_dir),
         TokCommand::Encode(args) => encode(&args, base_dir),
@@ -101,17 +101,7 @@ pub fn run(command: TokCommand, base_dir: &Path) -> anyhow::Result<()> {
         TokCommand::Show(args) => show::run(&args, base_dir),
         TokCommand::Render(args) => render::run(&args, base_dir),
         TokCommand::Import(args) => import(&args, base_dir),
-    };
-    // `nanochat tok show | head` closes the pipe when it has enough.
-    match done {
-        Err(error) if is_closed_pipe(&error) => Ok(()),
-        done => done,
     }
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let cause = error.downcast_ref::<std::io::Error>();
-    cause.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Where the project's own tokenizer lives.
