@@ -1,13 +1,16 @@
 //! `nanochat eval`: measure a model.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat::chat_eval::{self, ChatScores, Score};
+use nanochat::chat_eval::{self, ChatScores, Score, WrongAnswer};
+use nanochat::checkpoint::{LoadedModel, Stage};
 use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::loss_eval::BitsPerByte;
+use nanochat::report::{Column, Section, log_section};
 use serde_json::json;
 
 use crate::chat::ModelArgs;
@@ -56,6 +59,9 @@ pub struct BpbArgs {
     json: bool,
 }
 
+/// Wrong answers that the report shows.
+const WRONG_REPORTED: usize = 8;
+
 pub fn run(command: &EvalCommand, base_dir: &Path) -> Result<()> {
     match command {
         EvalCommand::Chat(args) => chat(args, base_dir),
@@ -67,10 +73,12 @@ fn chat(args: &ChatArgs, base_dir: &Path) -> Result<()> {
     let loaded = args.model.load(base_dir)?;
     let file = args.file.clone().unwrap_or_else(|| base_dir.join("chat_data").join("questions.jsonl"));
     let questions = chat_eval::read_questions(&file, args.questions)?;
+    let started = Instant::now();
     let bar = ProgressBar::new(questions.len() as u64)
         .with_style(ProgressStyle::with_template("eval {bar:24} {pos}/{len} questions · {elapsed} gone")?);
     let scores = chat_eval::evaluate(&loaded.model, &loaded.tokenizer, &questions, || bar.inc(1))?;
     bar.finish_and_clear();
+    report_scores(&scores, &loaded, started.elapsed().as_secs_f64(), base_dir)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&scores)?);
     } else {
@@ -82,6 +90,27 @@ fn chat(args: &ChatArgs, base_dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Scores and a few wrong answers into the report.
+fn report_scores(scores: &ChatScores, loaded: &LoadedModel, seconds: f64, base_dir: &Path) -> Result<()> {
+    let is_base = loaded.folder.iter().any(|part| part == Stage::Base.folder());
+    let column = Some(if is_base { Column::Base } else { Column::Sft });
+    let mut section = Section { seconds, column, ..Section::new("Chat evaluation") };
+    section.settings.insert("model".into(), loaded.folder.display().to_string().into());
+    for (kind, score) in &scores.by_kind {
+        section.metrics.insert(kind.to_string(), score.share().into());
+    }
+    section.metrics.insert("in its language".into(), scores.language.share().into());
+    section.metrics.insert("whole characters".into(), scores.whole_characters.share().into());
+    let wrong = scores.wrong.iter().take(WRONG_REPORTED);
+    let line = |wrong: &WrongAnswer| {
+        let answer = wrong.answer.replace('\n', " ");
+        format!("- {}: {} → {answer} (expected: {})\n", wrong.kind, wrong.question, wrong.expected)
+    };
+    let lines: String = wrong.map(line).collect();
+    section.text = (!lines.is_empty()).then(|| format!("Some wrong answers:\n\n{lines}"));
+    Ok(log_section(base_dir, &section)?)
 }
 
 fn print_scores(scores: &ChatScores) {

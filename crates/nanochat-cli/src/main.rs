@@ -6,6 +6,7 @@ mod data;
 mod eval;
 mod export;
 mod plan;
+mod report;
 mod speedrun;
 mod tok;
 mod train;
@@ -50,7 +51,9 @@ enum Command {
     #[command(subcommand)]
     Eval(eval::EvalCommand),
     /// What a run of some depth takes: parameters, tokens, memory, time, cost
-    Plan(plan::PlanCommand),
+    Plan(Box<plan::PlanCommand>),
+    /// Put the report of a run together and print it
+    Report(report::ReportCommand),
     /// Write a checkpoint's model as a Hugging Face folder of its own
     Export(export::ExportCommand),
 }
@@ -81,7 +84,8 @@ impl Cli {
             Command::Tok(command) => tok::run(command, &base_dir),
             Command::Train(command) => train::run(command, &base_dir),
             Command::Eval(command) => eval::run(&command, &base_dir),
-            Command::Plan(command) => plan::run(command),
+            Command::Plan(command) => plan::run(*command),
+            Command::Report(command) => report::run(command, &base_dir),
             Command::Export(command) => export::run(&command, &base_dir),
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use nanochat::atomic_file;
+use nanochat::{atomic_file, report};
 use serde::{Deserialize, Serialize};
 
 use crate::Cli;
@@ -33,7 +33,7 @@ pub enum Preset {
 
 /// Each stage is a line of what one would type after `nanochat`.
 const LAPTOP: &str = "\
-tok train --vocab-size 4096
+tok train --vocab-size 3072
 train base --depth 4 --max-seq-len 256 --device-batch-size 16 --total-batch-size 8192 --num-iterations 360 --eval-every 120 --save-every 60
 train sft --model-tag d4 --device-batch-size 32 --init-lr-frac 0.5 --num-epochs 1 --save-every 100 --eval-every 200
 eval chat --questions 200";
@@ -56,6 +56,9 @@ struct Record {
 pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
     let path = base_dir.join("speedrun.json");
     let mut record = open(&path, command)?;
+    if record.finished.is_empty() {
+        report::reset(base_dir, None)?;
+    }
     let (make, stages) = match command.preset {
         Preset::Laptop => ("data make".to_string(), LAPTOP),
         Preset::Smoke => ("data make --documents 400 --conversations 300".to_string(), SMOKE),
@@ -77,7 +80,9 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
     }
     let total = Duration::from_secs_f64(record.finished.values().sum::<f64>().round());
     let minutes = format!("{}:{:02}", total.as_secs() / 60, total.as_secs() % 60);
-    eprintln!("\nall stages took {minutes} minutes; now run `nanochat chat`");
+    let (report, _) = report::generate(base_dir)?;
+    eprintln!("\nall stages took {minutes} minutes; the report is {}", report.display());
+    eprintln!("now run `nanochat chat`");
     Ok(())
 }
 

@@ -12,7 +12,8 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use nanochat::dataset::{OnBadShard, Shards, Split};
-use nanochat_tokenizer::{SPECIAL_TOKENS, Tokenizer, TrainOptions, train};
+use nanochat::report::{Section, log_section};
+use nanochat_tokenizer::{DEFAULT_PATTERN, SPECIAL_TOKENS, Tokenizer, TrainOptions, train};
 
 /// Make a tokenizer, measure it, and look inside
 #[derive(Debug, Subcommand)]
@@ -178,7 +179,14 @@ fn train_tokenizer(args: &TrainArgs, base_dir: &Path) -> anyhow::Result<()> {
     let (bytes, tokens) = eval::compression(&tokenizer, &eval::sample(&shards, Split::Val, 1_000_000)?);
     println!("validation   {:.3} bytes per token", bytes as f64 / tokens as f64);
     println!("wrote        {}", path.display());
-    Ok(())
+    let mut section = Section { seconds: start.elapsed().as_secs_f64(), ..Section::new("Tokenizer") };
+    section.settings.insert("vocabulary".into(), tokenizer.vocab_size().into());
+    section.settings.insert("pattern".into(), args.pattern.as_deref().unwrap_or(DEFAULT_PATTERN).into());
+    section.results.insert("bytes read".into(), read.into());
+    section
+        .results
+        .insert("bytes per token of validation text".into(), (bytes as f64 / tokens as f64).into());
+    Ok(log_section(base_dir, &section)?)
 }
 
 fn report_training(tokenizer: &Tokenizer, asked: usize, read: u64, seconds: f64) {

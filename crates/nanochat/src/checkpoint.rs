@@ -165,11 +165,16 @@ impl Checkpoints {
 
     pub fn load_state(&self, step: usize) -> Result<TrainState, CheckpointError> {
         let path = self.folder(step).join("train_state.json");
-        let text = fs::read_to_string(&path).map_err(|source| CheckpointError::Read { path: path.clone(), source })?;
+        let text = fs::read_to_string(&path)
+            .map_err(|source| CheckpointError::Read { path: path.clone(), source })?;
         serde_json::from_str(&text).map_err(|e| CheckpointError::Damaged { path, message: e.to_string() })
     }
 
-    pub fn load_optimizer(&self, state: &TrainState, optimizer: &mut Optimizer) -> Result<(), CheckpointError> {
+    pub fn load_optimizer(
+        &self,
+        state: &TrainState,
+        optimizer: &mut Optimizer,
+    ) -> Result<(), CheckpointError> {
         let path = self.folder(state.step).join("optimizer.safetensors");
         let tensors = safetensors::load(&path)?;
         let restored = optimizer.restore(tensors, state.optimizer_steps);
@@ -199,7 +204,9 @@ pub fn find(
     let steps = checkpoints.steps();
     match step.or(steps.last().copied()) {
         Some(step) if steps.contains(&step) => Ok(checkpoints.folder(step)),
-        Some(step) => Err(missing(format!("step {step}"), checkpoints.dir, format!("it has the steps {steps:?}"))),
+        Some(step) => {
+            Err(missing(format!("step {step}"), checkpoints.dir, format!("it has the steps {steps:?}")))
+        }
         None => {
             let hint = match tags(&dir).join(", ") {
                 tags if tags.is_empty() => format!("make one with `{train}`"),
@@ -229,7 +236,8 @@ fn deepest_tag(dir: &Path) -> Option<String> {
 /// A model folder of any origin.
 pub fn load_folder(folder: &Path) -> Result<LoadedModel, CheckpointError> {
     if !folder.is_dir() {
-        let (what, hint) = ("model folder".into(), "a folder with config.json and model.safetensors is needed".into());
+        let (what, hint) =
+            ("model folder".into(), "a folder with config.json and model.safetensors is needed".into());
         return Err(CheckpointError::Missing { what, path: folder.into(), hint });
     }
     let model = huggingface::load_model(folder)?;

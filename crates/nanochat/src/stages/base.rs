@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::run::{Run, RunSettings};
 use crate::answer;
@@ -19,6 +19,7 @@ use crate::gpt::Gpt;
 use crate::huggingface;
 use crate::loss_eval::BitsPerByte;
 use crate::optim::{Optimizer, Rates};
+use crate::report::{Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
 use crate::train;
@@ -51,18 +52,9 @@ pub struct BaseSettings {
     /// Tokens to train on for each parameter (Chinchilla: 20)
     #[arg(long, default_value_t = 20.0)]
     pub target_param_data_ratio: f64,
-    /// Learning rate of the embedding (AdamW)
-    #[arg(long, default_value_t = 0.2)]
-    pub embedding_lr: f32,
-    /// Learning rate of the head (AdamW)
-    #[arg(long, default_value_t = 0.004)]
-    pub unembedding_lr: f32,
-    /// Learning rate of the matrices (Muon)
-    #[arg(long, default_value_t = 0.02)]
-    pub matrix_lr: f32,
-    /// Weight decay of embedding and head
-    #[arg(long, default_value_t = 0.0)]
-    pub weight_decay: f32,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub rates: Rates,
     /// Largest global norm of the gradient (0: no clipping)
     #[arg(long, default_value_t = 1.0)]
     pub grad_clip: f32,
@@ -119,8 +111,8 @@ struct Validation {
 
 pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
     let tokenizer_path = base_dir.join("tokenizer").join("tokenizer.json");
-    let tokenizer =
-        Tokenizer::from_file(&tokenizer_path).context("base training needs a tokenizer: `nanochat tok train`")?;
+    let tokenizer = Tokenizer::from_file(&tokenizer_path)
+        .context("base training needs a tokenizer: `nanochat tok train`")?;
     let config = config(settings, tokenizer.vocab_size())?;
     let rows = [settings.device_batch_size, settings.max_seq_len];
     let grad_accum_steps = grad_accum_steps(settings.total_batch_size, rows[0] * rows[1])?;
@@ -136,19 +128,18 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
         None => Gpt::init(config, settings.run.seed),
     };
     if model.config != config {
-        bail!("the checkpoint's model {:?} is not the one asked for, {config:?}: was the tokenizer changed?", model.config);
+        bail!(
+            "the checkpoint's model {:?} is not the one asked for, {config:?}: was the tokenizer changed?",
+            model.config
+        );
     }
-    let rates = Rates {
-        matrix_lr: settings.matrix_lr,
-        embedding_lr: settings.embedding_lr,
-        unembedding_lr: settings.unembedding_lr,
-        weight_decay: settings.weight_decay,
-    };
-    let mut optimizer = Optimizer::new(&model, rates, settings.grad_clip);
+    let mut optimizer = Optimizer::new(&model, settings.rates, settings.grad_clip);
     let mut position = None;
     if let Some(state) = &run.resumed {
         run.checkpoints.load_optimizer(state, &mut optimizer)?;
-        position = Some(serde_json::from_value(state.position.clone()).context("failed to read the loader's position")?);
+        position = Some(
+            serde_json::from_value(state.position.clone()).context("failed to read the loader's position")?,
+        );
     }
     let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, rows, [0, 1], position.as_ref())?;
     let schedule = Schedule::Trapezoid {
@@ -164,7 +155,9 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
         settings.total_batch_size,
         tokens as f64 / 1e6,
     );
-    let byte_lengths = tokenizer.byte_lengths();
+    let mut section = Section { column: Some(Column::Base), ..Section::new("Base training") };
+    section.results.insert("parameters".into(), config.params().into());
+    section.results.insert("tokens".into(), tokens.into());
     run.show_progress("base", num_iterations);
 
     for step in run.first_step()..=num_iterations {
@@ -177,27 +170,26 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
             return Err(run.interrupted(step));
         }
         if last || is_due(step, settings.eval_every) {
-            evaluate(&mut run, step, &model, &tokenizer, &validations, settings, &byte_lengths)?;
+            section.metrics = evaluate(&mut run, step, &model, &tokenizer, &validations, settings)?;
         }
         if last || (step > 0 && is_due(step, settings.sample_every)) {
-            for line in samples(&model, &tokenizer, &settings.sample_prompt) {
-                run.say(&line);
-            }
+            let lines = samples(&model, &tokenizer, &settings.sample_prompt);
+            lines.iter().for_each(|line| run.say(&format!("  {line}")));
+            section.text = Some(lines.iter().map(|line| format!("- {line}\n")).collect());
         }
         if last {
             break;
         }
         let started = Instant::now();
-        let micro_batches = (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
+        let micro_batches =
+            (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
             .with_context(|| format!("training stopped at step {step}; the last checkpoint is untouched"))?;
         let seconds = started.elapsed().as_secs_f64();
         run.log_step(step, result, settings.total_batch_size, seconds, moment.lr_multiplier)?;
     }
-    run.finish();
-    eprintln!("base training took {:.0} s", run.seconds());
-    Ok(())
+    run.finish(base_dir, section)
 }
 
 fn config(settings: &BaseSettings, vocab_size: usize) -> Result<GptConfig> {
@@ -230,7 +222,9 @@ fn num_iterations(settings: &BaseSettings, config: &GptConfig) -> Result<usize> 
         (None, None) => (settings.target_param_data_ratio * config.params() as f64 / batch) as usize,
     };
     if iterations == 0 {
-        bail!("the horizon is less than one step; raise --num-iterations, --target-flops or --target-param-data-ratio");
+        bail!(
+            "the horizon is less than one step; raise --num-iterations, --target-flops or --target-param-data-ratio"
+        );
     }
     Ok(iterations)
 }
@@ -251,6 +245,7 @@ fn is_due(step: usize, every: usize) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
 
+/// Bits per byte of every validation text, logged and by name.
 fn evaluate(
     run: &mut Run,
     step: usize,
@@ -258,25 +253,24 @@ fn evaluate(
     tokenizer: &Tokenizer,
     validations: &[Validation],
     settings: &BaseSettings,
-    byte_lengths: &[u32],
-) -> Result<()> {
+) -> Result<Map<String, Value>> {
     let shape = [settings.device_batch_size, settings.max_seq_len];
     let batches = settings.eval_tokens.div_ceil(shape[0] * shape[1]).max(1);
-    let mut line = format!("step {step}:");
-    let mut values = Vec::new();
+    let byte_lengths = tokenizer.byte_lengths();
+    let mut values: Vec<(String, f64)> = Vec::new();
     for Validation { name, shards } in validations {
         let mut loader = DataLoader::new(shards, Split::Val, tokenizer, shape, [0, 1], None)?;
         let mut bpb = BitsPerByte::default();
         for _ in 0..batches {
-            bpb.add(model, &loader.next_batch()?, byte_lengths);
+            bpb.add(model, &loader.next_batch()?, &byte_lengths);
         }
-        line += &format!(" {name} {:.4}", bpb.value());
         values.push((format!("{name}_bpb"), bpb.value()));
     }
-    let values: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    run.metrics.log(step as u64, &values)?;
-    run.say(&(line + " bits per byte"));
-    Ok(())
+    let named: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    run.metrics.log(step as u64, &named)?;
+    let said: String = named.iter().map(|(name, value)| format!(" {name} {value:.4}")).collect();
+    run.say(&format!("step {step}:{said}"));
+    Ok(values.into_iter().map(|(name, value)| (name.replace('_', " "), json!(value))).collect())
 }
 
 /// Greedy continuations of a few prompts.
@@ -296,7 +290,7 @@ fn samples(model: &Gpt, tokenizer: &Tokenizer, prompts: &[String]) -> Vec<String
         .collect();
     let answers = Engine::new(model, tokenizer).generate(&requests, |_| std::ops::ControlFlow::Continue(()));
     let text = |(prompt, answers): (&String, Vec<crate::engine::Completion>)| {
-        format!("  {prompt}{}", answer::visible_text(tokenizer, &answers[0].ids)).replace('\n', " ")
+        format!("{prompt}{}", answer::visible_text(tokenizer, &answers[0].ids)).replace('\n', " ")
     };
     prompts.iter().zip(answers).map(text).collect()
 }

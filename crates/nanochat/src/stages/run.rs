@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoints, Stage, TrainState};
+use crate::curve::stage_charts;
 use crate::gpt::Gpt;
-use crate::metrics::MetricsWriter;
+use crate::metrics::{METRICS_FILE, MetricsWriter, read_metrics};
 use crate::optim::Optimizer;
+use crate::report::{self, Section};
 use crate::train::StepResult;
 
 /// Settings that say where a run is kept and how it starts.
@@ -168,7 +170,14 @@ impl Run {
     }
 
     /// Logs one training step and moves the progress on.
-    pub fn log_step(&mut self, step: usize, result: StepResult, tokens: usize, seconds: f64, lr: f32) -> Result<()> {
+    pub fn log_step(
+        &mut self,
+        step: usize,
+        result: StepResult,
+        tokens: usize,
+        seconds: f64,
+        lr: f32,
+    ) -> Result<()> {
         let tokens_per_second = tokens as f64 / seconds;
         self.metrics.log(
             step as u64,
@@ -194,8 +203,18 @@ impl Run {
         Interrupted { step, folder: self.checkpoints.folder(step).display().to_string() }.into()
     }
 
-    pub fn finish(&self) {
+    /// Ends a run that reached its horizon: its section of the report, with settings and curves.
+    pub fn finish(&self, base_dir: &Path, mut section: Section) -> Result<()> {
         self.progress.finish();
+        section.seconds = self.seconds();
+        section.settings = self.all_settings.as_object().cloned().unwrap_or_default();
+        let metrics = read_metrics(&self.checkpoints.dir().join(METRICS_FILE))?;
+        let folder = report::report_folder(base_dir);
+        section.charts = stage_charts(&section.title, &metrics, &folder)
+            .with_context(|| format!("failed to draw into {}", folder.display()))?;
+        report::log_section(base_dir, &section)?;
+        eprintln!("{} took {:.0} s", section.title, section.seconds);
+        Ok(())
     }
 }
 
@@ -233,7 +252,10 @@ fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
     for (name, value) in now.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
         if saved.get(name).is_some_and(|old| old != value) {
             let flag = name.replace('_', "-");
-            bail!("the run to resume was started with --{flag} {}, now it is {value}; a resumed run keeps its settings", saved[name]);
+            bail!(
+                "the run to resume was started with --{flag} {}, now it is {value}; a resumed run keeps its settings",
+                saved[name]
+            );
         }
     }
     Ok(())

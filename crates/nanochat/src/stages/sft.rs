@@ -15,6 +15,7 @@ use crate::conversation::{Conversation, read_conversations};
 use crate::gpt::Gpt;
 use crate::huggingface;
 use crate::optim::{Optimizer, Rates};
+use crate::report::{Column, Section};
 use crate::schedule::Schedule;
 use crate::train;
 
@@ -43,18 +44,9 @@ pub struct SftSettings {
     /// Steps to train; wins over the epochs
     #[arg(long)]
     pub num_iterations: Option<usize>,
-    /// Learning rate of the embedding (AdamW)
-    #[arg(long, default_value_t = 0.2)]
-    pub embedding_lr: f32,
-    /// Learning rate of the head (AdamW)
-    #[arg(long, default_value_t = 0.004)]
-    pub unembedding_lr: f32,
-    /// Learning rate of the matrices (Muon)
-    #[arg(long, default_value_t = 0.02)]
-    pub matrix_lr: f32,
-    /// Weight decay of embedding and head
-    #[arg(long, default_value_t = 0.0)]
-    pub weight_decay: f32,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub rates: Rates,
     /// Share of the rates to start with; they fall to 0 in a straight line
     #[arg(long, default_value_t = 0.02)]
     pub init_lr_frac: f32,
@@ -71,7 +63,12 @@ const VAL_CONVERSATIONS: usize = 256;
 
 pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
     let source = checkpoint::find(base_dir, Stage::Base, settings.run.model_tag.as_deref(), settings.step)?;
-    let tag = source.parent().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("model").to_string();
+    let tag = source
+        .parent()
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str())
+        .unwrap_or("model")
+        .to_string();
     let source = checkpoint::load_folder(&source)?;
     let (tokenizer, config) = (source.tokenizer, source.model.config);
     let chat_data = base_dir.join("chat_data");
@@ -80,7 +77,8 @@ pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
         files => files.to_vec(),
     };
     let conversations = read_all(&files)?;
-    let val_file = settings.val_data.clone().or_else(|| Some(chat_data.join("test.jsonl")).filter(|p| p.exists()));
+    let val_file =
+        settings.val_data.clone().or_else(|| Some(chat_data.join("test.jsonl")).filter(|p| p.exists()));
     let val = val_file.map(|file| read_all(&[file])).transpose()?.unwrap_or_default();
 
     let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, json!(settings))?;
@@ -88,17 +86,13 @@ pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
         Some(state) => huggingface::load_model(&run.checkpoints.folder(state.step))?,
         None => source.model,
     };
-    let rates = Rates {
-        matrix_lr: settings.matrix_lr,
-        embedding_lr: settings.embedding_lr,
-        unembedding_lr: settings.unembedding_lr,
-        weight_decay: settings.weight_decay,
-    };
-    let mut optimizer = Optimizer::new(&model, rates, 0.0);
+    let mut optimizer = Optimizer::new(&model, settings.rates, 0.0);
     let mut position = None;
     if let Some(state) = &run.resumed {
         run.checkpoints.load_optimizer(state, &mut optimizer)?;
-        position = Some(serde_json::from_value(state.position.clone()).context("failed to read the loader's position")?);
+        position = Some(
+            serde_json::from_value(state.position.clone()).context("failed to read the loader's position")?,
+        );
     }
     let rows = [settings.device_batch_size, config.sequence_len];
     let grad_accum_steps = grad_accum_steps(settings)?;
@@ -106,17 +100,22 @@ pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
         ChatLoader::new(&conversations, &tokenizer, rows, [0, 1], settings.run.seed, position.as_ref())?;
     let fitted = loader.fitted();
     let examples = settings.num_epochs * fitted.kept as f64;
-    let num_iterations = settings
-        .num_iterations
-        .unwrap_or((examples / settings.target_examples_per_step as f64) as usize);
+    let num_iterations =
+        settings.num_iterations.unwrap_or((examples / settings.target_examples_per_step as f64) as usize);
     if num_iterations == 0 {
-        bail!("{} conversations are less than one step of {}", fitted.kept, settings.target_examples_per_step);
+        bail!(
+            "{} conversations are less than one step of {}",
+            fitted.kept,
+            settings.target_examples_per_step
+        );
     }
     let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };
     eprintln!(
         "{tag}: {} conversations ({} cut to the model's length, {} left out), {num_iterations} steps of {}",
         fitted.kept, fitted.cut, fitted.skipped, settings.target_examples_per_step
     );
+    let mut section = Section { column: Some(Column::Sft), ..Section::new("Chat finetuning") };
+    section.results.insert("conversations".into(), fitted.kept.into());
     run.show_progress("sft", num_iterations);
 
     for step in run.first_step()..=num_iterations {
@@ -127,11 +126,13 @@ pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
         if run.is_interrupted() && !last {
             return Err(run.interrupted(step));
         }
-        if !val.is_empty() && (last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every))) {
+        if !val.is_empty() && (last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every)))
+        {
             let mut loader = ChatLoader::new(&val, &tokenizer, rows, [0, 1], 0, None)?;
             let loss = validation_loss(&model, &mut loader);
             run.metrics.log(step as u64, &[("val_loss", loss)])?;
             run.say(&format!("step {step}: validation loss {loss:.4}"));
+            section.metrics.insert("val loss".into(), loss.into());
         }
         if last {
             break;
@@ -144,9 +145,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
         let tokens = micro_batches.iter().map(|batch| batch.inputs.len()).sum();
         run.log_step(step, result, tokens, started.elapsed().as_secs_f64(), moment.lr_multiplier)?;
     }
-    run.finish();
-    eprintln!("finetuning took {:.0} s", run.seconds());
-    Ok(())
+    run.finish(base_dir, section)
 }
 
 fn grad_accum_steps(settings: &SftSettings) -> Result<usize> {
