@@ -14,6 +14,7 @@ use nanochat::checkpoint::{self, LoadedModel, Stage};
 use nanochat::conversation::{Content, Conversation, Message, Role};
 use nanochat::engine::{Engine, Finish, Request};
 use nanochat::sampler::SampleOptions;
+use nanochat_tensor::Device;
 use printer::Printer;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -36,17 +37,21 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    pub fn load(&self, base_dir: &Path) -> Result<LoadedModel> {
+    pub fn load(&self, base_dir: &Path, device: &Device) -> Result<LoadedModel> {
+        let loaded = checkpoint::load_folder(&self.folder(base_dir)?)?;
+        Ok(LoadedModel { model: loaded.model.to_device(device), ..loaded })
+    }
+
+    fn folder(&self, base_dir: &Path) -> Result<PathBuf> {
         if let Some(folder) = &self.folder {
-            return Ok(checkpoint::load_folder(folder)?);
+            return Ok(folder.clone());
         }
         let find = |stage| checkpoint::find(base_dir, stage, self.model_tag.as_deref(), self.step);
-        let folder = match self.source {
+        Ok(match self.source {
             Some(stage) => find(stage)?,
             // Where there is neither, the base model's sentence says what to do first.
             None => find(Stage::Sft).or_else(|_| find(Stage::Base))?,
-        };
-        Ok(checkpoint::load_folder(&folder)?)
+        })
     }
 
     /// Whether the model was never taught to chat, so that it can only go on with a text.
@@ -84,9 +89,9 @@ const HELP: &str = "\
 /system TEXT        a system message        /quit         leave (also Ctrl-D)
 Ctrl-C stops an answer.";
 
-pub fn run(command: &ChatCommand, base_dir: &Path) -> Result<()> {
+pub fn run(command: &ChatCommand, base_dir: &Path, device: &Device) -> Result<()> {
     command.options.checked()?;
-    let loaded = command.model.load(base_dir)?;
+    let loaded = command.model.load(base_dir, device)?;
     let interrupt = Arc::new(AtomicBool::new(false));
     let completes = command.model.is_base(&loaded);
     let mut chat = Chat {

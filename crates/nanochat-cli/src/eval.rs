@@ -11,6 +11,7 @@ use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::loss_eval::BitsPerByte;
 use nanochat::report::{Column, Section, log_section};
+use nanochat_tensor::Device;
 use serde_json::json;
 
 use crate::chat::ModelArgs;
@@ -62,15 +63,15 @@ pub struct BpbArgs {
 /// Wrong answers that the report shows.
 const WRONG_REPORTED: usize = 8;
 
-pub fn run(command: &EvalCommand, base_dir: &Path) -> Result<()> {
+pub fn run(command: &EvalCommand, base_dir: &Path, device: &Device) -> Result<()> {
     match command {
-        EvalCommand::Chat(args) => chat(args, base_dir),
-        EvalCommand::Bpb(args) => bpb(args, base_dir),
+        EvalCommand::Chat(args) => chat(args, base_dir, device),
+        EvalCommand::Bpb(args) => bpb(args, base_dir, device),
     }
 }
 
-fn chat(args: &ChatArgs, base_dir: &Path) -> Result<()> {
-    let loaded = args.model.load(base_dir)?;
+fn chat(args: &ChatArgs, base_dir: &Path, device: &Device) -> Result<()> {
+    let loaded = args.model.load(base_dir, device)?;
     let file = args.file.clone().unwrap_or_else(|| base_dir.join("chat_data").join("questions.jsonl"));
     let questions = chat_eval::read_questions(&file, args.questions)?;
     let started = Instant::now();
@@ -123,8 +124,8 @@ fn print_scores(scores: &ChatScores) {
     row("whole characters", &scores.whole_characters);
 }
 
-fn bpb(args: &BpbArgs, base_dir: &Path) -> Result<()> {
-    let loaded = args.model.load(base_dir)?;
+fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device) -> Result<()> {
+    let loaded = args.model.load(base_dir, device)?;
     let dir = args.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
     let shards = Shards::open(&dir, OnBadShard::Refuse)?;
     let byte_lengths = loaded.tokenizer.byte_lengths();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use nanochat::checkpoint::write_folder;
+use nanochat_tensor::Device;
 use nanochat_tensor::safetensors::SaveAs;
 
 use crate::chat::ModelArgs;
@@ -29,7 +30,7 @@ pub fn run(command: &ExportCommand, base_dir: &Path) -> Result<()> {
     if command.out.exists() {
         bail!("{} exists already; name a new folder", command.out.display());
     }
-    let loaded = command.model.load(base_dir)?;
+    let loaded = command.model.load(base_dir, &Device::Cpu)?;
     let dtype = match command.dtype {
         Dtype::F32 => SaveAs::F32,
         Dtype::Bf16 => SaveAs::Bf16,

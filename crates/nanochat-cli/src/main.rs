@@ -1,8 +1,10 @@
 //! The `nanochat` command: one match over what it can do.
 
 mod arguments;
+mod bench;
 mod chat;
 mod data;
+mod doctor;
 mod eval;
 mod export;
 mod plan;
@@ -11,6 +13,7 @@ mod speedrun;
 mod tok;
 mod train;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,6 +21,8 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
 use nanochat::stages::run::Interrupted;
+use nanochat_tensor::DeviceChoice;
+use nanochat_tensor::cuda::gpu_failure;
 
 /// From raw text to a chat model of your own, on a laptop or on GPUs.
 ///
@@ -28,6 +33,9 @@ pub struct Cli {
     /// Folder that everything a run makes lives under [default: ~/.cache/nanochat]
     #[arg(long, global = true, env = "NANOCHAT_BASE_DIR", value_name = "FOLDER", hide_env_values = true)]
     base_dir: Option<PathBuf>,
+    /// What to compute on: cpu or cuda (one NVIDIA GPU, in bf16)
+    #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu)]
+    device: DeviceChoice,
     #[command(subcommand)]
     command: Command,
 }
@@ -56,6 +64,11 @@ enum Command {
     Report(report::ReportCommand),
     /// Write a checkpoint's model as a Hugging Face folder of its own
     Export(export::ExportCommand),
+    /// Measure the speed of training
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// What this machine has for training on a GPU, and what is missing
+    Doctor,
 }
 
 fn main() -> ExitCode {
@@ -65,9 +78,14 @@ fn main() -> ExitCode {
         Ok(Err(error)) => error.exit(),
         Err(error) => return fail(&error),
     };
-    match cli.run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+    // A GPU that fails at work, by running out of memory say, unwinds from wherever it was used.
+    match catch_unwind(AssertUnwindSafe(|| cli.run())) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&error),
+        Err(panic) => match gpu_failure(&*panic) {
+            Some(sentence) => fail(&anyhow::anyhow!("{sentence}")),
+            None => resume_unwind(panic),
+        },
     }
 }
 
@@ -78,15 +96,17 @@ impl Cli {
             None => default_base_dir()?,
         };
         match self.command {
-            Command::Speedrun(command) => speedrun::run(&command, &base_dir),
-            Command::Chat(command) => chat::run(&command, &base_dir),
+            Command::Speedrun(command) => speedrun::run(&command, &base_dir, self.device),
+            Command::Chat(command) => chat::run(&command, &base_dir, &self.device.open()?),
             Command::Data(command) => data::run(command, &base_dir),
             Command::Tok(command) => tok::run(command, &base_dir),
-            Command::Train(command) => train::run(command, &base_dir),
-            Command::Eval(command) => eval::run(&command, &base_dir),
+            Command::Train(command) => train::run(command, &base_dir, &self.device.open()?),
+            Command::Eval(command) => eval::run(&command, &base_dir, &self.device.open()?),
             Command::Plan(command) => plan::run(*command),
             Command::Report(command) => report::run(command, &base_dir),
             Command::Export(command) => export::run(&command, &base_dir),
+            Command::Bench(command) => bench::run(command, &self.device.open()?),
+            Command::Doctor => doctor::run(),
         }
     }
 }

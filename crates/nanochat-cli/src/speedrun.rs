@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nanochat::{atomic_file, report};
+use nanochat_tensor::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
 use crate::Cli;
@@ -53,7 +54,7 @@ struct Record {
     finished: BTreeMap<String, f64>,
 }
 
-pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
+pub fn run(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> Result<()> {
     let path = base_dir.join("speedrun.json");
     let mut record = open(&path, command)?;
     if record.finished.is_empty() {
@@ -71,7 +72,7 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
         }
         eprintln!("\n$ nanochat {stage}");
         let started = Instant::now();
-        run_stage(stage, base_dir)?;
+        run_stage(stage, base_dir, device)?;
         let seconds = started.elapsed().as_secs_f64();
         record.finished.insert(stage.to_string(), seconds);
         let json = serde_json::to_string_pretty(&record).expect("names and numbers always serialize");
@@ -88,8 +89,9 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
 
 /// Parses the line as a shell would have passed it and runs it in this process: one kill ends it all,
 /// one Ctrl-C saves it. Training stages go on where they were.
-fn run_stage(stage: &str, base_dir: &Path) -> Result<()> {
+fn run_stage(stage: &str, base_dir: &Path, device: DeviceChoice) -> Result<()> {
     let mut args = vec!["nanochat".to_string(), "--base-dir".into(), base_dir.display().to_string()];
+    args.extend(["--device".to_string(), device.to_string()]);
     args.extend(words(stage));
     if stage.starts_with("train ") {
         args.push("--resume".into());

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nanochat::stages::base::{self, BaseSettings};
 use nanochat::stages::sft::{self, SftSettings};
+use nanochat_tensor::Device;
 
 #[derive(clap::Subcommand)]
 pub enum TrainCommand {
@@ -13,9 +14,9 @@ pub enum TrainCommand {
     Sft(SftSettings),
 }
 
-pub fn run(command: TrainCommand, base_dir: &Path) -> anyhow::Result<()> {
+pub fn run(command: TrainCommand, base_dir: &Path, device: &Device) -> anyhow::Result<()> {
     match command {
-        TrainCommand::Base(settings) => base::run(&settings, base_dir),
-        TrainCommand::Sft(settings) => sft::run(&settings, base_dir),
+        TrainCommand::Base(settings) => base::run(&settings, base_dir, device),
+        TrainCommand::Sft(settings) => sft::run(&settings, base_dir, device),
     }
 }

@@ -1,14 +1,18 @@
-//! Tensors, a tape of coarse fused ops, and their CPU kernels. Knows nothing of GPTs.
+//! Tensors, a tape of coarse fused ops, and their kernels for CPU and GPU. Knows nothing of GPTs.
 //!
-//! - [`Tensor`]: a contiguous row-major array of f32.
+//! - [`Tensor`]: a contiguous row-major array, on the CPU or a GPU ([`Device`]).
 //! - [`Tape`]: every op is a method of it; [`Tape::backward`] adds gradients into [`Grads`].
 //! - `ops/<op>/`: one folder an op: `mod.rs` states the math, checks shapes and records the backward,
-//!   `cpu.rs` is the kernel.
+//!   `cpu.rs` is the kernel, `cuda.rs` launches that of `<op>.cu`.
+//! - [`optim`]: what the optimizer does on a GPU. [`cuda`]: one NVIDIA GPU.
 //! - [`gemm`]: matrix products on strided views. [`simd`]: the loops everything else is made of.
 //! - [`safetensors`]: weights on disk.
 
+pub mod cuda;
+mod device;
 pub mod gemm;
 pub mod ops;
+pub mod optim;
 mod rng;
 pub mod safetensors;
 pub mod simd;
@@ -17,6 +21,7 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 
+pub use device::{Device, DeviceChoice, DeviceError};
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
 pub use ops::rotary_qk_norm::RotaryTable;
 pub use rng::Rng;

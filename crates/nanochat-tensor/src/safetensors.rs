@@ -103,9 +103,12 @@ impl View for Saved<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let data = self.tensor.data();
+        let data = self.tensor.host();
         match self.save_as {
-            SaveAs::F32 if cfg!(target_endian = "little") => Cow::Borrowed(bytemuck::cast_slice(data)),
+            SaveAs::F32 if cfg!(target_endian = "little") => match data {
+                Cow::Borrowed(data) => Cow::Borrowed(bytemuck::cast_slice(data)),
+                Cow::Owned(data) => Cow::Owned(bytemuck::cast_slice(&data).to_vec()),
+            },
             SaveAs::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
             SaveAs::Bf16 => data.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
         }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use crate::ops::elementwise;
 use crate::simd;
 use crate::tensor::{Tensor, TensorId};
 
@@ -79,27 +80,29 @@ impl Grads {
             Entry::Vacant(slot) => {
                 slot.insert(grad);
             }
-            Entry::Occupied(mut slot) => simd::add_assign(slot.get_mut().make_mut(), grad.data()),
+            Entry::Occupied(mut slot) => elementwise::add_scaled(slot.get_mut(), &grad, 1.0, 1.0),
         }
     }
 
     /// Adds `factor · grad`.
     pub(crate) fn add_scaled(&mut self, tensor: &Tensor, grad: &Tensor, factor: f32) {
-        self.accumulate(tensor, |sum, _| {
-            simd::par_zip(sum, grad.data(), |sum, grad| simd::axpy(sum, factor, grad))
-        });
+        self.accumulate(tensor, |sum, beta| elementwise::add_scaled(sum, grad, factor, beta));
     }
 
     /// Lends the gradient of `tensor` to a kernel that adds into it, so that a product can accumulate
-    /// (beta = 1) without a buffer of its own. `kernel(buffer, beta)`: beta 0 finds zeros.
-    pub(crate) fn accumulate(&mut self, tensor: &Tensor, kernel: impl FnOnce(&mut [f32], f32)) {
+    /// (beta = 1) without a buffer of its own. `kernel(buffer, beta)`: beta 0 finds zeros on the CPU, and on a
+    /// GPU anything at all, to be overwritten. Gradients have the type of their tensor: float32 for weights.
+    pub(crate) fn accumulate(&mut self, tensor: &Tensor, kernel: impl FnOnce(&mut Tensor, f32)) {
         match self.0.entry(tensor.id()) {
             Entry::Vacant(slot) => {
-                let mut grad = Tensor::zeros(tensor.shape());
-                kernel(grad.make_mut(), 0.0);
+                let mut grad = match tensor.gpu() {
+                    None => Tensor::zeros(tensor.shape()),
+                    Some(gpu) => Tensor::unwritten(gpu, tensor.dtype(), tensor.shape()),
+                };
+                kernel(&mut grad, 0.0);
                 slot.insert(grad);
             }
-            Entry::Occupied(mut slot) => kernel(slot.get_mut().make_mut(), 1.0),
+            Entry::Occupied(mut slot) => kernel(slot.get_mut(), 1.0),
         }
     }
 

@@ -1,8 +1,13 @@
-//! A contiguous, row-major array of f32. There are no strides: an op that wants another layout is
-//! another op.
+//! A contiguous, row-major array: f32 on the CPU, f32 or bf16 on a GPU. There are no strides: an op that
+//! wants another layout is another op.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::cuda::{Buffer, Cuda, Dtype};
+use crate::device::Device;
+use crate::ops::elementwise;
 
 /// Names a tensor for its gradient. Clones and reshapes of a tensor share its id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -12,20 +17,68 @@ pub(crate) struct TensorId(u64);
 pub struct Tensor {
     id: TensorId,
     shape: Vec<usize>,
-    storage: Arc<Vec<f32>>,
+    storage: Arc<Storage>,
+}
+
+#[derive(Clone)]
+enum Storage {
+    Cpu(Vec<f32>),
+    Cuda(CudaStorage),
+}
+
+/// Values on a GPU. Of float32 weights there is a bf16 copy to multiply with, made when it is first asked for
+/// after a change: once a step.
+struct CudaStorage {
+    buffer: Buffer,
+    bf16: Mutex<Bf16Copy>,
+}
+
+#[derive(Default)]
+struct Bf16Copy {
+    buffer: Option<Buffer>,
+    is_fresh: bool,
+}
+
+impl Clone for CudaStorage {
+    fn clone(&self) -> CudaStorage {
+        CudaStorage { buffer: self.buffer.clone(), bf16: Mutex::default() }
+    }
 }
 
 impl Tensor {
     #[track_caller]
     pub fn new(data: Vec<f32>, shape: &[usize]) -> Tensor {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         assert_eq!(data.len(), shape.iter().product::<usize>(), "data does not fill shape {shape:?}");
-        let id = TensorId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Tensor { id, shape: shape.to_vec(), storage: Arc::new(data) }
+        Tensor::of(Storage::Cpu(data), shape)
     }
 
     pub fn zeros(shape: &[usize]) -> Tensor {
         Tensor::new(vec![0.0; shape.iter().product()], shape)
+    }
+
+    /// Zeros of the same shape, on the same device, in float32.
+    pub fn zeros_like(&self) -> Tensor {
+        match self.gpu() {
+            None => Tensor::zeros(&self.shape),
+            Some(gpu) => Tensor::on_gpu(gpu.zeros(self.len(), Dtype::F32), &self.shape),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn on_gpu(buffer: Buffer, shape: &[usize]) -> Tensor {
+        assert_eq!(buffer.len(), shape.iter().product::<usize>(), "data does not fill shape {shape:?}");
+        Tensor::of(Storage::Cuda(CudaStorage { buffer, bf16: Mutex::default() }), shape)
+    }
+
+    /// A tensor of unknown values: the kernel that gets it writes all of them.
+    pub(crate) fn unwritten(gpu: &Arc<Cuda>, dtype: Dtype, shape: &[usize]) -> Tensor {
+        Tensor::on_gpu(gpu.alloc(shape.iter().product(), dtype), shape)
+    }
+
+    fn of(storage: Storage, shape: &[usize]) -> Tensor {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = TensorId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Tensor { id, shape: shape.to_vec(), storage: Arc::new(storage) }
     }
 
     pub(crate) fn id(&self) -> TensorId {
@@ -37,11 +90,14 @@ impl Tensor {
     }
 
     pub fn len(&self) -> usize {
-        self.storage.len()
+        match &*self.storage {
+            Storage::Cpu(data) => data.len(),
+            Storage::Cuda(on_gpu) => on_gpu.buffer.len(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.storage.is_empty()
+        self.len() == 0
     }
 
     /// The last dimension; everything before it counts as rows.
@@ -53,19 +109,139 @@ impl Tensor {
         self.len() / self.cols().max(1)
     }
 
+    pub fn device(&self) -> Device {
+        self.gpu().map_or(Device::Cpu, |gpu| Device::Cuda(gpu.clone()))
+    }
+
+    pub(crate) fn gpu(&self) -> Option<&Arc<Cuda>> {
+        match &*self.storage {
+            Storage::Cpu(_) => None,
+            Storage::Cuda(on_gpu) => Some(on_gpu.buffer.gpu()),
+        }
+    }
+
+    /// The values of a tensor on the CPU.
+    #[track_caller]
     pub fn data(&self) -> &[f32] {
-        &self.storage
+        match &*self.storage {
+            Storage::Cpu(data) => data,
+            Storage::Cuda(_) => panic!("tensor {:?} is on the GPU; `host` copies it", self.shape),
+        }
+    }
+
+    /// The values, copied from the GPU if they are there.
+    pub fn host(&self) -> Cow<'_, [f32]> {
+        match &*self.storage {
+            Storage::Cpu(data) => Cow::Borrowed(data),
+            Storage::Cuda(on_gpu) => Cow::Owned(download(&on_gpu.buffer)),
+        }
+    }
+
+    /// The one value of a scalar; waits for the GPU.
+    #[track_caller]
+    pub fn item(&self) -> f32 {
+        assert_eq!(self.len(), 1, "item of {:?}", self.shape);
+        self.host()[0]
+    }
+
+    /// The same values on `device`, in float32. No copy if they are on it.
+    pub fn to_device(&self, device: &Device) -> Tensor {
+        match (device, self.gpu()) {
+            (Device::Cpu, None) | (Device::Cuda(_), Some(_)) => self.clone(),
+            (Device::Cpu, Some(_)) => Tensor::new(self.host().into_owned(), &self.shape),
+            (Device::Cuda(gpu), None) => Tensor::on_gpu(gpu.upload(self.data(), Dtype::F32), &self.shape),
+        }
+    }
+
+    /// On a GPU the values rounded to bf16, as activations are; on the CPU the same tensor.
+    pub fn to_activation(&self) -> Tensor {
+        match self.gpu().cloned() {
+            Some(gpu) if self.dtype() == Dtype::F32 => {
+                let rounded = Tensor::unwritten(&gpu, Dtype::Bf16, &self.shape);
+                elementwise::convert(&gpu, rounded.buffer(), self.buffer());
+                rounded
+            }
+            _ => self.clone(),
+        }
+    }
+
+    /// Rows `rows` of it, copied.
+    pub fn slice_rows(&self, rows: std::ops::Range<usize>) -> Tensor {
+        let (c, shape) = (self.cols(), [rows.len(), self.cols()]);
+        match self.gpu() {
+            None => Tensor::new(self.data()[rows.start * c..rows.end * c].to_vec(), &shape),
+            Some(gpu) => {
+                let (part, size) = (Tensor::unwritten(gpu, self.dtype(), &shape), self.dtype().size());
+                let from = self.buffer().ptr() + (rows.start * c * size) as u64;
+                gpu.copy(part.buffer().ptr(), from, rows.len() * c * size);
+                part
+            }
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn buffer(&self) -> &Buffer {
+        match &*self.storage {
+            Storage::Cuda(on_gpu) => &on_gpu.buffer,
+            Storage::Cpu(_) => panic!("tensor {:?} is on the CPU, the others on the GPU", self.shape),
+        }
+    }
+
+    /// The address of the values on the GPU.
+    #[track_caller]
+    pub(crate) fn ptr(&self) -> u64 {
+        self.buffer().ptr()
+    }
+
+    #[track_caller]
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.buffer().dtype()
+    }
+
+    /// The address of the values in bf16.
+    #[track_caller]
+    pub(crate) fn bf16_ptr(&self) -> u64 {
+        let Storage::Cuda(on_gpu) = &*self.storage else { return self.ptr() };
+        if on_gpu.buffer.dtype() == Dtype::Bf16 {
+            return on_gpu.buffer.ptr();
+        }
+        let gpu = on_gpu.buffer.gpu();
+        let mut copy = on_gpu.bf16.lock().unwrap_or_else(|e| e.into_inner());
+        let is_fresh = std::mem::replace(&mut copy.is_fresh, true);
+        let buffer = copy.buffer.get_or_insert_with(|| gpu.alloc(on_gpu.buffer.len(), Dtype::Bf16));
+        if !is_fresh {
+            elementwise::convert(gpu, buffer, &on_gpu.buffer);
+        }
+        buffer.ptr()
+    }
+
+    /// The address to write to: as `make_mut`.
+    pub(crate) fn ptr_mut(&mut self) -> u64 {
+        match Arc::make_mut(&mut self.storage) {
+            Storage::Cpu(_) => panic!("tensor {:?} is on the CPU, the others on the GPU", self.shape),
+            Storage::Cuda(on_gpu) => {
+                on_gpu.bf16.get_mut().unwrap_or_else(|e| e.into_inner()).is_fresh = false;
+                on_gpu.buffer.ptr()
+            }
+        }
     }
 
     /// Write access for the optimizer. A live tape shares every tensor that its backward needs, so
     /// this panics rather than change a weight under a forward pass.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        Arc::get_mut(&mut self.storage).expect("tensor is still shared with a tape")
+        match Arc::get_mut(&mut self.storage).expect("tensor is still shared with a tape") {
+            Storage::Cpu(data) => data,
+            Storage::Cuda(_) => panic!("tensor {:?} is on the GPU", self.shape),
+        }
     }
 
     /// Write access where nobody else holds the values, else a copy of them first.
+    #[track_caller]
     pub(crate) fn make_mut(&mut self) -> &mut [f32] {
-        Arc::make_mut(&mut self.storage).as_mut_slice()
+        match Arc::make_mut(&mut self.storage) {
+            Storage::Cpu(data) => data,
+            Storage::Cuda(_) => panic!("tensor {:?} is on the GPU", self.shape),
+        }
     }
 
     /// The same values and the same gradient under another shape.
@@ -77,8 +253,24 @@ impl Tensor {
     }
 }
 
+fn download(buffer: &Buffer) -> Vec<f32> {
+    match buffer.dtype() {
+        Dtype::F32 => {
+            let mut values = vec![0.0; buffer.len()];
+            buffer.gpu().download(buffer.ptr(), &mut values);
+            values
+        }
+        Dtype::Bf16 => {
+            let mut bits = vec![0u16; buffer.len()];
+            buffer.gpu().download(buffer.ptr(), &mut bits);
+            bits.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()
+        }
+    }
+}
+
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tensor{:?}{:?}", self.shape, &self.data()[..self.len().min(8)])
+        let values = self.host();
+        write!(f, "Tensor{:?}{:?}", self.shape, &values[..self.len().min(8)])
     }
 }

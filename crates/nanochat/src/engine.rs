@@ -172,8 +172,7 @@ impl<'m> Engine<'m> {
             cache.write(layer, (0..n).map(|t| (&sequence, t)), k, v);
             tape.attention(q, k, v, None)
         });
-        let last = Tensor::new(x.data()[(n - 1) * x.cols()..].to_vec(), &[1, x.cols()]);
-        let logits = self.model.unembed(&last);
+        let logits = self.model.unembed(&x.slice_rows(n - 1..n));
         let rows = (0..request.samples).map(|sample| {
             let mut row = Row { sequence: self.cache.fork(&sequence), ..self.row(index, sample, request) };
             self.take_token(&mut row, request, &mut logits.data().to_vec(), on_token);

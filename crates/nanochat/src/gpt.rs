@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use nanochat_tensor::{Rng, RotaryTable, Tape, Tensor};
+use nanochat_tensor::{Device, Rng, RotaryTable, Tape, Tensor};
 
 use crate::batch::Batch;
 use crate::config::GptConfig;
@@ -109,8 +109,18 @@ impl Gpt {
         Ok(Gpt { config, wte, blocks, lm_head, rotary: rotary(config) })
     }
 
+    /// The model with its weights on `device`, in float32; on a GPU it computes in bf16.
+    pub fn to_device(mut self, device: &Device) -> Gpt {
+        self.params_mut().into_iter().for_each(|(_, _, weight)| *weight = weight.to_device(device));
+        self
+    }
+
+    pub fn device(&self) -> Device {
+        self.wte.device()
+    }
+
     /// batch (B, T) -> Σ weight · nll (1), nll (B·T)
-    pub fn loss_sum(&self, tape: &Tape, batch: &Batch) -> (Tensor, Vec<f32>) {
+    pub fn loss_sum(&self, tape: &Tape, batch: &Batch) -> (Tensor, Tensor) {
         let x = self.hidden_in_batch(tape, &batch.inputs, batch.shape);
         tape.linear_softcap_cross_entropy(&x, &self.lm_head, &batch.targets, &batch.weights)
     }
@@ -120,9 +130,9 @@ impl Gpt {
         self.unembed(&self.hidden_in_batch(&Tape::off(), ids, shape))
     }
 
-    /// x (N, C) -> logits (N, V) after the softcap
+    /// x (N, C) -> logits (N, V) after the softcap, on the CPU
     pub fn unembed(&self, x: &Tensor) -> Tensor {
-        let mut logits = Tape::off().linear(x, &self.lm_head);
+        let mut logits = Tape::off().linear(x, &self.lm_head).to_device(&Device::Cpu);
         nanochat_tensor::ops::softcap(logits.data_mut());
         logits
     }
@@ -150,10 +160,10 @@ impl Gpt {
             let q = tape.rotary_qk_norm(&heads(&attn.c_q, n_head), &self.rotary, positions);
             let k = tape.rotary_qk_norm(&heads(&attn.c_k, n_kv_head), &self.rotary, positions);
             let y = attend(layer, &q, &k, &heads(&attn.c_v, n_kv_head)); // (B, T, H, D)
-            x = tape.residual_add(&x, &tape.linear(&y.reshape(&[b * t, n_embd]), &attn.c_proj));
+            x = tape.linear_add(&x, &y.reshape(&[b * t, n_embd]), &attn.c_proj);
 
-            let h = tape.relu_squared(&tape.linear(&tape.rms_norm(&x), &mlp.c_fc)); // (B·T, 4C)
-            x = tape.residual_add(&x, &tape.linear(&h, &mlp.c_proj));
+            let h = tape.linear(&tape.rms_norm(&x), &mlp.c_fc); // (B·T, 4C)
+            x = tape.relu_squared_linear_add(&x, &h, &mlp.c_proj);
         }
         tape.rms_norm(&x)
     }

@@ -78,7 +78,8 @@ impl KvCache {
         v: &Tensor,
     ) {
         let width = k.len() / at_least_one(k.shape()[0] * k.shape()[1]);
-        let rows = k.data().chunks_exact(width).zip(v.data().chunks_exact(width));
+        let (k, v) = (k.host(), v.host());
+        let rows = k.chunks_exact(width).zip(v.chunks_exact(width));
         for ((sequence, position), (k, v)) in at.zip(rows) {
             self.layers[layer].write(&sequence.pages, position, k, v);
         }

@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod atomic_file;
 pub mod batch;
+pub mod bench;
 pub mod calculator;
 pub mod chat_eval;
 pub mod chat_loader;

@@ -26,7 +26,7 @@ impl BitsPerByte {
         let lengths: Vec<u32> = lengths.collect();
         let weights = lengths.iter().map(|&len| if len > 0 { 1.0 } else { 0.0 }).collect();
         let (_, nll) = model.loss_sum(&Tape::off(), &Batch { weights, ..batch.clone() });
-        self.nats += nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
+        self.nats += nll.host().iter().map(|&nll| f64::from(nll)).sum::<f64>();
         self.bytes += lengths.iter().map(|&len| u64::from(len)).sum::<u64>();
     }
 

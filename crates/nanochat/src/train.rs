@@ -36,13 +36,15 @@ pub fn step(
     let weight: f32 = micro_batches.iter().flat_map(|batch| &batch.weights).sum();
     let scale = 1.0 / weight;
     let mut grads = Grads::default();
-    let mut loss = 0.0;
+    let mut losses = Vec::with_capacity(micro_batches.len());
     for batch in micro_batches {
         let tape = Tape::new();
         let (loss_sum, _) = model.loss_sum(&tape, batch);
         tape.backward(&loss_sum, scale, &mut grads); // adds into grads, frees the activations
-        loss += scale * loss_sum.data()[0];
+        losses.push(loss_sum);
     }
+    // Read when all are under way: on a GPU a read waits.
+    let loss: f32 = losses.iter().fold(0.0, |sum, loss| sum + scale * loss.item());
     if !loss.is_finite() {
         return Err(Diverged { loss, grad_norm: f32::NAN });
     }

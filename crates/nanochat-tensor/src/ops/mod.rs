@@ -1,8 +1,10 @@
 //! The ops a GPT is made of, one folder each: `mod.rs` states the math, checks shapes and records the
-//! backward; `cpu.rs` is the kernel. A new op is one folder and one line here.
+//! backward; `cpu.rs` is the kernel on the CPU, `cuda.rs` launches those of `<op>.cu` on a GPU. A new op is
+//! one folder and one line here.
 
 mod attention;
 pub(crate) mod attention_with_kv_cache;
+pub(crate) mod elementwise;
 mod embedding;
 mod linear;
 mod linear_softcap_cross_entropy;

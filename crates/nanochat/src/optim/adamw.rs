@@ -1,5 +1,6 @@
 //! AdamW (Loshchilov and Hutter 2019) with nanochat's constants, one fused pass over a parameter.
 
+use nanochat_tensor::optim::AdamW;
 use nanochat_tensor::simd::{CHUNK, vectorized};
 use rayon::prelude::*;
 
@@ -14,13 +15,22 @@ pub struct Update {
 }
 
 impl Update {
+    /// What is the same for every value.
+    pub fn constants(&self) -> AdamW {
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
+        AdamW {
+            keep: 1.0 - self.lr * self.weight_decay,
+            step_size: (f64::from(self.lr) / correction(BETAS.0)) as f32,
+            root_correction: correction(BETAS.1).sqrt().recip() as f32,
+            betas: BETAS,
+            eps: EPS,
+        }
+    }
+
     /// m ← β1 m + (1 − β1) g,  v ← β2 v + (1 − β2) g²,
     /// w ← w · (1 − lr · decay) − lr · (m / (1 − β1ᵗ)) / (√(v / (1 − β2ᵗ)) + eps)
     pub fn apply(&self, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-        let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
-        let step_size = (f64::from(self.lr) / correction(BETAS.0)) as f32;
-        let root_correction = correction(BETAS.1).sqrt().recip() as f32;
-        let keep = 1.0 - self.lr * self.weight_decay;
+        let AdamW { keep, step_size, root_correction, .. } = self.constants();
         let chunks = w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
         let chunks = chunks.zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)));
         chunks.for_each(|((w, g), (m, v))| {

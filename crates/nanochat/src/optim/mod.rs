@@ -4,11 +4,12 @@
 //! how many made it.
 
 mod adamw;
+mod cuda;
 mod muon;
 
 use std::collections::BTreeMap;
 
-use nanochat_tensor::{Grads, Tensor, simd};
+use nanochat_tensor::{Device, Grads, Tensor, simd};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -63,12 +64,15 @@ impl Optimizer {
             unembedding_lr: rates.unembedding_lr * dmodel_scale,
             ..rates
         };
-        let state = model.params().into_iter().map(|(name, role, w)| (name, State::new(role, w.shape())));
+        let state = model.params().into_iter().map(|(name, role, w)| (name, State::new(role, w)));
         Optimizer { rates, grad_clip, steps: 0, state: state.collect() }
     }
 
     /// Clips `grads`, updates every weight of `model`, and returns the norm before clipping.
     pub fn step(&mut self, model: &mut Gpt, grads: &mut Grads, moment: Moment) -> f32 {
+        if let Device::Cuda(_) = model.device() {
+            return self.step_on_gpu(model, grads, moment);
+        }
         let norm = grad_norm(model, grads);
         if self.grad_clip > 0.0 && norm > self.grad_clip {
             grads.scale(self.grad_clip / norm);
@@ -81,16 +85,7 @@ impl Optimizer {
             let grad = grads.get(weight).unwrap_or_else(|| panic!("{name} got no gradient")).data();
             match states.remove(name.as_str()).unwrap_or_else(|| panic!("{name} has no optimizer state")) {
                 State::AdamW { exp_avg, exp_avg_sq } => {
-                    let base = if role == Role::Embedding {
-                        self.rates.embedding_lr
-                    } else {
-                        self.rates.unembedding_lr
-                    };
-                    let update = adamw::Update {
-                        lr: base * moment.lr_multiplier,
-                        weight_decay: self.rates.weight_decay,
-                        step: self.steps,
-                    };
+                    let update = adamw_update(&self.rates, self.steps, role, moment);
                     update.apply(weight.data_mut(), grad, exp_avg.data_mut(), exp_avg_sq.data_mut());
                 }
                 State::Muon { momentum_buffer } => matrices.push((weight, grad, momentum_buffer)),
@@ -126,7 +121,7 @@ impl Optimizer {
     pub fn restore(&mut self, mut tensors: BTreeMap<String, Tensor>, steps: u64) -> Result<(), String> {
         let mut take = |name: String, into: &mut Tensor| match tensors.remove(&name) {
             Some(tensor) if tensor.shape() == into.shape() => {
-                *into = tensor;
+                *into = tensor.to_device(&into.device());
                 Ok(())
             }
             Some(tensor) => {
@@ -150,12 +145,19 @@ impl Optimizer {
 
 impl State {
     /// Matrices go to Muon; vectors and scalars, wherever they stand, to AdamW.
-    fn new(role: Role, shape: &[usize]) -> State {
+    fn new(role: Role, weight: &Tensor) -> State {
         match role {
-            Role::Matrix if shape.len() == 2 => State::Muon { momentum_buffer: Tensor::zeros(shape) },
-            _ => State::AdamW { exp_avg: Tensor::zeros(shape), exp_avg_sq: Tensor::zeros(shape) },
+            Role::Matrix if weight.shape().len() == 2 => {
+                State::Muon { momentum_buffer: weight.zeros_like() }
+            }
+            _ => State::AdamW { exp_avg: weight.zeros_like(), exp_avg_sq: weight.zeros_like() },
         }
     }
+}
+
+fn adamw_update(rates: &Rates, step: u64, role: Role, moment: Moment) -> adamw::Update {
+    let base = if role == Role::Embedding { rates.embedding_lr } else { rates.unembedding_lr };
+    adamw::Update { lr: base * moment.lr_multiplier, weight_decay: rates.weight_decay, step }
 }
 
 /// The norm of all gradients together.

@@ -6,8 +6,8 @@ use nanochat_tensor::gemm::{Mat, MatMut, Threads, gemm};
 use nanochat_tensor::simd::{dot, scale, vectorized};
 
 /// Coefficients of x ↦ a x + b x³ + c x⁵ that lift small singular values to about 1 fastest.
-const NEWTON_SCHULZ: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
-const NEWTON_SCHULZ_STEPS: usize = 5;
+pub const NEWTON_SCHULZ: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
+pub const NEWTON_SCHULZ_STEPS: usize = 5;
 
 /// buf ← m · buf + (1 − m) · g,  u = orthogonalized((1 − m) · g + m · buf),
 /// w ← w − lr · max(1, rows / cols)^½ · u

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use nanochat_tensor::Device;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -109,7 +110,7 @@ struct Validation {
     shards: Shards,
 }
 
-pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
+pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<()> {
     let tokenizer_path = base_dir.join("tokenizer").join("tokenizer.json");
     let tokenizer = Tokenizer::from_file(&tokenizer_path)
         .context("base training needs a tokenizer: `nanochat tok train`")?;
@@ -123,7 +124,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
 
     let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
     let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, json!(settings))?;
-    let mut model = match &run.resumed {
+    let model = match &run.resumed {
         Some(state) => huggingface::load_model(&run.checkpoints.folder(state.step))?,
         None => Gpt::init(config, settings.run.seed),
     };
@@ -133,6 +134,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
             model.config
         );
     }
+    let mut model = model.to_device(device);
     let mut optimizer = Optimizer::new(&model, settings.rates, settings.grad_clip);
     let mut position = None;
     if let Some(state) = &run.resumed {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use nanochat_tensor::Tape;
+use nanochat_tensor::{Device, Tape};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -61,7 +61,7 @@ pub struct SftSettings {
 /// Conversations of the validation file that are measured.
 const VAL_CONVERSATIONS: usize = 256;
 
-pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
+pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<()> {
     let source = checkpoint::find(base_dir, Stage::Base, settings.run.model_tag.as_deref(), settings.step)?;
     let tag = source
         .parent()
@@ -85,7 +85,8 @@ pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
     let mut model = match &run.resumed {
         Some(state) => huggingface::load_model(&run.checkpoints.folder(state.step))?,
         None => source.model,
-    };
+    }
+    .to_device(device);
     let mut optimizer = Optimizer::new(&model, settings.rates, 0.0);
     let mut position = None;
     if let Some(state) = &run.resumed {
@@ -171,7 +172,7 @@ fn validation_loss(model: &Gpt, loader: &mut ChatLoader) -> f64 {
     let (mut loss, mut weight, mut seen) = (0.0, 0.0, 0);
     while seen < VAL_CONVERSATIONS.min(loader.fitted().kept) {
         let batch = loader.next_batch();
-        loss += f64::from(model.loss_sum(&Tape::off(), &batch).0.data()[0]);
+        loss += f64::from(model.loss_sum(&Tape::off(), &batch).0.item());
         weight += batch.weights.iter().map(|&w| f64::from(w)).sum::<f64>();
         seen += batch.shape[0];
     }

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Shape;
+use super::{Saved, Shape};
+use crate::Tensor;
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::simd::{self, vectorized};
 
@@ -13,12 +14,13 @@ use crate::simd::{self, vectorized};
 /// stays below 6 % at T = 2,048 and that scores (64, T) stay in L2.
 const BLOCK: usize = 64;
 
-pub struct Saved<'a> {
-    pub q: &'a [f32],
-    pub k: &'a [f32],
-    pub v: &'a [f32],
-    pub y: &'a [f32],
-    pub lse: &'a [f32], // (B, H, T)
+/// The values of what forward saved.
+struct Values<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    y: &'a [f32],
+    lse: &'a [f32],
 }
 
 /// One head of one batch row inside (B, T, heads, D).
@@ -51,7 +53,8 @@ fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
 }
 
 /// -> y (B, T, H, D), log-sum-exp (B, H, T)
-pub fn forward(q: &[f32], k: &[f32], v: &[f32], s: Shape) -> (Vec<f32>, Vec<f32>) {
+pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) -> (Tensor, Tensor) {
+    let (shape, q, k, v) = (q.shape(), q.data(), k.data(), v.data());
     let heads: Vec<(Vec<f32>, Vec<f32>)> =
         (0..s.b * s.h).into_par_iter().map(|n| forward_head(q, k, v, s, n / s.h, n % s.h)).collect();
     let mut y = vec![0.0; s.b * s.t * s.h * s.d];
@@ -63,7 +66,8 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], s: Shape) -> (Vec<f32>, Vec<f32>
             }
         }
     });
-    (y, heads.into_iter().flat_map(|(_, lse)| lse).collect())
+    let lse = heads.into_iter().flat_map(|(_, lse)| lse).collect();
+    (Tensor::new(y, shape), Tensor::new(lse, &[s.b, s.h, s.t]))
 }
 
 /// One query head: y (T, D) and log-sum-exp (T)
@@ -110,8 +114,10 @@ fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
 }
 
 /// dy (B, T, H, D) -> dq (B, T, H, D), dk and dv (B, T, KVH, D)
-pub fn backward(dy: &[f32], saved: Saved, s: Shape) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let group = s.h / s.kvh;
+pub fn backward(dy: &Tensor, saved: &Saved, s: Shape) -> [Tensor; 3] {
+    let shapes = [saved.q.shape(), saved.k.shape(), saved.v.shape()];
+    let [q, k, v, y, lse] = [&saved.q, &saved.k, &saved.v, &saved.y, &saved.lse].map(Tensor::data);
+    let (dy, saved, group) = (dy.data(), Values { q, k, v, y, lse }, s.h / s.kvh);
     let (mut dq, mut dk, mut dv) =
         (vec![0.0; saved.q.len()], vec![0.0; saved.k.len()], vec![0.0; saved.v.len()]);
     let per_row = (s.t * s.h * s.d, s.t * s.kvh * s.d);
@@ -129,7 +135,8 @@ pub fn backward(dy: &[f32], saved: Saved, s: Shape) -> (Vec<f32>, Vec<f32>, Vec<
             }
         }
     });
-    (dq, dk, dv)
+    let [q, k, v] = shapes;
+    [Tensor::new(dq, q), Tensor::new(dk, k), Tensor::new(dv, v)]
 }
 
 /// One head (T, D) into its place in (T, heads, D).
@@ -146,7 +153,7 @@ struct Unit {
     dv: Vec<f32>, // (T, D)
 }
 
-fn backward_unit(dy: &[f32], saved: &Saved, s: Shape, b: usize, kvh: usize) -> Unit {
+fn backward_unit(dy: &[f32], saved: &Values, s: Shape, b: usize, kvh: usize) -> Unit {
     let group = s.h / s.kvh;
     let (td, key) = (s.t * s.d, Head::of(s, b, s.kvh, kvh));
     let mut unit = Unit { dq: vec![0.0; group * td], dk: vec![0.0; td], dv: vec![0.0; td] };

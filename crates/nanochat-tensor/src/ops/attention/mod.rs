@@ -6,9 +6,11 @@
 //! Saved are the log-sum-exp of every row instead of p (FlashAttention-2, Dao 2023): nothing of size
 //! T × T outlives a block of queries.
 
+use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 mod cpu;
+mod cuda;
 
 /// Sizes of one call; H query heads share KVH key and value heads, H / KVH each.
 #[derive(Clone, Copy)]
@@ -21,21 +23,29 @@ pub(super) struct Shape {
     pub window: usize,
 }
 
+/// What backward needs of forward.
+struct Saved {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    /// Log-sum-exp of every row of scores (B, H, T); on a GPU to the base 2.
+    lse: Tensor,
+}
+
 impl Tape {
     /// q (B, T, H, D), k and v (B, T, KVH, D) -> (B, T, H, D). `window`: how many keys a query sees,
     /// itself included; None: all before it.
     #[track_caller]
     pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Tensor {
         let s = Shape::of(q, k, v, window);
-        let (y, lse) = cpu::forward(q.data(), k.data(), v.data(), s);
-        let y = Tensor::new(y, q.shape());
-        let (q, k, v, output) = (q.clone(), k.clone(), v.clone(), y.clone());
+        let (y, lse) = dispatch!(q, forward(q, k, v, s));
+        let saved = Saved { q: q.clone(), k: k.clone(), v: v.clone(), y: y.clone(), lse };
         self.record(&y, move |dy, grads| {
-            let input = cpu::Saved { q: q.data(), k: k.data(), v: v.data(), y: output.data(), lse: &lse };
-            let (dq, dk, dv) = cpu::backward(dy.data(), input, s);
-            grads.add(&q, Tensor::new(dq, q.shape()));
-            grads.add(&k, Tensor::new(dk, k.shape()));
-            grads.add(&v, Tensor::new(dv, v.shape()));
+            let [dq, dk, dv] = dispatch!(dy, backward(dy, &saved, s));
+            grads.add(&saved.q, dq);
+            grads.add(&saved.k, dk);
+            grads.add(&saved.v, dv);
         });
         y
     }
@@ -61,7 +71,7 @@ impl Shape {
 mod tests {
     use super::*;
     use crate::Grads;
-    use crate::testing::{assert_close, gradcheck, randn};
+    use crate::testing::{assert_close, assert_gpu_agrees, gradcheck, randn};
 
     fn inputs(t: usize, h: usize, kvh: usize, d: usize) -> [Tensor; 3] {
         [randn(&[2, t, h, d], 0), randn(&[2, t, kvh, d], 1), randn(&[2, t, kvh, d], 2)]
@@ -124,6 +134,22 @@ mod tests {
             let gradient = grads.get(x).unwrap().data();
             let analytic: f64 = gradient.iter().zip(direction.data()).map(|(g, d)| f64::from(g * d)).sum();
             assert!((analytic - numeric).abs() < 1e-2 * (1.0 + numeric.abs()), "{n}: {analytic} {numeric}");
+        }
+    }
+
+    #[test]
+    fn gpu_agrees_with_the_cpu() {
+        for (t, h, kvh, d, window) in [
+            (1, 1, 1, 64, None),
+            (150, 4, 2, 64, None),
+            (128, 1, 1, 128, None),
+            (200, 2, 1, 128, Some(37)),
+            (130, 3, 3, 128, Some(1)),
+            (333, 4, 1, 128, Some(129)),
+            (512, 2, 2, 128, None),
+        ] {
+            let inputs = inputs(t, h, kvh, d);
+            assert_gpu_agrees(&inputs, 3, |tape, v| tape.attention(&v[0], &v[1], &v[2], window));
         }
     }
 }

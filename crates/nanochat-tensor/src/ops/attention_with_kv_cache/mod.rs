@@ -3,7 +3,7 @@
 //! A sequence's cache is a list of pages that lie anywhere in the pool, so sequences grow without
 //! being moved, and sequences with a common prompt can share its pages.
 
-use crate::{Tape, Tensor};
+use crate::{Device, Tape, Tensor};
 
 mod cpu;
 
@@ -73,7 +73,10 @@ impl Tape {
         assert!(!self.is_recording(), "attention_with_kv_cache has no backward; use Tape::off()");
         assert_eq!(n, rows.len(), "attention: a cache row for each of {n} queries");
         assert!(cache.kv_dim.is_multiple_of(d), "attention: head_dim {d} does not divide {}", cache.kv_dim);
-        Tensor::new(cpu::forward(q, cache, rows, window.unwrap_or(usize::MAX)), q.shape())
+        // The cache lies in the CPU's memory, also beside a model on a GPU.
+        let on_cpu = q.to_device(&Device::Cpu);
+        let y = Tensor::new(cpu::forward(&on_cpu, cache, rows, window.unwrap_or(usize::MAX)), q.shape());
+        y.to_device(&q.device()).to_activation()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::simd::{dot, vectorized};
 /// by memory, and packing it for gemm would read and write them twice more.
 const FEW_ROWS: usize = 8;
 
-pub fn forward(x: &Tensor, w: &Tensor) -> Vec<f32> {
+pub fn forward(x: &Tensor, w: &Tensor) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
     let mut y = vec![0.0; rows * out];
     if rows <= FEW_ROWS {
@@ -17,7 +17,14 @@ pub fn forward(x: &Tensor, w: &Tensor) -> Vec<f32> {
         let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
         gemm(MatMut::new(&mut y, rows, out), 1.0, x, w.t(), 0.0, Threads::All);
     }
-    y
+    Tensor::new(y, &output_shape(x, w))
+}
+
+/// (.., out)
+pub fn output_shape(x: &Tensor, w: &Tensor) -> Vec<usize> {
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("linear: x has no dimensions") = w.rows();
+    shape
 }
 
 /// y (rows, out) = x (rows, in) · w (out, in)ᵀ
@@ -43,15 +50,15 @@ fn few_rows(y: &mut [f32], x: &Tensor, w: &Tensor) {
 }
 
 /// dx (rows, in) = dy (rows, out) · w (out, in) + beta · dx
-pub fn backward_input(dx: &mut [f32], beta: f32, dy: &Tensor, w: &Tensor) {
+pub fn backward_input(dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor) {
     let (rows, out, inp) = (dy.rows(), w.rows(), w.cols());
     let (dy, w) = (Mat::new(dy.data(), rows, out), Mat::new(w.data(), out, inp));
-    gemm(MatMut::new(dx, rows, inp), 1.0, dy, w, beta, Threads::All);
+    gemm(MatMut::new(dx.make_mut(), rows, inp), 1.0, dy, w, beta, Threads::All);
 }
 
 /// dw (out, in) = dy (rows, out)ᵀ · x (rows, in) + beta · dw
-pub fn backward_weight(dw: &mut [f32], beta: f32, dy: &Tensor, x: &Tensor) {
+pub fn backward_weight(dw: &mut Tensor, beta: f32, dy: &Tensor, x: &Tensor) {
     let (rows, out, inp) = (dy.rows(), dy.cols(), x.cols());
     let (dy, x) = (Mat::new(dy.data(), rows, out), Mat::new(x.data(), rows, inp));
-    gemm(MatMut::new(dw, out, inp), 1.0, dy.t(), x, beta, Threads::All);
+    gemm(MatMut::new(dw.make_mut(), out, inp), 1.0, dy.t(), x, beta, Threads::All);
 }

@@ -1,19 +1,12 @@
 use rayon::prelude::*;
 
-use super::SOFTCAP;
+use super::{Output, SOFTCAP};
 use crate::Tensor;
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::simd::{self, CHUNK, vectorized};
 
 /// Logits held at a time: 4 Mi values (16 MiB), 64 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 4 << 20;
-
-pub struct Output {
-    pub loss: f32,
-    pub nll: Vec<f32>,
-    /// dx (N, C) and dw (V, C) of the unscaled loss
-    pub gradients: Option<(Tensor, Tensor)>,
-}
 
 pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32], gradients: bool) -> Output {
     let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
@@ -48,7 +41,7 @@ pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32], g
     }
     let loss = nll.iter().zip(weights).map(|(&nll, &w)| f64::from(nll) * f64::from(w)).sum::<f64>() as f32;
     let gradients = gradients.then(|| (Tensor::new(dx, x.shape()), Tensor::new(dw, lm_head.shape())));
-    Output { loss, nll, gradients }
+    Output { loss: Tensor::new(vec![loss], &[1]), nll: Tensor::new(nll, &[n]), gradients }
 }
 
 /// The nll of one row of logits (V). With a weight, the row is turned into its gradient dz.

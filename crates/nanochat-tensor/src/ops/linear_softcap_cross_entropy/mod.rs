@@ -4,12 +4,22 @@
 //! z = x wᵀ,  c = 15 · tanh(z / 15),  nll = logsumexp(c) − c[target],  loss = Σ weight · nll
 //! dc = weight · (softmax(c) − onehot),  dz = dc · (1 − (c / 15)²),  dx = dz w,  dw = dzᵀ x
 
+use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 mod cpu;
+mod cuda;
 
 /// Logits are squashed into ±SOFTCAP (Gemma 2's final softcap).
 const SOFTCAP: f32 = 15.0;
+
+/// What a forward pass gives.
+struct Output {
+    loss: Tensor, // (1)
+    nll: Tensor,  // (N)
+    /// dx (N, C) and dw (V, C) of the unscaled loss
+    gradients: Option<(Tensor, Tensor)>,
+}
 
 /// logits (..) in place: z -> 15 · tanh(z / 15)
 pub fn softcap(logits: &mut [f32]) {
@@ -28,15 +38,15 @@ impl Tape {
         lm_head: &Tensor,
         targets: &[u32],
         weights: &[f32],
-    ) -> (Tensor, Vec<f32>) {
+    ) -> (Tensor, Tensor) {
         assert_eq!(x.cols(), lm_head.cols(), "loss: x {:?}, lm_head {:?}", x.shape(), lm_head.shape());
         assert_eq!([x.rows(); 2], [targets.len(), weights.len()], "loss: a target and weight for each row");
         if let Some(target) = targets.iter().find(|&&t| t as usize >= lm_head.rows()) {
             panic!("target {target} is outside the vocabulary of {}", lm_head.rows());
         }
-        let output = cpu::forward(x, lm_head, targets, weights, self.is_recording());
-        let loss = Tensor::new(vec![output.loss], &[1]);
-        if let Some((dx, dw)) = output.gradients {
+        let Output { loss, nll, gradients } =
+            dispatch!(x, forward(x, lm_head, targets, weights, self.is_recording()));
+        if let Some((dx, dw)) = gradients {
             let (x, lm_head) = (x.clone(), lm_head.clone());
             self.record(&loss, move |dloss, grads| {
                 let scale = dloss.data()[0];
@@ -44,14 +54,15 @@ impl Tape {
                 grads.add_scaled(&lm_head, &dw, scale);
             });
         }
-        (loss, output.nll)
+        (loss, nll)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, gradcheck, randn};
+    use crate::testing::{BF16_TOLERANCE, assert_close, assert_relative, gpu, gradcheck, randn};
+    use crate::{Device, Grads};
 
     const TARGETS: [u32; 5] = [1, 0, 6, 6, 3];
     const WEIGHTS: [f32; 5] = [1.0, 0.0, 0.5, -2.0, 1.0];
@@ -76,7 +87,7 @@ mod tests {
                 if WEIGHTS[n] == 0.0 { 0.0 } else { lse - row[TARGETS[n] as usize] }
             })
             .collect();
-        assert_close(&nll, &want, 1e-5);
+        assert_close(nll.data(), &want, 1e-5);
         let sum: f32 = want.iter().zip(WEIGHTS).map(|(nll, w)| nll * w).sum();
         assert_close(loss.data(), &[sum], 1e-5);
     }
@@ -90,6 +101,8 @@ mod tests {
             Tape::off()
                 .linear_softcap_cross_entropy(&part, &w, &targets[rows.clone()], &vec![1.0; rows.len()])
                 .1
+                .data()
+                .to_vec()
         };
         assert_close(&run(0..700), &[run(0..1), run(1..350), run(350..700)].concat(), 1e-5);
     }
@@ -99,5 +112,28 @@ mod tests {
         let mut logits = [0.0, 0.1, -3.0, 400.0, -1e9];
         softcap(&mut logits);
         assert_close(&logits, &[0.0, 0.099_998_5, -2.960_63, 15.0, -15.0], 1e-5);
+    }
+
+    #[test]
+    fn gpu_agrees_with_the_cpu() {
+        let Some(device) = gpu() else { return };
+        // The last has more rows than the GPU takes at a time.
+        for (n, c, v) in [(5, 8, 7), (700, 64, 9_003), (4_500, 64, 512)] {
+            let (x, w) = (randn(&[n, c], 0), randn(&[v, c], 1));
+            let targets: Vec<u32> = (0..n).map(|i| (i * 12 % v) as u32).collect();
+            let weights: Vec<f32> = (0..n).map(|i| [1.0, 0.0, 0.5, -2.0, 1.0][i % 5]).collect();
+            let run = |device: &Device| {
+                let (x, w) = (x.to_device(device).to_activation(), w.to_device(device));
+                let (tape, mut grads) = (Tape::new(), Grads::default());
+                let (loss, nll) = tape.linear_softcap_cross_entropy(&x, &w, &targets, &weights);
+                tape.backward(&loss, 0.25, &mut grads);
+                let grad = |of| grads.get(of).unwrap().host().into_owned();
+                [loss.host().into_owned(), nll.host().into_owned(), grad(&x), grad(&w)]
+            };
+            let (want, got) = (run(&Device::Cpu), run(&device));
+            for (name, (want, got)) in ["loss", "nll", "dx", "dw"].iter().zip(want.iter().zip(&got)) {
+                assert_relative(name, got, want, BF16_TOLERANCE);
+            }
+        }
     }
 }

@@ -1,16 +1,18 @@
 //! y = max(x, 0)².  dx = 2 · max(x, 0) · dy
 
+use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 mod cpu;
+pub(crate) mod cuda;
 
 impl Tape {
     /// x (..) -> (..)
     pub fn relu_squared(&self, x: &Tensor) -> Tensor {
-        let y = Tensor::new(cpu::forward(x.data()), x.shape());
+        let y = dispatch!(x, forward(x));
         let x = x.clone();
         self.record(&y, move |dy, grads| {
-            grads.accumulate(&x, |dx, _| cpu::backward(dx, x.data(), dy.data()));
+            grads.accumulate(&x, |dx, beta| dispatch!(dy, backward(dx, beta, &x, dy)));
         });
         y
     }
@@ -18,10 +20,15 @@ impl Tape {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{gradcheck, randn};
+    use crate::testing::{assert_gpu_agrees, gradcheck, randn};
 
     #[test]
     fn gradient_matches_finite_differences() {
         gradcheck(&[randn(&[4, 5], 0)], |tape, v| tape.relu_squared(&v[0]));
+    }
+
+    #[test]
+    fn gpu_agrees_with_the_cpu() {
+        assert_gpu_agrees(&[randn(&[37, 72], 0)], 1, |tape, v| tape.relu_squared(&v[0]));
     }
 }

@@ -1,15 +1,14 @@
 //! y = x + branch.  Both get dy.
 
-use crate::{Tape, Tensor, simd};
+use crate::ops::elementwise;
+use crate::{Tape, Tensor};
 
 impl Tape {
     /// x (..), branch (..) -> (..)
     #[track_caller]
     pub fn residual_add(&self, x: &Tensor, branch: &Tensor) -> Tensor {
         assert_eq!(x.shape(), branch.shape(), "residual_add: shapes differ");
-        let mut y = x.data().to_vec();
-        simd::add_assign(&mut y, branch.data());
-        let y = Tensor::new(y, x.shape());
+        let y = elementwise::sum(x, branch);
         let (x, branch) = (x.clone(), branch.clone());
         self.record(&y, move |dy, grads| {
             grads.add(&x, dy.clone());
@@ -21,7 +20,7 @@ impl Tape {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{gradcheck, randn};
+    use crate::testing::{assert_gpu_agrees, gradcheck, randn};
 
     #[test]
     fn gradient_matches_finite_differences() {
@@ -31,5 +30,11 @@ mod tests {
     #[test]
     fn a_tensor_added_to_itself_gets_both_gradients() {
         gradcheck(&[randn(&[2, 3], 0)], |tape, v| tape.residual_add(&v[0], &v[0]));
+    }
+
+    #[test]
+    fn gpu_agrees_with_the_cpu() {
+        let inputs = [randn(&[7, 13], 0), randn(&[7, 13], 1)];
+        assert_gpu_agrees(&inputs, 2, |tape, v| tape.residual_add(&v[0], &v[1]));
     }
 }

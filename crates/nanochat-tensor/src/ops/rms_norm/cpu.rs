@@ -8,7 +8,7 @@ use crate::simd::{dot, vectorized};
 const ROWS: usize = 64;
 
 /// x (.., C) -> y (.., C) and r (rows)
-pub fn forward(x: &Tensor) -> (Tensor, Vec<f32>) {
+pub fn forward(x: &Tensor) -> (Tensor, Tensor) {
     let c = x.cols();
     let (mut y, mut r) = (vec![0.0; x.len()], vec![0.0; x.rows()]);
     let work = y.par_chunks_mut(ROWS * c).zip(x.data().par_chunks(ROWS * c)).zip(r.par_chunks_mut(ROWS));
@@ -20,14 +20,15 @@ pub fn forward(x: &Tensor) -> (Tensor, Vec<f32>) {
             }
         })
     });
-    (Tensor::new(y, x.shape()), r)
+    let rows = [r.len()];
+    (Tensor::new(y, x.shape()), Tensor::new(r, &rows))
 }
 
 /// dx += r · (dy − y · mean(dy · y))
-pub fn backward(dx: &mut [f32], dy: &Tensor, y: &Tensor, r: &[f32]) {
+pub fn backward(dx: &mut Tensor, _beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {
     let c = y.cols();
-    let inputs = dy.data().par_chunks(ROWS * c).zip(y.data().par_chunks(ROWS * c)).zip(r.par_chunks(ROWS));
-    dx.par_chunks_mut(ROWS * c).zip(inputs).for_each(|(dx, ((dy, y), r))| {
+    let inputs = dy.data().par_chunks(ROWS * c).zip(y.data().par_chunks(ROWS * c)).zip(r.data().par_chunks(ROWS));
+    dx.make_mut().par_chunks_mut(ROWS * c).zip(inputs).for_each(|(dx, ((dy, y), r))| {
         vectorized(|| {
             let rows = dy.chunks_exact(c).zip(y.chunks_exact(c)).zip(r);
             for (dx, ((dy, y), r)) in dx.chunks_exact_mut(c).zip(rows) {

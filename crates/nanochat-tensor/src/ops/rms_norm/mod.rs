@@ -3,9 +3,11 @@
 //! y = x · r,  r = 1 / √(mean(x²) + eps)
 //! dx = r · (dy − y · mean(dy · y))
 
+use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 pub(crate) mod cpu;
+mod cuda;
 
 /// 2⁻²³, PyTorch's eps where none is given: the machine epsilon of f32.
 pub const EPS: f32 = f32::EPSILON;
@@ -14,10 +16,10 @@ impl Tape {
     /// x (.., C) -> (.., C): normalizes the last dimension.
     #[track_caller]
     pub fn rms_norm(&self, x: &Tensor) -> Tensor {
-        let (y, r) = cpu::forward(x); // (.., C), (rows)
+        let (y, r) = dispatch!(x, forward(x)); // (.., C), (rows)
         let (x, output) = (x.clone(), y.clone());
         self.record(&y, move |dy, grads| {
-            grads.accumulate(&x, |dx, _| cpu::backward(dx, dy, &output, &r));
+            grads.accumulate(&x, |dx, beta| dispatch!(dy, backward(dx, beta, dy, &output, &r)));
         });
         y
     }
@@ -26,7 +28,7 @@ impl Tape {
 #[cfg(test)]
 mod tests {
     use crate::Tape;
-    use crate::testing::{gradcheck, randn};
+    use crate::testing::{assert_gpu_agrees, gradcheck, randn};
 
     #[test]
     fn gradient_matches_finite_differences() {
@@ -39,6 +41,13 @@ mod tests {
         for row in y.data().chunks(40) {
             let mean_square = row.iter().map(|v| v * v).sum::<f32>() / 40.0;
             assert!((mean_square - 1.0).abs() < 1e-5, "{mean_square}");
+        }
+    }
+
+    #[test]
+    fn gpu_agrees_with_the_cpu() {
+        for shape in [[1, 8], [7, 40], [33, 1_280], [5, 4_096]] {
+            assert_gpu_agrees(&[randn(&shape, 0)], 1, |tape, v| tape.rms_norm(&v[0]));
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::simd::{dot, vectorized};
 const TOKENS: usize = 64;
 
 /// x (B, T, H, D) -> y (B, T, H, D) and r (B·T·H)
-pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize]) -> (Tensor, Vec<f32>) {
+pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize]) -> (Tensor, Tensor) {
     let (h, d) = (x.shape()[2], x.shape()[3]);
     let (mut y, mut r) = (vec![0.0; x.len()], vec![0.0; x.rows()]);
     let inputs = x.data().par_chunks(TOKENS * h * d).zip(positions.par_chunks(TOKENS));
@@ -23,22 +23,23 @@ pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize]) -> (Tensor,
             }
         })
     });
-    (Tensor::new(y, x.shape()), r)
+    let rows = [r.len()];
+    (Tensor::new(y, x.shape()), Tensor::new(r, &rows))
 }
 
 /// dx += rotated back: r · (dy − y · mean(dy · y))
 pub fn backward(
-    dx: &mut [f32],
+    dx: &mut Tensor,
+    _beta: f32,
     dy: &Tensor,
-    y: &Tensor,
-    r: &[f32],
+    (y, r): (&Tensor, &Tensor),
     table: &RotaryTable,
     positions: &[usize],
 ) {
     let (h, d) = (y.shape()[2], y.shape()[3]);
     let tensors = dy.data().par_chunks(TOKENS * h * d).zip(y.data().par_chunks(TOKENS * h * d));
-    let inputs = tensors.zip(r.par_chunks(TOKENS * h)).zip(positions.par_chunks(TOKENS));
-    dx.par_chunks_mut(TOKENS * h * d).zip(inputs).for_each(|(dx, (((dy, y), r), positions))| {
+    let inputs = tensors.zip(r.data().par_chunks(TOKENS * h)).zip(positions.par_chunks(TOKENS));
+    dx.make_mut().par_chunks_mut(TOKENS * h * d).zip(inputs).for_each(|(dx, (((dy, y), r), positions))| {
         vectorized(|| {
             let heads = dy.chunks_exact(d).zip(y.chunks_exact(d)).zip(r);
             for (n, (dx, ((dy, y), r))) in dx.chunks_exact_mut(d).zip(heads).enumerate() {

@@ -4,17 +4,22 @@
 //! z1 = x1 cos a + x2 sin a,  z2 = −x1 sin a + x2 cos a,  y = z · r,  r = 1 / √(mean(z²) + eps)
 //! dz = r · (dy − y · mean(dy · y)),  and dx rotates dz back by −a.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use crate::cuda::Buffer;
+use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 mod cpu;
+mod cuda;
 
 /// cos and sin of every position and frequency, each (positions, D/2).
 pub struct RotaryTable {
     half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    /// Both, copied at their first use there.
+    on_gpu: OnceLock<[Buffer; 2]>,
 }
 
 impl RotaryTable {
@@ -26,7 +31,7 @@ impl RotaryTable {
         let inverse_frequencies: Vec<f32> = (0..half).map(inverse_frequency).collect();
         let angles = (0..positions).flat_map(|t| inverse_frequencies.iter().map(move |f| t as f32 * f));
         let (sin, cos) = angles.map(f32::sin_cos).unzip();
-        Arc::new(RotaryTable { half, cos, sin })
+        Arc::new(RotaryTable { half, cos, sin, on_gpu: OnceLock::new() })
     }
 
     pub fn positions(&self) -> usize {
@@ -50,10 +55,11 @@ impl Tape {
         assert_eq!(d, 2 * table.half, "rotary: head_dim {d} does not match the table");
         let last = positions.iter().copied().max().unwrap_or(0);
         assert!(last < table.positions(), "rotary: position {last} is outside {}", table.positions());
-        let (y, r) = cpu::forward(x, table, positions);
+        let (y, r) = dispatch!(x, forward(x, table, positions));
         let (x, output, table, positions) = (x.clone(), y.clone(), table.clone(), positions.clone());
         self.record(&y, move |dy, grads| {
-            grads.accumulate(&x, |dx, _| cpu::backward(dx, dy, &output, &r, &table, &positions));
+            let saved = (&output, &r);
+            grads.accumulate(&x, |dx, beta| dispatch!(dy, backward(dx, beta, dy, saved, &table, &positions)));
         });
         y
     }
@@ -62,7 +68,7 @@ impl Tape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, gradcheck, randn};
+    use crate::testing::{assert_close, assert_gpu_agrees, gradcheck, randn};
 
     #[test]
     fn gradient_matches_finite_differences() {
@@ -79,5 +85,14 @@ mod tests {
         let product = |t: usize, u: usize| crate::simd::dot(at(&q, t).data(), at(&k, u).data());
         assert_close(&[product(40, 33)], &[product(7, 0)], 1e-4);
         assert!((product(40, 33) - product(40, 30)).abs() > 1e-3);
+    }
+
+    #[test]
+    fn gpu_agrees_with_the_cpu() {
+        for d in [64, 128] {
+            let (table, positions) = (RotaryTable::new(90, d, 10_000.0), Arc::from([0, 1, 2, 5, 0, 88]));
+            let x = randn(&[2, 3, 5, d], 0);
+            assert_gpu_agrees(&[x], 1, |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions));
+        }
     }
 }

@@ -1,0 +1,71 @@
+//! A piece of the GPU's memory.
+
+use std::sync::Arc;
+
+use cudarc::driver::result;
+
+use super::Cuda;
+
+/// The type of a tensor's values on the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dtype {
+    F32,
+    Bf16,
+}
+
+impl Dtype {
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+        }
+    }
+}
+
+/// `len` values, given back to the stream's pool when dropped.
+pub(crate) struct Buffer {
+    gpu: Arc<Cuda>,
+    ptr: u64,
+    len: usize,
+    dtype: Dtype,
+}
+
+impl Buffer {
+    pub(super) fn new(gpu: Arc<Cuda>, ptr: u64, len: usize, dtype: Dtype) -> Buffer {
+        Buffer { gpu, ptr, len, dtype }
+    }
+
+    pub fn gpu(&self) -> &Arc<Cuda> {
+        &self.gpu
+    }
+
+    /// The address on the GPU, which kernels take as an argument by reference.
+    pub fn ptr(&self) -> u64 {
+        self.ptr
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Buffer {
+        let copy = self.gpu.alloc(self.len, self.dtype);
+        self.gpu.copy(copy.ptr, self.ptr, self.len * self.dtype.size());
+        copy
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from malloc_async on this stream and is freed once. An error (the context
+        // is broken) cannot be handled here and shows at the next call.
+        let _ = self.gpu.context.bind_to_thread();
+        let _ = unsafe { result::free_async(self.ptr, self.gpu.stream.cu_stream()) };
+    }
+}

@@ -1,0 +1,278 @@
+//! Kernels: CUDA C++ beside their op, compiled by NVRTC for the card found and cached on disk.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::{CudaFunction, CudaModule, LaunchConfig, PushKernelArg, sys as driver};
+use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
+
+use super::{Cuda, fail};
+
+const PRELUDE: &str = include_str!("../ops/prelude.cuh");
+
+/// More shared memory than this must be asked for by name.
+const USUAL_SHARED_BYTES: u32 = 48 << 10;
+
+/// A .cu file: its name and text.
+pub(crate) struct Source(pub &'static str, pub &'static str);
+
+/// Every .cu file of this crate.
+macro_rules! sources {
+    ($($name:ident: $path:literal),* $(,)?) => {
+        $(#[allow(non_upper_case_globals)]
+        pub(crate) const $name: Source = Source(stringify!($name), include_str!($path));)*
+        #[cfg(test)]
+        pub(crate) const ALL: &[Source] = &[$($name),*];
+    };
+}
+
+pub(crate) mod sources {
+    use super::Source;
+
+    sources! {
+        attention: "../ops/attention/attention.cu",
+        elementwise: "../ops/elementwise/elementwise.cu",
+        embedding: "../ops/embedding/embedding.cu",
+        linear_softcap_cross_entropy: "../ops/linear_softcap_cross_entropy/linear_softcap_cross_entropy.cu",
+        optim: "../optim/optim.cu",
+        relu_squared: "../ops/relu_squared/relu_squared.cu",
+        rms_norm: "../ops/rms_norm/rms_norm.cu",
+        rotary_qk_norm: "../ops/rotary_qk_norm/rotary_qk_norm.cu",
+    }
+}
+
+/// The architecture to compile for. The `a` of Hopper and Blackwell allows their own instructions, and the code
+/// runs on that generation alone, which is the card found.
+pub(super) fn architecture((major, minor): (i32, i32)) -> &'static str {
+    match (major, minor) {
+        (8, 0) => "sm_80",
+        (8, 9) => "sm_89",
+        (8, _) => "sm_86",
+        (9, _) => "sm_90a",
+        (10, 3) => "sm_103a",
+        (10, _) => "sm_100a",
+        (12, 1) => "sm_121a",
+        _ => "sm_120a",
+    }
+}
+
+pub(super) struct Kernels {
+    arch: &'static str,
+    modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    functions: Mutex<HashMap<String, CudaFunction>>,
+}
+
+impl Kernels {
+    pub fn new(arch: &'static str) -> Kernels {
+        Kernels { arch, modules: Mutex::default(), functions: Mutex::default() }
+    }
+}
+
+/// A launch under way: arguments are added in the kernel's order.
+pub(crate) struct Launch<'a> {
+    gpu: &'a Cuda,
+    function: CudaFunction,
+    name: String,
+    arguments: Vec<Argument>,
+}
+
+/// A kernel's argument by value.
+#[derive(Clone, Copy)]
+enum Argument {
+    U32(u32),
+    U64(u64),
+    F32(f32),
+}
+
+impl Launch<'_> {
+    /// A pointer.
+    pub fn ptr(mut self, ptr: u64) -> Self {
+        self.arguments.push(Argument::U64(ptr));
+        self
+    }
+
+    pub fn u64(mut self, value: usize) -> Self {
+        self.arguments.push(Argument::U64(value as u64));
+        self
+    }
+
+    pub fn u32(mut self, value: usize) -> Self {
+        let value = u32::try_from(value).unwrap_or_else(|_| panic!("{}: {value} is too large", self.name));
+        self.arguments.push(Argument::U32(value));
+        self
+    }
+
+    pub fn f32(mut self, value: f32) -> Self {
+        self.arguments.push(Argument::F32(value));
+        self
+    }
+
+    /// Starts the kernel.
+    ///
+    /// # Safety
+    /// The arguments must be those of the kernel in number, order and type, and the pointers valid for what
+    /// it reads and writes with this grid.
+    pub unsafe fn run(self, grid: [usize; 3], threads: u32, shared_bytes: u32) {
+        if grid.contains(&0) {
+            return;
+        }
+        self.gpu.bind();
+        if shared_bytes > USUAL_SHARED_BYTES {
+            let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            self.gpu.check(self.function.set_attribute(attribute, shared_bytes as i32), "asking for shared memory");
+        }
+        let config = LaunchConfig {
+            grid_dim: (grid[0] as u32, grid[1] as u32, grid[2] as u32),
+            block_dim: (threads, 1, 1),
+            shared_mem_bytes: shared_bytes,
+        };
+        let mut builder = self.gpu.stream.launch_builder(&self.function);
+        for argument in &self.arguments {
+            match argument {
+                Argument::U32(value) => builder.arg(value),
+                Argument::U64(value) => builder.arg(value),
+                Argument::F32(value) => builder.arg(value),
+            };
+        }
+        // SAFETY: the caller's promise.
+        let launched = unsafe { builder.launch(config) };
+        self.gpu.check(launched, &self.name);
+    }
+}
+
+/// Blocks of `threads` that cover `work` items.
+pub(crate) fn blocks(work: usize, threads: u32) -> [usize; 3] {
+    [work.div_ceil(threads as usize), 1, 1]
+}
+
+impl Cuda {
+    /// A kernel of a file, compiled and loaded at its first use.
+    pub(crate) fn kernel(&self, Source(file, text): Source, name: &str) -> Launch<'_> {
+        let mut functions = self.kernels.functions.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(function) = functions.get(name) {
+            let (function, name) = (function.clone(), name.to_string());
+            return Launch { gpu: self, function, name, arguments: Vec::with_capacity(16) };
+        }
+        self.bind();
+        let mut modules = self.kernels.modules.lock().unwrap_or_else(|e| e.into_inner());
+        let module = modules.entry(file).or_insert_with(|| {
+            let cubin = compile_cached(file, text, self.kernels.arch);
+            self.check(self.context.load_module(Ptx::from_binary(cubin)), "loading a kernel")
+        });
+        let function = self.check(module.load_function(name), name);
+        functions.insert(name.to_string(), function.clone());
+        Launch { gpu: self, function, name: name.to_string(), arguments: Vec::with_capacity(16) }
+    }
+}
+
+fn compile_cached(file: &'static str, text: &str, arch: &str) -> Vec<u8> {
+    let source = joined(file, text);
+    let cached = cache_dir().map(|dir| dir.join(format!("{file}-{arch}-{:016x}.cubin", hash(&source))));
+    if let Some(cubin) = cached.as_ref().and_then(|path| fs::read(path).ok()) {
+        return cubin;
+    }
+    let cubin = compile(file, &source, arch).unwrap_or_else(|log| {
+        fail(format!("NVRTC did not compile {file}.cu for {arch}: {log}"));
+    });
+    // A cache that cannot be written costs seconds at the next start and nothing else.
+    if let Some(path) = cached {
+        write_cache(&path, &cubin);
+    }
+    cubin
+}
+
+fn joined(file: &str, text: &str) -> String {
+    format!("{PRELUDE}\n#line 1 \"{file}.cu\"\n{text}")
+}
+
+/// Machine code for one architecture, or the compiler's complaint.
+fn compile(file: &str, source: &str, arch: &str) -> Result<Vec<u8>, String> {
+    let source = CString::new(source).map_err(|e| e.to_string())?;
+    let name = CString::new(format!("{file}.cu")).map_err(|e| e.to_string())?;
+    let program = nvrtc::create_program(&source, Some(&name)).map_err(|e| e.to_string())?;
+    let options = [format!("--gpu-architecture={arch}"), "--std=c++17".to_string()];
+    // SAFETY: the program was just made and is destroyed once, after its log and code were copied out.
+    unsafe {
+        let outcome = match nvrtc::compile_program(program, &options) {
+            Ok(()) => cubin(program).map_err(|e| e.to_string()),
+            Err(e) => Err(nvrtc::get_program_log(program).map_or_else(
+                |_| e.to_string(),
+                |log| CStr::from_ptr(log.as_ptr()).to_string_lossy().trim().to_string(),
+            )),
+        };
+        let _ = nvrtc::destroy_program(program);
+        outcome
+    }
+}
+
+/// # Safety
+/// `program` must have been compiled.
+unsafe fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, nvrtc::NvrtcError> {
+    let mut size = 0;
+    // SAFETY: NVRTC writes `size` bytes, which the vector holds.
+    unsafe {
+        sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+        let mut code = vec![0u8; size];
+        sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+        Ok(code)
+    }
+}
+
+/// Where compiled kernels and chosen algorithms are kept: NANOCHAT_CUDA_CACHE, or the user's cache folder.
+pub(super) fn cache_dir() -> Option<PathBuf> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    named("NANOCHAT_CUDA_CACHE").or_else(|| {
+        let home = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        let base = named("XDG_CACHE_HOME").or_else(|| home().map(|home| home.join(".cache")))?;
+        Some(base.join("nanochat").join("cuda"))
+    })
+}
+
+/// Through a temporary sibling, so that a reader finds a whole file or none.
+pub(super) fn write_cache(path: &std::path::Path, bytes: &[u8]) {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&temporary, bytes));
+    if written.and_then(|()| fs::rename(&temporary, path)).is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+}
+
+/// FNV-1a, 64 bits.
+pub(super) fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::libraries;
+    use super::*;
+
+    /// Every kernel for every generation, without a GPU. Wants NVRTC: of the system, of a toolkit, or of the
+    /// Python wheels in the folder NANOCHAT_CUDA_LIBRARIES.
+    #[test]
+    fn every_kernel_compiles_for_every_architecture() {
+        libraries::preload();
+        if libraries::find("nvrtc").is_none() {
+            crate::testing::skip("NVRTC is not here", "NANOCHAT_REQUIRE_NVRTC");
+            return;
+        }
+        for arch in ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"] {
+            for Source(file, text) in sources::ALL {
+                let cubin = compile(file, &joined(file, text), arch);
+                assert!(cubin.as_ref().is_ok_and(|code| !code.is_empty()), "{file}.cu, {arch}: {cubin:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mistake_in_a_kernel_is_named_by_file_and_line() {
+        libraries::preload();
+        if libraries::find("nvrtc").is_some() {
+            let log = compile("broken", &joined("broken", "\nvoid f() { g(); }"), "sm_90a").unwrap_err();
+            assert!(log.contains("broken.cu(2)"), "{log}");
+        }
+    }
+}

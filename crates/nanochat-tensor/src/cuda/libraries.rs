@@ -1,0 +1,134 @@
+//! Finding NVIDIA's libraries: where the system's loader looks, in a CUDA toolkit, and in Python wheels.
+//!
+//! cudarc opens a library by plain names such as `libnvrtc.so.13`. A library that lies elsewhere is opened here
+//! first by its path and with its symbols global: the loader then takes the later request by name for the same.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// A library that training needs.
+pub struct Needed {
+    pub name: &'static str,
+    pub what_for: &'static str,
+    /// The Python package that has it.
+    pub wheel: &'static str,
+}
+
+pub const NEEDED: [Needed; 2] = [
+    Needed { name: "nvrtc", what_for: "compiles the kernels", wheel: "nvidia-cuda-nvrtc" },
+    Needed { name: "cublasLt", what_for: "matrix products", wheel: "nvidia-cublas" },
+];
+
+/// Names in the order they must be opened: each before those that need it.
+const LIBRARIES: [&str; 3] = ["nvrtc-builtins", "nvrtc", "cublasLt"];
+
+/// Opens what lies outside the loader's own paths. Once a process.
+pub fn preload() {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        for name in LIBRARIES {
+            if !open_by_name(name)
+                && let Some(path) = in_folders(name)
+            {
+                keep_open(&path);
+            }
+        }
+    });
+}
+
+/// Where `name` is found: its path, or its plain name if the system's loader knows it.
+pub fn find(name: &str) -> Option<String> {
+    let by_name = candidates(name).into_iter().find(|file| {
+        // SAFETY: NVIDIA's libraries only set up their own tables when they are loaded.
+        unsafe { libloading::Library::new(file) }.is_ok()
+    });
+    by_name.or_else(|| in_folders(name).map(|path| path.display().to_string()))
+}
+
+/// The newest CUDA that the driver runs, such as 13.0.
+pub fn driver_version() -> Option<String> {
+    let mut version = 0;
+    // SAFETY: libcuda is looked for first; the call writes one number.
+    let asked = unsafe {
+        cudarc::driver::sys::is_culib_present().then(|| cudarc::driver::sys::cuDriverGetVersion(&mut version))
+    };
+    asked?.result().ok()?;
+    Some(format!("{}.{}", version / 1000, version % 1000 / 10))
+}
+
+/// The folders that are searched, those that exist.
+pub fn folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    for toolkit in toolkits.chain([PathBuf::from("/usr/local/cuda")]) {
+        folders.extend([toolkit.join("lib64"), toolkit.join("lib")]);
+    }
+    let own = env::var_os("NANOCHAT_CUDA_LIBRARIES").map(PathBuf::from);
+    for site in own.into_iter().chain(python_sites()) {
+        // Wheels of CUDA 13 share one folder, those of 12 have one each.
+        folders.push(site.join("nvidia/cu13/lib"));
+        folders.extend(["cuda_nvrtc", "cublas"].map(|part| site.join("nvidia").join(part).join("lib")));
+        folders.push(site);
+    }
+    folders.retain(|folder| folder.is_dir());
+    folders
+}
+
+/// site-packages of the active environment and of the usual places.
+fn python_sites() -> Vec<PathBuf> {
+    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let home = env::home_dir().map(|home| home.join(".local"));
+    let prefixes = environments.chain(home).chain(["/usr/local", "/usr"].map(PathBuf::from));
+    let mut sites: Vec<PathBuf> = env::var_os("PYTHONPATH").iter().flat_map(env::split_paths).collect();
+    for lib in prefixes.map(|prefix| prefix.join("lib")) {
+        for entry in fs::read_dir(lib).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("python3") {
+                sites.extend(["site-packages", "dist-packages"].map(|name| entry.path().join(name)));
+            }
+        }
+    }
+    sites
+}
+
+/// The file of a library in one of the folders; of several versions the shortest name, as `libnvrtc.so.13`.
+fn in_folders(name: &str) -> Option<PathBuf> {
+    let prefix = format!("lib{name}.so");
+    let in_folder = |folder: &Path| {
+        let files = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut found: Vec<PathBuf> = files
+            .filter(|file| file.file_name().to_string_lossy().starts_with(&prefix))
+            .map(|file| file.path())
+            .collect();
+        found.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
+        found.into_iter().next()
+    };
+    folders().iter().find_map(|folder| in_folder(folder))
+}
+
+fn candidates(name: &str) -> Vec<String> {
+    let versions = ["", ".13", ".12"];
+    versions.iter().map(|version| format!("lib{name}.so{version}")).collect()
+}
+
+fn open_by_name(name: &str) -> bool {
+    candidates(name).iter().any(|file| {
+        // SAFETY: as in `find`.
+        unsafe { libloading::Library::new(file) }.is_ok()
+    })
+}
+
+/// Opens a library for the rest of the process, its symbols for all to see.
+fn keep_open(path: &Path) {
+    #[cfg(unix)]
+    {
+        use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+        // SAFETY: as in `find`. A failure shows when the library is asked for by name.
+        if let Ok(library) = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) } {
+            std::mem::forget(library);
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}

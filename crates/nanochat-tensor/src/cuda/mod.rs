@@ -1,0 +1,256 @@
+//! One NVIDIA GPU: its stream, memory, kernels and matrix products.
+//!
+//! Everything runs on one stream in the order it was given, and memory comes from the driver's stream-ordered
+//! pool: a buffer freed here is not used again before the kernels that were given it have run, and no
+//! allocation waits for the GPU.
+
+mod buffer;
+mod kernels;
+pub mod libraries;
+mod matmul;
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+
+pub(crate) use buffer::{Buffer, Dtype};
+pub(crate) use kernels::{Launch, blocks, sources};
+pub(crate) use matmul::{Operand, Output, Product};
+
+/// Why there is no GPU to work on.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    #[error("no NVIDIA driver was found (libcuda.so); use --device cpu, or see `nanochat doctor`")]
+    NoDriver,
+    #[error("there is no GPU {0}; use --device cpu, or see `nanochat doctor`")]
+    NoGpu(usize),
+    #[error("{name} is of compute capability {}.{}; 8.0 (Ampere) or later is needed for bf16", capability.0, capability.1)]
+    TooOld { name: String, capability: (i32, i32) },
+    #[error("{library} was not found; `nanochat doctor` says where it was looked for and how to get it")]
+    NoLibrary { library: &'static str },
+    #[error("failed to open GPU {ordinal}: {message}")]
+    Open { ordinal: usize, message: String },
+}
+
+/// What a panic carries when the GPU failed at work, such as by running out of memory: one sentence for the user.
+/// Thrown without a message on stderr; the program's edge catches it.
+pub struct GpuFailure(pub String);
+
+/// The sentence inside a caught panic, if it was the GPU's.
+pub fn gpu_failure(panic: &(dyn Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<GpuFailure>().map(|failure| failure.0.as_str())
+}
+
+pub(crate) fn fail(message: String) -> ! {
+    std::panic::resume_unwind(Box::new(GpuFailure(message)))
+}
+
+pub struct Cuda {
+    name: String,
+    arch: &'static str,
+    multiprocessors: u32,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    kernels: kernels::Kernels,
+    matmul: matmul::Matmul,
+    /// The positions that the layers of one forward pass share, uploaded once.
+    positions: Mutex<Option<(Arc<[usize]>, Arc<Buffer>)>>,
+}
+
+impl Cuda {
+    pub fn open(ordinal: usize) -> Result<Arc<Cuda>, DeviceError> {
+        libraries::preload();
+        // SAFETY: only asks the dynamic loader whether libcuda can be opened.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(DeviceError::NoDriver);
+        }
+        let open = |e: DriverError| DeviceError::Open { ordinal, message: describe(e) };
+        let count = CudaContext::device_count().map_err(open)?;
+        if ordinal as i32 >= count {
+            return Err(DeviceError::NoGpu(ordinal));
+        }
+        let context = CudaContext::new(ordinal).map_err(open)?;
+        let name = context.name().map_err(open)?;
+        let capability = context.compute_capability().map_err(open)?;
+        if capability.0 < 8 {
+            return Err(DeviceError::TooOld { name, capability });
+        }
+        // SAFETY: all work runs on the one stream below, in order; nothing is left for events to order.
+        unsafe { context.disable_event_tracking() };
+        for library in ["nvrtc", "cublasLt"] {
+            if libraries::find(library).is_none() {
+                return Err(DeviceError::NoLibrary { library });
+            }
+        }
+        let stream = context.new_stream().map_err(open)?;
+        keep_freed_memory(&context).map_err(open)?;
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(attribute).map_err(open)? as u32;
+        let arch = kernels::architecture(capability);
+        let kernels = kernels::Kernels::new(arch);
+        let matmul = matmul::Matmul::new(&name, &stream)
+            .map_err(|e| DeviceError::Open { ordinal, message: format!("cuBLASLt: {e}") })?;
+        let positions = Mutex::default();
+        Ok(Arc::new(Cuda { name, arch, multiprocessors, context, stream, kernels, matmul, positions }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What kernels are compiled for, such as sm_90a.
+    pub fn arch(&self) -> &str {
+        self.arch
+    }
+
+    pub fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    pub fn compute_capability(&self) -> (i32, i32) {
+        self.check(self.context.compute_capability(), "asking for the compute capability")
+    }
+
+    pub fn total_bytes(&self) -> usize {
+        self.check(self.context.total_mem(), "asking for the memory")
+    }
+
+    pub fn free_bytes(&self) -> usize {
+        self.bind();
+        self.check(result::mem_get_info(), "asking for the free memory").0
+    }
+
+    /// Most bytes of tensors held at one time.
+    pub fn peak_bytes(&self) -> usize {
+        self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
+    }
+
+    pub fn synchronize(&self) {
+        self.check(self.stream.synchronize(), "waiting for the GPU");
+    }
+
+    /// Milliseconds of GPU time that `work` takes.
+    pub fn time(&self, work: impl FnOnce()) -> f32 {
+        let event = || {
+            let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+            self.check(self.stream.record_event(flags), "recording an event")
+        };
+        let start = event();
+        work();
+        let end = event();
+        self.synchronize();
+        self.check(start.elapsed_ms(&end), "reading a clock")
+    }
+
+    /// Makes this GPU the calling thread's; the driver's functions want that.
+    fn bind(&self) {
+        self.check(self.context.bind_to_thread(), "using the GPU");
+    }
+
+    pub(crate) fn alloc(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
+        self.bind();
+        let bytes = (len * dtype.size()).max(16);
+        // SAFETY: the stream is alive as long as self; the pointer's only owner is the Buffer.
+        match unsafe { result::malloc_async(self.stream.cu_stream(), bytes) } {
+            Ok(ptr) => Buffer::new(self.clone(), ptr, len, dtype),
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => fail(format!(
+                "the GPU is out of memory: {} more were asked for, {} of its {} are in use by this program; use a smaller --device-batch-size",
+                gib(bytes),
+                gib(self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)),
+                gib(self.total_bytes()),
+            )),
+            Err(e) => fail(format!("allocating {} on {} failed: {}", gib(bytes), self.name, describe(e))),
+        }
+    }
+
+    pub(crate) fn zeros(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
+        let buffer = self.alloc(len, dtype);
+        // SAFETY: the buffer is at least so many bytes long.
+        let set = unsafe {
+            result::memset_d8_async(buffer.ptr(), 0, len * dtype.size(), self.stream.cu_stream())
+        };
+        self.check(set, "clearing memory");
+        buffer
+    }
+
+    /// `data` on the GPU. The driver copies it before this returns or holds it pinned: it may be changed after.
+    pub(crate) fn upload<T: bytemuck::Pod>(self: &Arc<Cuda>, data: &[T], dtype: Dtype) -> Buffer {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        let buffer = self.alloc(bytes.len() / dtype.size(), dtype);
+        // SAFETY: the buffer is as long as `data`; a copy from pageable memory returns when it is staged.
+        let copied = unsafe { result::memcpy_htod_async(buffer.ptr(), bytes, self.stream.cu_stream()) };
+        self.check(copied, "copying to the GPU");
+        buffer
+    }
+
+    /// Waits for the stream.
+    pub(crate) fn download<T: bytemuck::Pod>(&self, from: u64, into: &mut [T]) {
+        self.bind();
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
+        // SAFETY: callers pass a buffer at least as long as `into`; synchronize() waits for the copy.
+        let copied = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) };
+        self.check(copied, "copying from the GPU");
+        self.synchronize();
+    }
+
+    /// Copies `bytes` between buffers of the GPU.
+    pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) {
+        self.bind();
+        // SAFETY: callers pass buffers of at least so many bytes.
+        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        self.check(copied, "copying on the GPU");
+    }
+
+    /// The positions as u32 on the GPU; the last ones are kept.
+    pub(crate) fn positions(self: &Arc<Cuda>, positions: &Arc<[usize]>) -> Arc<Buffer> {
+        let mut last = self.positions.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((host, buffer)) = &*last
+            && Arc::ptr_eq(host, positions)
+        {
+            return buffer.clone();
+        }
+        let values: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
+        let buffer = Arc::new(self.upload(&values, Dtype::F32));
+        *last = Some((positions.clone(), buffer.clone()));
+        buffer
+    }
+
+    fn pool_attribute(&self, attribute: sys::CUmemPool_attribute) -> usize {
+        let mut value = 0u64;
+        // SAFETY: the default pool exists as long as the device, and both attributes are of 64 bits.
+        let read = unsafe {
+            result::device::get_default_mem_pool(self.context.cu_device()).and_then(|pool| {
+                sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut value).cast::<c_void>()).result()
+            })
+        };
+        self.check(read, "asking the memory pool");
+        value as usize
+    }
+
+    pub(crate) fn check<T>(&self, outcome: Result<T, DriverError>, doing: &str) -> T {
+        outcome.unwrap_or_else(|e| fail(format!("{doing} failed on {}: {}", self.name, describe(e))))
+    }
+}
+
+/// Memory freed stays in the pool for the next step instead of going back to the driver at every wait.
+fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
+    let mut threshold = u64::MAX;
+    // SAFETY: the default pool exists as long as the device; this attribute is a u64.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast::<c_void>()).result()
+    }
+}
+
+/// The driver's own words for an error.
+fn describe(error: DriverError) -> String {
+    let text = error.error_string().ok().and_then(|text| text.to_str().ok());
+    text.map_or_else(|| format!("{:?}", error.0), str::to_string)
+}
+
+fn gib(bytes: usize) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}

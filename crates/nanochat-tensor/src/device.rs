@@ -1,0 +1,96 @@
+//! Where tensors live. CUDA is always compiled in and opened at run time: the same program runs where there is
+//! none, and a build without a GPU type-checks every launch.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::cuda::Cuda;
+
+pub use crate::cuda::DeviceError;
+
+#[derive(Clone)]
+pub enum Device {
+    Cpu,
+    Cuda(Arc<Cuda>),
+}
+
+impl Device {
+    /// Opens a GPU, with all that training on it needs. Fails with a sentence that says what is missing.
+    pub fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
+        Ok(Device::Cuda(Cuda::open(ordinal)?))
+    }
+
+    /// Waits until all work given to the device is done.
+    pub fn synchronize(&self) {
+        if let Device::Cuda(gpu) = self {
+            gpu.synchronize();
+        }
+    }
+
+    /// (most bytes ever held, bytes of the whole card); None on the CPU.
+    pub fn memory(&self) -> Option<(usize, usize)> {
+        match self {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some((gpu.peak_bytes(), gpu.total_bytes())),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("CPU"),
+            Device::Cuda(gpu) => f.write_str(gpu.name()),
+        }
+    }
+}
+
+/// A device by name, before it is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    #[default]
+    Cpu,
+    Cuda,
+}
+
+impl DeviceChoice {
+    pub fn open(self) -> Result<Device, DeviceError> {
+        match self {
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Cuda => Device::cuda(0),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeviceChoice::Cpu => "cpu",
+            DeviceChoice::Cuda => "cuda",
+        })
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<DeviceChoice, String> {
+        match name {
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda),
+            _ => Err("choose cpu or cuda".into()),
+        }
+    }
+}
+
+/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the op folder it is called from, by where `tensor` lives.
+macro_rules! dispatch {
+    ($tensor:expr, $f:ident($($arg:expr),* $(,)?)) => {
+        match $tensor.gpu().cloned() {
+            None => cpu::$f($($arg),*),
+            Some(gpu) => cuda::$f(&gpu, $($arg),*),
+        }
+    };
+}
+pub(crate) use dispatch;

@@ -1,0 +1,385 @@
+// FlashAttention-2 (Dao 2023) on mma.m16n8k16, which every card from sm_80 has. A block has eight warps, each
+// with 16 rows of its own tile of 128 and the other side streamed past it in tiles through shared memory, two
+// in flight (cp.async). Scores never leave registers: the layout of an accumulator is that of a left operand.
+//
+// Exponents are base 2: p = 2^(s * scale2 - lse2) with scale2 = log2(e) / sqrt(D).
+
+#define ROWS 128
+#define THREADS 256
+#define LOG2E 1.4426950408889634f
+
+struct Shape {
+    u32 t, h, kvh, window;
+    float scale;
+};
+
+// Address of the 16-byte chunk `chunk` of row `row` in a tile of rows of D values; the xor spreads the rows
+// that ldmatrix reads together over all banks.
+template <int D>
+__device__ inline u32 at(u32 tile, u32 row, u32 chunk) {
+    return tile + row * D * 2 + ((chunk ^ (row & 7)) << 4);
+}
+
+__device__ inline u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+__device__ inline void copy16(u32 to, const void* from, bool real) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(real ? 16 : 0));
+}
+__device__ inline void commit() { asm volatile("cp.async.commit_group;"); }
+template <int N>
+__device__ inline void wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N));
+}
+
+// Rows first .. first + N of one head into a tile; rows from `t` on read as zeros.
+template <int D, int N>
+__device__ inline void load_tile(u32 tile, const bf16* head, u64 stride, u32 first, u32 t) {
+    const int CHUNKS = D / 8;
+#pragma unroll
+    for (int i = threadIdx.x; i < N * CHUNKS; i += THREADS) {
+        u32 row = i / CHUNKS, chunk = i % CHUNKS;
+        bool real = first + row < t;
+        copy16(at<D>(tile, row, chunk), head + (u64)(real ? first + row : 0) * stride + chunk * 8, real);
+    }
+}
+
+__device__ inline void ldmatrix(u32 (&r)[4], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address));
+}
+__device__ inline void ldmatrix_transposed(u32 (&r)[4], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address));
+}
+__device__ inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The left operand of 16 rows and columns 16 k .. 16 k + 16 of a tile.
+template <int D>
+__device__ inline void left(u32 (&a)[4], u32 tile, u32 row, u32 k) {
+    u32 lane = threadIdx.x % WARP;
+    ldmatrix(a, at<D>(tile, row + lane % 16, 2 * k + lane / 16));
+}
+
+// s (16, N) += a (16, D) * tile (N, D)^T, the 16 rows of `a` beginning at `row` of tile `a_tile`
+template <int D, int N>
+__device__ inline void times_transposed(float (&s)[N / 8][4], u32 a_tile, u32 row, u32 tile) {
+    u32 lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        u32 a[4];
+        left<D>(a, a_tile, row, k);
+#pragma unroll
+        for (int n = 0; n < N / 8; n += 2) {
+            u32 b[4];
+            ldmatrix(b, at<D>(tile, n * 8 + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+            mma(s[n], a, b[0], b[1]);
+            mma(s[n + 1], a, b[2], b[3]);
+        }
+    }
+}
+
+// out (16, D) += p (16, N) * tile (N, D), p being accumulators rounded to bf16
+template <int D, int N>
+__device__ inline void times(float (&out)[D / 8][4], const float (&p)[N / 8][4], u32 tile) {
+    u32 lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int k = 0; k < N / 16; k++) {
+        u32 a[4] = {pack(p[2 * k][0], p[2 * k][1]), pack(p[2 * k][2], p[2 * k][3]),
+                    pack(p[2 * k + 1][0], p[2 * k + 1][1]), pack(p[2 * k + 1][2], p[2 * k + 1][3])};
+#pragma unroll
+        for (int n = 0; n < D / 8; n += 2) {
+            u32 b[4];
+            ldmatrix_transposed(b, at<D>(tile, k * 16 + lane % 16, n + lane / 16));
+            mma(out[n], a, b[0], b[1]);
+            mma(out[n + 1], a, b[2], b[3]);
+        }
+    }
+}
+
+// Whether the query at `q` sees the key at `k`. Written for unsigned: k > q wraps to a large distance.
+__device__ inline bool sees(u32 q, u32 k, u32 window) { return q - k < window && k <= q; }
+
+// Accumulators (16, D), scaled, as bf16 rows of one head.
+template <int D>
+__device__ inline void store(bf16* head, u64 stride, u32 row, u32 t, const float (&x)[D / 8][4], float low, float high) {
+    u32 lane = threadIdx.x % WARP, column = lane % 4 * 2;
+    row += lane / 4;
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+        if (row < t) *(u32*)(head + row * stride + n * 8 + column) = pack(x[n][0] * low, x[n][1] * low);
+        if (row + 8 < t) *(u32*)(head + (row + 8) * stride + n * 8 + column) = pack(x[n][2] * high, x[n][3] * high);
+    }
+}
+
+template <int D>
+__device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k, const bf16* v, Shape s) {
+    const int KEYS = 64;
+    extern __shared__ __align__(128) unsigned char memory[];
+    u32 q_tile = shared_address(memory), kv_tiles = q_tile + ROWS * D * 2;
+    // Late queries see the most keys: they go first, so that no long block is left over at the end.
+    u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    u64 stride = (u64)s.h * D, kv_stride = (u64)s.kvh * D;
+    u32 kv_head = h * s.kvh / s.h;
+    q += b * s.t * stride + h * D;
+    y += b * s.t * stride + h * D;
+    k += b * s.t * kv_stride + kv_head * D;
+    v += b * s.t * kv_stride + kv_head * D;
+
+    u32 seen = first + ROWS < s.t ? first + ROWS : s.t;
+    u32 begin = (first + 1 > s.window ? first + 1 - s.window : 0) / KEYS, end = (seen + KEYS - 1) / KEYS;
+    auto load = [&](u32 tile) {
+        u32 to = kv_tiles + tile % 2 * (2 * KEYS * D * 2);
+        load_tile<D, KEYS>(to, k, kv_stride, tile * KEYS, s.t);
+        load_tile<D, KEYS>(to + KEYS * D * 2, v, kv_stride, tile * KEYS, s.t);
+        commit();
+    };
+    load_tile<D, ROWS>(q_tile, q, stride, first, s.t);
+    load(begin);
+
+    float out[D / 8][4] = {}, largest[2] = {-INFINITY_F, -INFINITY_F}, total[2] = {};
+    float scale2 = s.scale * LOG2E;
+    u32 my_first = first + warp * 16, my_row = my_first + lane / 4;
+    for (u32 tile = begin; tile < end; tile++) {
+        if (tile + 1 < end) {
+            load(tile + 1);
+            wait<1>();
+        } else {
+            wait<0>();
+        }
+        __syncthreads();
+        u32 k_tile = kv_tiles + tile % 2 * (2 * KEYS * D * 2), v_tile = k_tile + KEYS * D * 2;
+        if (tile * KEYS <= my_first + 15) {
+            float p[KEYS / 8][4] = {};
+            times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tile);
+            if (tile * KEYS + KEYS > my_first + 1 || my_first + 16 > tile * KEYS + s.window) {
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        if (!sees(my_row + j / 2 * 8, tile * KEYS + n * 8 + lane % 4 * 2 + j % 2, s.window))
+                            p[n][j] = -INFINITY_F;
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float m = largest[half];
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++) m = fmaxf(m, fmaxf(p[n][2 * half], p[n][2 * half + 1]));
+                m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 1));
+                m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 2));
+                // A row may see nothing in the first tiles of its block: no infinity minus infinity then.
+                float shift = m == -INFINITY_F ? 0.0f : m * scale2, keep = exp2f(largest[half] * scale2 - shift);
+                float sum = 0.0f;
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+                    for (int j = 2 * half; j < 2 * half + 2; j++) {
+                        p[n][j] = exp2f(p[n][j] * scale2 - shift);
+                        sum += p[n][j];
+                    }
+                total[half] = total[half] * keep + sum;
+                largest[half] = m;
+#pragma unroll
+                for (int n = 0; n < D / 8; n++) {
+                    out[n][2 * half] *= keep;
+                    out[n][2 * half + 1] *= keep;
+                }
+            }
+            times<D, KEYS>(out, p, v_tile);
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        total[half] = sum_lanes(total[half], 4);
+        u32 row = my_row + half * 8;
+        if (lane % 4 == 0 && row < s.t)
+            lse[((u64)b * s.h + h) * s.t + row] = largest[half] * scale2 + log2f(total[half]);
+    }
+    store<D>(y, stride, my_first, s.t, out, 1.0f / total[0], 1.0f / total[1]);
+}
+
+// delta (B, H, T) = rowsum(dy * y); D / 8 lanes to a row
+template <int D>
+__device__ inline void row_products(float* delta, const bf16* dy, const bf16* y, u32 t, u32 h, u32 total) {
+    const int LANES = D / 8;
+    u32 n = (blockIdx.x * blockDim.x + threadIdx.x) / LANES, i = threadIdx.x % LANES * 8;
+    float sum = 0.0f;
+    if (n < total) {
+        Eight a = load8(dy + (u64)n * D + i), b = load8(y + (u64)n * D + i);
+        for (int j = 0; j < 8; j++) sum += a.v[j] * b.v[j];
+    }
+    sum = sum_lanes(sum, LANES);
+    if (n < total && i == 0) delta[((u64)(n / h / t) * h + n % h) * t + n / h % t] = sum;
+}
+
+// 128 keys of one key head against all queries that see them, for every query head that shares it.
+template <int D>
+__device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf16* q, const bf16* k, const bf16* v,
+                                   const float* lse, const float* delta, Shape s) {
+    const int QUERIES = 32, STAGE = 2 * QUERIES * D * 2;
+    extern __shared__ __align__(128) unsigned char memory[];
+    __shared__ float row_lse[2][QUERIES], row_delta[2][QUERIES];
+    u32 k_tile = shared_address(memory), v_tile = k_tile + ROWS * D * 2, q_tiles = v_tile + ROWS * D * 2;
+    u32 first = blockIdx.x * ROWS, kv_head = blockIdx.y, b = blockIdx.z;
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    u64 stride = (u64)s.h * D, kv_stride = (u64)s.kvh * D, batch = (u64)b * s.t;
+    u32 group = s.h / s.kvh;
+    k += batch * kv_stride + kv_head * D;
+    v += batch * kv_stride + kv_head * D;
+
+    u32 begin = first / QUERIES;
+    u32 last = s.window < s.t - first && first + ROWS - 1 + s.window < s.t ? first + ROWS - 1 + s.window : s.t;
+    u32 tiles = (last + QUERIES - 1) / QUERIES - begin;
+    auto load = [&](u32 n) {
+        u32 h = kv_head * group + n / tiles, tile = begin + n % tiles, to = q_tiles + n % 2 * STAGE;
+        load_tile<D, QUERIES>(to, q + batch * stride + h * D, stride, tile * QUERIES, s.t);
+        load_tile<D, QUERIES>(to + QUERIES * D * 2, dy + batch * stride + h * D, stride, tile * QUERIES, s.t);
+        commit();
+        if (threadIdx.x < QUERIES) {
+            u32 row = tile * QUERIES + threadIdx.x;
+            u64 from = ((u64)b * s.h + h) * s.t + row;
+            // Beyond the end p must be 0: 2^(0 - 1e30).
+            row_lse[n % 2][threadIdx.x] = row < s.t ? lse[from] : 1e30f;
+            row_delta[n % 2][threadIdx.x] = row < s.t ? delta[from] : 0.0f;
+        }
+    };
+    load_tile<D, ROWS>(k_tile, k, kv_stride, first, s.t);
+    load_tile<D, ROWS>(v_tile, v, kv_stride, first, s.t);
+    load(0);
+
+    float dk_out[D / 8][4] = {}, dv_out[D / 8][4] = {};
+    float scale2 = s.scale * LOG2E;
+    u32 my_first = first + warp * 16, my_key = my_first + lane / 4;
+    for (u32 n = 0; n < tiles * group; n++) {
+        if (n + 1 < tiles * group) {
+            load(n + 1);
+            wait<1>();
+        } else {
+            wait<0>();
+        }
+        __syncthreads();
+        u32 q_tile = q_tiles + n % 2 * STAGE, dy_tile = q_tile + QUERIES * D * 2;
+        u32 query = (begin + n % tiles) * QUERIES;
+        if (query + QUERIES > my_first) {
+            float p[QUERIES / 8][4] = {}, ds[QUERIES / 8][4] = {};
+            times_transposed<D, QUERIES>(p, k_tile, warp * 16, q_tile);
+            times_transposed<D, QUERIES>(ds, v_tile, warp * 16, dy_tile);
+            bool edge = my_first + 15 > query || query + QUERIES - 1 - my_first >= s.window;
+#pragma unroll
+            for (int i = 0; i < QUERIES / 8; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    u32 column = i * 8 + lane % 4 * 2 + j % 2;
+                    p[i][j] = exp2f(p[i][j] * scale2 - row_lse[n % 2][column]);
+                    if (edge && !sees(query + column, my_key + j / 2 * 8, s.window)) p[i][j] = 0.0f;
+                    ds[i][j] = p[i][j] * (ds[i][j] - row_delta[n % 2][column]);
+                }
+            times<D, QUERIES>(dv_out, p, dy_tile);
+            times<D, QUERIES>(dk_out, ds, q_tile);
+        }
+        __syncthreads();
+    }
+    store<D>(dk + batch * kv_stride + kv_head * D, kv_stride, my_first, s.t, dk_out, s.scale, s.scale);
+    store<D>(dv + batch * kv_stride + kv_head * D, kv_stride, my_first, s.t, dv_out, 1.0f, 1.0f);
+}
+
+// 128 queries against all keys they see. The scores are computed a second time; in exchange every gradient is
+// summed in one place and one order, without atomics.
+template <int D>
+__device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const bf16* k, const bf16* v,
+                                  const float* lse, const float* delta, Shape s) {
+    const int KEYS = 32, STAGE = 2 * KEYS * D * 2;
+    extern __shared__ __align__(128) unsigned char memory[];
+    u32 q_tile = shared_address(memory), dy_tile = q_tile + ROWS * D * 2, kv_tiles = dy_tile + ROWS * D * 2;
+    u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    u64 stride = (u64)s.h * D, kv_stride = (u64)s.kvh * D, batch = (u64)b * s.t;
+    u32 kv_head = h * s.kvh / s.h;
+    q += batch * stride + h * D;
+    dy += batch * stride + h * D;
+    k += batch * kv_stride + kv_head * D;
+    v += batch * kv_stride + kv_head * D;
+
+    u32 seen = first + ROWS < s.t ? first + ROWS : s.t;
+    u32 begin = (first + 1 > s.window ? first + 1 - s.window : 0) / KEYS, end = (seen + KEYS - 1) / KEYS;
+    auto load = [&](u32 tile) {
+        u32 to = kv_tiles + tile % 2 * STAGE;
+        load_tile<D, KEYS>(to, k, kv_stride, tile * KEYS, s.t);
+        load_tile<D, KEYS>(to + KEYS * D * 2, v, kv_stride, tile * KEYS, s.t);
+        commit();
+    };
+    load_tile<D, ROWS>(q_tile, q, stride, first, s.t);
+    load_tile<D, ROWS>(dy_tile, dy, stride, first, s.t);
+    load(begin);
+
+    float out[D / 8][4] = {}, my_lse[2], my_delta[2], scale2 = s.scale * LOG2E;
+    u32 my_first = first + warp * 16, my_row = my_first + lane / 4;
+    for (int half = 0; half < 2; half++) {
+        u32 row = my_row + half * 8;
+        u64 from = ((u64)b * s.h + h) * s.t + row;
+        my_lse[half] = row < s.t ? lse[from] : 1e30f;
+        my_delta[half] = row < s.t ? delta[from] : 0.0f;
+    }
+    for (u32 tile = begin; tile < end; tile++) {
+        if (tile + 1 < end) {
+            load(tile + 1);
+            wait<1>();
+        } else {
+            wait<0>();
+        }
+        __syncthreads();
+        u32 k_tile = kv_tiles + tile % 2 * STAGE, v_tile = k_tile + KEYS * D * 2;
+        if (tile * KEYS <= my_first + 15) {
+            float p[KEYS / 8][4] = {}, ds[KEYS / 8][4] = {};
+            times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tile);
+            times_transposed<D, KEYS>(ds, dy_tile, warp * 16, v_tile);
+            bool edge = tile * KEYS + KEYS > my_first + 1 || my_first + 16 > tile * KEYS + s.window;
+#pragma unroll
+            for (int i = 0; i < KEYS / 8; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    u32 key = tile * KEYS + i * 8 + lane % 4 * 2 + j % 2;
+                    p[i][j] = exp2f(p[i][j] * scale2 - my_lse[j / 2]);
+                    if (edge && !sees(my_row + j / 2 * 8, key, s.window)) p[i][j] = 0.0f;
+                    ds[i][j] = p[i][j] * (ds[i][j] - my_delta[j / 2]);
+                }
+            times<D, KEYS>(out, ds, k_tile);
+        }
+        __syncthreads();
+    }
+    store<D>(dq + batch * stride + h * D, stride, my_first, s.t, out, s.scale, s.scale);
+}
+
+#define SHAPE {t, h, kvh, window, scale}
+#define KERNELS(D)                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
+        attention_forward_##D(bf16* y, float* lse, const bf16* q, const bf16* k, const bf16* v, u32 t, u32 h, u32 kvh, \
+                              u32 window, float scale) {                                                               \
+        forward<D>(y, lse, q, k, v, SHAPE);                                                                            \
+    }                                                                                                                  \
+    extern "C" __global__ void attention_delta_##D(float* delta, const bf16* dy, const bf16* y, u32 t, u32 h,          \
+                                                   u32 total) {                                                        \
+        row_products<D>(delta, dy, y, t, h, total);                                                                    \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
+        attention_backward_kv_##D(bf16* dk, bf16* dv, const bf16* dy, const bf16* q, const bf16* k, const bf16* v,     \
+                                  const float* lse, const float* delta, u32 t, u32 h, u32 kvh, u32 window,             \
+                                  float scale) {                                                                       \
+        backward_kv<D>(dk, dv, dy, q, k, v, lse, delta, SHAPE);                                                        \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
+        attention_backward_q_##D(bf16* dq, const bf16* dy, const bf16* q, const bf16* k, const bf16* v,                \
+                                 const float* lse, const float* delta, u32 t, u32 h, u32 kvh, u32 window,              \
+                                 float scale) {                                                                        \
+        backward_q<D>(dq, dy, q, k, v, lse, delta, SHAPE);                                                             \
+    }
+
+KERNELS(64)
+KERNELS(128)

@@ -1,0 +1,39 @@
+use std::sync::Arc;
+
+use crate::Tensor;
+use crate::cuda::{Buffer, Cuda, Dtype, blocks, sources};
+
+const THREADS: u32 = 256;
+
+/// Values from one type to the other.
+pub(crate) fn convert(gpu: &Cuda, to: &Buffer, from: &Buffer) {
+    let name = match (from.dtype(), to.dtype()) {
+        (Dtype::F32, Dtype::Bf16) => "f32_to_bf16",
+        (Dtype::Bf16, Dtype::F32) => "bf16_to_f32",
+        (same, _) => return gpu.copy(to.ptr(), from.ptr(), from.len() * same.size()),
+    };
+    let launch = gpu.kernel(sources::elementwise, name).ptr(to.ptr()).ptr(from.ptr()).u64(from.len());
+    // SAFETY: both hold `len` values; the kernel stops there.
+    unsafe { launch.run(eight_a_thread(from.len()), THREADS, 0) }
+}
+
+pub fn add_scaled(gpu: &Cuda, y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {
+    assert_eq!((y.len(), y.dtype()), (x.len(), x.dtype()), "add_scaled: operands differ");
+    let name = if x.dtype() == Dtype::F32 { "add_scaled_f32" } else { "add_scaled_bf16" };
+    let launch = gpu.kernel(sources::elementwise, name).ptr(y.ptr_mut()).ptr(x.ptr());
+    let launch = launch.f32(factor).u32(usize::from(beta != 0.0)).u64(x.len());
+    // SAFETY: both hold `len` values of the kernel's type.
+    unsafe { launch.run(eight_a_thread(x.len()), THREADS, 0) }
+}
+
+pub fn sum(gpu: &Arc<Cuda>, x: &Tensor, y: &Tensor) -> Tensor {
+    let z = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
+    let launch = gpu.kernel(sources::elementwise, "sum_bf16").ptr(z.ptr()).ptr(x.bf16_ptr()).ptr(y.bf16_ptr());
+    // SAFETY: all three hold `len` bf16 values.
+    unsafe { launch.u64(x.len()).run(eight_a_thread(x.len()), THREADS, 0) }
+    z
+}
+
+fn eight_a_thread(len: usize) -> [usize; 3] {
+    blocks(len.div_ceil(8), THREADS)
+}

@@ -1,0 +1,32 @@
+//! Loops over flat arrays that the tape and the tensors themselves need.
+
+use crate::device::dispatch;
+use crate::{Tensor, simd};
+
+mod cuda;
+
+pub(crate) use cuda::convert;
+
+/// y = factor · x + beta · y, with beta 0 or 1; y is zero where beta is 0 on the CPU.
+pub(crate) fn add_scaled(y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {
+    dispatch!(x, add_scaled(y, x, factor, beta));
+}
+
+/// x + y
+pub(crate) fn sum(x: &Tensor, y: &Tensor) -> Tensor {
+    dispatch!(x, sum(x, y))
+}
+
+mod cpu {
+    use super::*;
+
+    pub fn add_scaled(y: &mut Tensor, x: &Tensor, factor: f32, _beta: f32) {
+        simd::par_zip(y.make_mut(), x.data(), |y, x| simd::axpy(y, factor, x));
+    }
+
+    pub fn sum(x: &Tensor, y: &Tensor) -> Tensor {
+        let mut sum = x.data().to_vec();
+        simd::add_assign(&mut sum, y.data());
+        Tensor::new(sum, x.shape())
+    }
+}

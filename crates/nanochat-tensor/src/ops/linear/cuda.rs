@@ -1,0 +1,41 @@
+use std::sync::Arc;
+
+use super::cpu::output_shape;
+use crate::Tensor;
+use crate::cuda::{Cuda, Dtype, Operand, Output, Product};
+
+pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, w: &Tensor) -> Tensor {
+    product(gpu, None, x, w)
+}
+
+/// residual + x wᵀ, the sum taken in float32 inside the product
+pub fn forward_add(gpu: &Arc<Cuda>, residual: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+    product(gpu, Some(residual), x, w)
+}
+
+fn product(gpu: &Arc<Cuda>, residual: Option<&Tensor>, x: &Tensor, w: &Tensor) -> Tensor {
+    let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
+    let y = Tensor::unwritten(gpu, Dtype::Bf16, &output_shape(x, w));
+    let output = Output { ptr: y.ptr(), ld: out, dtype: Dtype::Bf16 };
+    let (a, b) = (Operand::new(x.bf16_ptr(), inp), Operand::new(w.bf16_ptr(), inp).t());
+    let beta = if residual.is_some() { 1.0 } else { 0.0 };
+    let product = Product::new([rows, out, inp], a, b, output, beta);
+    gpu.matmul(Product { added: residual.unwrap_or(&y).bf16_ptr(), ..product });
+    y
+}
+
+/// dx (rows, in) = dy (rows, out) · w (out, in) + beta · dx
+pub fn backward_input(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor) {
+    let (rows, out, inp) = (dy.rows(), w.rows(), w.cols());
+    let output = Output { ptr: dx.ptr_mut(), ld: inp, dtype: dx.dtype() };
+    let (a, b) = (Operand::new(dy.bf16_ptr(), out), Operand::new(w.bf16_ptr(), inp));
+    gpu.matmul(Product::new([rows, inp, out], a, b, output, beta));
+}
+
+/// dw (out, in) = dy (rows, out)ᵀ · x (rows, in) + beta · dw, in float32
+pub fn backward_weight(gpu: &Arc<Cuda>, dw: &mut Tensor, beta: f32, dy: &Tensor, x: &Tensor) {
+    let (rows, out, inp) = (dy.rows(), dy.cols(), x.cols());
+    let output = Output { ptr: dw.ptr_mut(), ld: inp, dtype: dw.dtype() };
+    let (a, b) = (Operand::new(dy.bf16_ptr(), out).t(), Operand::new(x.bf16_ptr(), inp));
+    gpu.matmul(Product::new([out, inp, rows], a, b, output, beta));
+}

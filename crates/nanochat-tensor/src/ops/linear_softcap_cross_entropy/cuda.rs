@@ -1,0 +1,58 @@
+use std::sync::Arc;
+
+use super::{Output, SOFTCAP};
+use crate::Tensor;
+use crate::cuda::{self, Cuda, Dtype, Operand, Product, sources};
+
+/// Rows of logits that exist at a time: 512 MiB in bf16 for a vocabulary of 65,536, and products large enough
+/// for full speed.
+const CHUNK_ROWS: usize = 4_096;
+const THREADS: u32 = 512;
+
+pub fn forward(
+    gpu: &Arc<Cuda>,
+    x: &Tensor,
+    lm_head: &Tensor,
+    targets: &[u32],
+    weights: &[f32],
+    gradients: bool,
+) -> Output {
+    let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
+    // Rows of logits begin at multiples of 16 bytes, whatever the vocabulary.
+    let ld = v.next_multiple_of(8);
+    let chunk = CHUNK_ROWS.min(n);
+    let nll = Tensor::unwritten(gpu, Dtype::F32, &[n]);
+    let logits = gpu.alloc(chunk * ld, Dtype::Bf16);
+    let targets = gpu.upload(targets, Dtype::F32);
+    let weights = gpu.upload(weights, Dtype::F32);
+    let grads = gradients.then(|| {
+        let (dx, dw) = (Dtype::Bf16, Dtype::F32);
+        (Tensor::unwritten(gpu, dx, x.shape()), Tensor::unwritten(gpu, dw, lm_head.shape()))
+    });
+    let w = Operand::new(lm_head.bf16_ptr(), c);
+    for start in (0..n).step_by(chunk.max(1)) {
+        let rows = chunk.min(n - start);
+        let x_rows = Operand::new(x.bf16_ptr() + (2 * start * c) as u64, c);
+        let z = cuda::Output { ptr: logits.ptr(), ld, dtype: Dtype::Bf16 };
+        gpu.matmul(Product::new([rows, v, c], x_rows, w.t(), z, 0.0));
+        let at = |ptr: u64| ptr + (4 * start) as u64;
+        let kernel = gpu.kernel(sources::linear_softcap_cross_entropy, "softcap_cross_entropy");
+        let launch = kernel.ptr(logits.ptr()).ptr(at(nll.ptr())).ptr(at(targets.ptr())).ptr(at(weights.ptr()));
+        let launch = launch.u32(v).u32(ld).f32(SOFTCAP).u32(usize::from(gradients));
+        // SAFETY: a block for each of `rows` rows of logits, targets, weights and nll; targets are below v.
+        unsafe { launch.run([rows, 1, 1], THREADS, 0) }
+        if let Some((dx, dw)) = &grads {
+            let dz = Operand::new(logits.ptr(), ld);
+            let out = cuda::Output { ptr: dw.ptr(), ld: c, dtype: Dtype::F32 };
+            gpu.matmul(Product::new([v, c, rows], dz.t(), x_rows, out, if start > 0 { 1.0 } else { 0.0 }));
+            let out = cuda::Output { ptr: dx.ptr() + (2 * start * c) as u64, ld: c, dtype: Dtype::Bf16 };
+            gpu.matmul(Product::new([rows, c, v], dz, w, out, 0.0));
+        }
+    }
+    let loss = Tensor::unwritten(gpu, Dtype::F32, &[1]);
+    let kernel = gpu.kernel(sources::linear_softcap_cross_entropy, "weighted_sum");
+    let launch = kernel.ptr(loss.ptr()).ptr(nll.ptr()).ptr(weights.ptr()).u32(n);
+    // SAFETY: one block over n values of each.
+    unsafe { launch.run([1, 1, 1], 1_024, 0) }
+    Output { loss, nll, gradients: grads }
+}

@@ -1,0 +1,37 @@
+use std::sync::Arc;
+
+use super::EPS;
+use crate::Tensor;
+use crate::cuda::{Cuda, Dtype, blocks, sources};
+
+/// A warp takes a row, four rows a block.
+const THREADS: u32 = 128;
+
+/// x (.., C) -> y (.., C) and r (rows)
+pub fn forward(gpu: &Arc<Cuda>, x: &Tensor) -> (Tensor, Tensor) {
+    let (rows, cols) = (x.rows(), x.cols());
+    let y = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
+    let r = Tensor::unwritten(gpu, Dtype::F32, &[rows]);
+    let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_forward_{}", vectors(cols)));
+    let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).u32(rows).u32(cols).f32(EPS);
+    // SAFETY: x and y hold rows · cols values, r holds rows; a warp for each row.
+    unsafe { launch.run(blocks(rows * 32, THREADS), THREADS, 0) }
+    (y, r)
+}
+
+pub fn backward(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {
+    let (rows, cols) = (y.rows(), y.cols());
+    let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_backward_{}", vectors(cols)));
+    let launch = kernel.ptr(dx.ptr_mut()).ptr(dy.bf16_ptr()).ptr(y.bf16_ptr()).ptr(r.ptr());
+    let launch = launch.u32(rows).u32(cols).u32(usize::from(beta != 0.0));
+    // SAFETY: as in forward; dx and dy have the shape of y.
+    unsafe { launch.run(blocks(rows * 32, THREADS), THREADS, 0) }
+}
+
+/// How many times eight values each lane of a warp holds: the smallest compiled number that fits the row.
+#[track_caller]
+fn vectors(cols: usize) -> usize {
+    let fits = |vectors: &usize| cols <= vectors * 8 * 32;
+    let vectors = [2, 5, 8, 16].into_iter().find(fits).filter(|_| cols.is_multiple_of(8));
+    vectors.unwrap_or_else(|| panic!("rms_norm on CUDA: {cols} columns; multiples of 8 up to 4,096 work"))
+}

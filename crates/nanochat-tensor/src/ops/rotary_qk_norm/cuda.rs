@@ -1,0 +1,52 @@
+use std::sync::Arc;
+
+use super::RotaryTable;
+use crate::Tensor;
+use crate::cuda::{Buffer, Cuda, Dtype, blocks, sources};
+use crate::ops::EPS;
+
+const THREADS: u32 = 256;
+
+/// x (B, T, H, D) -> y (B, T, H, D) and r (B·T·H)
+pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, table: &RotaryTable, positions: &Arc<[usize]>) -> (Tensor, Tensor) {
+    let (h, d) = head(x);
+    let y = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
+    let r = Tensor::unwritten(gpu, Dtype::F32, &[x.rows()]);
+    let ([cos, sin], positions) = (on_gpu(gpu, table), gpu.positions(positions));
+    let kernel = gpu.kernel(sources::rotary_qk_norm, &format!("rotary_qk_norm_forward_{d}"));
+    let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).ptr(cos.ptr()).ptr(sin.ptr());
+    let launch = launch.ptr(positions.ptr()).u32(h).u32(x.rows()).f32(EPS);
+    // SAFETY: x and y hold B·T·H heads, r as many values, and every position is inside the table.
+    unsafe { launch.run(blocks(x.rows() * d / 8, THREADS), THREADS, 0) }
+    (y, r)
+}
+
+pub fn backward(
+    gpu: &Arc<Cuda>,
+    dx: &mut Tensor,
+    beta: f32,
+    dy: &Tensor,
+    (y, r): (&Tensor, &Tensor),
+    table: &RotaryTable,
+    positions: &Arc<[usize]>,
+) {
+    let (h, d) = head(y);
+    let ([cos, sin], positions) = (on_gpu(gpu, table), gpu.positions(positions));
+    let kernel = gpu.kernel(sources::rotary_qk_norm, &format!("rotary_qk_norm_backward_{d}"));
+    let launch = kernel.ptr(dx.ptr_mut()).ptr(dy.bf16_ptr()).ptr(y.bf16_ptr()).ptr(r.ptr());
+    let launch = launch.ptr(cos.ptr()).ptr(sin.ptr()).ptr(positions.ptr());
+    let launch = launch.u32(h).u32(y.rows()).u32(usize::from(beta != 0.0));
+    // SAFETY: as in forward; dx and dy have the shape of y.
+    unsafe { launch.run(blocks(y.rows() * d / 8, THREADS), THREADS, 0) }
+}
+
+#[track_caller]
+fn head(x: &Tensor) -> (usize, usize) {
+    let (h, d) = (x.shape()[2], x.shape()[3]);
+    assert!(d == 64 || d == 128, "rotary on CUDA: head_dim {d}; 64 and 128 work");
+    (h, d)
+}
+
+fn on_gpu<'a>(gpu: &Arc<Cuda>, table: &'a RotaryTable) -> &'a [Buffer; 2] {
+    table.on_gpu.get_or_init(|| [&table.cos, &table.sin].map(|values| gpu.upload(values, Dtype::F32)))
+}

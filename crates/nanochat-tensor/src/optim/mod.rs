@@ -1,0 +1,138 @@
+//! What the optimizer does on a GPU, on float32 weights, gradients and state. The gradient's norm and the factor
+//! that clips it stay there: no step waits for a number.
+
+use std::sync::Arc;
+
+use crate::Tensor;
+use crate::cuda::{Cuda, Dtype, Operand, Output, Product, blocks, sources};
+
+const THREADS: u32 = 256;
+/// Blocks that share the sum over one tensor; each writes a part, so that the sum has one order.
+const PARTS: usize = 256;
+/// Matrices that are orthogonalized together: enough to fill the card, with 1 GiB of scratch at most for d32.
+const MUON_BATCH: usize = 32;
+
+/// The constants of one AdamW step, bias corrections worked in.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW {
+    /// 1 − lr · weight decay
+    pub keep: f32,
+    pub step_size: f32,
+    pub root_correction: f32,
+    pub betas: (f32, f32),
+    pub eps: f32,
+}
+
+/// The constants of one Muon step.
+#[derive(Clone, Copy, Debug)]
+pub struct Muon {
+    pub lr: f32,
+    pub momentum: f32,
+    /// a, b, c of x ↦ a x + b x³ + c x⁵
+    pub newton_schulz: (f32, f32, f32),
+    pub newton_schulz_steps: usize,
+}
+
+/// A matrix with its gradient and momentum.
+pub struct MuonParam<'a> {
+    pub weight: &'a mut Tensor,
+    pub grad: &'a Tensor,
+    pub momentum_buffer: &'a mut Tensor,
+}
+
+/// The norm of all gradients together and the factor that brings it down to `limit` (0: no limit): (2).
+#[track_caller]
+pub fn clip_factor(grads: &[&Tensor], limit: f32) -> Tensor {
+    let gpu = grads[0].buffer().gpu();
+    let parts = gpu.alloc(PARTS * grads.len(), Dtype::F32);
+    for (i, grad) in grads.iter().enumerate() {
+        let launch = gpu.kernel(sources::optim, "sum_of_squares").ptr(parts.ptr() + (4 * PARTS * i) as u64);
+        // SAFETY: each block writes its own of PARTS values.
+        unsafe { launch.ptr(grad.ptr()).u64(grad.len()).run([PARTS, 1, 1], THREADS, 0) }
+    }
+    let factor = Tensor::unwritten(gpu, Dtype::F32, &[2]);
+    let launch = gpu.kernel(sources::optim, "clip_factor").ptr(factor.ptr()).ptr(parts.ptr());
+    // SAFETY: one block over all parts; two values are written.
+    unsafe { launch.u32(parts.len()).f32(limit).run([1, 1, 1], 1_024, 0) }
+    factor
+}
+
+/// One AdamW step; `clip` as `clip_factor` gave it.
+#[track_caller]
+pub fn adamw(weight: &mut Tensor, state: (&mut Tensor, &mut Tensor), grad: &Tensor, clip: &Tensor, step: AdamW) {
+    let (gpu, len) = (grad.buffer().gpu(), grad.len());
+    assert!([weight.len(), state.0.len(), state.1.len()] == [len; 3], "adamw: lengths differ");
+    let launch = gpu.kernel(sources::optim, "adamw").ptr(weight.ptr_mut());
+    let launch = launch.ptr(state.0.ptr_mut()).ptr(state.1.ptr_mut()).ptr(grad.ptr()).ptr(clip.ptr() + 4);
+    let launch = launch.u64(len).f32(step.keep).f32(step.step_size).f32(step.root_correction);
+    let launch = launch.f32(step.betas.0).f32(step.betas.1).f32(step.eps);
+    // SAFETY: four float32 arrays of `len` values, four to a thread.
+    unsafe { launch.run(blocks(len.div_ceil(4), THREADS), THREADS, 0) }
+}
+
+/// One Muon step of matrices of one shape, orthogonalized in bf16, many at a time.
+#[track_caller]
+pub fn muon(mut params: Vec<MuonParam>, clip: &Tensor, step: Muon) {
+    for params in params.chunks_mut(MUON_BATCH) {
+        muon_batch(params, clip, step);
+    }
+}
+
+fn muon_batch(params: &mut [MuonParam], clip: &Tensor, step: Muon) {
+    let gpu = clip.buffer().gpu();
+    let (n, rows, cols) = (params.len(), params[0].weight.rows(), params[0].weight.cols());
+    let len = rows * cols;
+    assert!(len.is_multiple_of(8), "muon on CUDA: {rows} x {cols} is not a multiple of 8 values");
+    let (u, parts) = (gpu.alloc(n * len, Dtype::Bf16), gpu.alloc(n * PARTS, Dtype::F32));
+    for (i, param) in params.iter_mut().enumerate() {
+        assert_eq!(param.weight.shape(), [rows, cols], "muon: a batch is of one shape");
+        let launch = gpu.kernel(sources::optim, "muon_momentum").ptr(u.ptr() + (2 * i * len) as u64);
+        let launch = launch.ptr(parts.ptr() + (4 * i * PARTS) as u64).ptr(param.momentum_buffer.ptr_mut());
+        let launch = launch.ptr(param.grad.ptr()).ptr(clip.ptr() + 4).u64(len).f32(step.momentum);
+        // SAFETY: all arrays hold `len` values; each block writes its own part.
+        unsafe { launch.run([PARTS, 1, 1], THREADS, 0) }
+    }
+    let launch = gpu.kernel(sources::optim, "muon_normalize").ptr(u.ptr()).ptr(parts.ptr());
+    // SAFETY: n matrices of `len` values with PARTS parts each.
+    unsafe { launch.u32(PARTS).u64(len).run([PARTS, n, 1], THREADS, 0) }
+
+    let u = orthogonalize(gpu, u, n, rows, cols, step);
+    let scale = step.lr * (rows as f32 / cols as f32).max(1.0).sqrt();
+    for (i, param) in params.iter_mut().enumerate() {
+        let launch = gpu.kernel(sources::optim, "muon_apply").ptr(param.weight.ptr_mut());
+        let launch = launch.ptr(u.ptr() + (2 * i * len) as u64).f32(scale).u64(len);
+        // SAFETY: both hold `len` values, eight to a thread.
+        unsafe { launch.run(blocks(len / 8, THREADS), THREADS, 0) }
+    }
+}
+
+/// n matrices x (rows, cols), of norm 1 -> nearly orthogonal ones, as in the CPU's optimizer: three products a
+/// step, whose sums cuBLASLt takes in float32.
+fn orthogonalize(
+    gpu: &Arc<Cuda>,
+    mut x: crate::cuda::Buffer,
+    n: usize,
+    rows: usize,
+    cols: usize,
+    step: Muon,
+) -> crate::cuda::Buffer {
+    let ((a, b, c), short, tall) = (step.newton_schulz, rows.min(cols), rows > cols);
+    let mut next = gpu.alloc(x.len(), Dtype::Bf16);
+    let [gram, polynomial] = [(); 2].map(|()| gpu.alloc(n * short * short, Dtype::Bf16));
+    let square = Operand::new(gram.ptr(), short);
+    let out = |ptr, ld| Output { ptr, ld, dtype: Dtype::Bf16 };
+    for _ in 0..step.newton_schulz_steps {
+        let view = Operand::new(x.ptr(), cols);
+        let (left, right) = if tall { (view.t(), view) } else { (view, view.t()) };
+        let product = Product::new([short, short, rows.max(cols)], left, right, out(gram.ptr(), short), 0.0);
+        gpu.matmul(Product { batch: n, ..product });
+        let product = Product::new([short; 3], square, square, out(polynomial.ptr(), short), b);
+        gpu.matmul(Product { added: gram.ptr(), alpha: c, batch: n, ..product });
+        let factor = Operand::new(polynomial.ptr(), short);
+        let (left, right) = if tall { (view, factor) } else { (factor, view) };
+        let product = Product::new([rows, cols, short], left, right, out(next.ptr(), cols), a);
+        gpu.matmul(Product { added: x.ptr(), batch: n, ..product });
+        std::mem::swap(&mut x, &mut next);
+    }
+    x
+}
