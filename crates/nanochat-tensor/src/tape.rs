@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 
 use crate::ops::elementwise;
 use crate::simd;
-use crate::tensor::{Tensor, TensorId};
+use crate::tensor::{Target, Tensor, TensorId};
 
 type Backward = Box<dyn FnOnce(&Tensor, &mut Grads)>;
 
@@ -75,8 +75,12 @@ impl Grads {
     }
 
     pub fn add(&mut self, tensor: &Tensor, grad: Tensor) {
-        assert_eq!(tensor.len(), grad.len(), "gradient does not fit its tensor {:?}", tensor.shape());
-        match self.0.entry(tensor.id()) {
+        self.add_to(&tensor.target(), grad);
+    }
+
+    pub(crate) fn add_to(&mut self, target: &Target, grad: Tensor) {
+        assert_eq!(target.len(), grad.len(), "gradient {:?} does not fit its tensor", grad.shape());
+        match self.0.entry(target.id) {
             Entry::Vacant(slot) => {
                 slot.insert(grad);
             }
@@ -85,20 +89,17 @@ impl Grads {
     }
 
     /// Adds `factor · grad`.
-    pub(crate) fn add_scaled(&mut self, tensor: &Tensor, grad: &Tensor, factor: f32) {
-        self.accumulate(tensor, |sum, beta| elementwise::add_scaled(sum, grad, factor, beta));
+    pub(crate) fn add_scaled(&mut self, target: &Target, grad: &Tensor, factor: f32) {
+        self.accumulate(target, |sum, beta| elementwise::add_scaled(sum, grad, factor, beta));
     }
 
-    /// Lends the gradient of `tensor` to a kernel that adds into it, so that a product can accumulate
+    /// Lends the gradient of a tensor to a kernel that adds into it, so that a product can accumulate
     /// (beta = 1) without a buffer of its own. `kernel(buffer, beta)`: beta 0 finds zeros on the CPU, and on a
-    /// GPU anything at all, to be overwritten. Gradients have the type of their tensor: float32 for weights.
-    pub(crate) fn accumulate(&mut self, tensor: &Tensor, kernel: impl FnOnce(&mut Tensor, f32)) {
-        match self.0.entry(tensor.id()) {
+    /// GPU anything at all, to be overwritten.
+    pub(crate) fn accumulate(&mut self, target: &Target, kernel: impl FnOnce(&mut Tensor, f32)) {
+        match self.0.entry(target.id) {
             Entry::Vacant(slot) => {
-                let mut grad = match tensor.gpu() {
-                    None => Tensor::zeros(tensor.shape()),
-                    Some(gpu) => Tensor::unwritten(gpu, tensor.dtype(), tensor.shape()),
-                };
+                let mut grad = target.fresh();
                 kernel(&mut grad, 0.0);
                 slot.insert(grad);
             }

@@ -20,6 +20,29 @@ pub struct Tensor {
     storage: Arc<Storage>,
 }
 
+/// Where the gradient of a tensor goes: all that backward needs of an input whose values it does not use, so
+/// that these are freed during the forward pass.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub id: TensorId,
+    shape: Vec<usize>,
+    on_gpu: Option<(Arc<Cuda>, Dtype)>,
+}
+
+impl Target {
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// A first gradient: zeros on the CPU, unwritten on a GPU. Of the tensor's type: float32 for weights.
+    pub fn fresh(&self) -> Tensor {
+        match &self.on_gpu {
+            None => Tensor::zeros(&self.shape),
+            Some((gpu, dtype)) => Tensor::unwritten(gpu, *dtype, &self.shape),
+        }
+    }
+}
+
 #[derive(Clone)]
 enum Storage {
     Cpu(Vec<f32>),
@@ -83,6 +106,11 @@ impl Tensor {
 
     pub(crate) fn id(&self) -> TensorId {
         self.id
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        let on_gpu = self.gpu().map(|gpu| (gpu.clone(), self.dtype()));
+        Target { id: self.id, shape: self.shape.clone(), on_gpu }
     }
 
     pub fn shape(&self) -> &[usize] {

@@ -1,9 +1,10 @@
-//! How fast a model trains: the step of training on random tokens, timed.
+//! How fast a model trains: the step of training on random tokens, timed; and each of its ops alone.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use nanochat_tensor::{Device, Grads, Rng, Tape};
+use nanochat_tensor::{Device, Grads, Rng, RotaryTable, Tape, Tensor};
 use serde::Serialize;
 
 use crate::batch::Batch;
@@ -121,6 +122,98 @@ fn random_batch(vocab_size: usize, shape: [usize; 2]) -> Batch {
     let mut tokens = || (0..shape[0] * shape[1]).map(|_| rng.below(vocab_size) as u32).collect::<Vec<u32>>();
     let (inputs, targets) = (tokens(), tokens());
     Batch { weights: vec![1.0; inputs.len()], inputs, targets, shape }
+}
+
+/// One op at the sizes of a model.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpSpeed {
+    pub name: &'static str,
+    pub forward_ms: f64,
+    pub backward_ms: f64,
+    /// TFLOP/s of a product, TB/s of all else: each input read once, each output written once.
+    pub forward_rate: f64,
+    pub backward_rate: f64,
+    pub unit: &'static str,
+}
+
+/// Times every op of a micro-step of the model that `bench` names.
+pub fn ops(bench: &TrainBench, device: &Device) -> Result<Vec<OpSpeed>> {
+    let config = GptConfig::from_depth(bench.depth, bench.vocab_size, bench.max_seq_len)?;
+    let ([b, t], c, v) = ([bench.device_batch_size, bench.max_seq_len], config.n_embd, config.vocab_size);
+    let (n, h, d) = (b * t, config.n_head, config.head_dim());
+    let mut stream = 0;
+    let mut random = |shape: &[usize], std: f32| {
+        stream += 1;
+        let mut rng = Rng::new(&[stream]);
+        // Repeated after a million: drawing hundreds of millions would take longer than the test.
+        let some: Vec<f32> = (0..1 << 20).map(|_| std * rng.normal()).collect();
+        let values = some.iter().cycle().take(shape.iter().product()).copied().collect();
+        Tensor::new(values, shape).to_device(device)
+    };
+    let batch = random_batch(v, [b, t]);
+    let (x, residual) = (random(&[n, c], 1.0).to_activation(), random(&[n, c], 1.0).to_activation());
+    let wide = random(&[n, 4 * c], 1.0).to_activation();
+    let heads = [(); 3].map(|()| random(&[b, t, h, d], 1.0).to_activation());
+    let (wte, head) = (random(&[v, c], 1.0), random(&[v, c], 0.02));
+    let [square, fc, proj] = [[c, c], [4 * c, c], [c, 4 * c]].map(|shape| random(&shape, 0.03));
+    let (table, positions) = (RotaryTable::new(t, d, 10_000.0), (0..n).map(|n| n % t).collect::<Arc<[usize]>>());
+
+    let width = if let Device::Cpu = device { 4.0 } else { 2.0 };
+    let bytes = |values: f64| width * values * (n * c) as f64;
+    let product = |inp: usize, out: usize| 2.0 * (n * inp * out) as f64;
+    let scores = 2.0 * (b * h * t * t * d) as f64;
+    let time = |name, unit, [forward, backward]: [f64; 2], f: &dyn Fn(&Tape) -> Tensor| {
+        let (forward_ms, backward_ms) = time_op(device, f);
+        let rate = |work: f64, ms: f64| work / ms / 1e9;
+        let (forward_rate, backward_rate) = (rate(forward, forward_ms), rate(backward, backward_ms));
+        OpSpeed { name, forward_ms, backward_ms, forward_rate, backward_rate, unit }
+    };
+    let twice = |flops: f64| [flops, 2.0 * flops];
+    let attention = |tape: &Tape| tape.attention(&heads[0], &heads[1], &heads[2], None);
+    let loss = |tape: &Tape| tape.linear_softcap_cross_entropy(&x, &head, &batch.targets, &batch.weights).0;
+    Ok(vec![
+        time("embedding", "TB/s", [bytes(3.0), bytes(3.0)], &|tape| tape.embedding(&batch.inputs, &wte)),
+        time("rms_norm", "TB/s", [bytes(2.0), bytes(3.0)], &|tape| tape.rms_norm(&x)),
+        time("rotary_qk_norm", "TB/s", [bytes(2.0), bytes(3.0)], &|tape| {
+            tape.rotary_qk_norm(&heads[0], &table, &positions)
+        }),
+        time("attention", "TFLOP/s", [scores, 2.5 * scores], &attention),
+        time("linear C to C", "TFLOP/s", twice(product(c, c)), &|tape| tape.linear(&x, &square)),
+        time("linear_add C to C", "TFLOP/s", twice(product(c, c)), &|tape| tape.linear_add(&residual, &x, &square)),
+        time("linear C to 4C", "TFLOP/s", twice(product(c, 4 * c)), &|tape| tape.linear(&x, &fc)),
+        time("relu_squared_linear_add 4C to C", "TFLOP/s", twice(product(c, 4 * c)), &|tape| {
+            tape.relu_squared_linear_add(&residual, &wide, &proj)
+        }),
+        // Its gradients are computed along with the loss: forward has all three products.
+        time("loss with gradients", "TFLOP/s", [3.0 * product(c, v), 0.0], &loss),
+    ])
+}
+
+/// Milliseconds of one forward pass that records, and of its backward.
+fn time_op(device: &Device, f: &dyn Fn(&Tape) -> Tensor) -> (f64, f64) {
+    const RUNS: usize = 5;
+    let (mut forward, mut backward) = (0.0, 0.0);
+    for run in 0..=RUNS {
+        let (tape, mut grads) = (Tape::new(), Grads::default());
+        device.synchronize();
+        let started = Instant::now();
+        let y = f(&tape);
+        device.synchronize();
+        let middle = started.elapsed().as_secs_f64();
+        let seed = if y.len() == 1 {
+            y
+        } else {
+            grads.add(&y, y.clone());
+            Tensor::zeros(&[1])
+        };
+        tape.backward(&seed, 1.0, &mut grads);
+        device.synchronize();
+        if run > 0 {
+            forward += middle;
+            backward += started.elapsed().as_secs_f64() - middle;
+        }
+    }
+    (1e3 * forward / RUNS as f64, 1e3 * backward / RUNS as f64)
 }
 
 /// Dense bf16 TFLOP/s of a card, by its data sheet.

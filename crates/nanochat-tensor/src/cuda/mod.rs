@@ -44,6 +44,9 @@ pub fn gpu_failure(panic: &(dyn Any + Send)) -> Option<&str> {
 }
 
 pub(crate) fn fail(message: String) -> ! {
+    if cfg!(test) {
+        eprintln!("{message}");
+    }
     std::panic::resume_unwind(Box::new(GpuFailure(message)))
 }
 

@@ -19,8 +19,8 @@ impl Tape {
         let y = dispatch!(x, forward(x, w));
         let (x, w) = (x.clone(), w.clone());
         self.record(&y, move |dy, grads| {
-            grads.accumulate(&x, |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, &w)));
-            grads.accumulate(&w, |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, &x)));
+            grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, &w)));
+            grads.accumulate(&w.target(), |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, &x)));
         });
         y
     }
@@ -31,11 +31,11 @@ impl Tape {
         let Some(gpu) = x.gpu() else { return self.residual_add(residual, &self.linear(x, w)) };
         assert_eq!(x.cols(), w.cols(), "linear: x {:?} does not match w {:?}", x.shape(), w.shape());
         let y = cuda::forward_add(gpu, residual, x, w);
-        let (residual, x, w) = (residual.clone(), x.clone(), w.clone());
+        let (residual, x, w) = (residual.target(), x.clone(), w.clone());
         self.record(&y, move |dy, grads| {
-            grads.accumulate(&x, |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, &w)));
-            grads.accumulate(&w, |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, &x)));
-            grads.add(&residual, dy.clone());
+            grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, &w)));
+            grads.accumulate(&w.target(), |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, &x)));
+            grads.add_to(&residual, dy.clone());
         });
         y
     }
@@ -48,14 +48,14 @@ impl Tape {
         };
         assert_eq!(h.cols(), w.cols(), "linear: h {:?} does not match w {:?}", h.shape(), w.shape());
         let y = cuda::forward_add(gpu, residual, &relu_squared::forward(gpu, h), w);
-        let (gpu, residual, h, w) = (gpu.clone(), residual.clone(), h.clone(), w.clone());
+        let (gpu, residual, h, w) = (gpu.clone(), residual.target(), h.clone(), w.clone());
         self.record(&y, move |dy, grads| {
             let mut dh = Tensor::unwritten(&gpu, h.dtype(), h.shape());
             cuda::backward_input(&gpu, &mut dh, 0.0, dy, &w);
             let activated = relu_squared::backward_with_output(&gpu, &mut dh, &h);
-            grads.accumulate(&w, |dw, beta| cuda::backward_weight(&gpu, dw, beta, dy, &activated));
+            grads.accumulate(&w.target(), |dw, beta| cuda::backward_weight(&gpu, dw, beta, dy, &activated));
             grads.add(&h, dh);
-            grads.add(&residual, dy.clone());
+            grads.add_to(&residual, dy.clone());
         });
         y
     }

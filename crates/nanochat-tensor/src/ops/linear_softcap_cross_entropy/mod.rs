@@ -47,7 +47,7 @@ impl Tape {
         let Output { loss, nll, gradients } =
             dispatch!(x, forward(x, lm_head, targets, weights, self.is_recording()));
         if let Some((dx, dw)) = gradients {
-            let (x, lm_head) = (x.clone(), lm_head.clone());
+            let (x, lm_head) = (x.target(), lm_head.target());
             self.record(&loss, move |dloss, grads| {
                 let scale = dloss.data()[0];
                 grads.add_scaled(&x, &dx, scale);

@@ -12,7 +12,7 @@ impl Tape {
         let y = dispatch!(x, forward(x));
         let x = x.clone();
         self.record(&y, move |dy, grads| {
-            grads.accumulate(&x, |dx, beta| dispatch!(dy, backward(dx, beta, &x, dy)));
+            grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward(dx, beta, &x, dy)));
         });
         y
     }

@@ -9,10 +9,10 @@ impl Tape {
     pub fn residual_add(&self, x: &Tensor, branch: &Tensor) -> Tensor {
         assert_eq!(x.shape(), branch.shape(), "residual_add: shapes differ");
         let y = elementwise::sum(x, branch);
-        let (x, branch) = (x.clone(), branch.clone());
+        let (x, branch) = (x.target(), branch.target());
         self.record(&y, move |dy, grads| {
-            grads.add(&x, dy.clone());
-            grads.add(&branch, dy.clone());
+            grads.add_to(&x, dy.clone());
+            grads.add_to(&branch, dy.clone());
         });
         y
     }

@@ -17,7 +17,7 @@ impl Tape {
     #[track_caller]
     pub fn rms_norm(&self, x: &Tensor) -> Tensor {
         let (y, r) = dispatch!(x, forward(x)); // (.., C), (rows)
-        let (x, output) = (x.clone(), y.clone());
+        let (x, output) = (x.target(), y.clone());
         self.record(&y, move |dy, grads| {
             grads.accumulate(&x, |dx, beta| dispatch!(dy, backward(dx, beta, dy, &output, &r)));
         });
