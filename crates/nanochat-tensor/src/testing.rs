@@ -109,7 +109,8 @@ pub fn assert_relative(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len(), "{name}: lengths differ");
     let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v * v)).sum::<f64>().sqrt();
     let difference = norm(&mut got.iter().zip(want).map(|(got, want)| got - want));
-    let bound = f64::from(tolerance) * norm(&mut want.iter().copied()) + 1e-6;
+    // 0.1: values that are zero but for rounding, such as the gradient of a query with one key.
+    let bound = f64::from(tolerance) * (norm(&mut want.iter().copied()) + 0.1);
     assert!(difference <= bound, "{name}: the difference {difference:e} is above {bound:e}");
 }
 

@@ -46,8 +46,11 @@ pub(crate) mod sources {
 
 /// The architecture to compile for. The `a` of Hopper and Blackwell allows their own instructions, and the code
 /// runs on that generation alone, which is the card found.
+///
+/// NANOCHAT_CUDA_PORTABLE, if set, does without: it tries the kernels of other cards on a Hopper.
 pub(super) fn architecture((major, minor): (i32, i32)) -> &'static str {
     match (major, minor) {
+        (9, _) if std::env::var_os("NANOCHAT_CUDA_PORTABLE").is_some() => "sm_90",
         (8, 0) => "sm_80",
         (8, 9) => "sm_89",
         (8, _) => "sm_86",

@@ -26,6 +26,18 @@ __device__ inline u32 pack(float low, float high) {
     return pair;
 }
 
+// One instruction of the special function unit each; below 2^-126 the first gives 0.
+__device__ inline float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ inline float tanh_fast(float x) {
+    float y;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Eight values, one 16-byte access for bf16 and two for float.
 struct Eight {
     float v[8];

@@ -1,6 +1,9 @@
-// FlashAttention-2 (Dao 2023) on mma.m16n8k16, which every card from sm_80 has. A block has eight warps, each
-// with 16 rows of its own tile of 128 and the other side streamed past it in tiles through shared memory, two
-// in flight (cp.async). Scores never leave registers: the layout of an accumulator is that of a left operand.
+// FlashAttention-2 (Dao 2023). A block has eight warps, each with 16 rows of its own tile of 128 and the other
+// side streamed past it in tiles through shared memory, two in flight (cp.async). Scores never leave registers:
+// the layout of an accumulator is that of a left operand.
+//
+// Products run on mma.m16n8k16, which every card from sm_80 has, or on Hopper's wgmma.m64nNk16, by which four
+// warps multiply 64 rows straight from shared memory. Both leave a warp the same 16 rows in the same registers.
 //
 // Exponents are base 2: p = 2^(s * scale2 - lse2) with scale2 = log2(e) / sqrt(D).
 
@@ -13,11 +16,23 @@ struct Shape {
     float scale;
 };
 
-// Address of the 16-byte chunk `chunk` of row `row` in a tile of rows of D values; the xor spreads the rows
-// that ldmatrix reads together over all banks.
-template <int D>
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define WGMMA 1
+#define FORWARD_KEYS 128
+#define BACKWARD_STAGE 64
+#define GROUP 64
+#else
+#define WGMMA 0
+#define FORWARD_KEYS 64
+#define BACKWARD_STAGE 32
+#define GROUP 16
+#endif
+
+// Address of the 16-byte chunk `chunk` of row `row` in a tile of N rows. A tile is stored in columns of 64 values,
+// 128 bytes; the xor spreads rows that are read together over all banks, in the pattern that wgmma knows.
+template <int N>
 __device__ inline u32 at(u32 tile, u32 row, u32 chunk) {
-    return tile + row * D * 2 + ((chunk ^ (row & 7)) << 4);
+    return tile + chunk / 8 * (N * 128) + row * 128 + ((chunk % 8 ^ row % 8) << 4);
 }
 
 __device__ inline u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
@@ -26,9 +41,13 @@ __device__ inline void copy16(u32 to, const void* from, bool real) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(real ? 16 : 0));
 }
 __device__ inline void commit() { asm volatile("cp.async.commit_group;"); }
+// All but the last N groups of copies have arrived, for wgmma too.
 template <int N>
 __device__ inline void wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N));
+#if WGMMA
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
 }
 
 // Rows first .. first + N of one head into a tile; rows from `t` on read as zeros.
@@ -39,9 +58,97 @@ __device__ inline void load_tile(u32 tile, const bf16* head, u64 stride, u32 fir
     for (int i = threadIdx.x; i < N * CHUNKS; i += THREADS) {
         u32 row = i / CHUNKS, chunk = i % CHUNKS;
         bool real = first + row < t;
-        copy16(at<D>(tile, row, chunk), head + (u64)(real ? first + row : 0) * stride + chunk * 8, real);
+        copy16(at<N>(tile, row, chunk), head + (u64)(real ? first + row : 0) * stride + chunk * 8, real);
     }
 }
+
+#if WGMMA
+
+// Where wgmma finds an operand: 1,024 bytes from eight rows to the next eight, `columns` bytes from a column of 64
+// values to the next (for operands read along their rows), 128-byte swizzle.
+__device__ inline u64 operand(u32 address, u32 columns) {
+    return (u64)(address >> 4 & 0x3fff) | (u64)(columns >> 4) << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;
+}
+
+// Keeps the compiler from touching registers that wgmma works on meanwhile.
+template <int N>
+__device__ inline void hold(float (&c)[N][4]) {
+#pragma unroll
+    for (int i = 0; i < N; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) asm volatile("" : "+f"(c[i][j])::"memory");
+}
+__device__ inline void start() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void started() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+#define ACC4(i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
+#define ACC16(i) ACC4(i), ACC4(i + 1), ACC4(i + 2), ACC4(i + 3)
+#define R32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define R64 R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA_TEXT(N, REGS, A, B, TRANSPOSED) \
+    "{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" N "k16.f32.bf16.bf16 {" REGS "}, " A ", " B ", p, 1, 1, " TRANSPOSED ";}"
+
+// c (64, N) += a (64, 16) * b (N, 16)^T, both in shared memory
+__device__ inline void wgmma(float (&c)[8][4], u64 a, u64 b) {
+    asm volatile(WGMMA_TEXT("64", R32, "%32", "%33", "0, 0") : ACC16(0), ACC16(4) : "l"(a), "l"(b));
+}
+__device__ inline void wgmma(float (&c)[16][4], u64 a, u64 b) {
+    asm volatile(WGMMA_TEXT("128", R64, "%64", "%65", "0, 0")
+                 : ACC16(0), ACC16(4), ACC16(8), ACC16(12)
+                 : "l"(a), "l"(b));
+}
+// c (64, N) += a (64, 16) * b (16, N), a in registers
+__device__ inline void wgmma(float (&c)[8][4], const u32 (&a)[4], u64 b) {
+    asm volatile(WGMMA_TEXT("64", R32, "{%32, %33, %34, %35}", "%36", "1")
+                 : ACC16(0), ACC16(4)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+__device__ inline void wgmma(float (&c)[16][4], const u32 (&a)[4], u64 b) {
+    asm volatile(WGMMA_TEXT("128", R64, "{%64, %65, %66, %67}", "%68", "1")
+                 : ACC16(0), ACC16(4), ACC16(8), ACC16(12)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+// s (16, N) += a (16, D) * tile (N, D)^T, the 16 rows of `a` beginning at `row` of tile `a_tile` of ROWS rows.
+// Started, not done: `finish` waits.
+template <int D, int N>
+__device__ inline void times_transposed(float (&s)[N / 8][4], u32 a_tile, u32 row, u32 tile) {
+    hold(s);
+    start();
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        u32 a = a_tile + k / 4 * (ROWS * 128) + row / 64 * (64 * 128) + k % 4 * 32;
+        u32 b = tile + k / 4 * (N * 128) + k % 4 * 32;
+        wgmma(s, operand(a, 16), operand(b, 16));
+    }
+    started();
+}
+
+// out (16, D) += p (16, N) * tile (N, D), p being accumulators rounded to bf16. Started, not done.
+template <int D, int N>
+__device__ inline void times(float (&out)[D / 8][4], const float (&p)[N / 8][4], u32 tile) {
+    u32 a[N / 16][4];
+#pragma unroll
+    for (int k = 0; k < N / 16; k++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            a[k][j] = pack(p[2 * k + j / 2][j % 2 * 2], p[2 * k + j / 2][j % 2 * 2 + 1]);
+            asm volatile("" : "+r"(a[k][j])::"memory");
+        }
+    hold(out);
+    start();
+#pragma unroll
+    for (int k = 0; k < N / 16; k++) wgmma(out, a[k], operand(tile + k * 2048, N * 128));
+    started();
+}
+
+template <int N>
+__device__ inline void finish(float (&x)[N][4]) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    hold(x);
+}
+
+#else
 
 __device__ inline void ldmatrix(u32 (&r)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -59,25 +166,18 @@ __device__ inline void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The left operand of 16 rows and columns 16 k .. 16 k + 16 of a tile.
-template <int D>
-__device__ inline void left(u32 (&a)[4], u32 tile, u32 row, u32 k) {
-    u32 lane = threadIdx.x % WARP;
-    ldmatrix(a, at<D>(tile, row + lane % 16, 2 * k + lane / 16));
-}
-
-// s (16, N) += a (16, D) * tile (N, D)^T, the 16 rows of `a` beginning at `row` of tile `a_tile`
+// s (16, N) += a (16, D) * tile (N, D)^T, the 16 rows of `a` beginning at `row` of tile `a_tile` of ROWS rows
 template <int D, int N>
 __device__ inline void times_transposed(float (&s)[N / 8][4], u32 a_tile, u32 row, u32 tile) {
     u32 lane = threadIdx.x % WARP;
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         u32 a[4];
-        left<D>(a, a_tile, row, k);
+        ldmatrix(a, at<ROWS>(a_tile, row + lane % 16, 2 * k + lane / 16));
 #pragma unroll
         for (int n = 0; n < N / 8; n += 2) {
             u32 b[4];
-            ldmatrix(b, at<D>(tile, n * 8 + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+            ldmatrix(b, at<N>(tile, n * 8 + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
             mma(s[n], a, b[0], b[1]);
             mma(s[n + 1], a, b[2], b[3]);
         }
@@ -95,12 +195,17 @@ __device__ inline void times(float (&out)[D / 8][4], const float (&p)[N / 8][4],
 #pragma unroll
         for (int n = 0; n < D / 8; n += 2) {
             u32 b[4];
-            ldmatrix_transposed(b, at<D>(tile, k * 16 + lane % 16, n + lane / 16));
+            ldmatrix_transposed(b, at<N>(tile, k * 16 + lane % 16, n + lane / 16));
             mma(out[n], a, b[0], b[1]);
             mma(out[n + 1], a, b[2], b[3]);
         }
     }
 }
+
+template <int N>
+__device__ inline void finish(float (&)[N][4]) {}
+
+#endif
 
 // Whether the query at `q` sees the key at `k`. Written for unsigned: k > q wraps to a large distance.
 __device__ inline bool sees(u32 q, u32 k, u32 window) { return q - k < window && k <= q; }
@@ -119,8 +224,8 @@ __device__ inline void store(bf16* head, u64 stride, u32 row, u32 t, const float
 
 template <int D>
 __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k, const bf16* v, Shape s) {
-    const int KEYS = 64;
-    extern __shared__ __align__(128) unsigned char memory[];
+    const int KEYS = FORWARD_KEYS;
+    extern __shared__ __align__(1024) unsigned char memory[];
     u32 q_tile = shared_address(memory), kv_tiles = q_tile + ROWS * D * 2;
     // Late queries see the most keys: they go first, so that no long block is left over at the end.
     u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
@@ -145,7 +250,8 @@ __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k
 
     float out[D / 8][4] = {}, largest[2] = {-INFINITY_F, -INFINITY_F}, total[2] = {};
     float scale2 = s.scale * LOG2E;
-    u32 my_first = first + warp * 16, my_row = my_first + lane / 4;
+    // Warps that multiply together skip tiles together, by the rows of all of them.
+    u32 my_first = first + warp * 16, my_row = my_first + lane / 4, group_first = first + warp * 16 / GROUP * GROUP;
     for (u32 tile = begin; tile < end; tile++) {
         if (tile + 1 < end) {
             load(tile + 1);
@@ -155,9 +261,10 @@ __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k
         }
         __syncthreads();
         u32 k_tile = kv_tiles + tile % 2 * (2 * KEYS * D * 2), v_tile = k_tile + KEYS * D * 2;
-        if (tile * KEYS <= my_first + 15) {
+        if (tile * KEYS < group_first + GROUP) {
             float p[KEYS / 8][4] = {};
             times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tile);
+            finish(p);
             if (tile * KEYS + KEYS > my_first + 1 || my_first + 16 > tile * KEYS + s.window) {
 #pragma unroll
                 for (int n = 0; n < KEYS / 8; n++)
@@ -174,13 +281,13 @@ __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k
                 m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 1));
                 m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 2));
                 // A row may see nothing in the first tiles of its block: no infinity minus infinity then.
-                float shift = m == -INFINITY_F ? 0.0f : m * scale2, keep = exp2f(largest[half] * scale2 - shift);
+                float shift = m == -INFINITY_F ? 0.0f : m * scale2, keep = exp2_fast(largest[half] * scale2 - shift);
                 float sum = 0.0f;
 #pragma unroll
                 for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
                     for (int j = 2 * half; j < 2 * half + 2; j++) {
-                        p[n][j] = exp2f(p[n][j] * scale2 - shift);
+                        p[n][j] = exp2_fast(p[n][j] * scale2 - shift);
                         sum += p[n][j];
                     }
                 total[half] = total[half] * keep + sum;
@@ -192,6 +299,7 @@ __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k
                 }
             }
             times<D, KEYS>(out, p, v_tile);
+            finish(out);
         }
         __syncthreads();
     }
@@ -223,8 +331,8 @@ __device__ inline void row_products(float* delta, const bf16* dy, const bf16* y,
 template <int D>
 __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf16* q, const bf16* k, const bf16* v,
                                    const float* lse, const float* delta, Shape s) {
-    const int QUERIES = 32, STAGE = 2 * QUERIES * D * 2;
-    extern __shared__ __align__(128) unsigned char memory[];
+    const int QUERIES = BACKWARD_STAGE, STAGE = 2 * QUERIES * D * 2;
+    extern __shared__ __align__(1024) unsigned char memory[];
     __shared__ float row_lse[2][QUERIES], row_delta[2][QUERIES];
     u32 k_tile = shared_address(memory), v_tile = k_tile + ROWS * D * 2, q_tiles = v_tile + ROWS * D * 2;
     u32 first = blockIdx.x * ROWS, kv_head = blockIdx.y, b = blockIdx.z;
@@ -256,7 +364,7 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
 
     float dk_out[D / 8][4] = {}, dv_out[D / 8][4] = {};
     float scale2 = s.scale * LOG2E;
-    u32 my_first = first + warp * 16, my_key = my_first + lane / 4;
+    u32 my_first = first + warp * 16, my_key = my_first + lane / 4, group_first = first + warp * 16 / GROUP * GROUP;
     for (u32 n = 0; n < tiles * group; n++) {
         if (n + 1 < tiles * group) {
             load(n + 1);
@@ -267,22 +375,26 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
         __syncthreads();
         u32 q_tile = q_tiles + n % 2 * STAGE, dy_tile = q_tile + QUERIES * D * 2;
         u32 query = (begin + n % tiles) * QUERIES;
-        if (query + QUERIES > my_first) {
+        if (query + QUERIES > group_first) {
             float p[QUERIES / 8][4] = {}, ds[QUERIES / 8][4] = {};
             times_transposed<D, QUERIES>(p, k_tile, warp * 16, q_tile);
             times_transposed<D, QUERIES>(ds, v_tile, warp * 16, dy_tile);
+            finish(p);
+            finish(ds);
             bool edge = my_first + 15 > query || query + QUERIES - 1 - my_first >= s.window;
 #pragma unroll
             for (int i = 0; i < QUERIES / 8; i++)
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     u32 column = i * 8 + lane % 4 * 2 + j % 2;
-                    p[i][j] = exp2f(p[i][j] * scale2 - row_lse[n % 2][column]);
+                    p[i][j] = exp2_fast(p[i][j] * scale2 - row_lse[n % 2][column]);
                     if (edge && !sees(query + column, my_key + j / 2 * 8, s.window)) p[i][j] = 0.0f;
                     ds[i][j] = p[i][j] * (ds[i][j] - row_delta[n % 2][column]);
                 }
             times<D, QUERIES>(dv_out, p, dy_tile);
             times<D, QUERIES>(dk_out, ds, q_tile);
+            finish(dv_out);
+            finish(dk_out);
         }
         __syncthreads();
     }
@@ -295,8 +407,8 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
 template <int D>
 __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const bf16* k, const bf16* v,
                                   const float* lse, const float* delta, Shape s) {
-    const int KEYS = 32, STAGE = 2 * KEYS * D * 2;
-    extern __shared__ __align__(128) unsigned char memory[];
+    const int KEYS = BACKWARD_STAGE, STAGE = 2 * KEYS * D * 2;
+    extern __shared__ __align__(1024) unsigned char memory[];
     u32 q_tile = shared_address(memory), dy_tile = q_tile + ROWS * D * 2, kv_tiles = dy_tile + ROWS * D * 2;
     u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
     u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -320,7 +432,7 @@ __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const
     load(begin);
 
     float out[D / 8][4] = {}, my_lse[2], my_delta[2], scale2 = s.scale * LOG2E;
-    u32 my_first = first + warp * 16, my_row = my_first + lane / 4;
+    u32 my_first = first + warp * 16, my_row = my_first + lane / 4, group_first = first + warp * 16 / GROUP * GROUP;
     for (int half = 0; half < 2; half++) {
         u32 row = my_row + half * 8;
         u64 from = ((u64)b * s.h + h) * s.t + row;
@@ -336,21 +448,24 @@ __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const
         }
         __syncthreads();
         u32 k_tile = kv_tiles + tile % 2 * STAGE, v_tile = k_tile + KEYS * D * 2;
-        if (tile * KEYS <= my_first + 15) {
+        if (tile * KEYS < group_first + GROUP) {
             float p[KEYS / 8][4] = {}, ds[KEYS / 8][4] = {};
             times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tile);
             times_transposed<D, KEYS>(ds, dy_tile, warp * 16, v_tile);
+            finish(p);
+            finish(ds);
             bool edge = tile * KEYS + KEYS > my_first + 1 || my_first + 16 > tile * KEYS + s.window;
 #pragma unroll
             for (int i = 0; i < KEYS / 8; i++)
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     u32 key = tile * KEYS + i * 8 + lane % 4 * 2 + j % 2;
-                    p[i][j] = exp2f(p[i][j] * scale2 - my_lse[j / 2]);
+                    p[i][j] = exp2_fast(p[i][j] * scale2 - my_lse[j / 2]);
                     if (edge && !sees(my_row + j / 2 * 8, key, s.window)) p[i][j] = 0.0f;
                     ds[i][j] = p[i][j] * (ds[i][j] - my_delta[j / 2]);
                 }
             times<D, KEYS>(out, ds, k_tile);
+            finish(out);
         }
         __syncthreads();
     }

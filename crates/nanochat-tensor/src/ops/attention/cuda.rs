@@ -15,7 +15,7 @@ pub fn forward(gpu: &Arc<Cuda>, q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) ->
     let launch = kernel(gpu, "forward", s).ptr(y.ptr()).ptr(lse.ptr());
     let launch = shape(launch.ptr(q.bf16_ptr()).ptr(k.bf16_ptr()).ptr(v.bf16_ptr()), s);
     // SAFETY: all tensors have the shapes that `Shape::of` checked; a block for each 128 queries of a head.
-    unsafe { launch.run([s.t.div_ceil(ROWS), s.h, s.b], THREADS, shared_bytes(s)) }
+    unsafe { launch.run([s.t.div_ceil(ROWS), s.h, s.b], THREADS, shared_bytes(s, 1, stage(gpu)[0])) }
     (y, lse)
 }
 
@@ -33,10 +33,10 @@ pub fn backward(gpu: &Arc<Cuda>, dy: &Tensor, saved: &Saved, s: Shape) -> [Tenso
     let with_inputs = |launch| shape(inputs.clone().fold(launch, Launch::ptr), s);
     let launch = with_inputs(kernel(gpu, "backward_kv", s).ptr(dk.ptr()).ptr(dv.ptr()));
     // SAFETY: as in forward; a block for each 128 keys of a key head.
-    unsafe { launch.run([s.t.div_ceil(ROWS), s.kvh, s.b], THREADS, shared_bytes(s)) }
+    unsafe { launch.run([s.t.div_ceil(ROWS), s.kvh, s.b], THREADS, shared_bytes(s, 2, stage(gpu)[1])) }
     let launch = with_inputs(kernel(gpu, "backward_q", s).ptr(dq.ptr()));
     // SAFETY: as in forward.
-    unsafe { launch.run([s.t.div_ceil(ROWS), s.h, s.b], THREADS, shared_bytes(s)) }
+    unsafe { launch.run([s.t.div_ceil(ROWS), s.h, s.b], THREADS, shared_bytes(s, 2, stage(gpu)[1])) }
     [dq, dk, dv]
 }
 
@@ -50,7 +50,12 @@ fn shape(launch: Launch, s: Shape) -> Launch {
     launch.u32(s.t).u32(s.h).u32(s.kvh).u32(s.window.min(s.t)).f32(s.scale())
 }
 
-/// A tile of 128 rows and two stages of 2 x 64 in forward; two tiles and two stages of 2 x 32 in backward.
-fn shared_bytes(s: Shape) -> u32 {
-    (2 * s.d * (ROWS + 2 * ROWS)) as u32
+/// Rows of a stage in forward and in backward, as in attention.cu. Hopper has room for more.
+fn stage(gpu: &Cuda) -> [usize; 2] {
+    if gpu.arch() == "sm_90a" { [128, 64] } else { [64, 32] }
+}
+
+/// `tiles` tiles of a block's own rows and two stages of two tiles each that stream past.
+fn shared_bytes(s: Shape, tiles: usize, stage: usize) -> u32 {
+    (2 * s.d * (tiles * ROWS + 2 * 2 * stage)) as u32
 }

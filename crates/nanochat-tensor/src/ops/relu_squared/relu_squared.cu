@@ -8,17 +8,23 @@ extern "C" __global__ void relu_squared_forward(bf16* y, const bf16* x, u64 len)
     store8(y + i, v);
 }
 
-// dx = 2 max(x, 0) dy, plus dx where `add`; dx may be dy. And, where y is not null, y = max(x, 0)^2 once more,
-// which forward did not keep.
-extern "C" __global__ void relu_squared_backward(bf16* dx, bf16* y, const bf16* x, const bf16* dy, u32 add, u64 len) {
+// dx = 2 max(x, 0) dy, plus dx where `add`
+extern "C" __global__ void relu_squared_backward(bf16* dx, const bf16* x, const bf16* dy, u32 add, u64 len) {
     u64 i = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= len) return;
-    Eight v = load8(x + i), g = load8(dy + i), sum = add ? load8(dx + i) : Eight{}, square;
+    Eight v = load8(x + i), g = load8(dy + i), sum = add ? load8(dx + i) : Eight{};
     for (int j = 0; j < 8; j++) {
         float positive = v.v[j] > 0.0f ? v.v[j] : 0.0f;
         sum.v[j] += 2.0f * positive * g.v[j];
-        square.v[j] = positive * positive;
     }
     store8(dx + i, sum);
-    if (y) store8(y + i, square);
+}
+
+// The same from y = max(x, 0)^2, whose root is max(x, 0); dy becomes dx where it lies.
+extern "C" __global__ void relu_squared_backward_from_output(bf16* dy, const bf16* y, u64 len) {
+    u64 i = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (i >= len) return;
+    Eight square = load8(y + i), g = load8(dy + i);
+    for (int j = 0; j < 8; j++) g.v[j] *= 2.0f * sqrtf(square.v[j]);
+    store8(dy + i, g);
 }
