@@ -37,7 +37,8 @@ fn run_ops(args: &TrainArgs, device: &Device) -> Result<()> {
     println!("{:<32} {:>20} {:>20}", format!("d{} on {device}", args.bench.depth), "forward", "backward");
     for op in speeds {
         let part = |ms: f64, rate: f64| format!("{ms:.3} ms {rate:>8.2}");
-        let (forward, backward) = (part(op.forward_ms, op.forward_rate), part(op.backward_ms, op.backward_rate));
+        let (forward, backward) =
+            (part(op.forward_ms, op.forward_rate), part(op.backward_ms, op.backward_rate));
         println!("{:<32} {forward:>20} {backward:>20} {}", op.name, op.unit);
     }
     Ok(())

@@ -156,7 +156,8 @@ pub fn ops(bench: &TrainBench, device: &Device) -> Result<Vec<OpSpeed>> {
     let heads = [(); 3].map(|()| random(&[b, t, h, d], 1.0).to_activation());
     let (wte, head) = (random(&[v, c], 1.0), random(&[v, c], 0.02));
     let [square, fc, proj] = [[c, c], [4 * c, c], [c, 4 * c]].map(|shape| random(&shape, 0.03));
-    let (table, positions) = (RotaryTable::new(t, d, 10_000.0), (0..n).map(|n| n % t).collect::<Arc<[usize]>>());
+    let (table, positions) =
+        (RotaryTable::new(t, d, 10_000.0), (0..n).map(|n| n % t).collect::<Arc<[usize]>>());
 
     let width = if let Device::Cpu = device { 4.0 } else { 2.0 };
     let bytes = |values: f64| width * values * (n * c) as f64;
@@ -179,7 +180,9 @@ pub fn ops(bench: &TrainBench, device: &Device) -> Result<Vec<OpSpeed>> {
         }),
         time("attention", "TFLOP/s", [scores, 2.5 * scores], &attention),
         time("linear C to C", "TFLOP/s", twice(product(c, c)), &|tape| tape.linear(&x, &square)),
-        time("linear_add C to C", "TFLOP/s", twice(product(c, c)), &|tape| tape.linear_add(&residual, &x, &square)),
+        time("linear_add C to C", "TFLOP/s", twice(product(c, c)), &|tape| {
+            tape.linear_add(&residual, &x, &square)
+        }),
         time("linear C to 4C", "TFLOP/s", twice(product(c, 4 * c)), &|tape| tape.linear(&x, &fc)),
         time("relu_squared_linear_add 4C to C", "TFLOP/s", twice(product(c, 4 * c)), &|tape| {
             tape.relu_squared_linear_add(&residual, &wide, &proj)

@@ -125,7 +125,10 @@ impl Launch<'_> {
         self.gpu.bind();
         if shared_bytes > USUAL_SHARED_BYTES {
             let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            self.gpu.check(self.function.set_attribute(attribute, shared_bytes as i32), "asking for shared memory");
+            self.gpu.check(
+                self.function.set_attribute(attribute, shared_bytes as i32),
+                "asking for shared memory",
+            );
         }
         let config = LaunchConfig {
             grid_dim: (grid[0] as u32, grid[1] as u32, grid[2] as u32),
@@ -237,7 +240,8 @@ pub(super) fn cache_dir() -> Option<PathBuf> {
 /// Through a temporary sibling, so that a reader finds a whole file or none.
 pub(super) fn write_cache(path: &std::path::Path, bytes: &[u8]) {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&temporary, bytes));
+    let written =
+        path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&temporary, bytes));
     if written.and_then(|()| fs::rename(&temporary, path)).is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -245,7 +249,8 @@ pub(super) fn write_cache(path: &std::path::Path, bytes: &[u8]) {
 
 /// FNV-1a, 64 bits.
 pub(super) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]

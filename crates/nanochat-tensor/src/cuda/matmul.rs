@@ -118,7 +118,8 @@ impl Matmul {
         let workspace = workspace.map_err(|e| e.to_string())?;
         // SAFETY: takes no arguments and only reads a number.
         let version = unsafe { sys::cublasLtGetVersion() };
-        let name = format!("matmul-{}-{version}.txt", card.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
+        let name =
+            format!("matmul-{}-{version}.txt", card.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
         let file = kernels::cache_dir().map(|dir| dir.join(name));
         let text = file.as_ref().and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
         let chosen = text.lines().filter_map(parse_choice).collect();
@@ -300,7 +301,12 @@ fn describe(p: &Product) -> Result<Plan, CublasError> {
             unsafe {
                 let count = (&raw const count).cast();
                 let stride = (&raw const stride).cast();
-                lt::set_matrix_layout_attribute(layout, Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, count, 4)?;
+                lt::set_matrix_layout_attribute(
+                    layout,
+                    Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                    count,
+                    4,
+                )?;
                 lt::set_matrix_layout_attribute(
                     layout,
                     Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,

@@ -171,9 +171,8 @@ impl Cuda {
     pub(crate) fn zeros(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
         let buffer = self.alloc(len, dtype);
         // SAFETY: the buffer is at least so many bytes long.
-        let set = unsafe {
-            result::memset_d8_async(buffer.ptr(), 0, len * dtype.size(), self.stream.cu_stream())
-        };
+        let set =
+            unsafe { result::memset_d8_async(buffer.ptr(), 0, len * dtype.size(), self.stream.cu_stream()) };
         self.check(set, "clearing memory");
         buffer
     }

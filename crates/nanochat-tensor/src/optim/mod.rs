@@ -59,7 +59,13 @@ pub fn clip_factor(grads: &[&Tensor], limit: f32) -> Tensor {
 
 /// One AdamW step; `clip` as `clip_factor` gave it.
 #[track_caller]
-pub fn adamw(weight: &mut Tensor, state: (&mut Tensor, &mut Tensor), grad: &Tensor, clip: &Tensor, step: AdamW) {
+pub fn adamw(
+    weight: &mut Tensor,
+    state: (&mut Tensor, &mut Tensor),
+    grad: &Tensor,
+    clip: &Tensor,
+    step: AdamW,
+) {
     let (gpu, len) = (grad.buffer().gpu(), grad.len());
     assert!([weight.len(), state.0.len(), state.1.len()] == [len; 3], "adamw: lengths differ");
     let launch = gpu.kernel(sources::optim, "adamw").ptr(weight.ptr_mut());

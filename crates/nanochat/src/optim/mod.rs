@@ -147,9 +147,7 @@ impl State {
     /// Matrices go to Muon; vectors and scalars, wherever they stand, to AdamW.
     fn new(role: Role, weight: &Tensor) -> State {
         match role {
-            Role::Matrix if weight.shape().len() == 2 => {
-                State::Muon { momentum_buffer: weight.zeros_like() }
-            }
+            Role::Matrix if weight.shape().len() == 2 => State::Muon { momentum_buffer: weight.zeros_like() },
             _ => State::AdamW { exp_avg: weight.zeros_like(), exp_avg_sq: weight.zeros_like() },
         }
     }

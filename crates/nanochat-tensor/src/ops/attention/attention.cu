@@ -142,9 +142,10 @@ __device__ inline void times(float (&out)[D / 8][4], const float (&p)[N / 8][4],
     started();
 }
 
-template <int N>
+// Waits until all products but the last PENDING started are done; x is the result of one of those.
+template <int PENDING, int N>
 __device__ inline void finish(float (&x)[N][4]) {
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
     hold(x);
 }
 
@@ -202,10 +203,13 @@ __device__ inline void times(float (&out)[D / 8][4], const float (&p)[N / 8][4],
     }
 }
 
-template <int N>
+template <int PENDING, int N>
 __device__ inline void finish(float (&)[N][4]) {}
 
 #endif
+
+// The shuffle tells the compiler that all lanes agree: products must not be started where they might not.
+__device__ inline u32 this_warp() { return __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0); }
 
 // Whether the query at `q` sees the key at `k`. Written for unsigned: k > q wraps to a large distance.
 __device__ inline bool sees(u32 q, u32 k, u32 window) { return q - k < window && k <= q; }
@@ -222,14 +226,48 @@ __device__ inline void store(bf16* head, u64 stride, u32 row, u32 t, const float
     }
 }
 
+// The softmax of 16 rows as it grows: scores p (16, N) become e^(score - largest), and what was summed so far is to
+// be multiplied by `keep`.
+template <int N>
+__device__ inline void softmax(float (&p)[N][4], float (&largest)[2], float (&total)[2], float (&keep)[2], float scale2) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float m = largest[half];
+#pragma unroll
+        for (int n = 0; n < N; n++) m = fmaxf(m, fmaxf(p[n][2 * half], p[n][2 * half + 1]));
+        m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 1));
+        m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 2));
+        // A row may see nothing in the first tiles of its block: no infinity minus infinity then.
+        float shift = m == -INFINITY_F ? 0.0f : m * scale2, sum = 0.0f;
+        keep[half] = exp2_fast(largest[half] * scale2 - shift);
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int j = 2 * half; j < 2 * half + 2; j++) {
+                p[n][j] = exp2_fast(p[n][j] * scale2 - shift);
+                sum += p[n][j];
+            }
+        total[half] = total[half] * keep[half] + sum;
+        largest[half] = m;
+    }
+}
+
+template <int N>
+__device__ inline void multiply(float (&x)[N][4], const float (&keep)[2]) {
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) x[n][j] *= keep[j / 2];
+}
+
 template <int D>
 __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k, const bf16* v, Shape s) {
-    const int KEYS = FORWARD_KEYS;
+    const int KEYS = FORWARD_KEYS, TILE = KEYS * D * 2;
     extern __shared__ __align__(1024) unsigned char memory[];
-    u32 q_tile = shared_address(memory), kv_tiles = q_tile + ROWS * D * 2;
+    u32 q_tile = shared_address(memory), k_tiles = q_tile + ROWS * D * 2, v_tiles = k_tiles + 2 * TILE;
     // Late queries see the most keys: they go first, so that no long block is left over at the end.
     u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
-    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    u32 warp = this_warp(), lane = threadIdx.x % WARP;
     u64 stride = (u64)s.h * D, kv_stride = (u64)s.kvh * D;
     u32 kv_head = h * s.kvh / s.h;
     q += b * s.t * stride + h * D;
@@ -239,70 +277,56 @@ __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k
 
     u32 seen = first + ROWS < s.t ? first + ROWS : s.t;
     u32 begin = (first + 1 > s.window ? first + 1 - s.window : 0) / KEYS, end = (seen + KEYS - 1) / KEYS;
-    auto load = [&](u32 tile) {
-        u32 to = kv_tiles + tile % 2 * (2 * KEYS * D * 2);
-        load_tile<D, KEYS>(to, k, kv_stride, tile * KEYS, s.t);
-        load_tile<D, KEYS>(to + KEYS * D * 2, v, kv_stride, tile * KEYS, s.t);
+    auto load = [&](u32 k_next, u32 v_next) {
+        if (k_next < end) load_tile<D, KEYS>(k_tiles + k_next % 2 * TILE, k, kv_stride, k_next * KEYS, s.t);
+        if (v_next < end) load_tile<D, KEYS>(v_tiles + v_next % 2 * TILE, v, kv_stride, v_next * KEYS, s.t);
         commit();
     };
     load_tile<D, ROWS>(q_tile, q, stride, first, s.t);
-    load(begin);
+    load(begin, end);
+    load(begin + 1, begin);
 
-    float out[D / 8][4] = {}, largest[2] = {-INFINITY_F, -INFINITY_F}, total[2] = {};
+    float out[D / 8][4] = {}, largest[2] = {-INFINITY_F, -INFINITY_F}, total[2] = {}, keep[2];
     float scale2 = s.scale * LOG2E;
-    // Warps that multiply together skip tiles together, by the rows of all of them.
-    u32 my_first = first + warp * 16, my_row = my_first + lane / 4, group_first = first + warp * 16 / GROUP * GROUP;
-    for (u32 tile = begin; tile < end; tile++) {
-        if (tile + 1 < end) {
-            load(tile + 1);
-            wait<1>();
-        } else {
-            wait<0>();
-        }
+    u32 my_first = first + warp * 16, my_row = my_first + lane / 4;
+    auto mask = [&](float (&p)[KEYS / 8][4], u32 tile) {
+        if (tile * KEYS + KEYS <= my_first + 1 && my_first + 16 <= tile * KEYS + s.window) return;
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                if (!sees(my_row + j / 2 * 8, tile * KEYS + n * 8 + lane % 4 * 2 + j % 2, s.window)) p[n][j] = -INFINITY_F;
+    };
+    wait<1>();
+    __syncthreads();
+    float p[KEYS / 8][4] = {};
+    times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tiles + begin % 2 * TILE);
+    finish<0>(p);
+    mask(p, begin);
+    softmax(p, largest, total, keep, scale2);
+    for (u32 tile = begin; tile + 1 < end; tile++) {
+        wait<0>();
         __syncthreads();
-        u32 k_tile = kv_tiles + tile % 2 * (2 * KEYS * D * 2), v_tile = k_tile + KEYS * D * 2;
-        if (tile * KEYS < group_first + GROUP) {
-            float p[KEYS / 8][4] = {};
-            times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tile);
-            finish(p);
-            if (tile * KEYS + KEYS > my_first + 1 || my_first + 16 > tile * KEYS + s.window) {
+        load(tile + 2, tile + 1);
+        // The scores of the next tile come before the values of this one, and their softmax is taken while those
+        // are multiplied.
+        float next[KEYS / 8][4] = {};
+        times_transposed<D, KEYS>(next, q_tile, warp * 16, k_tiles + (tile + 1) % 2 * TILE);
+        times<D, KEYS>(out, p, v_tiles + tile % 2 * TILE);
+        finish<1>(next);
+        mask(next, tile + 1);
+        softmax(next, largest, total, keep, scale2);
+        finish<0>(out);
+        multiply(out, keep);
 #pragma unroll
-                for (int n = 0; n < KEYS / 8; n++)
+        for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
-                    for (int j = 0; j < 4; j++)
-                        if (!sees(my_row + j / 2 * 8, tile * KEYS + n * 8 + lane % 4 * 2 + j % 2, s.window))
-                            p[n][j] = -INFINITY_F;
-            }
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float m = largest[half];
-#pragma unroll
-                for (int n = 0; n < KEYS / 8; n++) m = fmaxf(m, fmaxf(p[n][2 * half], p[n][2 * half + 1]));
-                m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 1));
-                m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 2));
-                // A row may see nothing in the first tiles of its block: no infinity minus infinity then.
-                float shift = m == -INFINITY_F ? 0.0f : m * scale2, keep = exp2_fast(largest[half] * scale2 - shift);
-                float sum = 0.0f;
-#pragma unroll
-                for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-                    for (int j = 2 * half; j < 2 * half + 2; j++) {
-                        p[n][j] = exp2_fast(p[n][j] * scale2 - shift);
-                        sum += p[n][j];
-                    }
-                total[half] = total[half] * keep + sum;
-                largest[half] = m;
-#pragma unroll
-                for (int n = 0; n < D / 8; n++) {
-                    out[n][2 * half] *= keep;
-                    out[n][2 * half + 1] *= keep;
-                }
-            }
-            times<D, KEYS>(out, p, v_tile);
-            finish(out);
-        }
-        __syncthreads();
+            for (int j = 0; j < 4; j++) p[n][j] = next[n][j];
     }
+    wait<0>();
+    __syncthreads();
+    times<D, KEYS>(out, p, v_tiles + (end - 1) % 2 * TILE);
+    finish<0>(out);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         total[half] = sum_lanes(total[half], 4);
@@ -336,7 +360,7 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
     __shared__ float row_lse[2][QUERIES], row_delta[2][QUERIES];
     u32 k_tile = shared_address(memory), v_tile = k_tile + ROWS * D * 2, q_tiles = v_tile + ROWS * D * 2;
     u32 first = blockIdx.x * ROWS, kv_head = blockIdx.y, b = blockIdx.z;
-    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    u32 warp = this_warp(), lane = threadIdx.x % WARP;
     u64 stride = (u64)s.h * D, kv_stride = (u64)s.kvh * D, batch = (u64)b * s.t;
     u32 group = s.h / s.kvh;
     k += batch * kv_stride + kv_head * D;
@@ -377,11 +401,11 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
         u32 query = (begin + n % tiles) * QUERIES;
         if (query + QUERIES > group_first) {
             float p[QUERIES / 8][4] = {}, ds[QUERIES / 8][4] = {};
+            // Each product runs while the values for the next are made of the one before.
             times_transposed<D, QUERIES>(p, k_tile, warp * 16, q_tile);
             times_transposed<D, QUERIES>(ds, v_tile, warp * 16, dy_tile);
-            finish(p);
-            finish(ds);
             bool edge = my_first + 15 > query || query + QUERIES - 1 - my_first >= s.window;
+            finish<1>(p);
 #pragma unroll
             for (int i = 0; i < QUERIES / 8; i++)
 #pragma unroll
@@ -389,12 +413,17 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
                     u32 column = i * 8 + lane % 4 * 2 + j % 2;
                     p[i][j] = exp2_fast(p[i][j] * scale2 - row_lse[n % 2][column]);
                     if (edge && !sees(query + column, my_key + j / 2 * 8, s.window)) p[i][j] = 0.0f;
-                    ds[i][j] = p[i][j] * (ds[i][j] - row_delta[n % 2][column]);
                 }
             times<D, QUERIES>(dv_out, p, dy_tile);
+            finish<1>(ds);
+#pragma unroll
+            for (int i = 0; i < QUERIES / 8; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    ds[i][j] = p[i][j] * (ds[i][j] - row_delta[n % 2][i * 8 + lane % 4 * 2 + j % 2]);
             times<D, QUERIES>(dk_out, ds, q_tile);
-            finish(dv_out);
-            finish(dk_out);
+            finish<0>(dv_out);
+            finish<0>(dk_out);
         }
         __syncthreads();
     }
@@ -411,7 +440,7 @@ __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const
     extern __shared__ __align__(1024) unsigned char memory[];
     u32 q_tile = shared_address(memory), dy_tile = q_tile + ROWS * D * 2, kv_tiles = dy_tile + ROWS * D * 2;
     u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
-    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    u32 warp = this_warp(), lane = threadIdx.x % WARP;
     u64 stride = (u64)s.h * D, kv_stride = (u64)s.kvh * D, batch = (u64)b * s.t;
     u32 kv_head = h * s.kvh / s.h;
     q += batch * stride + h * D;
@@ -452,9 +481,8 @@ __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const
             float p[KEYS / 8][4] = {}, ds[KEYS / 8][4] = {};
             times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tile);
             times_transposed<D, KEYS>(ds, dy_tile, warp * 16, v_tile);
-            finish(p);
-            finish(ds);
             bool edge = tile * KEYS + KEYS > my_first + 1 || my_first + 16 > tile * KEYS + s.window;
+            finish<1>(p);
 #pragma unroll
             for (int i = 0; i < KEYS / 8; i++)
 #pragma unroll
@@ -462,10 +490,14 @@ __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const
                     u32 key = tile * KEYS + i * 8 + lane % 4 * 2 + j % 2;
                     p[i][j] = exp2_fast(p[i][j] * scale2 - my_lse[j / 2]);
                     if (edge && !sees(my_row + j / 2 * 8, key, s.window)) p[i][j] = 0.0f;
-                    ds[i][j] = p[i][j] * (ds[i][j] - my_delta[j / 2]);
                 }
+            finish<0>(ds);
+#pragma unroll
+            for (int i = 0; i < KEYS / 8; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) ds[i][j] = p[i][j] * (ds[i][j] - my_delta[j / 2]);
             times<D, KEYS>(out, ds, k_tile);
-            finish(out);
+            finish<0>(out);
         }
         __syncthreads();
     }

@@ -28,7 +28,8 @@ pub fn add_scaled(gpu: &Cuda, y: &mut Tensor, x: &Tensor, factor: f32, beta: f32
 
 pub fn sum(gpu: &Arc<Cuda>, x: &Tensor, y: &Tensor) -> Tensor {
     let z = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
-    let launch = gpu.kernel(sources::elementwise, "sum_bf16").ptr(z.ptr()).ptr(x.bf16_ptr()).ptr(y.bf16_ptr());
+    let launch =
+        gpu.kernel(sources::elementwise, "sum_bf16").ptr(z.ptr()).ptr(x.bf16_ptr()).ptr(y.bf16_ptr());
     // SAFETY: all three hold `len` bf16 values.
     unsafe { launch.u64(x.len()).run(eight_a_thread(x.len()), THREADS, 0) }
     z

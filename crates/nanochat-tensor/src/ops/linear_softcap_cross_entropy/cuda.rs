@@ -37,7 +37,8 @@ pub fn forward(
         gpu.matmul(Product::new([rows, v, c], x_rows, w.t(), z, 0.0));
         let at = |ptr: u64| ptr + (4 * start) as u64;
         let kernel = gpu.kernel(sources::linear_softcap_cross_entropy, "softcap_cross_entropy");
-        let launch = kernel.ptr(logits.ptr()).ptr(at(nll.ptr())).ptr(at(targets.ptr())).ptr(at(weights.ptr()));
+        let launch =
+            kernel.ptr(logits.ptr()).ptr(at(nll.ptr())).ptr(at(targets.ptr())).ptr(at(weights.ptr()));
         let launch = launch.u32(v).u32(ld).f32(SOFTCAP).u32(usize::from(gradients));
         // SAFETY: a block for each of `rows` rows of logits, targets, weights and nll; targets are below v.
         unsafe { launch.run([rows, 1, 1], THREADS, 0) }

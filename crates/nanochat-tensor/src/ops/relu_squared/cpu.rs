@@ -12,11 +12,13 @@ pub fn forward(x: &Tensor) -> Tensor {
 /// dx += 2 · max(x, 0) · dy
 pub fn backward(dx: &mut Tensor, _beta: f32, x: &Tensor, dy: &Tensor) {
     let (x, dy) = (x.data(), dy.data());
-    dx.make_mut().par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
-        vectorized(|| {
-            dx.iter_mut().zip(x.iter().zip(dy)).for_each(|(dx, (&x, dy))| *dx += 2.0 * relu(x) * dy)
-        })
-    });
+    dx.make_mut().par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
+        |((dx, x), dy)| {
+            vectorized(|| {
+                dx.iter_mut().zip(x.iter().zip(dy)).for_each(|(dx, (&x, dy))| *dx += 2.0 * relu(x) * dy)
+            })
+        },
+    );
 }
 
 #[inline(always)]

@@ -27,7 +27,8 @@ pub fn forward(x: &Tensor) -> (Tensor, Tensor) {
 /// dx += r · (dy − y · mean(dy · y))
 pub fn backward(dx: &mut Tensor, _beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {
     let c = y.cols();
-    let inputs = dy.data().par_chunks(ROWS * c).zip(y.data().par_chunks(ROWS * c)).zip(r.data().par_chunks(ROWS));
+    let inputs =
+        dy.data().par_chunks(ROWS * c).zip(y.data().par_chunks(ROWS * c)).zip(r.data().par_chunks(ROWS));
     dx.make_mut().par_chunks_mut(ROWS * c).zip(inputs).for_each(|(dx, ((dy, y), r))| {
         vectorized(|| {
             let rows = dy.chunks_exact(c).zip(y.chunks_exact(c)).zip(r);

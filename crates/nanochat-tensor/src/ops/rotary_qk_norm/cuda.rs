@@ -8,7 +8,12 @@ use crate::ops::EPS;
 const THREADS: u32 = 256;
 
 /// x (B, T, H, D) -> y (B, T, H, D) and r (B·T·H)
-pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, table: &RotaryTable, positions: &Arc<[usize]>) -> (Tensor, Tensor) {
+pub fn forward(
+    gpu: &Arc<Cuda>,
+    x: &Tensor,
+    table: &RotaryTable,
+    positions: &Arc<[usize]>,
+) -> (Tensor, Tensor) {
     let (h, d) = head(x);
     let y = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
     let r = Tensor::unwritten(gpu, Dtype::F32, &[x.rows()]);
