@@ -63,9 +63,9 @@ impl Clone for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from malloc_async on this stream and is freed once. An error (the context
-        // is broken) cannot be handled here and shows at the next call.
+        // An error (the context is broken) cannot be handled here and shows at the next call.
         let _ = self.gpu.context.bind_to_thread();
+        // SAFETY: the pointer came from malloc_async on this stream and is freed once.
         let _ = unsafe { result::free_async(self.ptr, self.gpu.stream.cu_stream()) };
     }
 }

