@@ -33,7 +33,8 @@ fn random_model(sequence_len: usize) -> Gpt {
 /// A model that says after each token one certain other: one-hot embeddings, empty blocks.
 fn chain_model(follows: impl Fn(usize) -> usize) -> Gpt {
     let (v, c) = (265, 320);
-    let config = GptConfig { sequence_len: 128, vocab_size: v, n_layer: 1, n_head: 1, n_kv_head: 1, n_embd: c };
+    let config =
+        GptConfig { sequence_len: 128, vocab_size: v, n_layer: 1, n_head: 1, n_kv_head: 1, n_embd: c };
     let weight = |name: &str, shape: &[usize]| {
         let mut data = vec![0.0; shape.iter().product()];
         for id in 0..v {
@@ -103,7 +104,8 @@ fn sampled_answers_follow_their_own_stream_whatever_the_batch() {
         }
         assert!(answers.iter().any(|answer| answer.ids != answers[0].ids), "samples draw on their own");
     }
-    let firsts: std::collections::HashSet<u32> = together[0].iter().filter_map(|a| a.ids.first().copied()).collect();
+    let firsts: std::collections::HashSet<u32> =
+        together[0].iter().filter_map(|a| a.ids.first().copied()).collect();
     assert!(firsts.len() > 1, "each sample draws its own first token");
 }
 
@@ -153,7 +155,12 @@ fn rows_end_at_the_context_at_their_limit_and_when_told() {
     let model = chain_model(|_| b'!' as usize);
     let finishes = generate(
         &model,
-        &[request(&[1; 120], 50, GREEDY), request(&[1], 3, GREEDY), request(&[1; 128], 5, GREEDY), request(&[1], 0, GREEDY)],
+        &[
+            request(&[1; 120], 50, GREEDY),
+            request(&[1], 3, GREEDY),
+            request(&[1; 128], 5, GREEDY),
+            request(&[1], 0, GREEDY),
+        ],
     );
     let lengths: Vec<usize> = finishes.iter().map(|answers| answers[0].ids.len()).collect();
     assert_eq!(lengths, [8, 3, 0, 0]);
