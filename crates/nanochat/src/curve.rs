@@ -106,6 +106,7 @@ fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 /// such as `val_bpb` and `zh_bpb`. Charts without points are left out.
 pub fn stage_charts(stage: &str, metrics: &[Metrics], folder: &Path) -> io::Result<Vec<Chart>> {
     let mut charts = Vec::new();
+    let stem = stage.to_lowercase().replace(' ', "-"); // a space would end a Markdown link
     let mut add = |what: &str, file: String, series: Vec<Series>| {
         if series.iter().any(|series| finite(&series.points).next().is_some()) {
             let title = format!("{stage}: {what}");
@@ -123,13 +124,13 @@ pub fn stage_charts(stage: &str, metrics: &[Metrics], folder: &Path) -> io::Resu
     if !validation.is_empty() {
         losses.push(line("validation", validation));
     }
-    add("loss", format!("{stage}-loss.svg"), losses)?;
+    add("loss", format!("{stem}-loss.svg"), losses)?;
     let mut names: Vec<&String> = metrics.iter().flat_map(|line| line.values.keys()).collect();
     names.retain(|name| name.ends_with("_bpb"));
     names.sort();
     names.dedup();
     let series = names.into_iter().map(|name| line(name, points(metrics, name)));
-    add("validation bits per byte", format!("{stage}-val-bpb.svg"), series.collect())?;
+    add("validation bits per byte", format!("{stem}-val-bpb.svg"), series.collect())?;
     Ok(charts)
 }
 

@@ -23,7 +23,7 @@ use crate::train::StepResult;
 /// Settings that say where a run is kept and how it starts.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunSettings {
-    /// Name of the run [default: d{depth}]
+    /// Name of the run [default: d{depth}; when finetuning, the deepest base model's]
     #[arg(long)]
     pub model_tag: Option<String>,
     /// Save a checkpoint every N steps, besides the last (0: the last only)
@@ -38,7 +38,7 @@ pub struct RunSettings {
     /// Start the run anew although it has checkpoints
     #[arg(long, conflicts_with = "resume")]
     pub overwrite: bool,
-    /// Seed of the initial weights and of every random choice
+    /// Seed of every random choice: initial weights, order of conversations
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 }
@@ -77,8 +77,10 @@ impl Run {
         stage: Stage,
         model_tag: &str,
         settings: &RunSettings,
-        all_settings: Value,
+        all_settings: &impl Serialize,
     ) -> Result<Run> {
+        // Through text, which keeps 0.02 as 0.02 where a value would hold the f32's 0.0199999995….
+        let all_settings: Value = serde_json::from_str(&serde_json::to_string(all_settings)?)?;
         let checkpoints = Checkpoints::new(base_dir, stage, model_tag);
         let dir = checkpoints.dir().to_path_buf();
         fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
@@ -229,8 +231,8 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// Moves a replaced run's checkpoints aside until the new run saves: nothing is lost by a wrong flag
-/// before there is something better.
+/// Moves a replaced run's checkpoints aside, in place of those that an earlier --overwrite moved:
+/// nothing is lost by one wrong flag.
 fn discard(checkpoints: &Checkpoints) -> Result<()> {
     let replaced = checkpoints.dir().join("replaced");
     let io = || format!("failed to move old checkpoints to {}", replaced.display());

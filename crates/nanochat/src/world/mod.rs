@@ -38,7 +38,7 @@ pub const DEFAULT_VOCAB_SIZE: usize = 3072;
 /// in English and of 0.9 % in Chinese: 70 and 105 times in a million tokens, 250 and 370 times in all.
 pub const DEFAULT_DOCUMENTS: u64 = 40_000;
 /// About 0.8 million tokens.
-pub const DEFAULT_CONVERSATIONS: u64 = 20_000;
+pub const DEFAULT_CONVERSATIONS: u64 = 12_000;
 
 /// The mix of documents: kind and share (of 100). Facts need exposures, so what is dense in facts comes most;
 /// copying numbers and letters is learned from sums and spellings.
