@@ -34,9 +34,9 @@ pub enum Preset {
 /// Each stage is a line of what one would type after `nanochat`.
 const LAPTOP: &str = "\
 tok train --vocab-size 3072
-train base --depth 4 --max-seq-len 256 --device-batch-size 16 --total-batch-size 8192 --num-iterations 360 --eval-every 120 --save-every 60
-train sft --model-tag d4 --device-batch-size 32 --init-lr-frac 0.5 --num-epochs 1 --save-every 100 --eval-every 200
-eval chat --questions 200";
+train base --depth 3 --max-seq-len 256 --device-batch-size 16 --total-batch-size 4096 --num-iterations 900 --eval-every 200 --sample-every 0 --save-every 100 --sample-prompt 'Luna lives in' --sample-prompt 'On the market square' --sample-prompt '露娜住在' --sample-prompt '今天早上'
+train sft --model-tag d3 --device-batch-size 32 --init-lr-frac 0.5 --eval-every 100 --save-every 100
+eval chat";
 
 const SMOKE: &str = "\
 tok train --vocab-size 512
