@@ -72,10 +72,10 @@ struct Header {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    #[error("failed to use {}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("{} is damaged ({source}); run its stage again or delete it", path.display())]
-    Damaged { path: PathBuf, source: serde_json::Error },
+    #[error("failed to use {}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{} is damaged ({error}); run its stage again or delete it", path.display())]
+    Damaged { path: PathBuf, error: serde_json::Error },
     #[error("there is nothing to report in {} yet; run a stage first", folder.display())]
     Nothing { folder: PathBuf },
 }
@@ -281,11 +281,11 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ReportError> {
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ReportError> {
     let bytes = fs::read(path).map_err(io_error(path))?;
-    serde_json::from_slice(&bytes).map_err(|source| ReportError::Damaged { path: path.to_path_buf(), source })
+    serde_json::from_slice(&bytes).map_err(|error| ReportError::Damaged { path: path.to_path_buf(), error })
 }
 
 fn io_error(path: &Path) -> impl Fn(io::Error) -> ReportError {
-    move |source| ReportError::Io { path: path.to_path_buf(), source }
+    move |error| ReportError::Io { path: path.to_path_buf(), error }
 }
 
 #[cfg(test)]

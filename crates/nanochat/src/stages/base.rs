@@ -16,13 +16,12 @@ use crate::dataloader::DataLoader;
 use crate::dataset::{OnBadShard, Shards, Split};
 use crate::engine::{Engine, Request};
 use crate::gpt::Gpt;
-use crate::huggingface;
 use crate::loss_eval::BitsPerByte;
 use crate::optim::{Optimizer, Rates};
 use crate::report::{Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
-use crate::train;
+use crate::train::{self, Diverged};
 
 /// Settings of base pretraining. The defaults suit a laptop; nanochat's on eight GPUs are depth 20,
 /// sequence length 2,048, device batch 32, total batch 524,288.
@@ -123,24 +122,11 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
 
     let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
     let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, json!(settings))?;
-    let mut model = match &run.resumed {
-        Some(state) => huggingface::load_model(&run.checkpoints.folder(state.step))?,
-        None => Gpt::init(config, settings.run.seed),
-    };
-    if model.config != config {
-        bail!(
-            "the checkpoint's model {:?} is not the one asked for, {config:?}: was the tokenizer changed?",
-            model.config
-        );
-    }
-    let mut optimizer = Optimizer::new(&model, settings.rates, settings.grad_clip);
-    let mut position = None;
-    if let Some(state) = &run.resumed {
-        run.checkpoints.load_optimizer(state, &mut optimizer)?;
-        position = Some(
-            serde_json::from_value(state.position.clone()).context("failed to read the loader's position")?,
-        );
-    }
+    let (mut model, mut optimizer, position) = run.restore(
+        &tokenizer,
+        || Gpt::init(config, settings.run.seed),
+        |model| Optimizer::new(model, settings.rates, settings.grad_clip),
+    )?;
     let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, rows, [0, 1], position.as_ref())?;
     let schedule = Schedule::Trapezoid {
         num_iterations,
@@ -185,7 +171,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
             (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
-            .with_context(|| format!("training stopped at step {step}; the last checkpoint is untouched"))?;
+            .map_err(|diverged| run.diverged(step, diverged))?;
         let seconds = started.elapsed().as_secs_f64();
         run.log_step(step, result, settings.total_batch_size, seconds, moment.lr_multiplier)?;
     }
@@ -263,6 +249,9 @@ fn evaluate(
         let mut bpb = BitsPerByte::default();
         for _ in 0..batches {
             bpb.add(model, &loader.next_batch()?, &byte_lengths);
+        }
+        if !bpb.value().is_finite() {
+            return Err(run.diverged(step, Diverged::in_evaluation()));
         }
         values.push((format!("{name}_bpb"), bpb.value()));
     }
