@@ -113,12 +113,13 @@ pub fn reset(base_dir: &Path, dollars_per_hour: Option<f64>) -> Result<(), Repor
 
 /// Writes (or replaces) the section of one stage.
 pub fn log_section(base_dir: &Path, section: &Section) -> Result<(), ReportError> {
-    let name: String = section
-        .title
-        .chars()
-        .map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-        .collect();
+    let name = file_name(&section.title);
     write_json(&report_folder(base_dir).join(format!("section-{name}.json")), section)
+}
+
+/// A title as part of a file's name: a space would end a markdown link.
+pub fn file_name(title: &str) -> String {
+    title.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
 /// Writes `report.md` from all sections; gives its path and text.

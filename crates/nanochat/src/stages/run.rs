@@ -338,9 +338,10 @@ fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
     let (Some(saved), Some(now)) = (saved.as_object(), now.as_object()) else { return Ok(()) };
     for (name, value) in now.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
         if saved.get(name).is_some_and(|old| old != value) {
-            let given = |value: &Value| match value {
-                Value::Null => "its default".to_string(),
-                value => value.to_string(),
+            let given = |value: &Value| match (value, value.as_f64()) {
+                (Value::Null, _) => "its default".to_string(),
+                (_, Some(number)) if f64::from(number as f32) == number => (number as f32).to_string(),
+                _ => value.to_string(),
             };
             bail!(
                 "the run to resume was started with --{} {}, now it is {}; a resumed run keeps its settings",

@@ -61,6 +61,7 @@ pub struct SftSettings {
 const VAL_CONVERSATIONS: usize = 256;
 
 pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
+    let grad_accum_steps = grad_accum_steps(settings)?;
     let source = checkpoint::find(base_dir, Stage::Base, settings.run.model_tag.as_deref(), settings.step)?;
     let tag = source
         .parent()
@@ -84,7 +85,6 @@ pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
     let rows = [settings.device_batch_size, config.sequence_len];
-    let grad_accum_steps = grad_accum_steps(settings)?;
     let mut loader =
         ChatLoader::new(&conversations, &tokenizer, rows, [0, 1], settings.run.seed, position.as_ref())?;
     let fitted = loader.fitted();
