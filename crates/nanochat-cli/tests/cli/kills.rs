@@ -1,5 +1,6 @@
 //! kill -9 at random moments, then --resume: the end is the same, bit for bit. Slow tier.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,25 +8,33 @@ use nanochat_tensor::Rng;
 
 use crate::common::*;
 
-/// Runs `line` in `base` to its end, through `kills` kills after random shares of the `whole` time that it
-/// takes alone. Returns how many of them met it alive.
-fn killed(base: &Path, line: &str, whole: Duration, kills: usize, rng: &mut Rng) -> usize {
-    let mut alive = 0;
-    for _ in 0..kills {
+/// Runs `line` to its end through `kills` kills, each after a random share of `span` from the start of
+/// a process. A run that is over before its kill must pass `check`; what it made is deleted, and it begins anew.
+fn kill(base: &Path, made: &Path, line: &str, span: Duration, kills: usize, check: &dyn Fn()) {
+    let mut rng = Rng::new(&[kills as u64]);
+    let mut left = kills;
+    for _ in 0..20 * kills {
         let mut child = start(base, line);
-        // The moments crowd at the start, where a process that goes on reads what the last one left.
+        // Squared: many moments near the start, where a process reads what the last one left.
         let share = rng.below(1_000) as f64 / 1_000.0;
-        std::thread::sleep(whole.mul_f64(share * share));
-        match child.try_wait().unwrap() {
-            None => alive += 1,
-            Some(status) => assert!(status.success(), "{}", ended(child).1),
+        std::thread::sleep(span.mul_f64(share * share));
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            left -= 1;
         }
-        if child.kill().is_ok() {
-            child.wait().unwrap();
+        let (status, said) = ended(child);
+        if status.success() {
+            check();
+            std::fs::remove_dir_all(made).unwrap();
+        } else {
+            assert_eq!(status.signal(), Some(9), "{said}");
+        }
+        if left == 0 {
+            run(base, line);
+            return check();
         }
     }
-    run(base, line);
-    alive
+    panic!("{left} of {kills} kills are left: the runs were over too soon");
 }
 
 fn timed(base: &Path, line: &str) -> Duration {
@@ -48,14 +57,15 @@ fn a_base_run_survives_thirty_kills() {
         return;
     }
     let base = prepared();
-    let runs = base.path().join("base_checkpoints");
     let line =
         |tag: &str| format!("{TINY} --num-iterations 600 --save-every 3 --keep 2 --model-tag {tag} --resume");
-    let whole = timed(base.path(), &line("whole"));
-    let alive = killed(base.path(), &line("killed"), whole / 4, 30, &mut Rng::new(&[1]));
-    assert!(alive >= 20, "only {alive} kills met the run alive");
-    assert_same_run(&runs.join("whole"), &runs.join("killed"));
-    no_leftovers(&runs.join("killed"));
+    let span = timed(base.path(), &line("whole"));
+    let [whole, killed] = ["whole", "killed"].map(|tag| base.path().join("base_checkpoints").join(tag));
+    let check = || {
+        assert_same_run(&whole, &killed);
+        no_leftovers(&killed);
+    };
+    kill(base.path(), &killed, &line("killed"), span / 4, 30, &check);
 }
 
 #[test]
@@ -64,15 +74,15 @@ fn an_sft_run_survives_ten_kills() {
         return;
     }
     let base = with_model();
-    let runs = base.path().join("chatsft_checkpoints");
     let line = format!("{TINY_SFT} --num-iterations 600 --save-every 3 --eval-every 10 --resume");
-    let whole = timed(base.path(), &line);
-    let untouched = base.path().join("whole");
-    std::fs::rename(runs.join("m"), &untouched).unwrap();
-    let alive = killed(base.path(), &line, whole / 3, 10, &mut Rng::new(&[2]));
-    assert!(alive >= 6, "only {alive} kills met the run alive");
-    assert_same_run(&untouched, &runs.join("m"));
-    no_leftovers(&runs.join("m"));
+    let span = timed(base.path(), &line);
+    let (whole, killed) = (base.path().join("whole"), base.path().join("chatsft_checkpoints/m"));
+    std::fs::rename(&killed, &whole).unwrap();
+    let check = || {
+        assert_same_run(&whole, &killed);
+        no_leftovers(&killed);
+    };
+    kill(base.path(), &killed, &line, span / 3, 10, &check);
 }
 
 #[test]
@@ -80,19 +90,21 @@ fn a_speedrun_survives_ten_kills() {
     if !slow("a_speedrun_survives_ten_kills") {
         return;
     }
-    let (alone, base) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (whole, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let line = "speedrun --preset smoke";
-    let whole = timed(alone.path(), line);
-    let alive = killed(base.path(), line, whole, 10, &mut Rng::new(&[3]));
-    assert!(alive >= 5, "only {alive} kills met the speedrun alive");
-    for run in ["base_checkpoints/d2", "chatsft_checkpoints/d2"] {
-        assert_same_run(&alone.path().join(run), &base.path().join(run));
-        no_leftovers(&base.path().join(run));
-    }
-    for file in ["base_data/shard_00000.parquet", "chat_data/train.jsonl", "tokenizer/tokenizer.json"] {
-        let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
-        assert!(read(alone.path()) == read(base.path()), "{file}");
-    }
-    no_leftovers(base.path());
-    assert!(output(nanochat(base.path(), "report")).contains("## Chat evaluation"));
+    let span = timed(whole.path(), line);
+    let base = temp.path().join("base");
+    let check = || {
+        for run in ["base_checkpoints/d2", "chatsft_checkpoints/d2"] {
+            assert_same_run(&whole.path().join(run), &base.join(run));
+            no_leftovers(&base.join(run));
+        }
+        for file in ["base_data/shard_00000.parquet", "chat_data/train.jsonl", "tokenizer/tokenizer.json"] {
+            let [a, b] = [whole.path(), &base].map(|dir| std::fs::read(dir.join(file)).unwrap());
+            assert!(a == b, "{file}");
+        }
+        no_leftovers(&base);
+        assert!(output(nanochat(&base, "report")).contains("## Chat evaluation"));
+    };
+    kill(&base, &base, line, span, 10, &check);
 }

@@ -4,7 +4,9 @@
 
 mod bad_input;
 mod common;
+#[cfg(target_os = "linux")]
 mod full_disk;
+#[cfg(unix)]
 mod kills;
 mod pipeline;
 mod resume;

@@ -1,10 +1,11 @@
 //! A run stopped and resumed equals one that was left alone, and nothing that was saved gets lost.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use crate::common::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Starts `line`, sends `name` when the run has `lines` lines of metrics, and gives what it said. A
 /// machine so busy that the run ended before the signal gets another chance.
@@ -53,6 +54,54 @@ fn a_base_run_stopped_by_ctrl_c_and_then_by_sigterm_ends_as_if_left_alone() {
     // Once more: nothing is left to do, and nothing is done to it.
     run(base.path(), &resume);
     assert_same_run(&runs.join("whole"), &cut);
+}
+
+#[test]
+fn ctrl_c_ends_the_stages_of_a_speedrun_that_save_nothing() {
+    let base = tempfile::tempdir().unwrap();
+    run(base.path(), "speedrun --preset smoke");
+    let record = base.path().join("speedrun.json");
+    let mut rest: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    rest["finished"].as_object_mut().unwrap().retain(|stage, _| stage.starts_with(['d', 't']));
+    rest["finished"].as_object_mut().unwrap().retain(|stage, _| !stage.starts_with("train sft"));
+    // Finetuning has nothing to do but is a run, which takes Ctrl-C for its own; the evaluation follows.
+    for _ in 0..5 {
+        fs::write(&record, rest.to_string()).unwrap();
+        let mut child = start(base.path(), "speedrun --preset smoke");
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("$ nanochat eval chat")));
+        signal(&child, "INT");
+        lines.for_each(drop);
+        let status = child.wait().unwrap();
+        if !status.success() {
+            assert_eq!(status.code(), Some(130));
+            return;
+        }
+    }
+    panic!("Ctrl-C was not heard five times");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_save_that_fails_loses_nothing_that_was_saved() {
+    let (whole, base) = (with_model(), with_model());
+    let dir = base.path().join("base_checkpoints/m");
+    for step in [6, 9] {
+        fs::remove_dir_all(dir.join(format!("step_{step:06}"))).unwrap();
+    }
+    let resume = format!("{TINY} --model-tag m --num-iterations 9 --save-every 3 --keep 0 --resume");
+    // Files of at most 100 blocks (50 or 100 KB, as the shell counts): all but the weights fit.
+    let limited = "trap '' XFSZ; ulimit -f 100; exec \"$@\"";
+    let mut command = assert_cmd::Command::new("sh");
+    command.args(["-c", limited, "sh"]).arg(assert_cmd::cargo::cargo_bin("nanochat"));
+    command.args(resume.split_whitespace()).env("NANOCHAT_BASE_DIR", base.path());
+    let sentence = complaint(command);
+    for part in ["failed to save", "step_000006", "File too large", "saved before is untouched"] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    assert_eq!(checkpoints(&dir), [dir.join("step_000003")]);
+    run(base.path(), &resume);
+    assert_same_run(&whole.path().join("base_checkpoints/m"), &dir);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -76,7 +76,7 @@ pub struct Run {
     all_settings: Value,
     /// A checkpoint saved by this process whose weights have not given a finite loss yet.
     unproven: Option<usize>,
-    interrupt: Arc<AtomicBool>,
+    interrupt: Interrupt,
     progress: Progress,
     seconds_before: f64,
     started: Instant,
@@ -130,7 +130,7 @@ impl Run {
             settings: settings.clone(),
             all_settings,
             unproven: None,
-            interrupt: interrupt_flag()?,
+            interrupt: Interrupt::hold()?,
             progress: Progress::hidden(),
             seconds_before,
             started: Instant::now(),
@@ -188,7 +188,7 @@ impl Run {
     }
 
     pub fn is_interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
+        self.interrupt.asked.load(Ordering::Relaxed)
     }
 
     /// Whether `step`, the number of steps done, is one to save at.
@@ -354,18 +354,43 @@ fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Set by the first Ctrl-C or SIGTERM; the second one ends the process at once.
-fn interrupt_flag() -> Result<Arc<AtomicBool>> {
-    static FLAG: std::sync::OnceLock<Arc<AtomicBool>> = std::sync::OnceLock::new();
-    if let Some(flag) = FLAG.get() {
-        return Ok(flag.clone());
+/// What Ctrl-C and SIGTERM do from the first run of a process on.
+#[derive(Clone, Default)]
+struct Interrupt {
+    /// Set by the first one: the run under way saves and ends.
+    asked: Arc<AtomicBool>,
+    /// The next one ends the process: one has come already, or no run is under way.
+    ends_at_once: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// A run begins.
+    fn hold() -> Result<Interrupt> {
+        static ONE: OnceLock<Interrupt> = OnceLock::new();
+        let interrupt = match ONE.get() {
+            Some(interrupt) => interrupt.clone(),
+            None => ONE.get_or_init(Interrupt::default).registered()?,
+        };
+        interrupt.ends_at_once.store(interrupt.asked.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(interrupt)
     }
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())?;
-        signal_hook::flag::register(signal, flag.clone())?;
+
+    fn registered(&self) -> Result<Interrupt> {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            // In this order: the signal that sets a flag must not find it set.
+            signal_hook::flag::register_conditional_shutdown(signal, 130, self.ends_at_once.clone())?;
+            signal_hook::flag::register(signal, self.ends_at_once.clone())?;
+            signal_hook::flag::register(signal, self.asked.clone())?;
+        }
+        Ok(self.clone())
     }
-    Ok(FLAG.get_or_init(|| flag).clone())
+}
+
+/// After a run, the stages of a speedrun that save nothing just end.
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.interrupt.ends_at_once.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A bar on a terminal; now and then a line where there is none.
