@@ -168,7 +168,7 @@ mod tests {
         let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
         let (loss, bpb) = (read(files[0]), read(files[1]));
         assert!(loss.starts_with("<svg") && loss.trim_end().ends_with("</svg>"));
-        assert!(loss.contains("smoothed") && loss.contains("base: loss"));
+        assert!(loss.contains("smoothed") && loss.contains("Base training: loss"));
         assert!(bpb.contains("val_bpb") && bpb.contains("zh_bpb"));
         assert!(!loss.contains("NaN") && !loss.contains("inf"));
     }

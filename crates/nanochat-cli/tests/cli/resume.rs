@@ -195,7 +195,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint() 
     // --save-every 1 saves the broken weights before their loss is known.
     let line = format!("{TINY} --model-tag m --num-iterations 9 --save-every 1 --keep 1 --resume {rates}");
     refuses(base.path(), &line, &["training stopped at step", "last checkpoint is of step 3", "NaN"]);
-    assert_eq!(checkpoints(&dir), [good.clone()]);
+    assert_eq!(checkpoints(&dir), std::slice::from_ref(&good));
     assert!(before == fs::read(good.join("model.safetensors")).unwrap());
     run(base.path(), "eval bpb --eval-tokens 64 --source base");
 
