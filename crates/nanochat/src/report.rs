@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::atomic_file;
 
-pub use environment::environment;
+pub use environment::{environment, memory_bytes};
 
 pub const REPORT_FILE: &str = "report.md";
 const HEADER_FILE: &str = "header.json";

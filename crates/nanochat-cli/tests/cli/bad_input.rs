@@ -141,6 +141,11 @@ fn sizes_that_make_no_model_name_those_that_do() {
     for (line, parts) in [
         ("tok train --vocab-size 264", ["264", "at least 265"]),
         ("train base --depth 5", ["depth 5", "4 and 6"]),
+        ("tok train --vocab-size 99999999999", ["99999999999", "at most"]),
+        ("train base --depth 100000", ["depth", "100000"]),
+        ("train base --depth 1000", ["depth 1000", "GB of memory"]),
+        ("train base --depth 1 --max-seq-len 999999999999", ["sequence length", "999999999999"]),
+        ("train base --depth 1 --model-tag ../x", ["../x", "without slashes"]),
         ("train base --depth 0", ["depth", "at least 1"]),
         ("train base --depth 4 --n-kv-head 3", ["3 key-value heads", "[1, 2]"]),
         ("train base --depth 1 --max-seq-len 0", ["sequence length", "at least 1"]),

@@ -18,7 +18,8 @@ use crate::engine::{Engine, Request};
 use crate::gpt::Gpt;
 use crate::loss_eval::BitsPerByte;
 use crate::optim::{Optimizer, Rates};
-use crate::report::{Column, Section};
+use crate::plan::Memory;
+use crate::report::{self, Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
 use crate::train::{self, Diverged};
@@ -114,7 +115,8 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
         .context("base training needs a tokenizer: `nanochat tok train`")?;
     let config = config(settings, tokenizer.vocab_size())?;
     let rows = [settings.device_batch_size, settings.max_seq_len];
-    let grad_accum_steps = grad_accum_steps(settings.total_batch_size, rows[0] * rows[1])?;
+    let grad_accum_steps = grad_accum_steps(settings.total_batch_size, rows[0].saturating_mul(rows[1]))?;
+    check_memory(&config, rows[0])?;
     let num_iterations = num_iterations(settings, &config)?;
     let data_dir = settings.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
     let shards = Shards::open(&data_dir, settings.bad_shards)?;
@@ -181,6 +183,21 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
 fn config(settings: &BaseSettings, vocab_size: usize) -> Result<GptConfig> {
     let config = GptConfig::from_depth(settings.depth, vocab_size, settings.max_seq_len)?;
     Ok(config.with_kv_heads(settings.n_kv_head.unwrap_or(config.n_head))?)
+}
+
+/// Refuses what this machine cannot hold: the system would end the process without a word.
+fn check_memory(config: &GptConfig, device_batch_size: usize) -> Result<()> {
+    let needed = Memory::cpu(config, device_batch_size, 1).total();
+    match report::memory_bytes() {
+        Some(there) if needed > there => bail!(
+            "depth {} with a vocabulary of {} and a device batch of {device_batch_size} needs {:.1} GB of memory, and this machine has {:.1}; choose a smaller --depth, --device-batch-size or vocabulary",
+            config.n_layer,
+            config.vocab_size,
+            needed / 1e9,
+            there / 1e9
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Micro-batches in a step; the total must be a multiple of one.

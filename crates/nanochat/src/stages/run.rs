@@ -25,7 +25,7 @@ use crate::train::{Diverged, StepResult};
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunSettings {
     /// Name of the run [default: d{depth}]
-    #[arg(long)]
+    #[arg(long, value_parser = tag)]
     pub model_tag: Option<String>,
     /// Save a checkpoint every N steps, besides the last (0: the last only)
     #[arg(long, default_value_t = 250)]
@@ -42,6 +42,12 @@ pub struct RunSettings {
     /// Seed of the initial weights and of every random choice
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+}
+
+/// A tag names a folder, and no other than its own.
+fn tag(value: &str) -> Result<String, String> {
+    let fits = !value.is_empty() && !value.starts_with('.') && !value.contains(['/', '\\']);
+    if fits { Ok(value.into()) } else { Err("must be a name without slashes or a dot in front".into()) }
 }
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
