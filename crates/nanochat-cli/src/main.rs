@@ -33,6 +33,9 @@ pub struct Cli {
     /// Folder that everything a run makes lives under [default: ~/.cache/nanochat]
     #[arg(long, global = true, env = "NANOCHAT_BASE_DIR", value_name = "FOLDER", hide_env_values = true)]
     base_dir: Option<PathBuf>,
+    /// TOML file of flags: `depth = 4` is --depth=4; flags on the command line win
+    #[arg(long = "config", global = true, value_name = "FILE")]
+    _config: Option<PathBuf>, // `arguments::expand` has put its flags in its place
     #[command(subcommand)]
     command: Command,
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -88,10 +88,9 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
         }
         done.and(save(&record, &path))?;
     }
-    let total = Duration::from_secs_f64(record.finished.values().sum::<f64>().round());
-    let minutes = format!("{}:{:02}", total.as_secs() / 60, total.as_secs() % 60);
+    let total = record.finished.values().sum::<f64>();
     let (report, _) = report::generate(base_dir)?;
-    eprintln!("\nall stages took {minutes} minutes; the report is {}", report.display());
+    eprintln!("\nall stages took {:.1} minutes; the report is {}", total / 60.0, report.display());
     eprintln!("now run `nanochat chat`");
     Ok(())
 }

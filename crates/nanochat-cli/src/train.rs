@@ -7,9 +7,9 @@ use nanochat::stages::sft::{self, SftSettings};
 
 #[derive(clap::Subcommand)]
 pub enum TrainCommand {
-    /// Pretrain on shards of text. Flags may come from a file: --config run.toml
+    /// Pretrain on shards of text
     Base(BaseSettings),
-    /// Finetune a base model on conversations. Flags may come from a file: --config run.toml
+    /// Finetune a base model on conversations
     Sft(SftSettings),
 }
 

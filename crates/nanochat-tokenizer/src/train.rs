@@ -4,7 +4,8 @@
 //! All distinct pieces lie in one array of symbols, one slot per byte. A token occupies as many slots as
 //! it has bytes: its id in the first, and in the last the way back to the first, so that both neighbours
 //! of a token are found without links. With the piece of every slot (for its count) and the positions
-//! of every pair, that is about 16 bytes of memory per byte of distinct text.
+//! of every pair, that is about 30 bytes of memory per byte of distinct text (measured on Chinese, pair table
+//! included).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

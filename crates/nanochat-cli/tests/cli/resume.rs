@@ -187,9 +187,8 @@ fn a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint() 
     }
     let good = dir.join("step_000003");
     let before = fs::read(good.join("model.safetensors")).unwrap();
-    let huge = f64::from(1e38_f32);
     for name in ["matrix_lr", "embedding_lr", "unembedding_lr"] {
-        change_setting(&good, name, json!(huge));
+        change_setting(&good, name, json!(1e38));
     }
     let rates = "--matrix-lr 1e38 --embedding-lr 1e38 --unembedding-lr 1e38";
     // --save-every 1 saves the broken weights before their loss is known.

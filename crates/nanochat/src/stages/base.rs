@@ -123,7 +123,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
     let validations = validations(settings, &shards)?;
 
     let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
-    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, json!(settings))?;
+    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings)?;
     let (mut model, mut optimizer, position) = run.restore(
         &tokenizer,
         || Gpt::init(config, settings.run.seed),
@@ -136,9 +136,10 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
         warmdown_ratio: settings.warmdown_ratio,
         final_lr_frac: settings.final_lr_frac,
     };
-    let (params, tokens) = (config.params() as f64 / 1e6, num_iterations * settings.total_batch_size);
+    let tokens = num_iterations * settings.total_batch_size;
     eprintln!(
-        "{tag}: {params:.1}M parameters, vocabulary {}, {num_iterations} steps of {} tokens ({:.1}M in all, {grad_accum_steps} micro-batches a step)",
+        "{tag}: {:.2}M parameters, vocabulary {}, {num_iterations} steps of {} tokens ({:.2}M in all, {grad_accum_steps} micro-batches a step)",
+        config.params() as f64 / 1e6,
         config.vocab_size,
         settings.total_batch_size,
         tokens as f64 / 1e6,

@@ -24,7 +24,7 @@ use crate::train::{Diverged, StepResult};
 /// Settings that say where a run is kept and how it starts.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunSettings {
-    /// Name of the run [default: d{depth}]
+    /// Name of the run [default: d{depth}; when finetuning, the deepest base model's]
     #[arg(long, value_parser = tag)]
     pub model_tag: Option<String>,
     /// Save a checkpoint every N steps, besides the last (0: the last only)
@@ -39,7 +39,7 @@ pub struct RunSettings {
     /// Start the run anew although it has checkpoints
     #[arg(long, conflicts_with = "resume")]
     pub overwrite: bool,
-    /// Seed of the initial weights and of every random choice
+    /// Seed of every random choice: initial weights, order of conversations
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 }
@@ -96,8 +96,10 @@ impl Run {
         stage: Stage,
         model_tag: &str,
         settings: &RunSettings,
-        all_settings: Value,
+        all_settings: &impl Serialize,
     ) -> Result<Run> {
+        // Through text, which keeps 0.02 as 0.02 where a value would hold the f32's 0.0199999995….
+        let all_settings: Value = serde_json::from_str(&serde_json::to_string(all_settings)?)?;
         let checkpoints = Checkpoints::new(base_dir, stage, model_tag);
         let dir = checkpoints.dir().to_path_buf();
         fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
@@ -311,8 +313,8 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// Moves a replaced run's checkpoints aside until the new run saves: nothing is lost by a wrong flag
-/// before there is something better.
+/// Moves a replaced run's checkpoints aside, in place of those that an earlier --overwrite moved:
+/// nothing is lost by one wrong flag.
 fn discard(checkpoints: &Checkpoints) -> Result<()> {
     let replaced = checkpoints.dir().join("replaced");
     let io = || format!("failed to move old checkpoints to {}", replaced.display());
@@ -344,10 +346,9 @@ fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
     let (Some(saved), Some(now)) = (saved.as_object(), now.as_object()) else { return Ok(()) };
     for (name, value) in now.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
         if saved.get(name).is_some_and(|old| old != value) {
-            let given = |value: &Value| match (value, value.as_f64()) {
-                (Value::Null, _) => "its default".to_string(),
-                (_, Some(number)) if f64::from(number as f32) == number => (number as f32).to_string(),
-                _ => value.to_string(),
+            let given = |value: &Value| match value {
+                Value::Null => "its default".to_string(),
+                value => value.to_string(),
             };
             bail!(
                 "the run to resume was started with --{} {}, now it is {}; a resumed run keeps its settings",

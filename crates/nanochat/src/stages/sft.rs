@@ -81,7 +81,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path) -> Result<()> {
         settings.val_data.clone().or_else(|| Some(chat_data.join("test.jsonl")).filter(|p| p.exists()));
     let val = val_file.map(|file| read_all(&[file])).transpose()?.unwrap_or_default();
 
-    let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, json!(settings))?;
+    let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings)?;
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
     let rows = [settings.device_batch_size, config.sequence_len];

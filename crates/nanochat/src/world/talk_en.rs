@@ -258,6 +258,12 @@ pub static TALK: Talk = Talk {
         (&["That is wonderful!", "Well done!", "Great!", "Very good!"], &["I am glad to hear it!"]),
         (&["Are you happy?", "Do you like your work?"], &["I like to answer questions."]),
     ],
+    stories: &[
+        "Tell me a story.",
+        "Please tell me a story.",
+        "Tell me a story about {a}.",
+        "Do you know a story about {a}?",
+    ],
     unknown: &["I do not know anybody called {n}.", "I am sorry, I do not know {n}."],
     systems: &[
         "You are {name}, a helpful assistant.",
