@@ -1,5 +1,8 @@
 //! The `nanochat` command: one match over what it can do.
 
+#[macro_use]
+mod output; // first: its macros hold from here on
+
 mod arguments;
 mod chat;
 mod data;
@@ -11,11 +14,13 @@ mod speedrun;
 mod tok;
 mod train;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use nanochat::stages::run::Interrupted;
 
@@ -63,7 +68,7 @@ enum Command {
 
 fn main() -> ExitCode {
     end_quietly_when_nobody_reads();
-    let cli = match arguments::expand(std::env::args().collect()).map(Cli::try_parse_from) {
+    let cli = match arguments().and_then(arguments::expand).map(Cli::try_parse_from) {
         Ok(Ok(cli)) => cli,
         Ok(Err(error)) => error.exit(),
         Err(error) => return fail(&error),
@@ -72,6 +77,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+fn arguments() -> anyhow::Result<Vec<String>> {
+    let text = |arg: OsString| arg.into_string().map_err(|arg| anyhow!("the argument {arg:?} is not UTF-8"));
+    std::env::args_os().map(text).collect()
 }
 
 impl Cli {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use nanochat::dataset::DataError;
 use nanochat::{atomic_file, report};
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,9 @@ struct Record {
     name: String,
     /// Seconds by finished command.
     finished: BTreeMap<String, f64>,
+    /// The command under way. Found by the next process, it was killed.
+    #[serde(default)]
+    started: Option<String>,
 }
 
 pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
@@ -71,12 +75,18 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path) -> Result<()> {
         }
         eprintln!("\n$ nanochat {stage}");
         let started = Instant::now();
-        run_stage(stage, base_dir)?;
-        let seconds = started.elapsed().as_secs_f64();
-        record.finished.insert(stage.to_string(), seconds);
-        let json = serde_json::to_string_pretty(&record).expect("names and numbers always serialize");
-        atomic_file::write(&path, json.as_bytes())
-            .with_context(|| format!("failed to write {}", path.display()))?;
+        let was_killed = record.started.replace(stage.to_string()).as_deref() == Some(stage);
+        save(&record, &path)?;
+        let done = match run_stage(stage, base_dir) {
+            // The kill came when the data was complete.
+            Err(error) if was_killed && is_already_there(&error) => Ok(()),
+            done => done,
+        };
+        record.started = None;
+        if done.is_ok() {
+            record.finished.insert(stage.to_string(), started.elapsed().as_secs_f64());
+        }
+        done.and(save(&record, &path))?;
     }
     let total = record.finished.values().sum::<f64>();
     let (report, _) = report::generate(base_dir)?;
@@ -96,11 +106,20 @@ fn run_stage(stage: &str, base_dir: &Path) -> Result<()> {
     Cli::try_parse_from(args).context("failed to parse a stage of the speedrun")?.run()
 }
 
+fn is_already_there(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(DataError::NotEmpty { .. }))
+}
+
+fn save(record: &Record, path: &Path) -> Result<()> {
+    let json = serde_json::to_string_pretty(record).expect("names and numbers always serialize");
+    atomic_file::write(path, json.as_bytes()).with_context(|| format!("failed to write {}", path.display()))
+}
+
 fn open(path: &PathBuf, command: &SpeedrunCommand) -> Result<Record> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let (preset, name) = (command.preset, command.name.clone());
-            return Ok(Record { preset, name, finished: BTreeMap::new() });
+            return Ok(Record { preset, name, finished: BTreeMap::new(), started: None });
         }
         text => text.with_context(|| format!("failed to read {}", path.display()))?,
     };

@@ -19,7 +19,7 @@ use crate::encode::Merge;
 use crate::huggingface::bytes_of;
 use crate::special::special_names;
 use crate::split::{DEFAULT_PATTERN, Splitter};
-use crate::vocab::Vocab;
+use crate::vocab::{MAX_VOCAB, Vocab};
 use crate::{Tokenizer, TokenizerError};
 
 /// What to train; the defaults are the reference's.
@@ -68,6 +68,9 @@ pub fn train<S: AsRef<str>>(
             specials: names.len(),
             least,
         });
+    }
+    if options.vocab_size > MAX_VOCAB {
+        return Err(TokenizerError::VocabTooLarge { asked: options.vocab_size, most: MAX_VOCAB });
     }
     let splitter = Splitter::new(&[options.pattern.as_deref().unwrap_or(DEFAULT_PATTERN)])?;
     let pieces = count_pieces(texts, &splitter, options);
