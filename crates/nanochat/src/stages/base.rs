@@ -23,6 +23,7 @@ use crate::report::{self, Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
 use crate::train::{self, Diverged};
+use crate::values;
 
 /// Settings of base pretraining. The defaults suit a laptop; nanochat's on eight GPUs are depth 20,
 /// sequence length 2,048, device batch 32, total batch 524,288.
@@ -56,16 +57,16 @@ pub struct BaseSettings {
     #[serde(flatten)]
     pub rates: Rates,
     /// Largest global norm of the gradient (0: no clipping)
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 1.0)]
     pub grad_clip: f32,
     /// Share of the steps over which the rates rise
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_parser = values::share, default_value_t = 0.0)]
     pub warmup_ratio: f32,
     /// Share of the steps over which the rates fall
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, value_parser = values::share, default_value_t = 0.2)]
     pub warmdown_ratio: f32,
     /// Where the rates end, as a share of where they were
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_parser = values::share, default_value_t = 0.0)]
     pub final_lr_frac: f32,
     /// Measure validation bits per byte every N steps (0: at the end only)
     #[arg(long, default_value_t = 250)]
@@ -183,6 +184,10 @@ pub fn run(settings: &BaseSettings, base_dir: &Path) -> Result<()> {
 
 fn config(settings: &BaseSettings, vocab_size: usize) -> Result<GptConfig> {
     let config = GptConfig::from_depth(settings.depth, vocab_size, settings.max_seq_len)?;
+    let ramps = settings.warmup_ratio + settings.warmdown_ratio;
+    if ramps > 1.0 {
+        bail!("--warmup-ratio and --warmdown-ratio add up to {ramps}; together they may be at most 1");
+    }
     Ok(config.with_kv_heads(settings.n_kv_head.unwrap_or(config.n_head))?)
 }
 

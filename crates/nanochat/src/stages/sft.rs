@@ -17,6 +17,7 @@ use crate::optim::{Optimizer, Rates};
 use crate::report::{Column, Section};
 use crate::schedule::Schedule;
 use crate::train::{self, Diverged};
+use crate::values;
 
 /// Settings of supervised finetuning.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
@@ -47,7 +48,7 @@ pub struct SftSettings {
     #[serde(flatten)]
     pub rates: Rates,
     /// Share of the rates to start with; they fall to 0 in a straight line
-    #[arg(long, default_value_t = 0.02)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.02)]
     pub init_lr_frac: f32,
     /// Measure the validation loss every N steps (0: at the end only)
     #[arg(long, default_value_t = 100)]
