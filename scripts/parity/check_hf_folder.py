@@ -3,8 +3,8 @@
     python scripts/parity/check_hf_folder.py FOLDER [--nanochat target/release/nanochat]
 
 Loads FOLDER with AutoModelForCausalLM and AutoTokenizer as it is, and compares with our program: token ids of plain
-text, ids of rendered conversations, the greedy answer of a chat. A warning of transformers counts as a failure. Exits
-with 1 when anything differs. (Logits are compared by the Rust tests, on the fixtures of make_fixtures.py.)
+text, logits, ids of rendered conversations, the greedy answer of a chat. A warning of transformers counts as a failure. Exits
+with 1 when anything differs.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,7 +32,7 @@ CONVERSATIONS = {
     "system": [
         {"role": "system", "content": "请用中文回答。"},
         {"role": "user", "content": " 你好\n"},
-        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": "你好。"},
         {"role": "user", "content": "再见"},
         {"role": "assistant", "content": "再见！"},
     ],
@@ -76,6 +77,10 @@ def our_answer(nanochat: str, folder: Path, prompt: str) -> str:
     return run(nanochat, "chat", "-m", str(folder), "-p", prompt, "--temperature", "0", "--max-tokens", str(NEW_TOKENS))
 
 
+def our_logits(program: str, folder: Path, ids: list[int]) -> list[float]:
+    return [float(line) for line in run(program, str(folder), *map(str, ids)).split()]
+
+
 def integers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
 
@@ -113,7 +118,7 @@ def same_answer(theirs: str, calls_tool: bool, ours: str) -> bool:
     return ours.startswith(theirs) if calls_tool else ours == theirs
 
 
-def checks(nanochat: str, folder: Path):
+def checks(nanochat: str, logits: str, folder: Path):
     """Every comparison as (name, theirs, ours, whether they agree)."""
     warnings = Warnings()
     transformers.utils.logging.add_handler(warnings)
@@ -122,6 +127,9 @@ def checks(nanochat: str, folder: Path):
     for name, text in TEXTS.items():
         theirs, ours = tokenizer.encode(text, add_special_tokens=False), our_ids(nanochat, folder, text)
         yield f"ids of {name}", theirs, ours, theirs == ours
+        last = model(torch.tensor([theirs])).logits[0, -1].tolist()
+        worst = max(abs(a - b) for a, b in zip(last, our_logits(logits, folder, theirs), strict=True))
+        yield f"logits after {name}", worst, "at most 1e-4", worst <= 1e-4
         yield f"{name} decoded", tokenizer.decode(theirs), text, tokenizer.decode(theirs) == text
     for name, messages in CONVERSATIONS.items():
         theirs = list(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
@@ -137,9 +145,10 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--nanochat", default="target/release/nanochat", help="our program")
+    arguments.add_argument("--logits", default="target/release/examples/logits", help="our example of that name")
     args = arguments.parse_args()
     agreed = True
-    for name, theirs, ours, same in checks(args.nanochat, args.folder):
+    for name, theirs, ours, same in checks(args.nanochat, args.logits, args.folder):
         print(f"{'same     ' if same else 'DIFFERENT'} {name}" + ("" if same else f"\n  theirs {theirs!r}\n  ours   {ours!r}"))
         agreed &= same
     sys.exit(0 if agreed else 1)

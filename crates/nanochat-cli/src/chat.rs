@@ -14,6 +14,7 @@ use nanochat::checkpoint::{self, LoadedModel, Stage};
 use nanochat::conversation::{Content, Conversation, Message, Role};
 use nanochat::engine::{Engine, Finish, Request};
 use nanochat::sampler::SampleOptions;
+use nanochat::values;
 use nanochat_tensor::Device;
 use printer::Printer;
 use rustyline::DefaultEditor;
@@ -72,10 +73,10 @@ pub struct ChatCommand {
     #[arg(long)]
     system: Option<String>,
     /// Longest answer, in tokens
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, value_parser = values::count, default_value_t = 256)]
     max_tokens: usize,
     /// Answers to each prompt
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_parser = values::count, default_value_t = 1)]
     samples: usize,
     #[command(flatten)]
     options: SampleOptions,
@@ -100,7 +101,7 @@ pub fn run(command: &ChatCommand, base_dir: &Path, device: &Device) -> Result<()
         completes,
         options: command.options,
         max_tokens: command.max_tokens,
-        samples: command.samples.max(1),
+        samples: command.samples,
         system: command.system.clone(),
         messages: Vec::new(),
         turn: 0,

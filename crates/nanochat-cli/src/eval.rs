@@ -11,6 +11,7 @@ use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::loss_eval::BitsPerByte;
 use nanochat::report::{Column, Section, log_section};
+use nanochat::values;
 use nanochat_tensor::Device;
 use serde_json::json;
 
@@ -29,7 +30,7 @@ pub struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Questions of each kind
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = values::count, default_value_t = 200)]
     questions: usize,
     /// File of questions [default: {base-dir}/chat_data/questions.jsonl]
     #[arg(long, value_name = "FILE")]
@@ -53,7 +54,7 @@ pub struct BpbArgs {
     #[arg(long, default_value_t = 262_144)]
     eval_tokens: usize,
     /// Rows in one forward pass
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_024), default_value_t = 8)]
     device_batch_size: usize,
     /// Print JSON
     #[arg(long)]
@@ -129,7 +130,7 @@ fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device) -> Result<()> {
     let dir = args.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
     let shards = Shards::open(&dir, OnBadShard::Refuse)?;
     let byte_lengths = loaded.tokenizer.byte_lengths();
-    let shape = [args.device_batch_size.max(1), loaded.model.config.sequence_len];
+    let shape = [args.device_batch_size, loaded.model.config.sequence_len];
     let mut values = serde_json::Map::new();
     for (name, split) in [("train", Split::Train), ("val", Split::Val)] {
         let mut loader = DataLoader::new(&shards, split, &loaded.tokenizer, shape, [0, 1], None)?;

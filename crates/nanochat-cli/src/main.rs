@@ -1,5 +1,8 @@
 //! The `nanochat` command: one match over what it can do.
 
+#[macro_use]
+mod output; // first: its macros hold from here on
+
 mod arguments;
 mod bench;
 mod chat;
@@ -13,12 +16,14 @@ mod speedrun;
 mod tok;
 mod train;
 
+use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use nanochat::stages::run::Interrupted;
 use nanochat_tensor::DeviceChoice;
@@ -36,6 +41,9 @@ pub struct Cli {
     /// What to compute on: cpu or cuda (one NVIDIA GPU, in bf16)
     #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu)]
     device: DeviceChoice,
+    /// TOML file of flags: `depth = 4` is --depth=4; flags on the command line win
+    #[arg(long = "config", global = true, value_name = "FILE")]
+    _config: Option<PathBuf>, // `arguments::expand` has put its flags in its place
     #[command(subcommand)]
     command: Command,
 }
@@ -73,7 +81,7 @@ enum Command {
 
 fn main() -> ExitCode {
     end_quietly_when_nobody_reads();
-    let cli = match arguments::expand(std::env::args().collect()).map(Cli::try_parse_from) {
+    let cli = match arguments().and_then(arguments::expand).map(Cli::try_parse_from) {
         Ok(Ok(cli)) => cli,
         Ok(Err(error)) => error.exit(),
         Err(error) => return fail(&error),
@@ -87,6 +95,11 @@ fn main() -> ExitCode {
             None => resume_unwind(panic),
         },
     }
+}
+
+fn arguments() -> anyhow::Result<Vec<String>> {
+    let text = |arg: OsString| arg.into_string().map_err(|arg| anyhow!("the argument {arg:?} is not UTF-8"));
+    std::env::args_os().map(text).collect()
 }
 
 impl Cli {

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use nanochat::dataset::DataError;
 use nanochat::{atomic_file, report};
 use nanochat_tensor::DeviceChoice;
 use serde::{Deserialize, Serialize};
@@ -35,9 +36,9 @@ pub enum Preset {
 /// Each stage is a line of what one would type after `nanochat`.
 const LAPTOP: &str = "\
 tok train --vocab-size 3072
-train base --depth 4 --max-seq-len 256 --device-batch-size 16 --total-batch-size 8192 --num-iterations 360 --eval-every 120 --save-every 60
-train sft --model-tag d4 --device-batch-size 32 --init-lr-frac 0.5 --num-epochs 1 --save-every 100 --eval-every 200
-eval chat --questions 200";
+train base --depth 3 --max-seq-len 256 --device-batch-size 16 --total-batch-size 4096 --num-iterations 900 --eval-every 200 --sample-every 0 --save-every 100 --sample-prompt 'Luna lives in' --sample-prompt 'On the market square' --sample-prompt '露娜住在' --sample-prompt '今天早上'
+train sft --model-tag d3 --device-batch-size 32 --init-lr-frac 0.5 --eval-every 100 --save-every 100
+eval chat";
 
 const SMOKE: &str = "\
 tok train --vocab-size 512
@@ -52,6 +53,9 @@ struct Record {
     name: String,
     /// Seconds by finished command.
     finished: BTreeMap<String, f64>,
+    /// The command under way. Found by the next process, it was killed.
+    #[serde(default)]
+    started: Option<String>,
 }
 
 pub fn run(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> Result<()> {
@@ -72,17 +76,22 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> 
         }
         eprintln!("\n$ nanochat {stage}");
         let started = Instant::now();
-        run_stage(stage, base_dir, device)?;
-        let seconds = started.elapsed().as_secs_f64();
-        record.finished.insert(stage.to_string(), seconds);
-        let json = serde_json::to_string_pretty(&record).expect("names and numbers always serialize");
-        atomic_file::write(&path, json.as_bytes())
-            .with_context(|| format!("failed to write {}", path.display()))?;
+        let was_killed = record.started.replace(stage.to_string()).as_deref() == Some(stage);
+        save(&record, &path)?;
+        let done = match run_stage(stage, base_dir, device) {
+            // The kill came when the data was complete.
+            Err(error) if was_killed && is_already_there(&error) => Ok(()),
+            done => done,
+        };
+        record.started = None;
+        if done.is_ok() {
+            record.finished.insert(stage.to_string(), started.elapsed().as_secs_f64());
+        }
+        done.and(save(&record, &path))?;
     }
-    let total = Duration::from_secs_f64(record.finished.values().sum::<f64>().round());
-    let minutes = format!("{}:{:02}", total.as_secs() / 60, total.as_secs() % 60);
+    let total = record.finished.values().sum::<f64>();
     let (report, _) = report::generate(base_dir)?;
-    eprintln!("\nall stages took {minutes} minutes; the report is {}", report.display());
+    eprintln!("\nall stages took {:.1} minutes; the report is {}", total / 60.0, report.display());
     eprintln!("now run `nanochat chat`");
     Ok(())
 }
@@ -99,11 +108,20 @@ fn run_stage(stage: &str, base_dir: &Path, device: DeviceChoice) -> Result<()> {
     Cli::try_parse_from(args).context("failed to parse a stage of the speedrun")?.run()
 }
 
+fn is_already_there(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(DataError::NotEmpty { .. }))
+}
+
+fn save(record: &Record, path: &Path) -> Result<()> {
+    let json = serde_json::to_string_pretty(record).expect("names and numbers always serialize");
+    atomic_file::write(path, json.as_bytes()).with_context(|| format!("failed to write {}", path.display()))
+}
+
 fn open(path: &PathBuf, command: &SpeedrunCommand) -> Result<Record> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let (preset, name) = (command.preset, command.name.clone());
-            return Ok(Record { preset, name, finished: BTreeMap::new() });
+            return Ok(Record { preset, name, finished: BTreeMap::new(), started: None });
         }
         text => text.with_context(|| format!("failed to read {}", path.display()))?,
     };

@@ -8,9 +8,9 @@ use nanochat_tensor::Device;
 
 #[derive(clap::Subcommand)]
 pub enum TrainCommand {
-    /// Pretrain on shards of text. Flags may come from a file: --config run.toml
+    /// Pretrain on shards of text
     Base(BaseSettings),
-    /// Finetune a base model on conversations. Flags may come from a file: --config run.toml
+    /// Finetune a base model on conversations
     Sft(SftSettings),
 }
 

@@ -12,8 +12,8 @@ use crate::Tensor;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SafetensorsError {
-    #[error("failed to read {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    #[error("failed to read {}: {error}", path.display())]
+    Read { path: PathBuf, error: std::io::Error },
     #[error("failed to write {}: {message}", path.display())]
     Write { path: PathBuf, message: String },
     #[error("{} is not a whole safetensors file: {message}", path.display())]
@@ -31,7 +31,7 @@ pub enum SaveAs {
 
 /// All tensors of a file by name, converted to f32.
 pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>, SafetensorsError> {
-    let read = |source| SafetensorsError::Read { path: path.into(), source };
+    let read = |error| SafetensorsError::Read { path: path.into(), error };
     let file = File::open(path).map_err(read)?;
     // SAFETY: the map is read-only and lives only in this function. If another process truncates the
     // file meanwhile the read faults; checkpoints are written elsewhere and renamed, never changed.

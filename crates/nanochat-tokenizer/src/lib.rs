@@ -61,6 +61,8 @@ pub enum TokenizerError {
         "a vocabulary of {asked} is too small: 256 bytes and {specials} special tokens need at least {least}"
     )]
     VocabTooSmall { asked: usize, specials: usize, least: usize },
+    #[error("a vocabulary of {asked} is too large; it may be at most {most}")]
+    VocabTooLarge { asked: usize, most: usize },
     #[error("special token {name:?} cannot be used: {why}")]
     SpecialName { name: String, why: &'static str },
     #[error("the split pattern {pattern:?} is not a valid regex: {why}")]

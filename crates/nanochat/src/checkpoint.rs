@@ -27,12 +27,14 @@ use crate::optim::Optimizer;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    #[error("failed to write the checkpoint {}: {source}; what was saved before is untouched", path.display())]
-    Write { path: PathBuf, source: io::Error },
-    #[error("failed to write a checkpoint: {0}; what was saved before is untouched")]
-    WriteModel(ModelError),
-    #[error("failed to read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    #[error("failed to save the checkpoint {}: {error}; what was saved before is untouched", path.display())]
+    Save { path: PathBuf, error: Box<CheckpointError> },
+    #[error("failed to write {}: {error}", path.display())]
+    Write { path: PathBuf, error: io::Error },
+    #[error("failed to delete {}: {error}", path.display())]
+    Delete { path: PathBuf, error: io::Error },
+    #[error("failed to read {}: {error}", path.display())]
+    Read { path: PathBuf, error: io::Error },
     #[error("{} is damaged: {message}", path.display())]
     Damaged { path: PathBuf, message: String },
     #[error("no {what} in {}: {hint}", path.display())]
@@ -49,6 +51,10 @@ pub enum CheckpointError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
 }
+
+/// Beginnings of the names of checkpoints that are not there yet, or not any more.
+const SAVING: &str = "saving_";
+const DELETING: &str = "deleting_";
 
 /// Which stage made a model; names its folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -123,8 +129,21 @@ impl Checkpoints {
         state: &TrainState,
     ) -> Result<PathBuf, CheckpointError> {
         let folder = self.folder(state.step);
-        let temporary = self.dir.join(format!("saving_{:06}", state.step));
-        let error = |source| CheckpointError::Write { path: folder.clone(), source };
+        let write = || self.write(&folder, model, tokenizer, optimizer, state);
+        write().map_err(|error| CheckpointError::Save { path: folder.clone(), error: Box::new(error) })?;
+        Ok(folder)
+    }
+
+    fn write(
+        &self,
+        folder: &Path,
+        model: &Gpt,
+        tokenizer: &Tokenizer,
+        optimizer: &Optimizer,
+        state: &TrainState,
+    ) -> Result<(), CheckpointError> {
+        let temporary = self.dir.join(format!("{SAVING}{:06}", state.step));
+        let error = |error| CheckpointError::Write { path: temporary.clone(), error };
         remove_if_there(&temporary).map_err(error)?;
         let written = write_folder(&temporary, model, tokenizer, SaveAs::F32).and_then(|()| {
             let tensors = optimizer.tensors();
@@ -137,36 +156,49 @@ impl Checkpoints {
         written?;
         let publish = || {
             sync_dir(&temporary)?;
-            // A checkpoint of this step (left by a run that --overwrite replaces) makes way last.
-            remove_if_there(&folder)?;
-            fs::rename(&temporary, &folder)?;
+            fs::rename(&temporary, folder)?;
             sync_dir(&self.dir)
         };
-        publish().map_err(error)?;
-        Ok(folder)
+        publish().map_err(error)
     }
 
     /// Deletes all but the last `keep` checkpoints (0 keeps all).
     pub fn prune(&self, keep: usize) -> Result<(), CheckpointError> {
         let steps = self.steps();
         let surplus = if keep == 0 { 0 } else { steps.len().saturating_sub(keep) };
-        for &step in &steps[..surplus] {
-            // Renamed first: a folder half deleted must not look like a checkpoint.
-            let (folder, doomed) = (self.folder(step), self.dir.join(format!("deleting_{step:06}")));
-            let delete = || {
-                remove_if_there(&doomed)?;
-                fs::rename(&folder, &doomed)?;
-                fs::remove_dir_all(&doomed)
+        steps[..surplus].iter().try_for_each(|&step| self.delete(step))
+    }
+
+    pub fn delete(&self, step: usize) -> Result<(), CheckpointError> {
+        // Renamed first: a folder half deleted must not look like a checkpoint.
+        let (folder, doomed) = (self.folder(step), self.dir.join(format!("{DELETING}{step:06}")));
+        let delete = || {
+            remove_if_there(&doomed)?;
+            fs::rename(&folder, &doomed)?;
+            fs::remove_dir_all(&doomed)
+        };
+        delete().map_err(|error| CheckpointError::Delete { path: folder.clone(), error })
+    }
+
+    /// Deletes what a killed process left half written or half deleted.
+    pub fn sweep(&self) -> Result<(), CheckpointError> {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let (name, path) = (entry.file_name(), entry.path());
+            let name = name.to_string_lossy();
+            let deleted = match () {
+                _ if name.starts_with(SAVING) || name.starts_with(DELETING) => fs::remove_dir_all(&path),
+                _ if name.ends_with(".tmp") => fs::remove_file(&path),
+                _ => continue,
             };
-            delete().map_err(|source| CheckpointError::Write { path: folder.clone(), source })?;
+            deleted.map_err(|error| CheckpointError::Delete { path, error })?;
         }
         Ok(())
     }
 
     pub fn load_state(&self, step: usize) -> Result<TrainState, CheckpointError> {
         let path = self.folder(step).join("train_state.json");
-        let text = fs::read_to_string(&path)
-            .map_err(|source| CheckpointError::Read { path: path.clone(), source })?;
+        let text =
+            fs::read_to_string(&path).map_err(|error| CheckpointError::Read { path: path.clone(), error })?;
         serde_json::from_str(&text).map_err(|e| CheckpointError::Damaged { path, message: e.to_string() })
     }
 
@@ -258,7 +290,7 @@ pub fn write_folder(
 ) -> Result<(), CheckpointError> {
     let error = |path: &Path| {
         let path = path.to_path_buf();
-        move |source| CheckpointError::Write { path, source }
+        move |error| CheckpointError::Write { path, error }
     };
     fs::create_dir_all(folder).map_err(error(folder))?;
     let ids = TokenIds::of(tokenizer);
@@ -269,12 +301,12 @@ pub fn write_folder(
     let template = folder.join("chat_template.jinja");
     atomic_file::write(&template, huggingface::CHAT_TEMPLATE.as_bytes()).map_err(error(&template))?;
     tokenizer.save(&folder.join("tokenizer.json"))?;
-    huggingface::save_weights(folder, model, dtype).map_err(CheckpointError::WriteModel)
+    Ok(huggingface::save_weights(folder, model, dtype)?)
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
     let text = serde_json::to_string_pretty(value).expect("a JSON value always serializes");
-    let error = |source| CheckpointError::Write { path: path.into(), source };
+    let error = |error| CheckpointError::Write { path: path.into(), error };
     atomic_file::write(path, text.as_bytes()).map_err(error)
 }
 

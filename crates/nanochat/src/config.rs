@@ -13,6 +13,10 @@ pub struct GptConfig {
     pub n_embd: usize,
 }
 
+/// Far above any model there is; below them no count of anything overflows.
+const MAX_DEPTH: usize = 1_000;
+const MAX_SEQUENCE: usize = 1 << 24;
+
 /// Why a set of sizes makes no model.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -22,6 +26,8 @@ pub enum ConfigError {
     Depth { depth: usize, n_head: usize, n_embd: usize, below: usize, above: usize },
     #[error("{n_kv_head} key-value heads do not divide {n_head} query heads; choose one of {choices:?}")]
     KvHeads { n_kv_head: usize, n_head: usize, choices: Vec<usize> },
+    #[error("{what} must be at most {most}, found {found}")]
+    TooLarge { what: &'static str, most: usize, found: usize },
     #[error("{what} must be at least {least}, found {found}")]
     TooSmall { what: &'static str, least: usize, found: usize },
 }
@@ -34,6 +40,7 @@ impl GptConfig {
         sequence_len: usize,
     ) -> Result<GptConfig, ConfigError> {
         at_least("depth", 1, depth)?;
+        at_most("depth", MAX_DEPTH, depth)?;
         let (n_embd, n_head) = width_and_heads(depth);
         let works = |depth: &usize| {
             let (n_embd, n_head) = width_and_heads(*depth);
@@ -55,6 +62,7 @@ impl GptConfig {
     /// Refuses sizes that no model can have.
     pub fn checked(self) -> Result<GptConfig, ConfigError> {
         at_least("sequence length", 1, self.sequence_len)?;
+        at_most("sequence length", MAX_SEQUENCE, self.sequence_len)?;
         at_least("vocabulary size", 1, self.vocab_size)?;
         at_least("number of heads", 1, self.n_head)?;
         let choices: Vec<usize> = (1..=self.n_head).filter(|n| self.n_head.is_multiple_of(*n)).collect();
@@ -100,6 +108,10 @@ impl GptConfig {
 fn width_and_heads(depth: usize) -> (usize, usize) {
     let n_embd = 64 * depth;
     (n_embd, n_embd.div_ceil(128).max(1))
+}
+
+fn at_most(what: &'static str, most: usize, found: usize) -> Result<(), ConfigError> {
+    if found > most { Err(ConfigError::TooLarge { what, most, found }) } else { Ok(()) }
 }
 
 fn at_least(what: &'static str, least: usize, found: usize) -> Result<(), ConfigError> {

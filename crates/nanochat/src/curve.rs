@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use crate::atomic_file;
 use crate::metrics::Metrics;
-use crate::report::Chart;
+use crate::report::{Chart, file_name};
 
 /// One line of a chart, drawn in the order given.
 pub struct Series {
@@ -105,7 +105,7 @@ fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 /// Draws a stage's charts into `folder`: `loss` with `val_loss`, and every metric whose name ends with `_bpb`,
 /// such as `val_bpb` and `zh_bpb`. Charts without points are left out.
 pub fn stage_charts(stage: &str, metrics: &[Metrics], folder: &Path) -> io::Result<Vec<Chart>> {
-    let mut charts = Vec::new();
+    let (stem, mut charts) = (file_name(stage), Vec::new());
     let mut add = |what: &str, file: String, series: Vec<Series>| {
         if series.iter().any(|series| finite(&series.points).next().is_some()) {
             let title = format!("{stage}: {what}");
@@ -123,13 +123,13 @@ pub fn stage_charts(stage: &str, metrics: &[Metrics], folder: &Path) -> io::Resu
     if !validation.is_empty() {
         losses.push(line("validation", validation));
     }
-    add("loss", format!("{stage}-loss.svg"), losses)?;
+    add("loss", format!("{stem}-loss.svg"), losses)?;
     let mut names: Vec<&String> = metrics.iter().flat_map(|line| line.values.keys()).collect();
     names.retain(|name| name.ends_with("_bpb"));
     names.sort();
     names.dedup();
     let series = names.into_iter().map(|name| line(name, points(metrics, name)));
-    add("validation bits per byte", format!("{stage}-val-bpb.svg"), series.collect())?;
+    add("validation bits per byte", format!("{stem}-val-bpb.svg"), series.collect())?;
     Ok(charts)
 }
 
@@ -162,13 +162,13 @@ mod tests {
             metrics.push(line(step, &[("val_bpb", bpb), ("zh_bpb", bpb * 1.2)]));
         }
         metrics.push(line(1001, &[("loss", f64::NAN)]));
-        let charts = stage_charts("base", &metrics, dir.path()).unwrap();
+        let charts = stage_charts("Base training", &metrics, dir.path()).unwrap();
         let files: Vec<&str> = charts.iter().map(|chart| chart.file.as_str()).collect();
-        assert_eq!(files, ["base-loss.svg", "base-val-bpb.svg"]);
+        assert_eq!(files, ["base-training-loss.svg", "base-training-val-bpb.svg"]);
         let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
         let (loss, bpb) = (read(files[0]), read(files[1]));
         assert!(loss.starts_with("<svg") && loss.trim_end().ends_with("</svg>"));
-        assert!(loss.contains("smoothed") && loss.contains("base: loss"));
+        assert!(loss.contains("smoothed") && loss.contains("Base training: loss"));
         assert!(bpb.contains("val_bpb") && bpb.contains("zh_bpb"));
         assert!(!loss.contains("NaN") && !loss.contains("inf"));
     }
@@ -187,8 +187,8 @@ mod tests {
     fn long_runs_make_small_files() {
         let dir = tempfile::tempdir().unwrap();
         let metrics: Vec<Metrics> = (0..20_000).map(|step| line(step, &[("loss", 3.0)])).collect();
-        stage_charts("base", &metrics, dir.path()).unwrap();
-        assert!(std::fs::metadata(dir.path().join("base-loss.svg")).unwrap().len() < 100_000);
+        stage_charts("Base training", &metrics, dir.path()).unwrap();
+        assert!(std::fs::metadata(dir.path().join("base-training-loss.svg")).unwrap().len() < 100_000);
     }
 
     #[test]

@@ -12,14 +12,12 @@ use crate::gpt::Gpt;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    #[error("failed to read {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("failed to write {}: {source}", path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    #[error("failed to read {}: {error}", path.display())]
+    Read { path: PathBuf, error: std::io::Error },
     #[error("{} is not the configuration of a nanochat model: {message}", path.display())]
     Config { path: PathBuf, message: String },
-    #[error("{}: {source}", path.display())]
-    Sizes { path: PathBuf, source: ConfigError },
+    #[error("{}: {error}", path.display())]
+    Sizes { path: PathBuf, error: ConfigError },
     #[error("{}: tensor {name} {problem}", path.display())]
     Tensor { path: PathBuf, name: String, problem: String },
     #[error(transparent)]
@@ -126,7 +124,7 @@ pub fn config_json(config: &GptConfig, ids: TokenIds, dtype: SaveAs) -> Value {
 pub fn read_config(folder: &Path) -> Result<GptConfig, ModelError> {
     let path = folder.join("config.json");
     let text =
-        std::fs::read_to_string(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+        std::fs::read_to_string(&path).map_err(|error| ModelError::Read { path: path.clone(), error })?;
     let wrong = |message: String| ModelError::Config { path: path.clone(), message };
     let json: Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     if json["model_type"] != "nanochat" {
@@ -160,7 +158,7 @@ pub fn read_config(folder: &Path) -> Result<GptConfig, ModelError> {
     if let Some(theta) = json["rope_parameters"]["rope_theta"].as_f64().filter(|&theta| theta != 10_000.0) {
         return Err(wrong(format!("rope_theta is {theta}, not 10000")));
     }
-    config.checked().map_err(|source| ModelError::Sizes { path, source })
+    config.checked().map_err(|error| ModelError::Sizes { path, error })
 }
 
 /// The model of a folder: config.json and model.safetensors.

@@ -32,4 +32,5 @@ pub mod stages;
 #[cfg(test)]
 mod testing;
 pub mod train;
+pub mod values;
 pub mod world;

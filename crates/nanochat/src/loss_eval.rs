@@ -30,8 +30,9 @@ impl BitsPerByte {
         self.bytes += lengths.iter().map(|&len| u64::from(len)).sum::<u64>();
     }
 
+    /// 0 where nothing was measured; NaN means a broken model.
     pub fn value(&self) -> f64 {
-        self.nats / (std::f64::consts::LN_2 * self.bytes as f64)
+        self.nats / (std::f64::consts::LN_2 * self.bytes.max(1) as f64)
     }
 }
 

@@ -34,10 +34,10 @@ impl Metrics {
 
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    #[error("cannot use the metrics in {}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("line {line} of {} is no metrics object: {source}", path.display())]
-    Line { path: PathBuf, line: usize, source: serde_json::Error },
+    #[error("cannot use the metrics in {}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("line {line} of {} is no metrics object: {error}", path.display())]
+    Line { path: PathBuf, line: usize, error: serde_json::Error },
 }
 
 /// Appends to both files of one run; every line is in the operating system's hands when `log` returns.
@@ -94,10 +94,10 @@ fn read_lines(path: &Path) -> Result<Vec<(Vec<u8>, Metrics)>, MetricsError> {
     let mut lines = Vec::new();
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let Some(line) = line.strip_suffix(b"\n") else { break };
-        let metrics = serde_json::from_slice(line).map_err(|source| MetricsError::Line {
+        let metrics = serde_json::from_slice(line).map_err(|error| MetricsError::Line {
             path: path.to_path_buf(),
             line: index + 1,
-            source,
+            error,
         })?;
         lines.push((line.to_vec(), metrics));
     }
@@ -105,7 +105,7 @@ fn read_lines(path: &Path) -> Result<Vec<(Vec<u8>, Metrics)>, MetricsError> {
 }
 
 fn io_error(path: &Path) -> impl Fn(io::Error) -> MetricsError {
-    move |source| MetricsError::Io { path: path.to_path_buf(), source }
+    move |error| MetricsError::Io { path: path.to_path_buf(), error }
 }
 
 fn now() -> f64 {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::atomic_file;
 
-pub use environment::environment;
+pub use environment::{environment, memory_bytes};
 
 pub const REPORT_FILE: &str = "report.md";
 const HEADER_FILE: &str = "header.json";
@@ -72,10 +72,10 @@ struct Header {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    #[error("failed to use {}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("{} is damaged ({source}); run its stage again or delete it", path.display())]
-    Damaged { path: PathBuf, source: serde_json::Error },
+    #[error("failed to use {}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{} is damaged ({error}); run its stage again or delete it", path.display())]
+    Damaged { path: PathBuf, error: serde_json::Error },
     #[error("there is nothing to report in {} yet; run a stage first", folder.display())]
     Nothing { folder: PathBuf },
 }
@@ -113,12 +113,13 @@ pub fn reset(base_dir: &Path, dollars_per_hour: Option<f64>) -> Result<(), Repor
 
 /// Writes (or replaces) the section of one stage.
 pub fn log_section(base_dir: &Path, section: &Section) -> Result<(), ReportError> {
-    let name: String = section
-        .title
-        .chars()
-        .map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-        .collect();
+    let name = file_name(&section.title);
     write_json(&report_folder(base_dir).join(format!("section-{name}.json")), section)
+}
+
+/// A title as part of a file's name: a space would end a markdown link.
+pub fn file_name(title: &str) -> String {
+    title.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
 /// Writes `report.md` from all sections; gives its path and text.
@@ -281,11 +282,11 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ReportError> {
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ReportError> {
     let bytes = fs::read(path).map_err(io_error(path))?;
-    serde_json::from_slice(&bytes).map_err(|source| ReportError::Damaged { path: path.to_path_buf(), source })
+    serde_json::from_slice(&bytes).map_err(|error| ReportError::Damaged { path: path.to_path_buf(), error })
 }
 
 fn io_error(path: &Path) -> impl Fn(io::Error) -> ReportError {
-    move |source| ReportError::Io { path: path.to_path_buf(), source }
+    move |error| ReportError::Io { path: path.to_path_buf(), error }
 }
 
 #[cfg(test)]

@@ -25,6 +25,13 @@ pub struct Diverged {
     pub grad_norm: f32,
 }
 
+impl Diverged {
+    /// Seen by an evaluation: the last update did it.
+    pub fn in_evaluation() -> Diverged {
+        Diverged { loss: f32::NAN, grad_norm: f32::NAN }
+    }
+}
+
 /// One optimizer step over `micro_batches`. Losses are sums, scaled once by the weight of the whole
 /// step, so every token counts alike however the step is cut.
 pub fn step(

@@ -24,6 +24,9 @@ pub struct RenderArgs {
     /// Put a bar between tokens (a character split between tokens stays whole)
     #[arg(long)]
     tokens: bool,
+    /// Print token ids instead of text, a line for each conversation
+    #[arg(long, conflicts_with_all = ["tokens", "color"])]
+    ids: bool,
     /// Green is trained, grey is not; without colour, what is trained stands in ⟦ ⟧
     #[arg(long, value_enum, default_value_t)]
     color: Color,
@@ -51,6 +54,11 @@ pub fn run(args: &RenderArgs, base_dir: &Path) -> anyhow::Result<()> {
     for conversation in read_conversations(&args.file)?.take(args.limit) {
         let (line, conversation) = conversation?;
         let rendered = conversation.render(&tokenizer, args.max_len)?;
+        if args.ids {
+            let ids: Vec<String> = rendered.ids.iter().map(u32::to_string).collect();
+            writeln!(out, "{}", ids.join(" "))?;
+            continue;
+        }
         let trained = rendered.mask.iter().filter(|trained| **trained).count();
         let cut = if rendered.cut { ", cut" } else { "" };
         writeln!(out, "line {line}: {} tokens, {trained} trained{cut}", rendered.ids.len())?;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: std::io::Error },
     #[error("{dir} has no .parquet shards; make some with `nanochat data make` or `nanochat data ingest`")]
     NoShards { dir: PathBuf },
     #[error(
@@ -65,5 +65,5 @@ pub enum DataError {
 
 /// Turns an I/O error into one that names `path`.
 pub(crate) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> DataError + '_ {
-    move |source| DataError::Io { path: path.into(), source }
+    move |error| DataError::Io { path: path.into(), error }
 }

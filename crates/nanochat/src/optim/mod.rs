@@ -14,22 +14,23 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::gpt::{Gpt, Role};
+use crate::values;
 
 /// Learning rates before the schedule. Those of embedding and head are for n_embd 768 and are scaled
 /// by (n_embd / 768)^−½.
 #[derive(Clone, Copy, Debug, clap::Args, Serialize, Deserialize)]
 pub struct Rates {
     /// Learning rate of the matrices (Muon)
-    #[arg(long, default_value_t = 0.02)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.02)]
     pub matrix_lr: f32,
     /// Learning rate of the embedding (AdamW)
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.2)]
     pub embedding_lr: f32,
     /// Learning rate of the head (AdamW)
-    #[arg(long, default_value_t = 0.004)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.004)]
     pub unembedding_lr: f32,
     /// Weight decay of embedding and head
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.0)]
     pub weight_decay: f32,
 }
 

@@ -26,9 +26,13 @@ fn system() -> String {
 }
 
 fn memory() -> Option<String> {
-    let kibibytes: f64 =
-        line_value("/proc/meminfo", "MemTotal", ':')?.trim_end_matches("kB").trim().parse().ok()?;
-    Some(format!("{:.1} GiB", kibibytes / f64::from(1 << 20)))
+    Some(format!("{:.1} GiB", memory_bytes()? / f64::from(1 << 30)))
+}
+
+/// Memory of this machine, where the system tells.
+pub fn memory_bytes() -> Option<f64> {
+    let kibibytes = line_value("/proc/meminfo", "MemTotal", ':')?;
+    Some(1024.0 * kibibytes.trim_end_matches("kB").trim().parse::<f64>().ok()?)
 }
 
 /// The value on the first line of `path` that starts with `key`.

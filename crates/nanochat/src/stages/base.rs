@@ -17,13 +17,14 @@ use crate::dataloader::DataLoader;
 use crate::dataset::{OnBadShard, Shards, Split};
 use crate::engine::{Engine, Request};
 use crate::gpt::Gpt;
-use crate::huggingface;
 use crate::loss_eval::BitsPerByte;
 use crate::optim::{Optimizer, Rates};
-use crate::report::{Column, Section};
+use crate::plan::Memory;
+use crate::report::{self, Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
-use crate::train;
+use crate::train::{self, Diverged};
+use crate::values;
 
 /// Settings of base pretraining. The defaults suit a laptop; nanochat's on eight GPUs are depth 20,
 /// sequence length 2,048, device batch 32, total batch 524,288.
@@ -57,16 +58,16 @@ pub struct BaseSettings {
     #[serde(flatten)]
     pub rates: Rates,
     /// Largest global norm of the gradient (0: no clipping)
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 1.0)]
     pub grad_clip: f32,
     /// Share of the steps over which the rates rise
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_parser = values::share, default_value_t = 0.0)]
     pub warmup_ratio: f32,
     /// Share of the steps over which the rates fall
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, value_parser = values::share, default_value_t = 0.2)]
     pub warmdown_ratio: f32,
     /// Where the rates end, as a share of where they were
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_parser = values::share, default_value_t = 0.0)]
     pub final_lr_frac: f32,
     /// Measure validation bits per byte every N steps (0: at the end only)
     #[arg(long, default_value_t = 250)]
@@ -116,33 +117,21 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         .context("base training needs a tokenizer: `nanochat tok train`")?;
     let config = config(settings, tokenizer.vocab_size())?;
     let rows = [settings.device_batch_size, settings.max_seq_len];
-    let grad_accum_steps = grad_accum_steps(settings.total_batch_size, rows[0] * rows[1])?;
+    let grad_accum_steps = grad_accum_steps(settings.total_batch_size, rows[0].saturating_mul(rows[1]))?;
+    check_memory(&config, rows[0])?;
     let num_iterations = num_iterations(settings, &config)?;
     let data_dir = settings.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
     let shards = Shards::open(&data_dir, settings.bad_shards)?;
     let validations = validations(settings, &shards)?;
 
     let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
-    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, json!(settings))?;
-    let model = match &run.resumed {
-        Some(state) => huggingface::load_model(&run.checkpoints.folder(state.step))?,
-        None => Gpt::init(config, settings.run.seed),
-    };
-    if model.config != config {
-        bail!(
-            "the checkpoint's model {:?} is not the one asked for, {config:?}: was the tokenizer changed?",
-            model.config
-        );
-    }
-    let mut model = model.to_device(device);
-    let mut optimizer = Optimizer::new(&model, settings.rates, settings.grad_clip);
-    let mut position = None;
-    if let Some(state) = &run.resumed {
-        run.checkpoints.load_optimizer(state, &mut optimizer)?;
-        position = Some(
-            serde_json::from_value(state.position.clone()).context("failed to read the loader's position")?,
-        );
-    }
+    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings)?;
+    let (mut model, mut optimizer, position) = run.restore(
+        &tokenizer,
+        device,
+        || Gpt::init(config, settings.run.seed),
+        |model| Optimizer::new(model, settings.rates, settings.grad_clip),
+    )?;
     let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, rows, [0, 1], position.as_ref())?;
     let schedule = Schedule::Trapezoid {
         num_iterations,
@@ -150,9 +139,10 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         warmdown_ratio: settings.warmdown_ratio,
         final_lr_frac: settings.final_lr_frac,
     };
-    let (params, tokens) = (config.params() as f64 / 1e6, num_iterations * settings.total_batch_size);
+    let tokens = num_iterations * settings.total_batch_size;
     eprintln!(
-        "{tag}: {params:.1}M parameters, vocabulary {}, {num_iterations} steps of {} tokens ({:.1}M in all, {grad_accum_steps} micro-batches a step)",
+        "{tag}: {:.2}M parameters, vocabulary {}, {num_iterations} steps of {} tokens ({:.2}M in all, {grad_accum_steps} micro-batches a step)",
+        config.params() as f64 / 1e6,
         config.vocab_size,
         settings.total_batch_size,
         tokens as f64 / 1e6,
@@ -187,7 +177,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
             (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
-            .with_context(|| format!("training stopped at step {step}; the last checkpoint is untouched"))?;
+            .map_err(|diverged| run.diverged(step, diverged))?;
         let seconds = started.elapsed().as_secs_f64();
         run.log_step(step, result, settings.total_batch_size, seconds, moment.lr_multiplier)?;
     }
@@ -196,7 +186,26 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
 
 fn config(settings: &BaseSettings, vocab_size: usize) -> Result<GptConfig> {
     let config = GptConfig::from_depth(settings.depth, vocab_size, settings.max_seq_len)?;
+    let ramps = settings.warmup_ratio + settings.warmdown_ratio;
+    if ramps > 1.0 {
+        bail!("--warmup-ratio and --warmdown-ratio add up to {ramps}; together they may be at most 1");
+    }
     Ok(config.with_kv_heads(settings.n_kv_head.unwrap_or(config.n_head))?)
+}
+
+/// Refuses what this machine cannot hold: the system would end the process without a word.
+fn check_memory(config: &GptConfig, device_batch_size: usize) -> Result<()> {
+    let needed = Memory::cpu(config, device_batch_size, 1).total();
+    match report::memory_bytes() {
+        Some(there) if needed > there => bail!(
+            "depth {} with a vocabulary of {} and a device batch of {device_batch_size} needs {:.1} GB of memory, and this machine has {:.1}; choose a smaller --depth, --device-batch-size or vocabulary",
+            config.n_layer,
+            config.vocab_size,
+            needed / 1e9,
+            there / 1e9
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Micro-batches in a step; the total must be a multiple of one.
@@ -265,6 +274,9 @@ fn evaluate(
         let mut bpb = BitsPerByte::default();
         for _ in 0..batches {
             bpb.add(model, &loader.next_batch()?, &byte_lengths);
+        }
+        if !bpb.value().is_finite() {
+            return Err(run.diverged(step, Diverged::in_evaluation()));
         }
         values.push((format!("{name}_bpb"), bpb.value()));
     }

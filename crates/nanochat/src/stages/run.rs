@@ -2,29 +2,31 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use nanochat_tensor::Device;
 use nanochat_tokenizer::Tokenizer;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoints, Stage, TrainState};
+use crate::checkpoint::{Checkpoints, LoadedModel, Stage, TrainState, load_folder};
 use crate::curve::stage_charts;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, MetricsWriter, read_metrics};
 use crate::optim::Optimizer;
 use crate::report::{self, Section};
-use crate::train::StepResult;
+use crate::train::{Diverged, StepResult};
 
 /// Settings that say where a run is kept and how it starts.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunSettings {
-    /// Name of the run [default: d{depth}]
-    #[arg(long)]
+    /// Name of the run [default: d{depth}; when finetuning, the deepest base model's]
+    #[arg(long, value_parser = tag)]
     pub model_tag: Option<String>,
     /// Save a checkpoint every N steps, besides the last (0: the last only)
     #[arg(long, default_value_t = 250)]
@@ -38,14 +40,30 @@ pub struct RunSettings {
     /// Start the run anew although it has checkpoints
     #[arg(long, conflicts_with = "resume")]
     pub overwrite: bool,
-    /// Seed of the initial weights and of every random choice
+    /// Seed of every random choice: initial weights, order of conversations
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 }
 
+/// A tag names a folder, and no other than its own.
+fn tag(value: &str) -> Result<String, String> {
+    let fits = !value.is_empty() && !value.starts_with('.') && !value.contains(['/', '\\']);
+    if fits { Ok(value.into()) } else { Err("must be a name without slashes or a dot in front".into()) }
+}
+
 /// Settings that may change when a run is resumed: they do not touch what is learned.
-const FREE: [&str; 8] =
-    ["save_every", "keep", "resume", "overwrite", "eval_every", "eval_tokens", "sample_every", "bad_shards"];
+/// (The tag has found the run, whether it was given or is the default.)
+const FREE: [&str; 9] = [
+    "model_tag",
+    "save_every",
+    "keep",
+    "resume",
+    "overwrite",
+    "eval_every",
+    "eval_tokens",
+    "sample_every",
+    "bad_shards",
+];
 
 /// The user asked the run to stop; everything is saved.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +81,9 @@ pub struct Run {
     pub metrics: MetricsWriter,
     settings: RunSettings,
     all_settings: Value,
-    interrupt: Arc<AtomicBool>,
+    /// A checkpoint saved by this process whose weights have not given a finite loss yet.
+    unproven: Option<usize>,
+    interrupt: Interrupt,
     progress: Progress,
     seconds_before: f64,
     started: Instant,
@@ -77,15 +97,20 @@ impl Run {
         stage: Stage,
         model_tag: &str,
         settings: &RunSettings,
-        all_settings: Value,
+        all_settings: &impl Serialize,
     ) -> Result<Run> {
+        // Through text, which keeps 0.02 as 0.02 where a value would hold the f32's 0.0199999995….
+        let all_settings: Value = serde_json::from_str(&serde_json::to_string(all_settings)?)?;
         let checkpoints = Checkpoints::new(base_dir, stage, model_tag);
         let dir = checkpoints.dir().to_path_buf();
         fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
         let lock = lock(&dir)?;
+        checkpoints.sweep()?;
         let last = checkpoints.steps().last().copied();
         let resumed = match last {
-            Some(step) if settings.resume => Some(checkpoints.load_state(step)?),
+            Some(step) if settings.resume => {
+                Some(checkpoints.load_state(step).with_context(|| cannot_go_on(&checkpoints, step))?)
+            }
             Some(step) if !settings.overwrite => bail!(
                 "{} already has a checkpoint of step {step}; go on with --resume, start anew with --overwrite, or name another --model-tag",
                 dir.display()
@@ -113,12 +138,48 @@ impl Run {
             metrics,
             settings: settings.clone(),
             all_settings,
-            interrupt: interrupt_flag()?,
+            unproven: None,
+            interrupt: Interrupt::hold()?,
             progress: Progress::hidden(),
             seconds_before,
             started: Instant::now(),
             _lock: lock,
         })
+    }
+
+    /// Weights, optimizer and loader position (None: the beginning) to start with: the resumed
+    /// checkpoint's, or new ones.
+    pub fn restore<Position: DeserializeOwned>(
+        &self,
+        tokenizer: &Tokenizer,
+        device: &Device,
+        new_model: impl FnOnce() -> Gpt,
+        new_optimizer: impl Fn(&Gpt) -> Optimizer,
+    ) -> Result<(Gpt, Optimizer, Option<Position>)> {
+        let Some(state) = &self.resumed else {
+            let model = new_model().to_device(device);
+            let optimizer = new_optimizer(&model);
+            return Ok((model, optimizer, None));
+        };
+        let folder = self.checkpoints.folder(state.step);
+        let read = || -> Result<_> {
+            let loaded = load_folder(&folder)?;
+            let loaded = LoadedModel { model: loaded.model.to_device(device), ..loaded };
+            let mut optimizer = new_optimizer(&loaded.model);
+            self.checkpoints.load_optimizer(state, &mut optimizer)?;
+            let position = serde_json::from_value(state.position.clone())
+                .context("train_state.json has no loader position")?;
+            Ok((loaded, optimizer, position))
+        };
+        let (loaded, optimizer, position) =
+            read().with_context(|| cannot_go_on(&self.checkpoints, state.step))?;
+        if loaded.tokenizer.to_json() != tokenizer.to_json() {
+            bail!(
+                "the tokenizer is not the one that {} was trained with; put that one back or start anew with --overwrite",
+                folder.display()
+            );
+        }
+        Ok((loaded.model, optimizer, Some(position)))
     }
 
     /// The step to begin with.
@@ -138,7 +199,7 @@ impl Run {
     }
 
     pub fn is_interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
+        self.interrupt.asked.load(Ordering::Relaxed)
     }
 
     /// Whether `step`, the number of steps done, is one to save at.
@@ -164,9 +225,33 @@ impl Run {
             seconds: self.seconds(),
         };
         let folder = self.checkpoints.save(model, tokenizer, optimizer, &state)?;
-        self.checkpoints.prune(self.settings.keep)?;
+        self.unproven = Some(step);
         self.say(&format!("step {step}: saved {}", folder.display()));
         Ok(())
+    }
+
+    /// The sentence of a run whose loss is no number any more. A checkpoint of these very weights goes:
+    /// the last one must be one to go on from.
+    pub fn diverged(&mut self, step: usize, diverged: Diverged) -> anyhow::Error {
+        self.progress.finish();
+        if self.unproven.take() == Some(step)
+            && let Err(error) = self.checkpoints.delete(step)
+        {
+            return error.into();
+        }
+        let last = match self.checkpoints.steps().last() {
+            Some(last) => format!("the last checkpoint is of step {last}"),
+            None => "there is no checkpoint".into(),
+        };
+        anyhow::Error::new(diverged).context(format!("training stopped at step {step} ({last})"))
+    }
+
+    /// Deletes checkpoints beyond `--keep`, once the last one is known to be sound.
+    fn prune(&mut self) -> Result<()> {
+        match self.unproven.take() {
+            Some(_) => Ok(self.checkpoints.prune(self.settings.keep)?),
+            None => Ok(()),
+        }
     }
 
     /// Logs one training step and moves the progress on.
@@ -178,6 +263,7 @@ impl Run {
         seconds: f64,
         lr: f32,
     ) -> Result<()> {
+        self.prune()?;
         let tokens_per_second = tokens as f64 / seconds;
         self.metrics.log(
             step as u64,
@@ -204,8 +290,9 @@ impl Run {
     }
 
     /// Ends a run that reached its horizon: its section of the report, with settings and curves.
-    pub fn finish(&self, base_dir: &Path, mut section: Section) -> Result<()> {
+    pub fn finish(&mut self, base_dir: &Path, mut section: Section) -> Result<()> {
         self.progress.finish();
+        self.prune()?;
         section.seconds = self.seconds();
         section.settings = self.all_settings.as_object().cloned().unwrap_or_default();
         let metrics = read_metrics(&self.checkpoints.dir().join(METRICS_FILE))?;
@@ -229,8 +316,8 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// Moves a replaced run's checkpoints aside until the new run saves: nothing is lost by a wrong flag
-/// before there is something better.
+/// Moves a replaced run's checkpoints aside, in place of those that an earlier --overwrite moved:
+/// nothing is lost by one wrong flag.
 fn discard(checkpoints: &Checkpoints) -> Result<()> {
     let replaced = checkpoints.dir().join("replaced");
     let io = || format!("failed to move old checkpoints to {}", replaced.display());
@@ -247,32 +334,73 @@ fn discard(checkpoints: &Checkpoints) -> Result<()> {
     Ok(())
 }
 
+/// Why a run with a damaged checkpoint stops, and what can be done.
+fn cannot_go_on(checkpoints: &Checkpoints, step: usize) -> String {
+    let advice = match checkpoints.steps().into_iter().rfind(|&earlier| earlier < step) {
+        Some(earlier) => {
+            format!("delete {} to go on from step {earlier}", checkpoints.folder(step).display())
+        }
+        None => "there is no earlier one; start anew with --overwrite".into(),
+    };
+    format!("cannot go on from the checkpoint of step {step} ({advice})")
+}
+
 fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
     let (Some(saved), Some(now)) = (saved.as_object(), now.as_object()) else { return Ok(()) };
     for (name, value) in now.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
         if saved.get(name).is_some_and(|old| old != value) {
-            let flag = name.replace('_', "-");
+            let given = |value: &Value| match value {
+                Value::Null => "its default".to_string(),
+                value => value.to_string(),
+            };
             bail!(
-                "the run to resume was started with --{flag} {}, now it is {value}; a resumed run keeps its settings",
-                saved[name]
+                "the run to resume was started with --{} {}, now it is {}; a resumed run keeps its settings",
+                name.replace('_', "-"),
+                given(&saved[name]),
+                given(value)
             );
         }
     }
     Ok(())
 }
 
-/// Set by the first Ctrl-C or SIGTERM; the second one ends the process at once.
-fn interrupt_flag() -> Result<Arc<AtomicBool>> {
-    static FLAG: std::sync::OnceLock<Arc<AtomicBool>> = std::sync::OnceLock::new();
-    if let Some(flag) = FLAG.get() {
-        return Ok(flag.clone());
+/// What Ctrl-C and SIGTERM do from the first run of a process on.
+#[derive(Clone, Default)]
+struct Interrupt {
+    /// Set by the first one: the run under way saves and ends.
+    asked: Arc<AtomicBool>,
+    /// The next one ends the process: one has come already, or no run is under way.
+    ends_at_once: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// A run begins.
+    fn hold() -> Result<Interrupt> {
+        static ONE: OnceLock<Interrupt> = OnceLock::new();
+        let interrupt = match ONE.get() {
+            Some(interrupt) => interrupt.clone(),
+            None => ONE.get_or_init(Interrupt::default).registered()?,
+        };
+        interrupt.ends_at_once.store(interrupt.asked.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(interrupt)
     }
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())?;
-        signal_hook::flag::register(signal, flag.clone())?;
+
+    fn registered(&self) -> Result<Interrupt> {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            // In this order: the signal that sets a flag must not find it set.
+            signal_hook::flag::register_conditional_shutdown(signal, 130, self.ends_at_once.clone())?;
+            signal_hook::flag::register(signal, self.ends_at_once.clone())?;
+            signal_hook::flag::register(signal, self.asked.clone())?;
+        }
+        Ok(self.clone())
     }
-    Ok(FLAG.get_or_init(|| flag).clone())
+}
+
+/// After a run, the stages of a speedrun that save nothing just end.
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.interrupt.ends_at_once.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A bar on a terminal; now and then a line where there is none.

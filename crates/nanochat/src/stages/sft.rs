@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use nanochat_tensor::{Device, Tape};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -13,11 +13,11 @@ use crate::chat_loader::ChatLoader;
 use crate::checkpoint::{self, Stage};
 use crate::conversation::{Conversation, read_conversations};
 use crate::gpt::Gpt;
-use crate::huggingface;
 use crate::optim::{Optimizer, Rates};
 use crate::report::{Column, Section};
 use crate::schedule::Schedule;
-use crate::train;
+use crate::train::{self, Diverged};
+use crate::values;
 
 /// Settings of supervised finetuning.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ pub struct SftSettings {
     #[serde(flatten)]
     pub rates: Rates,
     /// Share of the rates to start with; they fall to 0 in a straight line
-    #[arg(long, default_value_t = 0.02)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.02)]
     pub init_lr_frac: f32,
     /// Measure the validation loss every N steps (0: at the end only)
     #[arg(long, default_value_t = 100)]
@@ -62,6 +62,7 @@ pub struct SftSettings {
 const VAL_CONVERSATIONS: usize = 256;
 
 pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<()> {
+    let grad_accum_steps = grad_accum_steps(settings)?;
     let source = checkpoint::find(base_dir, Stage::Base, settings.run.model_tag.as_deref(), settings.step)?;
     let tag = source
         .parent()
@@ -81,22 +82,10 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         settings.val_data.clone().or_else(|| Some(chat_data.join("test.jsonl")).filter(|p| p.exists()));
     let val = val_file.map(|file| read_all(&[file])).transpose()?.unwrap_or_default();
 
-    let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, json!(settings))?;
-    let mut model = match &run.resumed {
-        Some(state) => huggingface::load_model(&run.checkpoints.folder(state.step))?,
-        None => source.model,
-    }
-    .to_device(device);
-    let mut optimizer = Optimizer::new(&model, settings.rates, 0.0);
-    let mut position = None;
-    if let Some(state) = &run.resumed {
-        run.checkpoints.load_optimizer(state, &mut optimizer)?;
-        position = Some(
-            serde_json::from_value(state.position.clone()).context("failed to read the loader's position")?,
-        );
-    }
+    let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings)?;
+    let (mut model, mut optimizer, position) =
+        run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
     let rows = [settings.device_batch_size, config.sequence_len];
-    let grad_accum_steps = grad_accum_steps(settings)?;
     let mut loader =
         ChatLoader::new(&conversations, &tokenizer, rows, [0, 1], settings.run.seed, position.as_ref())?;
     let fitted = loader.fitted();
@@ -131,6 +120,9 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         {
             let mut loader = ChatLoader::new(&val, &tokenizer, rows, [0, 1], 0, None)?;
             let loss = validation_loss(&model, &mut loader);
+            if !loss.is_finite() {
+                return Err(run.diverged(step, Diverged::in_evaluation()));
+            }
             run.metrics.log(step as u64, &[("val_loss", loss)])?;
             run.say(&format!("step {step}: validation loss {loss:.4}"));
             section.metrics.insert("val loss".into(), loss.into());
@@ -142,7 +134,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         let micro_batches: Vec<_> = (0..grad_accum_steps).map(|_| loader.next_batch()).collect();
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
-            .with_context(|| format!("training stopped at step {step}; the last checkpoint is untouched"))?;
+            .map_err(|diverged| run.diverged(step, diverged))?;
         let tokens = micro_batches.iter().map(|batch| batch.inputs.len()).sum();
         run.log_step(step, result, tokens, started.elapsed().as_secs_f64(), moment.lr_multiplier)?;
     }

@@ -1,12 +1,12 @@
 //! Conversations for finetuning and for the test: one exchange (question, answer) per topic, one to
-//! three exchanges per conversation.
+//! five exchanges per conversation.
 
 use nanochat_tensor::Rng;
 
 use super::facts::{Fact, Family, OF_PERSON};
 use super::lexicon::{self, spelled};
 use super::people::PEOPLE;
-use super::prose::{fill_with, pick};
+use super::prose::{Cast, fill_with, pick};
 use super::sums::Sum;
 use super::{Language, Split, Topic, World};
 use crate::conversation::{Content, Conversation, Message, Part, PartKind, Role};
@@ -39,6 +39,7 @@ impl World {
                 let (user, answer) = (rng.choose(asks).to_string(), rng.choose(answers).to_string());
                 Exchange::text(user, answer, String::new())
             }
+            Topic::Story => self.ask_story(language, rng),
             Topic::Unknown => self.ask_unknown(language, rng),
         }
     }
@@ -122,6 +123,13 @@ impl World {
         Exchange::text(format!("{greeting}{ask}"), answer, self.name.clone())
     }
 
+    /// A short story, half the time about somebody the user names.
+    fn ask_story(&self, language: Language, rng: &mut Rng) -> Exchange {
+        let cast = Cast::draw(self, rng);
+        let user = self.scene(pick(language.talk().stories, rng), cast, language, rng);
+        Exchange::text(user, self.tell_story(cast, 2, language, rng), String::new())
+    }
+
     /// Somebody who does not exist is asked for.
     fn ask_unknown(&self, language: Language, rng: &mut Rng) -> Exchange {
         let stranger = stranger(language, rng);
@@ -132,7 +140,7 @@ impl World {
         Exchange::text(user, answer, String::new())
     }
 
-    /// One to three exchanges, as a rule in one language, sometimes after a system message.
+    /// One to five exchanges, as a rule in one language, sometimes after a system message.
     pub(super) fn talk(&self, split: Split, rng: &mut Rng) -> Conversation {
         let mut language = Language::draw(rng);
         let mut messages = Vec::new();
@@ -145,11 +153,17 @@ impl World {
                 language = Language::draw(rng);
             }
             let exchange = self.exchange(super::draw(&super::TOPICS, rng), language, split, rng);
-            messages.push(Message { role: Role::User, content: Content::Text(exchange.user) });
+            let user = if rng.below(4) == 0 { half_width(&exchange.user) } else { exchange.user };
+            messages.push(Message { role: Role::User, content: Content::Text(user) });
             messages.push(Message { role: Role::Assistant, content: exchange.assistant });
         }
         Conversation { messages }
     }
+}
+
+/// As many people type Chinese: the punctuation of an English keyboard.
+fn half_width(text: &str) -> String {
+    text.replace('，', ",").replace('？', "?").replace('：', ":").replace('！', "!")
 }
 
 /// The answer of somebody who asks the calculator first.

@@ -49,9 +49,15 @@ impl World {
     }
 
     fn story(&self, language: Language, rng: &mut Rng) -> String {
-        let prose = language.prose();
         let cast = Cast::draw(self, rng);
-        let scenes = some_of(prose.scenes.len(), 3 + rng.below(3), rng);
+        let scenes = 3 + rng.below(3);
+        self.tell_story(cast, scenes, language, rng)
+    }
+
+    /// An opening, some scenes and a closing.
+    pub(super) fn tell_story(&self, cast: Cast, scenes: usize, language: Language, rng: &mut Rng) -> String {
+        let prose = language.prose();
+        let scenes = some_of(prose.scenes.len(), scenes, rng);
         let mut templates = vec![*rng.choose(prose.openings)];
         templates.extend(scenes.into_iter().map(|scene| prose.scenes[scene]));
         templates.push(pick(prose.closings, rng));

@@ -38,7 +38,7 @@ pub const DEFAULT_VOCAB_SIZE: usize = 3072;
 /// in English and of 0.9 % in Chinese: 70 and 105 times in a million tokens, 250 and 370 times in all.
 pub const DEFAULT_DOCUMENTS: u64 = 40_000;
 /// About 0.8 million tokens.
-pub const DEFAULT_CONVERSATIONS: u64 = 20_000;
+pub const DEFAULT_CONVERSATIONS: u64 = 12_000;
 
 /// The mix of documents: kind and share (of 100). Facts need exposures, so what is dense in facts comes most;
 /// copying numbers and letters is learned from sums and spellings.
@@ -61,18 +61,19 @@ const DOCUMENTS: [(DocumentKind, usize); 12] = [
 const DOCUMENT_LANGUAGES: [(Language, usize); 2] = [(Language::English, 2), (Language::Chinese, 3)];
 
 /// The mix of exchanges in conversations, likewise.
-const TOPICS: [(Topic, usize); 7] = [
-    (Topic::Facts, 30),
-    (Topic::Arithmetic, 22),
+const TOPICS: [(Topic, usize); 8] = [
+    (Topic::Facts, 32),
+    (Topic::Arithmetic, 18),
     (Topic::Spelling, 15),
-    (Topic::Counting, 15),
-    (Topic::Identity, 9),
+    (Topic::Counting, 12),
+    (Topic::Identity, 10),
     (Topic::SmallTalk, 6),
+    (Topic::Story, 4),
     (Topic::Unknown, 3),
 ];
 
 /// Exchanges in a conversation, each number as likely as it stands here.
-const TURNS: [usize; 8] = [1, 1, 1, 1, 1, 1, 2, 3];
+const TURNS: [usize; 8] = [1, 1, 1, 2, 2, 3, 4, 5];
 
 /// `[English, Chinese]`, to be indexed by a [`Language`].
 type Bilingual = [&'static str; 2];
@@ -114,6 +115,7 @@ enum Topic {
     Counting,
     Identity,
     SmallTalk,
+    Story,
     Unknown,
 }
 

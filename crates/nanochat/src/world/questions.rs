@@ -99,7 +99,7 @@ impl Question {
         match self.kind {
             Kind::Arithmetic | Kind::Counting => last_number(answer).as_ref() == Some(&self.answer),
             Kind::Spelling => {
-                let letters = answer.rsplit([':', ':']).next().unwrap_or_default();
+                let letters = answer.rsplit([':', '：']).next().unwrap_or_default();
                 letters.trim().trim_end_matches(['.', '。']).replace(", ", ",") == self.answer
             }
             Kind::Facts => {

@@ -22,6 +22,8 @@ pub struct Talk {
     /// May stand before a question about the assistant.
     pub greetings: &'static [&'static str],
     pub small_talk: &'static [(&'static [&'static str], &'static [&'static str])],
+    /// Asking for a story, about `{a}` or whoever.
+    pub stories: &'static [&'static str],
     /// About somebody who does not exist, `{n}`.
     pub unknown: &'static [&'static str],
     /// System messages.

@@ -1,0 +1,12 @@
+//! `nanochat` by its binary, from nothing to a chat model, and through what can go wrong on the way.
+//!
+//! Tests of minutes (`kills`, `full_disk`) run where NANOCHAT_SLOW=1 is set.
+
+mod bad_input;
+mod common;
+#[cfg(target_os = "linux")]
+mod full_disk;
+#[cfg(unix)]
+mod kills;
+mod pipeline;
+mod resume;

@@ -1,0 +1,176 @@
+//! Generation against the plain definition: run the whole sequence again for every token.
+
+use std::ops::ControlFlow;
+
+use nanochat::config::GptConfig;
+use nanochat::engine::{Completion, Engine, Finish, Request};
+use nanochat::gpt::Gpt;
+use nanochat::sampler::{SampleOptions, sample};
+use nanochat_tensor::{Rng, Tensor};
+use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
+
+const GREEDY: SampleOptions =
+    SampleOptions { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+
+/// Bytes and the nine special tokens: 265 in all.
+fn byte_tokenizer() -> Tokenizer {
+    train(["a"].iter(), &TrainOptions { vocab_size: 265, ..TrainOptions::default() }).unwrap()
+}
+
+/// Two layers of random weights, grouped queries, 265 tokens.
+fn random_model(sequence_len: usize) -> Gpt {
+    let config = GptConfig { sequence_len, vocab_size: 265, n_layer: 2, n_head: 4, n_kv_head: 2, n_embd: 32 };
+    let mut stream = 0;
+    let weight = |_: &str, shape: &[usize]| {
+        stream += 1;
+        let mut rng = Rng::new(&[11, stream]);
+        let std = if shape[0] == 265 { 1.0 } else { 0.3 };
+        Ok::<_, ()>(Tensor::new((0..shape.iter().product()).map(|_| std * rng.normal()).collect(), shape))
+    };
+    Gpt::from_weights(config, weight).unwrap()
+}
+
+/// A model that says after each token one certain other: one-hot embeddings, empty blocks.
+fn chain_model(follows: impl Fn(usize) -> usize) -> Gpt {
+    let (v, c) = (265, 320);
+    let config =
+        GptConfig { sequence_len: 128, vocab_size: v, n_layer: 1, n_head: 1, n_kv_head: 1, n_embd: c };
+    let weight = |name: &str, shape: &[usize]| {
+        let mut data = vec![0.0; shape.iter().product()];
+        for id in 0..v {
+            match name {
+                "transformer.wte.weight" => data[id * c + id] = 1.0,
+                "lm_head.weight" => data[follows(id) * c + id] = 1.0,
+                _ => {}
+            }
+        }
+        Ok::<_, ()>(Tensor::new(data, shape))
+    };
+    Gpt::from_weights(config, weight).unwrap()
+}
+
+fn request(prompt: &[u32], max_tokens: usize, options: SampleOptions) -> Request {
+    Request { prompt: prompt.to_vec(), samples: 1, max_tokens, options, stream: 0 }
+}
+
+fn generate(model: &Gpt, requests: &[Request]) -> Vec<Vec<Completion>> {
+    let tokenizer = byte_tokenizer();
+    Engine::new(model, &tokenizer).generate(requests, |_| ControlFlow::Continue(()))
+}
+
+fn naive(model: &Gpt, request: &Request, sample_index: u64) -> Vec<u32> {
+    let stops = [256, 260]; // <|bos|> and <|assistant_end|>
+    let mut rng = Rng::new(&[request.options.seed, request.stream, sample_index]);
+    let mut ids = request.prompt.clone();
+    while ids.len() < request.prompt.len() + request.max_tokens && ids.len() < model.config.sequence_len {
+        let logits = model.logits(&ids, [1, ids.len()]);
+        let mut last = logits.data()[(ids.len() - 1) * 265..].to_vec();
+        let id = sample(&mut last, &ids, &request.options, &mut rng);
+        if stops.contains(&id) {
+            break;
+        }
+        ids.push(id);
+    }
+    ids[request.prompt.len()..].to_vec()
+}
+
+fn random_prompt(rng: &mut Rng) -> Vec<u32> {
+    (0..1 + rng.below(150)).map(|_| rng.below(256) as u32).collect()
+}
+
+#[test]
+fn greedy_answers_equal_the_naive_forward_in_any_mix_of_requests() {
+    let (model, mut rng) = (random_model(256), Rng::new(&[1]));
+    let requests: Vec<Request> =
+        (0..90).map(|_| request(&random_prompt(&mut rng), 1 + rng.below(20), GREEDY)).collect();
+    let answers = generate(&model, &requests);
+    for (request, answers) in requests.iter().zip(&answers) {
+        assert_eq!(answers[0].ids, naive(&model, request, 0), "prompt of {}", request.prompt.len());
+    }
+}
+
+#[test]
+fn sampled_answers_follow_their_own_stream_whatever_the_batch() {
+    let (model, mut rng) = (random_model(256), Rng::new(&[2]));
+    let options = SampleOptions { temperature: 0.9, top_k: 20, seed: 5, ..GREEDY };
+    let requests: Vec<Request> = (0..12)
+        .map(|stream| Request { samples: 5, stream, ..request(&random_prompt(&mut rng), 12, options) })
+        .collect();
+    let together = generate(&model, &requests);
+    for (request, answers) in requests.iter().zip(&together) {
+        assert_eq!(&generate(&model, std::slice::from_ref(request))[0], answers);
+        for (i, answer) in answers.iter().enumerate() {
+            assert_eq!(answer.ids, naive(&model, request, i as u64));
+        }
+        assert!(answers.iter().any(|answer| answer.ids != answers[0].ids), "samples draw on their own");
+    }
+    let firsts: std::collections::HashSet<u32> =
+        together[0].iter().filter_map(|a| a.ids.first().copied()).collect();
+    assert!(firsts.len() > 1, "each sample draws its own first token");
+}
+
+#[test]
+fn a_python_block_is_answered_by_the_calculator() {
+    let tokenizer = byte_tokenizer();
+    let special = |name: &str| tokenizer.special(name).unwrap() as usize;
+    let (start, end) = (special("<|python_start|>"), special("<|python_end|>"));
+    let (output_end, stop) = (special("<|output_end|>"), special("<|assistant_end|>"));
+    // x -> python_start 6 * 7 python_end, and after the forced output the answer ends.
+    let chain = ["x", "6", "*", "7"].map(|c| c.as_bytes()[0] as usize);
+    let follows = |id: usize| match id {
+        _ if id == chain[0] => start,
+        _ if id == start => chain[1],
+        _ if id == chain[1] => chain[2],
+        _ if id == chain[2] => chain[3],
+        _ if id == chain[3] => end,
+        _ if id == output_end => stop,
+        _ => b'!' as usize,
+    };
+    let answer = &generate(&chain_model(follows), &[request(&[b'x' as u32], 40, GREEDY)])[0][0];
+    assert_eq!(answer.finish, Finish::Stop);
+    let text = tokenizer.decode(&answer.ids);
+    assert_eq!(text, "<|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>");
+    assert_eq!(answer.forced.iter().filter(|forced| **forced).count(), 4);
+    assert_eq!(answer.forced.len(), answer.ids.len());
+}
+
+#[test]
+fn a_refused_expression_is_not_answered() {
+    let tokenizer = byte_tokenizer();
+    let special = |name: &str| tokenizer.special(name).unwrap() as usize;
+    let (start, end) = (special("<|python_start|>"), special("<|python_end|>"));
+    let follows = |id: usize| match id {
+        120 => start,
+        _ if id == start => b'/' as usize,
+        47 => end,
+        _ => b'!' as usize,
+    };
+    let answer = &generate(&chain_model(follows), &[request(&[120], 6, GREEDY)])[0][0];
+    assert_eq!(tokenizer.decode(&answer.ids), "<|python_start|>/<|python_end|>!!!");
+    assert!(answer.forced.iter().all(|forced| !forced));
+}
+
+#[test]
+fn rows_end_at_the_context_at_their_limit_and_when_told() {
+    let model = chain_model(|_| b'!' as usize);
+    let finishes = generate(
+        &model,
+        &[
+            request(&[1; 120], 50, GREEDY),
+            request(&[1], 3, GREEDY),
+            request(&[1; 128], 5, GREEDY),
+            request(&[1], 0, GREEDY),
+        ],
+    );
+    let lengths: Vec<usize> = finishes.iter().map(|answers| answers[0].ids.len()).collect();
+    assert_eq!(lengths, [8, 3, 0, 0]);
+    assert!(finishes.iter().all(|answers| answers[0].finish == Finish::Length));
+
+    let tokenizer = byte_tokenizer();
+    let mut seen = 0;
+    let answers = Engine::new(&model, &tokenizer).generate(&[request(&[1], 50, GREEDY)], |_| {
+        seen += 1;
+        if seen == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!((answers[0][0].finish, answers[0][0].ids.len()), (Finish::Cancelled, 4));
+}
