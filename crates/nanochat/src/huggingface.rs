@@ -130,7 +130,9 @@ pub fn read_config(folder: &Path) -> Result<GptConfig, ModelError> {
     if json["model_type"] != "nanochat" {
         return Err(wrong(format!("model_type is {}, not \"nanochat\"", json["model_type"])));
     }
-    let size = |name: &str| match json[name].as_u64() {
+    // transformers leaves out what equals its defaults.
+    let size = |name: &str| match json[name].as_u64().or(default_size(name).filter(|_| json[name].is_null()))
+    {
         Some(n) if (1..1 << 32).contains(&n) => Ok(n as usize),
         _ => Err(wrong(format!("{name} is {}, not a size", json[name]))),
     };
@@ -139,7 +141,10 @@ pub fn read_config(folder: &Path) -> Result<GptConfig, ModelError> {
         vocab_size: size("vocab_size")?,
         n_layer: size("num_hidden_layers")?,
         n_head: size("num_attention_heads")?,
-        n_kv_head: size("num_key_value_heads")?,
+        n_kv_head: match &json["num_key_value_heads"] {
+            Value::Null => size("num_attention_heads")?,
+            _ => size("num_key_value_heads")?,
+        },
         n_embd: size("hidden_size")?,
     };
     if size("intermediate_size")? != 4 * config.n_embd {
@@ -159,6 +164,19 @@ pub fn read_config(folder: &Path) -> Result<GptConfig, ModelError> {
         return Err(wrong(format!("rope_theta is {theta}, not 10000")));
     }
     config.checked().map_err(|error| ModelError::Sizes { path, error })
+}
+
+/// Defaults of transformers' `NanoChatConfig`.
+fn default_size(name: &str) -> Option<u64> {
+    let defaults = [
+        ("vocab_size", 50_304),
+        ("hidden_size", 768),
+        ("intermediate_size", 8_192),
+        ("num_hidden_layers", 12),
+        ("num_attention_heads", 6),
+        ("max_position_embeddings", 2_048),
+    ];
+    defaults.into_iter().find(|(known, _)| *known == name).map(|(_, size)| size)
 }
 
 /// The model of a folder: config.json and model.safetensors.
@@ -211,6 +229,15 @@ mod tests {
         for ((name, _, a), (_, _, b)) in model.params().into_iter().zip(loaded.params()) {
             assert_eq!(a.data(), b.data(), "{name}");
         }
+    }
+
+    #[test]
+    fn sizes_that_transformers_leaves_out_are_its_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let json = json!({ "model_type": "nanochat", "hidden_size": 2_048, "num_attention_heads": 16 });
+        std::fs::write(dir.path().join("config.json"), json.to_string()).unwrap();
+        let config = read_config(dir.path()).unwrap();
+        assert_eq!((config.n_layer, config.n_kv_head, config.vocab_size), (12, 16, 50_304));
     }
 
     #[test]
