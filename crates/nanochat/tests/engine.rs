@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 
 use nanochat::config::GptConfig;
-use nanochat::engine::{Completion, Engine, Finish, Request};
+use nanochat::engine::{Completion, Engine, EngineOptions, Finish, Request};
 use nanochat::gpt::Gpt;
 use nanochat::sampler::{SampleOptions, Seen, sample};
-use nanochat_tensor::{Rng, Tensor};
+use nanochat_tensor::{Precision, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 
 const GREEDY: SampleOptions = SampleOptions {
@@ -88,14 +88,66 @@ fn random_prompt(rng: &mut Rng) -> Vec<u32> {
     (0..1 + rng.below(150)).map(|_| rng.below(256) as u32).collect()
 }
 
+/// Prompts of which every other begins like an earlier one, up to all of it.
+fn related_prompts(n: usize, rng: &mut Rng) -> Vec<Vec<u32>> {
+    let mut prompts: Vec<Vec<u32>> = Vec::new();
+    for i in 0..n {
+        let mut prompt = if i % 2 == 0 { Vec::new() } else { rng.choose(&prompts).clone() };
+        prompt.truncate(rng.below(prompt.len() + 1));
+        prompt.extend(random_prompt(rng));
+        prompt.truncate(230);
+        prompts.push(prompt);
+    }
+    prompts
+}
+
+/// 500 prompts in the slow tier.
 #[test]
 fn greedy_answers_equal_the_naive_forward_in_any_mix_of_requests() {
-    let (model, mut rng) = (random_model(256), Rng::new(&[1]));
+    let slow = std::env::var("NANOCHAT_SLOW").is_ok_and(|value| value == "1");
+    let (model, tokenizer, mut rng) = (random_model(256), byte_tokenizer(), Rng::new(&[1]));
+    let prompts = related_prompts(if slow { 500 } else { 60 }, &mut rng);
     let requests: Vec<Request> =
-        (0..90).map(|_| request(&random_prompt(&mut rng), 1 + rng.below(20), GREEDY)).collect();
-    let answers = generate(&model, &requests);
-    for (request, answers) in requests.iter().zip(&answers) {
-        assert_eq!(answers[0].ids, naive(&model, request, 0), "prompt of {}", request.prompt.len());
+        prompts.iter().map(|prompt| request(prompt, 1 + rng.below(20), GREEDY)).collect();
+    let expected: Vec<Vec<u32>> = requests.iter().map(|request| naive(&model, request, 0)).collect();
+    let small = 12 * 2 * 2 * 16 * 64 * 4; // bytes of 12 pages: rows must wait and make room
+    for (prefix_cache, max_rows, prompt_tokens, cache_bytes) in
+        [(true, 64, 256, 1 << 30), (false, 7, 50, 1 << 30), (true, 7, 64, small), (false, 16, 1_000, small)]
+    {
+        let options = EngineOptions { prefix_cache, max_rows, prompt_tokens, cache_bytes, ..Default::default() };
+        let mut engine = Engine::with_options(&model, Some(&tokenizer), options);
+        let answers = engine.generate(&requests, |_| ControlFlow::Continue(()));
+        for ((request, answers), expected) in requests.iter().zip(&answers).zip(&expected) {
+            assert_eq!(&answers[0].ids, expected, "prompt of {} with {options:?}", request.prompt.len());
+        }
+        let stats = engine.stats();
+        assert_eq!((stats.spared_tokens > 0, stats.pages_in_use), (prefix_cache, 0));
+        assert!(!slow || (stats.preemptions > 0) == (cache_bytes == small), "{stats:?}");
+    }
+}
+
+/// Not only the tokens: log-probabilities are equal to the last bit, in every precision.
+#[test]
+fn neighbours_chunks_and_interruptions_change_no_bit() {
+    let (model, tokenizer, mut rng) = (random_model(256), byte_tokenizer(), Rng::new(&[3]));
+    let sampled = SampleOptions { temperature: 1.0, logprobs: Some(3), ..GREEDY };
+    let requests: Vec<Request> = (0..)
+        .zip(related_prompts(24, &mut rng))
+        .map(|(stream, prompt)| Request { stream, samples: 1 + stream as usize % 3, ..request(&prompt, 12, sampled) })
+        .collect();
+    for weights in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let run = |requests: &[Request], options: EngineOptions| {
+            let options = EngineOptions { weights, ..options };
+            let mut engine = Engine::with_options(&model, Some(&tokenizer), options);
+            engine.generate(requests, |_| ControlFlow::Continue(()))
+        };
+        let together = run(&requests, EngineOptions::default());
+        let cramped = EngineOptions { max_rows: 5, prompt_tokens: 37, cache_bytes: 0, ..Default::default() };
+        assert_eq!(run(&requests, cramped), together);
+        for (request, together) in requests.iter().zip(&together) {
+            let alone = EngineOptions { prefix_cache: false, ..Default::default() };
+            assert_eq!(&run(std::slice::from_ref(request), alone)[0], together);
+        }
     }
 }
 

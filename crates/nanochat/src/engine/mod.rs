@@ -191,16 +191,16 @@ impl<'t> Engine<'t> {
 
     /// Moves rows from the queue into the batch while there are places, and pages for all that is known of them.
     fn admit(&mut self) {
-        while self.running.len() < self.options.max_rows
-            && let Some(row) = self.waiting.front_mut()
+        while self.running.len() < self.options.max_rows.max(1)
+            && let Some(row) = self.waiting.front()
         {
             let found = self.pages.find_prefix(&row.ids);
             let missing = (row.ids.len() + 1).div_ceil(PAGE) - found.pages().len();
-            if !self.running.is_empty() && missing > self.pages.available() {
-                return self.pages.release(found);
+            let fits = missing <= self.pages.available();
+            self.pages.release(found);
+            if !fits && !self.running.is_empty() {
+                break;
             }
-            self.counts.spared_tokens += found.len() as u64;
-            row.sequence = found;
             self.running.extend(self.waiting.pop_front());
         }
         self.running.sort_by_key(Row::age);
@@ -212,6 +212,12 @@ impl<'t> Engine<'t> {
         let (mut prompt_tokens, mut places) =
             (self.options.prompt_tokens, self.options.max_rows.max(1) - self.running.len());
         while row < self.running.len() {
+            if prompt_tokens > 0 && self.running[row].sequence.is_empty() {
+                // As late as this, since the rows before it may just have computed the same beginning.
+                let found = self.pages.find_prefix(&self.running[row].ids);
+                self.counts.spared_tokens += found.len() as u64;
+                self.running[row].sequence = found;
+            }
             let pending = self.running[row].pending();
             let tokens = if pending == 1 { 1 } else { pending.min(prompt_tokens) };
             if tokens > 0 && self.make_room(row, tokens) {
