@@ -1,6 +1,7 @@
 //! `nanochat bench`: how fast this machine is.
 
 use anyhow::Result;
+use nanochat::bench::infer::{InferBench, infer};
 use nanochat::bench::{TrainBench, ops, train};
 use nanochat_tensor::Device;
 
@@ -10,6 +11,8 @@ pub enum BenchCommand {
     Train(TrainArgs),
     /// Time each op of a training step alone
     Ops(TrainArgs),
+    /// Time answers: the first token, and decoding at several batch sizes
+    Infer(InferArgs),
 }
 
 #[derive(clap::Args)]
@@ -21,10 +24,20 @@ pub struct TrainArgs {
     json: bool,
 }
 
+#[derive(clap::Args)]
+pub struct InferArgs {
+    #[command(flatten)]
+    bench: InferBench,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 pub fn run(command: BenchCommand, device: &Device) -> Result<()> {
     match command {
         BenchCommand::Train(args) => run_train(&args, device),
         BenchCommand::Ops(args) => run_ops(&args, device),
+        BenchCommand::Infer(args) => run_infer(&args, device),
     }
 }
 
@@ -61,5 +74,28 @@ fn run_train(args: &TrainArgs, device: &Device) -> Result<()> {
         println!("{peak:>12.2} GiB at most");
     }
     println!("{:>12.4} loss", speed.loss);
+    Ok(())
+}
+
+fn run_infer(args: &InferArgs, device: &Device) -> Result<()> {
+    let speed = infer(&args.bench, device)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&speed)?);
+        return Ok(());
+    }
+    let gigabytes = speed.weight_bytes as f64 / 1e9;
+    println!("d{} on {}: {gigabytes:.3} GB of {} weights", speed.depth, speed.device, speed.weights);
+    if let Some(rate) = speed.read_gb_per_second {
+        println!("memory is read at {rate:.1} GB/s");
+    }
+    println!("{:>5} {:<16} {:>12} {:>9} {:>9} {:>9}", "rows", "", "first token", "a step", "tok/s", "of limit");
+    for batch in &speed.batches {
+        let prompts = if batch.one_prompt { "of one prompt" } else { "distinct prompts" };
+        let share = batch.share_of_limit.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));
+        println!(
+            "{:>5} {prompts:<16} {:>9.1} ms {:>6.2} ms {:>9.1} {share:>9}",
+            batch.rows, batch.first_token_ms, batch.step_ms, batch.tokens_per_second
+        );
+    }
     Ok(())
 }

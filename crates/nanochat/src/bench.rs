@@ -1,5 +1,7 @@
 //! How fast a model trains: the step of training on random tokens, timed; and each of its ops alone.
 
+pub mod infer;
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -1,0 +1,205 @@
+//! How fast the engine answers, beside what reading memory allows.
+//!
+//! Decoding reads every weight and every row's keys and values once a step; what a step cannot do without:
+//! weights + rows · context · cache of a token. Samples of one prompt need the prompt's part once.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use nanochat_tensor::simd::{self, CHUNK, vectorized};
+use nanochat_tensor::{Device, Precision, Rng, Tensor};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::config::GptConfig;
+use crate::engine::{Engine, EngineOptions, Event, Request};
+use crate::gpt::{Gpt, Role};
+use crate::sampler::SampleOptions;
+
+/// What is timed.
+#[derive(Clone, Debug, clap::Args)]
+pub struct InferBench {
+    /// Layers; width is 64 times as much
+    #[arg(long, default_value_t = 12)]
+    pub depth: usize,
+    /// Size of the vocabulary
+    #[arg(long, default_value_t = 65_536)]
+    pub vocab_size: usize,
+    /// Tokens in a prompt
+    #[arg(long, default_value_t = 1_024)]
+    pub prompt_tokens: usize,
+    /// Tokens decoded for every row
+    #[arg(long, default_value_t = 64)]
+    pub decode_tokens: usize,
+    /// Rows decoded together
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
+    pub batch_sizes: Vec<usize>,
+    /// Weights on the CPU: f32, bf16 or int8
+    #[arg(long, default_value_t = Precision::Bf16)]
+    pub weights: Precision,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct InferSpeed {
+    pub device: String,
+    pub depth: usize,
+    pub weights: String,
+    pub prompt_tokens: usize,
+    /// Bytes of weights that a step reads.
+    pub weight_bytes: usize,
+    /// What memory gives in this run; None where it is not measured.
+    pub read_gb_per_second: Option<f64>,
+    pub batches: Vec<BatchSpeed>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct BatchSpeed {
+    pub rows: usize,
+    /// Whether the rows are samples of one prompt.
+    pub one_prompt: bool,
+    /// From the request to the first token, the mean of all rows.
+    pub first_token_ms: f64,
+    /// Of a step, and so between two tokens of a row.
+    pub step_ms: f64,
+    pub tokens_per_second: f64,
+    /// Tokens a second over those that reading memory alone allows.
+    pub share_of_limit: Option<f64>,
+}
+
+pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
+    let context = bench.prompt_tokens + bench.decode_tokens;
+    ensure!(bench.prompt_tokens > 0, "--prompt-tokens must be at least 1");
+    ensure!(bench.decode_tokens > 1, "--decode-tokens must be at least 2");
+    ensure!(bench.batch_sizes.iter().all(|rows| *rows > 0), "--batch-sizes must be at least 1");
+    let config = GptConfig::from_depth(bench.depth, bench.vocab_size, context.next_multiple_of(64))?;
+    let model = random_model(config).to_device(device);
+    let read_gb_per_second = matches!(device, Device::Cpu).then(read_bandwidth);
+    let mut speed = InferSpeed {
+        device: device.to_string(),
+        depth: bench.depth,
+        weights: if device.memory().is_some() { "bf16".into() } else { bench.weights.to_string() },
+        prompt_tokens: bench.prompt_tokens,
+        weight_bytes: weight_bytes(&model, bench.weights),
+        read_gb_per_second,
+        batches: Vec::new(),
+    };
+    for &rows in &bench.batch_sizes {
+        for one_prompt in [false, true] {
+            if rows > 1 || !one_prompt {
+                let batch = batch(bench, &model, rows, one_prompt, &speed);
+                speed.batches.push(batch);
+            }
+        }
+    }
+    Ok(speed)
+}
+
+/// Times the prompts, then decoding alone: the prompts come a second time, now known to the engine.
+fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: &InferSpeed) -> BatchSpeed {
+    let config = &model.config;
+    let token_bytes = 2 * config.n_layer * config.kv_dim() * size_of::<f32>();
+    let options = EngineOptions {
+        weights: bench.weights,
+        max_rows: rows,
+        prompt_tokens: 2_048,
+        cache_bytes: (rows + 1) * (config.sequence_len + 64) * token_bytes,
+        prefix_cache: true,
+    };
+    let mut engine = Engine::with_options(model, None, options);
+    let requests = requests(bench, rows, one_prompt);
+    let first_token_ms = first_tokens(&mut engine, &requests, rows);
+    for request in requests {
+        engine.submit(request).expect("a prompt that fits");
+    }
+    let (mut steps, mut seconds) = (0, 0.0);
+    while !engine.is_idle() {
+        let (before, started) = (engine.stats(), Instant::now());
+        engine.step();
+        let (stats, took) = (engine.stats(), started.elapsed().as_secs_f64());
+        let decoded = stats.generated_tokens - before.generated_tokens;
+        // Steps in which every row decodes one token, and no prompt is computed.
+        if decoded == rows as u64 && stats.computed_tokens - before.computed_tokens == decoded {
+            steps += 1;
+            seconds += took;
+        }
+    }
+    let (prompt, answers) = (bench.prompt_tokens, rows * bench.decode_tokens / 2);
+    let seen = answers + if one_prompt { prompt } else { rows * prompt };
+    let step_bytes = (speed.weight_bytes + seen * token_bytes) as f64;
+    let tokens_per_second = (steps * rows) as f64 / seconds;
+    let limit = speed.read_gb_per_second.map(|rate| rows as f64 * rate * 1e9 / step_bytes);
+    BatchSpeed {
+        rows,
+        one_prompt,
+        first_token_ms,
+        step_ms: 1e3 * seconds / f64::from(steps as u32),
+        tokens_per_second,
+        share_of_limit: limit.map(|limit| tokens_per_second / limit),
+    }
+}
+
+/// Milliseconds from the requests to the first tokens, the mean of all rows; nothing else is decoded.
+fn first_tokens(engine: &mut Engine, requests: &[Request], rows: usize) -> f64 {
+    let started = Instant::now();
+    for request in requests {
+        let request = Request { max_tokens: 1, ..request.clone() };
+        engine.submit(request).expect("a prompt that fits");
+    }
+    let mut total = 0.0;
+    while !engine.is_idle() {
+        let first = engine.step().iter().filter(|event| matches!(event, Event::Token { .. })).count();
+        total += first as f64 * started.elapsed().as_secs_f64();
+    }
+    1e3 * total / rows as f64
+}
+
+fn requests(bench: &InferBench, rows: usize, one_prompt: bool) -> Vec<Request> {
+    let (prompts, samples) = if one_prompt { (1, rows) } else { (rows, 1) };
+    let options = SampleOptions { temperature: 1.0, ..SampleOptions::default() };
+    let request = |stream: usize| {
+        let mut rng = Rng::new(&[9, stream as u64]);
+        let prompt = (0..bench.prompt_tokens).map(|_| rng.below(bench.vocab_size) as u32).collect();
+        Request { prompt, samples, max_tokens: bench.decode_tokens, options, stream: stream as u64 }
+    };
+    (0..prompts).map(request).collect()
+}
+
+/// A model without zeros: those of a fresh one would make every logit 0.
+fn random_model(config: GptConfig) -> Gpt {
+    let mut rng = Rng::new(&[1]);
+    let normals: Vec<f32> = (0..1 << 20).map(|_| 0.02 * rng.normal()).collect();
+    let weight = |_: &str, shape: &[usize]| {
+        let values = normals.iter().cycle().take(shape.iter().product()).copied().collect();
+        Ok::<_, std::convert::Infallible>(Tensor::new(values, shape))
+    };
+    let Ok(model) = Gpt::from_weights(config, weight);
+    model
+}
+
+/// Bytes of all weights that multiply.
+fn weight_bytes(model: &Gpt, weights: Precision) -> usize {
+    let on_gpu = model.device().memory().is_some();
+    let params = model.params();
+    let multiply = params.iter().filter(|(_, role, _)| *role != Role::Embedding);
+    let bytes = |w: &Tensor| match weights {
+        _ if on_gpu => 2 * w.len(),
+        Precision::F32 => 4 * w.len(),
+        Precision::Bf16 => 2 * w.len(),
+        Precision::Int8 => w.len() + 4 * w.rows(),
+    };
+    multiply.map(|(_, _, w)| bytes(w)).sum()
+}
+
+/// GB/s at which all cores together read 256 MiB, the best of five times.
+fn read_bandwidth() -> f64 {
+    let values = vec![1.0f32; 64 << 20];
+    let time = |_| {
+        let started = Instant::now();
+        let parts = values.par_chunks(4 * CHUNK).map(|part| vectorized(#[inline(always)] || simd::sum(part)));
+        std::hint::black_box(parts.sum::<f32>());
+        started.elapsed().as_secs_f64()
+    };
+    let best = (0..5).map(time).fold(f64::INFINITY, f64::min);
+    size_of_val(&values[..]) as f64 / best / 1e9
+}
