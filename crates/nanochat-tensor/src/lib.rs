@@ -18,6 +18,7 @@ pub mod packed;
 mod rng;
 pub mod safetensors;
 pub mod simd;
+mod simd16;
 mod tape;
 mod tensor;
 #[cfg(test)]

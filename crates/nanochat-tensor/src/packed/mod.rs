@@ -9,7 +9,7 @@
 //!
 //! int8: w ≈ q · max|w| / 127 with one factor an output (absmax as in LLM.int8(), Dettmers et al. 2022).
 
-mod simd;
+mod block;
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,8 @@ use std::str::FromStr;
 use rayon::prelude::*;
 
 use crate::simd::LANES;
-use simd::{Bf16, Block, F32, Int8, Simd};
+use crate::simd16::{self, Kernel, Simd};
+use block::{Bf16, Block, F32, Int8};
 
 /// Inputs in a block: two vectors.
 const BLOCK: usize = 2 * LANES;
@@ -112,14 +113,14 @@ impl Packed {
         let mut y = vec![0.0; n * self.out];
         if n == 1 {
             let work = units.zip(y.par_chunks_mut(width));
-            work.for_each(|(panels, y)| simd::run(Unit { x, panels, blocks, y }));
+            work.for_each(|(panels, y)| simd16::run(Unit { x, panels, blocks, y }));
             return y;
         }
         let parts: Vec<Vec<f32>> = units
             .enumerate()
             .map(|(i, panels)| {
                 let mut y = vec![0.0; n * width.min(self.out - i * width)];
-                simd::run(Unit { x, panels, blocks, y: &mut y });
+                simd16::run(Unit { x, panels, blocks, y: &mut y });
                 y
             })
             .collect();
@@ -188,7 +189,9 @@ struct Unit<'a, B> {
     y: &'a mut [f32],
 }
 
-impl<B: Block> simd::Kernel for Unit<'_, B> {
+impl<B: Block> Kernel for Unit<'_, B> {
+    type Output = ();
+
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Unit { x, panels, blocks, y } = self;
@@ -333,8 +336,8 @@ mod tests {
         let panels: Vec<[Bf16; OUTS]> = pack(w.data(), 64, |_| 1.0);
         let x = x.data().as_chunks::<LANES>().0.as_chunks::<2>().0;
         let (mut plain, mut vectors) = (vec![0.0; 56], vec![0.0; 56]);
-        simd::Kernel::run(Unit { x, panels: &panels, blocks: 2, y: &mut plain }, simd::Plain);
-        simd::run(Unit { x, panels: &panels, blocks: 2, y: &mut vectors });
+        Unit { x, panels: &panels, blocks: 2, y: &mut plain }.run(simd16::Plain);
+        simd16::run(Unit { x, panels: &panels, blocks: 2, y: &mut vectors });
         assert_close(&vectors, &plain, 1e-5);
     }
 }

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use super::{CachedRow, KvPages, PAGE};
 use crate::Tensor;
-use crate::simd::{self, LANES, vectorized};
+use crate::simd::{self, LANES};
+use crate::simd16::{self, Kernel, Simd};
 
 /// Query rows in a unit. Their scores, at 2,048 tokens 8 KB a row and query head, stay in L2.
 const ROWS: usize = 16;
@@ -22,11 +23,7 @@ pub fn forward(q: &Tensor, cache: &KvPages, rows: &[CachedRow], window: usize) -
         .par_iter()
         .map(|&(first, head)| {
             let rows = &rows[first..rows.len().min(first + block)];
-            let group = Group { q: &q.data()[first * h * d..], rows, h, d, head, window };
-            vectorized(
-                #[inline(always)]
-                || group.attend(cache),
-            )
+            simd16::run(Group { cache, q: &q.data()[first * h * d..], rows, h, d, head, window })
         })
         .collect();
     let mut y = vec![0.0; q.len()];
@@ -41,6 +38,7 @@ pub fn forward(q: &Tensor, cache: &KvPages, rows: &[CachedRow], window: usize) -
 
 /// The queries of some rows that share one key head.
 struct Group<'a> {
+    cache: &'a KvPages,
     /// (rows, H, D)
     q: &'a [f32],
     rows: &'a [CachedRow<'a>],
@@ -50,11 +48,13 @@ struct Group<'a> {
     window: usize,
 }
 
-impl Group<'_> {
-    /// -> y (rows, H / KVH, D)
+impl Kernel for Group<'_> {
+    /// y (rows, H / KVH, D)
+    type Output = Vec<f32>;
+
     #[inline(always)]
-    fn attend(&self, cache: &KvPages) -> Vec<f32> {
-        let (d, heads) = (self.d, self.h * self.d / cache.kv_dim);
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+        let (cache, d, heads) = (self.cache, self.d, self.h * self.d / self.cache.kv_dim);
         let last_page = self.rows.iter().map(|row| row.len.div_ceil(PAGE)).max().unwrap_or(0);
         let first_page = self.rows.iter().map(|row| self.first(row) / PAGE).min().unwrap_or(0);
         let span = (last_page - first_page) * PAGE;
@@ -66,7 +66,7 @@ impl Group<'_> {
                 for h in 0..heads {
                     let q = &self.q[(i * self.h + self.head * heads + h) * d..][..d];
                     let at = (i * heads + h) * span + (page - first_page) * PAGE;
-                    score_page(&mut scores[at..at + PAGE], q, keys, scale);
+                    score_page(simd, &mut scores[at..at + PAGE], q, keys, scale);
                 }
             }
         }
@@ -81,13 +81,15 @@ impl Group<'_> {
                 let seen = self.first(row).max(page * PAGE)..row.len.min((page + 1) * PAGE);
                 for n in i * heads..(i + 1) * heads {
                     let p = &scores[n * span..][seen.start - first_page * PAGE..seen.end - first_page * PAGE];
-                    add_values(&mut y[n * d..(n + 1) * d], p, &values[seen.start % PAGE * d..]);
+                    add_values(simd, &mut y[n * d..(n + 1) * d], p, &values[seen.start % PAGE * d..]);
                 }
             }
         }
         y
     }
+}
 
+impl Group<'_> {
     /// The first position that a row sees.
     #[inline(always)]
     fn first(&self, row: &CachedRow) -> usize {
@@ -107,38 +109,59 @@ impl Group<'_> {
 
 /// scores (PAGE) = scale · q (D) · keys (D, PAGE)
 #[inline(always)]
-fn score_page(scores: &mut [f32], q: &[f32], keys: &[f32], scale: f32) {
-    let mut sums = [[0.0; LANES]; PAGE / LANES];
-    for (&q, keys) in q.iter().zip(keys.as_chunks::<PAGE>().0) {
-        for (sums, keys) in sums.iter_mut().zip(keys.as_chunks::<LANES>().0) {
-            for i in 0..LANES {
-                sums[i] += q * keys[i];
+fn score_page<S: Simd>(simd: S, scores: &mut [f32], q: &[f32], keys: &[f32], scale: f32) {
+    const WIDE: usize = PAGE / LANES;
+    // Two sets of sums: one alone would wait for its own last product.
+    let mut sums = [[simd.zero(); WIDE]; 2];
+    let keys = keys.as_chunks::<LANES>().0.as_chunks::<WIDE>().0.as_chunks::<2>().0;
+    for (q, keys) in q.as_chunks::<2>().0.iter().zip(keys) {
+        for odd in 0..2 {
+            let q = simd.splat(q[odd]);
+            for i in 0..WIDE {
+                sums[odd][i] = simd.mul_add(q, simd.load(&keys[odd][i]), sums[odd][i]);
             }
         }
     }
-    for (score, sum) in scores.iter_mut().zip(sums.as_flattened()) {
-        *score = scale * sum;
+    let (scale, scores) = (simd.splat(scale), scores.as_chunks_mut::<LANES>().0);
+    for i in 0..WIDE {
+        let sum = simd.mul_add(scale, sums[1][i], simd.zero());
+        scores[i] = simd.store(simd.mul_add(scale, sums[0][i], sum));
     }
 }
 
 /// y (D) += p (tokens) · values (tokens, D)
 #[inline(always)]
-fn add_values(y: &mut [f32], p: &[f32], values: &[f32]) {
-    let d = y.len();
-    let (lanes, rest) = y.as_chunks_mut::<{ 4 * LANES }>();
-    for (n, lanes) in lanes.iter_mut().enumerate() {
-        let mut sums = *lanes;
-        for (u, &p) in p.iter().enumerate() {
-            let values: &[f32; 4 * LANES] = values[u * d + n * 4 * LANES..].first_chunk().expect("D values");
-            for i in 0..4 * LANES {
-                sums[i] += p * values[i];
-            }
-        }
-        *lanes = sums;
+fn add_values<S: Simd>(simd: S, y: &mut [f32], p: &[f32], values: &[f32]) {
+    let (d, mut at) = (y.len(), 0);
+    while d - at >= 8 * LANES {
+        add_columns::<S, 8>(simd, &mut y[at..], p, &values[at..], d);
+        at += 8 * LANES;
     }
-    let done = d - rest.len();
+    while d - at >= LANES {
+        add_columns::<S, 1>(simd, &mut y[at..], p, &values[at..], d);
+        at += LANES;
+    }
     for (u, &p) in p.iter().enumerate() {
-        simd::axpy(rest, p, &values[u * d + done..(u + 1) * d]);
+        simd::axpy(&mut y[at..], p, &values[u * d + at..(u + 1) * d]);
+    }
+}
+
+/// The first 16 · N columns.
+#[inline(always)]
+fn add_columns<S: Simd, const N: usize>(simd: S, y: &mut [f32], p: &[f32], values: &[f32], d: usize) {
+    let y = &mut y.as_chunks_mut::<LANES>().0[..N];
+    let mut sums = [simd.zero(); N];
+    for i in 0..N {
+        sums[i] = simd.load(&y[i]);
+    }
+    for (u, &p) in p.iter().enumerate() {
+        let (p, values) = (simd.splat(p), &values[u * d..].as_chunks::<LANES>().0[..N]);
+        for i in 0..N {
+            sums[i] = simd.mul_add(p, simd.load(&values[i]), sums[i]);
+        }
+    }
+    for i in 0..N {
+        y[i] = simd.store(sums[i]);
     }
 }
 
