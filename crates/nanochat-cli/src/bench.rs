@@ -88,7 +88,10 @@ fn run_infer(args: &InferArgs, device: &Device) -> Result<()> {
     if let Some(rate) = speed.read_gb_per_second {
         println!("memory is read at {rate:.1} GB/s");
     }
-    println!("{:>5} {:<16} {:>12} {:>9} {:>9} {:>9}", "rows", "", "first token", "a step", "tok/s", "of limit");
+    println!(
+        "{:>5} {:<16} {:>12} {:>9} {:>9} {:>9}",
+        "rows", "", "first token", "a step", "tok/s", "of limit"
+    );
     for batch in &speed.batches {
         let prompts = if batch.one_prompt { "of one prompt" } else { "distinct prompts" };
         let share = batch.share_of_limit.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));

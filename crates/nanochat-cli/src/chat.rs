@@ -12,10 +12,11 @@ use anyhow::{Context, Result, bail};
 use nanochat::answer;
 use nanochat::checkpoint::{self, LoadedModel, Stage};
 use nanochat::conversation::{Content, Conversation, Message, Role};
-use nanochat::engine::{Engine, Finish, Request};
+use nanochat::engine::{Engine, EngineOptions, Finish, Request};
 use nanochat::sampler::SampleOptions;
 use nanochat::values;
-use nanochat_tensor::Device;
+use nanochat_tensor::{Device, Precision};
+use nanochat_tokenizer::Tokenizer;
 use printer::Printer;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -78,6 +79,9 @@ pub struct ChatCommand {
     /// Answers to each prompt
     #[arg(long, value_parser = values::count, default_value_t = 1)]
     samples: usize,
+    /// Weights on the CPU: f32, bf16 or int8
+    #[arg(long, default_value_t = Precision::Bf16)]
+    weights: Precision,
     #[command(flatten)]
     options: SampleOptions,
 }
@@ -93,12 +97,17 @@ Ctrl-C stops an answer.";
 pub fn run(command: &ChatCommand, base_dir: &Path, device: &Device) -> Result<()> {
     command.options.checked()?;
     let loaded = command.model.load(base_dir, device)?;
+    let is_base = command.model.is_base(&loaded);
+    let LoadedModel { model, tokenizer, folder } = loaded;
+    let options = EngineOptions { weights: command.weights, ..EngineOptions::default() };
+    let engine = Engine::with_options(&model, Some(&tokenizer), options);
+    drop(model); // the engine has its own weights, half as large or smaller
     let interrupt = Arc::new(AtomicBool::new(false));
-    let completes = command.model.is_base(&loaded);
     let mut chat = Chat {
-        engine: Engine::new(&loaded.model, &loaded.tokenizer),
-        loaded: &loaded,
-        completes,
+        engine,
+        tokenizer: &tokenizer,
+        folder: &folder,
+        completes: is_base,
         options: command.options,
         max_tokens: command.max_tokens,
         samples: command.samples,
@@ -120,7 +129,8 @@ pub fn run(command: &ChatCommand, base_dir: &Path, device: &Device) -> Result<()
 
 struct Chat<'m> {
     engine: Engine<'m>,
-    loaded: &'m LoadedModel,
+    tokenizer: &'m Tokenizer,
+    folder: &'m Path,
     completes: bool,
     options: SampleOptions,
     max_tokens: usize,
@@ -135,7 +145,7 @@ struct Chat<'m> {
 impl Chat<'_> {
     /// Reads lines until the end.
     fn talk(&mut self, base_dir: &Path) -> Result<()> {
-        eprintln!("{}", self.loaded.folder.display());
+        eprintln!("{}", self.folder.display());
         eprintln!(
             "{}",
             if self.completes {
@@ -219,7 +229,7 @@ impl Chat<'_> {
 
     /// Answers `line`, streaming, and remembers both.
     fn say(&mut self, line: &str) -> Result<()> {
-        let tokenizer = &self.loaded.tokenizer;
+        let tokenizer = self.tokenizer;
         let prompt = if self.completes { self.text_prompt(line) } else { self.chat_prompt(line)? };
         let request = Request {
             prompt,
@@ -261,7 +271,7 @@ impl Chat<'_> {
     }
 
     fn text_prompt(&self, text: &str) -> Vec<u32> {
-        let tokenizer = &self.loaded.tokenizer;
+        let tokenizer = self.tokenizer;
         let bos = tokenizer.special("<|bos|>").unwrap_or(0);
         [vec![bos], tokenizer.encode(text)].concat()
     }
@@ -277,7 +287,7 @@ impl Chat<'_> {
             let system =
                 system.map(|text| Message { role: Role::System, content: Content::Text(text.clone()) });
             let messages = system.chain(self.messages.iter().cloned()).collect();
-            let prompt = match (Conversation { messages }).render_for_completion(&self.loaded.tokenizer) {
+            let prompt = match (Conversation { messages }).render_for_completion(self.tokenizer) {
                 Ok(prompt) => prompt,
                 Err(error) => {
                     self.messages.pop();

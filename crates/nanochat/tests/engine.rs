@@ -114,7 +114,8 @@ fn greedy_answers_equal_the_naive_forward_in_any_mix_of_requests() {
     for (prefix_cache, max_rows, prompt_tokens, cache_bytes) in
         [(true, 64, 256, 1 << 30), (false, 7, 50, 1 << 30), (true, 7, 64, small), (false, 16, 1_000, small)]
     {
-        let options = EngineOptions { prefix_cache, max_rows, prompt_tokens, cache_bytes, ..Default::default() };
+        let options =
+            EngineOptions { prefix_cache, max_rows, prompt_tokens, cache_bytes, ..Default::default() };
         let mut engine = Engine::with_options(&model, Some(&tokenizer), options);
         let answers = engine.generate(&requests, |_| ControlFlow::Continue(()));
         for ((request, answers), expected) in requests.iter().zip(&answers).zip(&expected) {
@@ -133,7 +134,11 @@ fn neighbours_chunks_and_interruptions_change_no_bit() {
     let sampled = SampleOptions { temperature: 1.0, logprobs: Some(3), ..GREEDY };
     let requests: Vec<Request> = (0..)
         .zip(related_prompts(24, &mut rng))
-        .map(|(stream, prompt)| Request { stream, samples: 1 + stream as usize % 3, ..request(&prompt, 12, sampled) })
+        .map(|(stream, prompt)| Request {
+            stream,
+            samples: 1 + stream as usize % 3,
+            ..request(&prompt, 12, sampled)
+        })
         .collect();
     for weights in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let run = |requests: &[Request], options: EngineOptions| {

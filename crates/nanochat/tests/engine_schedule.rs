@@ -93,7 +93,8 @@ impl Checker {
 }
 
 fn engine(pages: usize, max_rows: usize, prefix_cache: bool) -> (Engine<'static>, Arc<Mutex<usize>>) {
-    let config = GptConfig { sequence_len: CONTEXT, vocab_size: VOCAB, ..GptConfig::from_depth(1, 10, 8).unwrap() };
+    let config =
+        GptConfig { sequence_len: CONTEXT, vocab_size: VOCAB, ..GptConfig::from_depth(1, 10, 8).unwrap() };
     let checker = Checker { config: Some(config), ..Checker::default() };
     let most_rows = checker.most_rows.clone();
     let options = EngineOptions {
@@ -200,7 +201,11 @@ fn random_events(seed: u64, events: usize, pages: usize, max_rows: usize, prefix
     let stats = engine.stats();
     assert_eq!((stats.pages_in_use, stats.waiting, stats.running), (0, 0, 0));
     assert!(engine.step().is_empty());
-    assert!(book.done > events / 100 && cancelled > events / 200, "{} done, {cancelled} cancelled", book.done);
+    assert!(
+        book.done > events / 100 && cancelled > events / 200,
+        "{} done, {cancelled} cancelled",
+        book.done
+    );
     assert!(stats.preemptions > 0 && *most_rows.lock().unwrap() == max_rows, "{stats:?}");
     assert_eq!(stats.spared_tokens > 0, prefix_cache);
 }
@@ -256,13 +261,8 @@ fn the_next_turn_computes_only_what_is_new() {
 #[test]
 fn mistakes_are_refused_with_a_sentence() {
     let (mut engine, _) = engine(8, 2, true);
-    let good = Request {
-        prompt: vec![1],
-        samples: 1,
-        max_tokens: 1,
-        options: SampleOptions::default(),
-        stream: 0,
-    };
+    let good =
+        Request { prompt: vec![1], samples: 1, max_tokens: 1, options: SampleOptions::default(), stream: 0 };
     let mut refused = |change: &dyn Fn(&mut Request)| {
         let mut request = good.clone();
         change(&mut request);

@@ -67,4 +67,3 @@ impl Block for Int8 {
         std::array::from_fn(|i| f32::from(self.0[i / LANES][i % LANES]))
     }
 }
-

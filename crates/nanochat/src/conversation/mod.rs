@@ -71,6 +71,12 @@ pub enum ConversationError {
 }
 
 impl Conversation {
+    /// One user message.
+    pub fn question(text: &str) -> Conversation {
+        let content = Content::Text(text.to_string());
+        Conversation { messages: vec![Message { role: Role::User, content }] }
+    }
+
     /// Whether this can be learned from: the turns alternate, nothing is empty, the assistant is last.
     pub fn validate(&self) -> Result<(), ConversationError> {
         self.validate_turns()?;

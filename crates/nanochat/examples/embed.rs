@@ -1,0 +1,36 @@
+//! nanochat inside a program of your own: load a model folder, ask, print the answer as it comes.
+//!
+//! cargo run --release -p nanochat --example embed -- MODEL_FOLDER "Why is the sky blue?"
+
+use anyhow::{Context, Result};
+use nanochat::checkpoint::{LoadedModel, load_folder};
+use nanochat::conversation::Conversation;
+use nanochat::engine::{Engine, EngineOptions, Event, Request};
+use nanochat::sampler::SampleOptions;
+use nanochat_tensor::Precision;
+
+fn main() -> Result<()> {
+    let mut args = std::env::args().skip(1);
+    let folder = args.next().context("want MODEL_FOLDER QUESTION")?;
+    let question = args.next().context("want MODEL_FOLDER QUESTION")?;
+
+    let LoadedModel { model, tokenizer, .. } = load_folder(folder.as_ref())?;
+    let options = EngineOptions { weights: Precision::Bf16, ..EngineOptions::default() };
+    let mut engine = Engine::with_options(&model, Some(&tokenizer), options);
+    let prompt = Conversation::question(&question).render_for_completion(&tokenizer)?;
+    let options = SampleOptions::default();
+    engine.submit(Request { prompt, samples: 1, max_tokens: 256, options, stream: 0 })?;
+
+    let mut text = nanochat_tokenizer::StreamDecoder::new(&tokenizer);
+    while !engine.is_idle() {
+        for event in engine.step() {
+            if let Event::Token { id, .. } = event
+                && !tokenizer.is_special(id)
+            {
+                print!("{}", text.push(id)); // whole characters only
+            }
+        }
+    }
+    println!("{}", text.finish());
+    Ok(())
+}
