@@ -130,6 +130,15 @@ impl Gpt {
         packed
     }
 
+    /// The model with the values that `packed` weights have, in f32: to measure what packing costs.
+    pub fn rounded(&self, precision: Precision) -> Gpt {
+        let mut rounded = self.packed(precision);
+        for (_, _, weight) in rounded.params_mut() {
+            *weight = Tensor::new(weight.host().into_owned(), weight.shape());
+        }
+        rounded
+    }
+
     pub fn device(&self) -> Device {
         self.wte.device()
     }
