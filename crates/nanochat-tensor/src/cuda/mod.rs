@@ -8,6 +8,7 @@ mod buffer;
 mod kernels;
 pub mod libraries;
 mod matmul;
+mod tensor_map;
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -18,6 +19,7 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 pub(crate) use buffer::{Buffer, Dtype};
 pub(crate) use kernels::{Launch, blocks, sources};
 pub(crate) use matmul::{Operand, Output, Product};
+pub(crate) use tensor_map::TensorMap;
 
 /// Why there is no GPU to work on.
 #[derive(Debug, thiserror::Error)]
