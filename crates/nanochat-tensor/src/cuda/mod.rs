@@ -211,10 +211,12 @@ impl Cuda {
         self.check(copied, "copying on the GPU");
     }
 
-    /// The positions as u32 on the GPU; the last ones are kept.
+    /// The positions as u32 on the GPU; the last ones are kept, so those of training are copied once.
     pub(crate) fn positions(self: &Arc<Cuda>, positions: &Arc<[usize]>) -> Arc<Buffer> {
         let mut last = self.positions.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(last) = last.as_ref().filter(|last| Arc::ptr_eq(&last.host, positions)) {
+        let same = |last: &Positions| Arc::ptr_eq(&last.host, positions) || last.host == *positions;
+        if let Some(last) = last.as_mut().filter(|last| same(last)) {
+            last.host = positions.clone(); // the next layer's question is answered by the address
             return last.on_gpu.clone();
         }
         let values: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
