@@ -126,6 +126,16 @@ impl GptConfig {
         6.0 * multiplying as f64
             + 12.0 * (self.n_layer * self.n_head * self.head_dim() * self.sequence_len) as f64
     }
+
+    /// FLOPs of one token that are done a second time: not counted as useful.
+    pub fn recomputed_flops_per_token(&self, recompute: Recompute) -> f64 {
+        let (c, attention) = (self.n_embd, 4 * self.n_layer * self.n_embd * self.sequence_len);
+        match recompute {
+            Recompute::None => 0.0,
+            Recompute::Mlp => 2.0 * (8 * self.n_layer * c * c) as f64,
+            Recompute::Block => 2.0 * self.matrix_params() as f64 + attention as f64,
+        }
+    }
 }
 
 fn width_and_heads(depth: usize) -> (usize, usize) {

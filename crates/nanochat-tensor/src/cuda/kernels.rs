@@ -228,7 +228,7 @@ unsafe fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, nvrtc::NvrtcError
 }
 
 /// Where compiled kernels and chosen algorithms are kept: NANOCHAT_CUDA_CACHE, or the user's cache folder.
-pub(super) fn cache_dir() -> Option<PathBuf> {
+pub fn cache_dir() -> Option<PathBuf> {
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     named("NANOCHAT_CUDA_CACHE").or_else(|| {
         let home = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty());

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoints, LoadedModel, Stage, TrainState, load_folder};
+use crate::config::Recompute;
 use crate::curve::stage_charts;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, MetricsWriter, read_metrics};
@@ -22,7 +23,7 @@ use crate::optim::Optimizer;
 use crate::report::{self, Section};
 use crate::train::{Diverged, StepResult};
 
-/// Settings that say where a run is kept and how it starts.
+/// Settings that say where a run is kept, how it starts, and how it uses its device.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunSettings {
     /// Name of the run [default: d{depth}; when finetuning, the deepest base model's]
@@ -43,6 +44,10 @@ pub struct RunSettings {
     /// Seed of every random choice: initial weights, order of conversations
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+    /// Compute a part of the activations a second time instead of keeping them, for less memory
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub recompute: Recompute,
 }
 
 /// A tag names a folder, and no other than its own.
@@ -53,7 +58,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
     "model_tag",
     "save_every",
     "keep",
@@ -63,6 +68,7 @@ const FREE: [&str; 9] = [
     "eval_tokens",
     "sample_every",
     "bad_shards",
+    "recompute",
 ];
 
 /// The user asked the run to stop; everything is saved.

@@ -8,6 +8,7 @@ use nanochat_tensor::{Device, Tape};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::fit;
 use super::run::{Run, RunSettings};
 use crate::chat_loader::ChatLoader;
 use crate::checkpoint::{self, Stage};
@@ -72,6 +73,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         .to_string();
     let source = checkpoint::load_folder(&source)?;
     let (tokenizer, config) = (source.tokenizer, source.model.config);
+    fit::check(&config, settings.device_batch_size, settings.run.recompute, device)?;
     let chat_data = base_dir.join("chat_data");
     let files = match settings.data.as_slice() {
         [] => vec![chat_data.join("train.jsonl")],
@@ -85,6 +87,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
     let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings)?;
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
+    model.recompute = settings.run.recompute;
     let rows = [settings.device_batch_size, config.sequence_len];
     let mut loader =
         ChatLoader::new(&conversations, &tokenizer, rows, [0, 1], settings.run.seed, position.as_ref())?;
