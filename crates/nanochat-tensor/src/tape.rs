@@ -1,10 +1,12 @@
 //! Reverse-mode autograd over coarse ops: forward pushes one closure per op, backward pops them.
 
+use std::any::type_name;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::ops::elementwise;
+use crate::profile;
 use crate::simd;
 use crate::tensor::{Target, Tensor, TensorId};
 
@@ -19,6 +21,8 @@ pub struct Tape {
 struct Recorded {
     output: TensorId,
     shape: Vec<usize>,
+    /// The type of the closure, which tells the op's name.
+    closure: &'static str,
     backward: Backward,
 }
 
@@ -42,15 +46,21 @@ impl Tape {
     }
 
     /// Called by an op at the end of its forward. What the closure captures is what is saved.
-    pub(crate) fn record(&self, output: &Tensor, backward: impl FnOnce(&Tensor, &mut Grads) + 'static) {
-        self.push(output, move |dy, grads| backward(&dy, grads));
+    pub(crate) fn record<F: FnOnce(&Tensor, &mut Grads) + 'static>(&self, output: &Tensor, backward: F) {
+        self.push(output, type_name::<F>(), move |dy, grads| backward(&dy, grads));
     }
 
     /// As `record`, for a backward that wants dy for itself.
-    fn push(&self, output: &Tensor, backward: impl FnOnce(Tensor, &mut Grads) + 'static) {
+    fn push(
+        &self,
+        output: &Tensor,
+        closure: &'static str,
+        backward: impl FnOnce(Tensor, &mut Grads) + 'static,
+    ) {
         if self.recording {
+            profile::forward_done(closure);
             let (output, shape) = (output.id(), output.shape().to_vec());
-            self.ops.borrow_mut().push(Recorded { output, shape, backward: Box::new(backward) });
+            self.ops.borrow_mut().push(Recorded { output, shape, closure, backward: Box::new(backward) });
         }
     }
 
@@ -59,7 +69,7 @@ impl Tape {
     pub fn recompute(&self, x: &Tensor, f: impl Fn(&Tape, &Tensor) -> Tensor + 'static) -> Tensor {
         let y = f(&Tape::off(), x);
         let x = x.clone();
-        self.push(&y, move |dy, grads| {
+        self.push(&y, "recompute", move |dy, grads| {
             let tape = Tape::new();
             let y = f(&tape, &x);
             grads.add(&y, dy);
@@ -81,7 +91,9 @@ impl Tape {
         for op in self.ops.into_inner().into_iter().rev() {
             if let Some(dy) = grads.0.remove(&op.output) {
                 // A reshape keeps the id, so the gradient may come in the shape of a later view.
+                let begin = profile::backward_begins();
                 (op.backward)(dy.reshape(&op.shape), grads);
+                profile::backward_done(op.closure, begin);
             }
         }
     }

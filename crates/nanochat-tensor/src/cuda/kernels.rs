@@ -10,6 +10,7 @@ use cudarc::driver::{CudaFunction, CudaModule, LaunchConfig, PushKernelArg, sys 
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 
 use super::{Cuda, fail};
+use crate::profile;
 
 const PRELUDE: &str = include_str!("../ops/prelude.cuh");
 
@@ -144,7 +145,7 @@ impl Launch<'_> {
             };
         }
         // SAFETY: the caller's promise.
-        let launched = unsafe { builder.launch(config) };
+        let launched = profile::kernel(|| self.name.clone(), || unsafe { builder.launch(config) });
         self.gpu.check(launched, &self.name);
     }
 }

@@ -14,7 +14,9 @@ use std::any::Any;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
+
+use crate::profile;
 
 pub(crate) use buffer::{Buffer, Dtype};
 pub use kernels::cache_dir;
@@ -175,15 +177,20 @@ impl Cuda {
 
     /// Milliseconds of GPU time that `work` takes.
     pub fn time(&self, work: impl FnOnce()) -> f32 {
-        let event = || {
-            let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-            self.check(self.stream.record_event(flags), "recording an event")
-        };
-        let start = event();
+        let start = self.event();
         work();
-        let end = event();
-        self.synchronize();
-        self.check(start.elapsed_ms(&end), "reading a clock")
+        self.milliseconds(&start, &self.event())
+    }
+
+    /// A point in the stream whose time can be asked for.
+    pub(crate) fn event(&self) -> CudaEvent {
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        self.check(self.stream.record_event(flags), "recording an event")
+    }
+
+    /// From one event to a later one; waits for both.
+    pub(crate) fn milliseconds(&self, from: &CudaEvent, to: &CudaEvent) -> f32 {
+        self.check(from.elapsed_ms(to), "reading a clock")
     }
 
     /// Makes this GPU the calling thread's; the driver's functions want that.
@@ -213,9 +220,13 @@ impl Cuda {
 
     pub(crate) fn zeros(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
         let buffer = self.alloc(len, dtype);
-        // SAFETY: the buffer is at least so many bytes long.
-        let set =
-            unsafe { result::memset_d8_async(buffer.ptr(), 0, len * dtype.size(), self.stream.cu_stream()) };
+        let set = profile::kernel(
+            || "clear".into(),
+            // SAFETY: the buffer is at least so many bytes long.
+            || unsafe {
+                result::memset_d8_async(buffer.ptr(), 0, len * dtype.size(), self.stream.cu_stream())
+            },
+        );
         self.check(set, "clearing memory");
         buffer
     }
@@ -225,7 +236,8 @@ impl Cuda {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let buffer = self.alloc(bytes.len() / dtype.size(), dtype);
         if bytes.len() <= staging::LARGEST {
-            self.staging.lock().unwrap_or_else(|e| e.into_inner()).copy(self, buffer.ptr(), bytes);
+            let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
+            profile::kernel(|| "upload".into(), || staging.copy(self, buffer.ptr(), bytes));
             return buffer;
         }
         // SAFETY: the buffer is as long as `data`; a copy from pageable memory returns when it is staged.
@@ -247,8 +259,11 @@ impl Cuda {
     /// Copies `bytes` between buffers of the GPU.
     pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) {
         self.bind();
-        // SAFETY: callers pass buffers of at least so many bytes.
-        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        let copied = profile::kernel(
+            || "copy".into(),
+            // SAFETY: callers pass buffers of at least so many bytes.
+            || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) },
+        );
         self.check(copied, "copying on the GPU");
     }
 
