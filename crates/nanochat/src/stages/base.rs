@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use nanochat_tensor::Device;
+use nanochat_tensor::profile::part;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -174,8 +175,9 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
             break;
         }
         let started = Instant::now();
-        let micro_batches =
-            (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
+        run.begin_step(step, device);
+        let feed = || (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>();
+        let micro_batches = part("feeding", feed)?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
             .map_err(|diverged| run.diverged(step, diverged))?;

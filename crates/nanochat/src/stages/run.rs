@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Device, profile as recorder};
 use nanochat_tokenizer::Tokenizer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use crate::curve::stage_charts;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, MetricsWriter, read_metrics};
 use crate::optim::Optimizer;
+use crate::profile;
 use crate::report::{self, Section};
 use crate::train::{Diverged, StepResult};
 
@@ -48,7 +49,14 @@ pub struct RunSettings {
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub recompute: Recompute,
+    /// Record N steps, after two, into profile.json of the run's folder: a trace for ui.perfetto.dev (0: none)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[serde(default)]
+    pub profile: usize,
 }
+
+/// Steps before those that are recorded: they compile kernels and fill pools.
+const UNRECORDED: usize = 2;
 
 /// A tag names a folder, and no other than its own.
 fn tag(value: &str) -> Result<String, String> {
@@ -58,7 +66,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 10] = [
+const FREE: [&str; 11] = [
     "model_tag",
     "save_every",
     "keep",
@@ -69,6 +77,7 @@ const FREE: [&str; 10] = [
     "sample_every",
     "bad_shards",
     "recompute",
+    "profile",
 ];
 
 /// The user asked the run to stop; everything is saved.
@@ -260,6 +269,29 @@ impl Run {
         }
     }
 
+    /// Called when a step begins, before it is fed: the steps of `--profile` are recorded from here.
+    pub fn begin_step(&self, step: usize, device: &Device) {
+        if self.settings.profile > 0 && step == self.first_step() + UNRECORDED {
+            recorder::start(device);
+        }
+    }
+
+    /// Writes and tells what was recorded, if anything was.
+    fn end_recording(&self) -> Result<()> {
+        let spans = recorder::finish();
+        if !spans.is_empty() {
+            let path = self.checkpoints.dir().join("profile.json");
+            profile::write(&path, &spans).with_context(|| format!("failed to write {}", path.display()))?;
+            self.say(&format!(
+                "{}
+open {} in ui.perfetto.dev",
+                profile::summary(&spans),
+                path.display()
+            ));
+        }
+        Ok(())
+    }
+
     /// Logs one training step and moves the progress on.
     pub fn log_step(
         &mut self,
@@ -270,6 +302,9 @@ impl Run {
         lr: f32,
     ) -> Result<()> {
         self.prune()?;
+        if step + 1 == self.first_step() + UNRECORDED + self.settings.profile {
+            self.end_recording()?;
+        }
         let tokens_per_second = tokens as f64 / seconds;
         self.metrics.log(
             step as u64,
@@ -297,6 +332,7 @@ impl Run {
 
     /// Ends a run that reached its horizon: its section of the report, with settings and curves.
     pub fn finish(&mut self, base_dir: &Path, mut section: Section) -> Result<()> {
+        self.end_recording()?;
         self.progress.finish();
         self.prune()?;
         section.seconds = self.seconds();

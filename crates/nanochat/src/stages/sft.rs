@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use nanochat_tensor::profile::part;
 use nanochat_tensor::{Device, Tape};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -134,7 +135,9 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
             break;
         }
         let started = Instant::now();
-        let micro_batches: Vec<_> = (0..grad_accum_steps).map(|_| loader.next_batch()).collect();
+        run.begin_step(step, device);
+        let feed = || (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Vec<_>>();
+        let micro_batches = part("feeding", feed);
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
             .map_err(|diverged| run.diverged(step, diverged))?;
