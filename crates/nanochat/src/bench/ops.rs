@@ -77,12 +77,16 @@ fn ceiling(device: &Device, seconds: f64) -> Ceiling {
         Device::Cpu => (1 << 24, 1_024),
         Device::Cuda(_) => (1 << 28, 8_192),
     };
-    let (source, [x, w]) = (
-        random(&[values / 1_024, 1_024], 1.0, device),
-        [random(&[side, side], 1.0, device), random(&[side, side], 0.01, device)],
-    );
+    let copy_ms = {
+        let source = random(&[values / 1_024, 1_024], 1.0, device);
+        let mut there = vec![0.0; if let Device::Cpu = device { values } else { 0 }];
+        looped(device, seconds, || match device {
+            Device::Cpu => there.copy_from_slice(source.data()),
+            Device::Cuda(_) => drop(source.slice_rows(0..source.rows())),
+        })
+    };
+    let [x, w] = [1.0, 0.01].map(|std| random(&[side, side], std, device));
     let x = x.to_activation();
-    let copy_ms = looped(device, seconds, || drop(source.slice_rows(0..source.rows())));
     let product_ms = looped(device, seconds, || drop(Tape::off().linear(&x, &w)));
     Ceiling {
         copy_tb_per_second: 2.0 * 4.0 * values as f64 / copy_ms / 1e9,
@@ -160,7 +164,7 @@ impl Inputs {
         let width = if let Device::Cpu = device { 4.0 } else { 2.0 };
         let time = |name, count, unit, [forward, backward]: [f64; 2], f: &dyn Fn(&Tape) -> Tensor| {
             let [forward_ms, backward_ms] = time_op(device, seconds, f);
-            let rate = |work: f64, ms: f64| work / ms / 1e9;
+            let rate = |work: f64, ms: f64| if work > 0.0 { work / ms / 1e9 } else { 0.0 };
             let rates = [rate(forward, forward_ms), rate(backward, backward_ms)];
             let [forward_rate, backward_rate] = rates;
             let best = if unit == TB { ceiling.copy_tb_per_second } else { ceiling.product_tflops };
