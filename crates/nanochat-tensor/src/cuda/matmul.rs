@@ -17,6 +17,7 @@ use cudarc::driver::{CudaStream, result as driver};
 
 use super::buffer::Dtype;
 use super::{Buffer, Cuda, fail, kernels};
+use crate::profile;
 
 /// 32 MiB is what cuBLAS takes on Hopper; split products want it.
 static WORKSPACE_BYTES: usize = 32 << 20;
@@ -158,7 +159,9 @@ impl Cuda {
             plan
         });
         // SAFETY: the plan was made for this shape.
-        let done = unsafe { self.multiply(&plan, &plan.algorithm, &product) };
+        let multiply = || unsafe { self.multiply(&plan, &plan.algorithm, &product) };
+        let Product { m, n, k, .. } = product;
+        let done = profile::kernel(|| format!("product {m} x {n} x {k}"), multiply);
         done.unwrap_or_else(|e| fail(format!("cuBLASLt failed at {}: {e}", product.key())));
     }
 
