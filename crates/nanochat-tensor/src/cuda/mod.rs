@@ -68,6 +68,9 @@ pub(crate) fn fail(message: String) -> ! {
     std::panic::resume_unwind(Box::new(GpuFailure(message)))
 }
 
+/// What cuBLASLt's workspace and the kernels take before the first tensor.
+const LEAST_FREE_BYTES: usize = 256 << 20;
+
 pub struct Cuda {
     name: String,
     arch: &'static str,
@@ -106,6 +109,9 @@ impl Cuda {
         }
         // SAFETY: all work runs on the one stream below, in order; nothing is left for events to order.
         unsafe { context.disable_event_tracking() };
+        if result::mem_get_info().map_err(open)?.0 < LEAST_FREE_BYTES {
+            return Err(DeviceError::Full(ordinal));
+        }
         libraries::check_libraries()?;
         let stream = context.new_stream().map_err(open)?;
         keep_freed_memory(&context).map_err(open)?;
@@ -214,10 +220,14 @@ impl Cuda {
     fn fail_full(&self, asked: usize) -> ! {
         let [asked, free, used, total] =
             [asked, self.free_bytes(), self.used_bytes(), self.total_bytes()].map(gib);
-        let advice = self.advice.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let advice = self.advice();
         fail(format!(
             "the GPU is out of memory: {asked} more were asked for, {free} of its {total} are free and {used} in use by this program; {advice}"
         ))
+    }
+
+    fn advice(&self) -> String {
+        self.advice.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     pub(crate) fn zeros(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
@@ -296,7 +306,11 @@ impl Cuda {
     }
 
     pub(crate) fn check<T>(&self, outcome: Result<T, DriverError>, doing: &str) -> T {
-        outcome.unwrap_or_else(|e| fail(format!("{doing} failed on {}: {}", self.name, describe(e))))
+        outcome.unwrap_or_else(|e| {
+            let full = e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+            let advice = if full { format!("; {}", self.advice()) } else { String::new() };
+            fail(format!("{doing} failed on {}: {}{advice}", self.name, describe(e)))
+        })
     }
 }
 
