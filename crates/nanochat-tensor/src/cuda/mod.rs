@@ -350,3 +350,39 @@ fn describe(error: DriverError) -> String {
 fn gib(bytes: usize) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::Device;
+    use crate::testing::gpu;
+
+    #[test]
+    fn memory_that_ends_is_one_sentence_and_not_the_end() {
+        let Some(Device::Cuda(gpu)) = gpu() else { return };
+        gpu.advise_when_full("less fits".into());
+        let asked = catch_unwind(AssertUnwindSafe(|| gpu.alloc(gpu.total_bytes(), Dtype::F32)));
+        let panic = asked.err().expect("four times the card was given");
+        let sentence = gpu_failure(&*panic).expect("another panic");
+        let parts = ["out of memory", "were asked for", "are free", "less fits"];
+        assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
+        let mut zeros = [1.0f32; 8];
+        gpu.download(gpu.zeros(8, Dtype::F32).ptr(), &mut zeros);
+        assert_eq!(zeros, [0.0; 8]);
+    }
+
+    #[test]
+    fn errors_of_opening_have_a_sentence_each() {
+        use sys::CUresult as Code;
+        let sentence = |code| cannot_open(3, DriverError(code)).to_string();
+        assert!(sentence(Code::CUDA_ERROR_NO_DEVICE).contains("no GPU 3"));
+        assert!(sentence(Code::CUDA_ERROR_OUT_OF_MEMORY).contains("other programs hold"));
+        assert!(sentence(Code::CUDA_ERROR_DEVICE_UNAVAILABLE).contains("another program alone"));
+        assert!(sentence(Code::CUDA_ERROR_STUB_LIBRARY).contains("no NVIDIA driver"));
+        assert!(sentence(Code::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH).contains("different versions"));
+        let old = DeviceError::OldDriver { found: "12.2".into(), needed: "12.8".into() }.to_string();
+        assert!(old.contains("12.2") && old.contains("570"), "{old}");
+    }
+}
