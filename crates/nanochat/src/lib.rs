@@ -13,6 +13,7 @@ pub mod conversation;
 pub mod curve;
 pub mod dataloader;
 pub mod dataset;
+pub mod draws;
 pub mod engine;
 pub mod gpt;
 pub mod huggingface;
@@ -29,6 +30,8 @@ pub mod report;
 pub mod sampler;
 pub mod schedule;
 pub mod stages;
+pub mod table;
+pub mod tasks;
 #[cfg(test)]
 mod testing;
 pub mod train;

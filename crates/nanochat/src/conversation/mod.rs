@@ -5,6 +5,7 @@ mod render;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use read::from_json;
 pub use read::read_conversations;
 pub use render::Rendered;
 
