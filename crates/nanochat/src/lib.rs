@@ -28,6 +28,7 @@ mod partial_dir;
 pub mod plan;
 pub mod report;
 pub mod sampler;
+pub mod sandbox;
 pub mod schedule;
 pub mod stages;
 pub mod table;
