@@ -26,6 +26,7 @@ pub mod optim;
 mod partial_dir;
 pub mod plan;
 pub mod report;
+pub mod reward;
 pub mod sampler;
 pub mod schedule;
 pub mod stages;

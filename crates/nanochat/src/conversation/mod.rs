@@ -113,6 +113,17 @@ impl Content {
         }
     }
 
+    /// What a reader sees of it: text without tool use.
+    pub fn visible_text(&self) -> String {
+        match self {
+            Content::Text(text) => text.clone(),
+            Content::Parts(parts) => {
+                let texts = parts.iter().filter(|part| part.kind == PartKind::Text);
+                texts.map(|part| part.text.as_str()).collect()
+            }
+        }
+    }
+
     fn is_blank(&self) -> bool {
         match self {
             Content::Text(text) => text.trim().is_empty(),
