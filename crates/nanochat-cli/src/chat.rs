@@ -26,7 +26,7 @@ pub struct ModelArgs {
     /// A model folder: any NanoChat folder of Hugging Face transformers
     #[arg(short = 'm', long = "model", value_name = "FOLDER", conflicts_with_all = ["model_tag", "step"])]
     folder: Option<PathBuf>,
-    /// Stage the model comes from [default: sft, or base where there is no other]
+    /// Stage the model comes from [default: sft, or the one before where there is no such]
     #[arg(long, value_enum)]
     source: Option<Stage>,
     /// Name of the run [default: the deepest model]
@@ -51,14 +51,14 @@ impl ModelArgs {
         Ok(match self.source {
             Some(stage) => find(stage)?,
             // Where there is neither, the base model's sentence says what to do first.
-            None => find(Stage::Sft).or_else(|_| find(Stage::Base))?,
+            None => find(Stage::Sft).or_else(|_| find(Stage::Mid)).or_else(|_| find(Stage::Base))?,
         })
     }
 
     /// Whether the model was never taught to chat, so that it can only go on with a text.
     fn is_base(&self, loaded: &LoadedModel) -> bool {
-        let stage = loaded.folder.iter().any(|part| part == Stage::Base.folder());
-        self.source == Some(Stage::Base) || (self.folder.is_none() && stage)
+        self.source == Some(Stage::Base)
+            || (self.folder.is_none() && Stage::of(&loaded.folder) == Some(Stage::Base))
     }
 }
 

@@ -90,7 +90,7 @@ fn write_conversations(
 ) -> Result<[u64; 2], DataError> {
     let dir = PartialDir::create(dir)?;
     let counts = [n, n.div_ceil(TEST_EVERY)];
-    let mut write = |name: &str, n: u64, make: &(dyn Fn(u64) -> Conversation + Sync)| {
+    let write = |name: &str, n: u64, make: &(dyn Fn(u64) -> Conversation + Sync)| {
         let path = dir.path().join(name);
         let mut file = BufWriter::new(File::create(&path).map_err(at(&path))?);
         let line = |index| serde_json::to_string(&make(index).messages).expect("strings are valid JSON");

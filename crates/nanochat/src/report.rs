@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::atomic_file;
+use crate::checkpoint::Stage;
 
 pub use environment::{environment, memory_bytes};
 
@@ -33,6 +34,17 @@ pub enum Column {
 impl Column {
     const ALL: [(Column, &str); 4] =
         [(Column::Base, "BASE"), (Column::Mid, "MID"), (Column::Sft, "SFT"), (Column::Rl, "RL")];
+}
+
+impl From<Stage> for Column {
+    fn from(stage: Stage) -> Column {
+        match stage {
+            Stage::Base => Column::Base,
+            Stage::Mid => Column::Mid,
+            Stage::Sft => Column::Sft,
+            Stage::Rl => Column::Rl,
+        }
+    }
 }
 
 /// What one stage has to report.

@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use crate::conversation::Conversation;
 
 /// How an answer is compared with the one of the data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reward {
     /// The number after `####`, as in GSM8K
+    #[default]
     Number,
     /// The whole visible answer, but for spaces around it
     Exact,

@@ -5,7 +5,7 @@ mod render;
 
 use serde::{Deserialize, Serialize};
 
-pub use read::read_conversations;
+pub use read::{parse_conversation, read_conversations};
 pub use render::Rendered;
 
 /// Turns in order: an optional system message, then user and assistant strictly alternating.

@@ -25,7 +25,7 @@ use crate::train::{Diverged, StepResult};
 /// Settings that say where a run is kept and how it starts.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunSettings {
-    /// Name of the run [default: d{depth}; when finetuning, the deepest base model's]
+    /// Name of the run [default: d{depth}; in later stages, the deepest model's]
     #[arg(long, value_parser = tag)]
     pub model_tag: Option<String>,
     /// Save a checkpoint every N steps, besides the last (0: the last only)
@@ -53,7 +53,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 9] = [
+const FREE: [&str; 11] = [
     "model_tag",
     "save_every",
     "keep",
@@ -61,6 +61,8 @@ const FREE: [&str; 9] = [
     "overwrite",
     "eval_every",
     "eval_tokens",
+    "eval_examples",
+    "eval_samples",
     "sample_every",
     "bad_shards",
 ];
@@ -193,6 +195,11 @@ impl Run {
         self.started = Instant::now();
     }
 
+    /// The run turns out to take this many steps.
+    pub fn expect_steps(&mut self, num_iterations: usize) {
+        self.progress.bar.set_length(num_iterations as u64);
+    }
+
     /// Seconds of training, over all sessions of the run.
     pub fn seconds(&self) -> f64 {
         self.seconds_before + self.started.elapsed().as_secs_f64()
@@ -275,6 +282,14 @@ impl Run {
             ],
         )?;
         self.progress.advance(step, result.loss, tokens_per_second);
+        Ok(())
+    }
+
+    /// Logs one step of reinforcement learning, `message` for the user.
+    pub fn log_rollouts(&mut self, step: usize, values: &[(&str, f64)], message: String) -> Result<()> {
+        self.prune()?;
+        self.metrics.log(step as u64, values)?;
+        self.progress.show(step, message, 10);
         Ok(())
     }
 
@@ -427,9 +442,13 @@ impl Progress {
     fn advance(&mut self, step: usize, loss: f32, tokens_per_second: f64) {
         let smooth = self.smooth_loss.map_or(loss, |smooth| 0.9 * smooth + 0.1 * loss);
         self.smooth_loss = Some(smooth);
-        let message = format!("loss {smooth:.4} · {:.1}K tok/s", tokens_per_second / 1e3);
+        self.show(step, format!("loss {smooth:.4} · {:.1}K tok/s", tokens_per_second / 1e3), 50);
+    }
+
+    /// On a bar always, as a line every `every` steps.
+    fn show(&mut self, step: usize, message: String, every: usize) {
         self.bar.set_position(step as u64 + 1);
-        if self.bar.is_hidden() && step.is_multiple_of(50) && self.bar.length().is_some() {
+        if self.bar.is_hidden() && step.is_multiple_of(every) && self.bar.length().is_some() {
             eprintln!("step {step}/{}: {message}", self.bar.length().unwrap_or(0));
         }
         self.bar.set_message(message);
