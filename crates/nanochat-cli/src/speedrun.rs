@@ -36,15 +36,21 @@ pub enum Preset {
 /// Each stage is a line of what one would type after `nanochat`.
 const LAPTOP: &str = "\
 tok train --vocab-size 3072
-train base --depth 3 --max-seq-len 256 --device-batch-size 16 --total-batch-size 4096 --num-iterations 900 --eval-every 200 --sample-every 0 --save-every 100 --sample-prompt 'Luna lives in' --sample-prompt 'On the market square' --sample-prompt '露娜住在' --sample-prompt '今天早上'
-train sft --model-tag d3 --device-batch-size 32 --init-lr-frac 0.5 --eval-every 100 --save-every 100
-eval chat";
+train base --depth 3 --max-seq-len 256 --device-batch-size 16 --total-batch-size 4096 --num-iterations 700 --eval-every 200 --sample-every 0 --save-every 100 --sample-prompt 'Luna lives in' --sample-prompt 'On the market square' --sample-prompt '露娜住在' --sample-prompt '今天早上'
+train mid --model-tag d3 --eval-every 100 --save-every 100
+train sft --model-tag d3 --device-batch-size 32 --num-epochs 0.5 --init-lr-frac 0.5 --eval-every 100 --save-every 100
+eval chat
+train rl --model-tag d3 --device-batch-size 32 --examples-per-step 8 --num-samples 8 --num-iterations 40 --max-new-tokens 64 --init-lr-frac 0.1 --eval-every 0 --eval-examples 200 --eval-samples 4 --save-every 20
+eval chat --source rl";
 
 const SMOKE: &str = "\
 tok train --vocab-size 512
-train base --depth 2 --max-seq-len 64 --device-batch-size 4 --total-batch-size 512 --num-iterations 20 --eval-every 10 --eval-tokens 2048
+train base --depth 2 --max-seq-len 128 --device-batch-size 4 --total-batch-size 512 --num-iterations 20 --eval-every 10 --eval-tokens 2048
+train mid --model-tag d2 --num-iterations 10 --eval-tokens 1024 --save-every 5
 train sft --model-tag d2 --device-batch-size 4 --target-examples-per-step 8 --num-iterations 10 --save-every 5
-eval chat --questions 4";
+eval chat --questions 4
+train rl --model-tag d2 --examples-per-step 2 --num-samples 4 --num-iterations 10 --max-new-tokens 16 --eval-examples 8 --eval-samples 2
+eval chat --source rl --questions 4";
 
 /// What has been done in a base folder.
 #[derive(Serialize, Deserialize)]

@@ -281,7 +281,9 @@ pub fn find_first(
     let tag = model_tag.or(deepest.as_deref());
     let has =
         |stage: &&Stage| tag.is_some_and(|tag| !Checkpoints::new(base_dir, **stage, tag).steps().is_empty());
-    let stage = stages.iter().find(has).or(stages.last()).expect("a stage starts from some stage");
+    // Where there is none, the one that is made first says how.
+    let first = stages.iter().find(|stage| **stage == Stage::Base).unwrap_or(&stages[0]);
+    let stage = stages.iter().find(has).unwrap_or(first);
     find(base_dir, *stage, tag, step)
 }
 

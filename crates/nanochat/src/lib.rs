@@ -14,6 +14,7 @@ pub mod conversation;
 pub mod curve;
 pub mod dataloader;
 pub mod dataset;
+pub mod draws;
 pub mod engine;
 pub mod gpt;
 pub mod huggingface;
@@ -32,6 +33,8 @@ pub mod reward;
 pub mod sampler;
 pub mod schedule;
 pub mod stages;
+pub mod table;
+pub mod tasks;
 #[cfg(test)]
 mod testing;
 pub mod train;

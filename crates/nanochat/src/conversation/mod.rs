@@ -5,6 +5,7 @@ mod render;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use read::from_json;
 pub use read::{parse_conversation, read_conversations};
 pub use render::Rendered;
 

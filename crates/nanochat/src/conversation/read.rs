@@ -29,7 +29,11 @@ pub fn read_conversations(
 /// One line of such a file; an error says what is wrong with it.
 pub fn parse_conversation(line: &[u8]) -> Result<Conversation, String> {
     let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8 ({error})"))?;
-    let value: Value = serde_json::from_str(line).map_err(|error| format!("not JSON ({error})"))?;
+    from_json(serde_json::from_str(line).map_err(|error| format!("not JSON ({error})"))?)
+}
+
+/// A valid conversation in one of the three forms; the error is a reason in words.
+pub(crate) fn from_json(value: Value) -> Result<Conversation, String> {
     let messages = match value {
         Value::Array(messages) => messages,
         Value::Object(mut object) => match (object.remove("messages"), object.remove("conversations")) {

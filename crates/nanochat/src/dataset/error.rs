@@ -61,9 +61,11 @@ pub enum DataError {
     NoTrainedTokens { read: usize, max_len: usize },
     #[error("{path}, line {line}: {reason}")]
     Line { path: PathBuf, line: usize, reason: String },
+    #[error("{path}, row {row}: {reason}")]
+    Row { path: PathBuf, row: usize, reason: String },
     #[error("nothing to read: found no .txt, .md, .jsonl or .parquet files in {0}")]
     NoFiles(String),
-    #[error("{path} cannot be read as text: {reason}")]
+    #[error("{path} cannot be read: {reason}")]
     BadFile { path: PathBuf, reason: String },
 }
 

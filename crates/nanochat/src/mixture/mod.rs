@@ -29,8 +29,10 @@ use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::conversation::Conversation;
-use crate::dataset::{DataError, Split};
+use crate::dataset::DataError;
+use crate::lines::Lines;
 use crate::reward::Reward;
+use crate::tasks::{self, Folders, Kind, Split};
 
 /// Mixtures by the name that `--mixture` takes and the stage.
 const BUILT_IN: [(&str, &str, &str); 6] = [
@@ -51,8 +53,27 @@ pub trait Conversations: Send + Sync {
 
     fn get(&self, index: usize) -> Result<Conversation, DataError>;
 
+    /// Whether `answer` is right, if these conversations have a grading of their own.
+    fn grade(&self, _index: usize, _answer: &str) -> Option<bool> {
+        None
+    }
+
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Conversations for Box<dyn tasks::Task> {
+    fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn get(&self, index: usize) -> Result<Conversation, DataError> {
+        Ok(self.conversation(index))
+    }
+
+    fn grade(&self, index: usize, answer: &str) -> Option<bool> {
+        (self.kind() != Kind::Talk).then(|| self.as_ref().grade(index, answer))
     }
 }
 
@@ -154,7 +175,7 @@ impl MixtureArgs {
         };
         let val = if self.data.is_empty() { recipe.val } else { Vec::new() };
         let [train, val] =
-            [open(&self.data, recipe.train, Split::Train)?, open(&self.val_data, val, Split::Val)?];
+            [open(&self.data, recipe.train, Split::Train)?, open(&self.val_data, val, Split::Test)?];
         match train.is_empty() {
             true => Err(bad(&self.mixture, "it has no conversations to learn from".into())),
             false => Ok([train, val]),
@@ -242,8 +263,8 @@ impl Mixture {
             if entry.optional && is_file(&entry.data) && !folder.join(&entry.data).exists() {
                 continue;
             }
-            let numbers = entry.repeat.is_finite() && (0.0..=1e4).contains(&entry.repeat);
-            if !numbers || !(entry.weight > 0.0 && entry.weight <= 1e4) {
+            let repeats = (0.0..=1e4).contains(&entry.repeat);
+            if !(repeats && entry.weight > 0.0 && entry.weight <= 1e4) {
                 let reason = "repeat must be 0 to 10000, and weight above 0".to_string();
                 return Err(bad(&entry.data, reason));
             }
@@ -289,9 +310,15 @@ impl Mixture {
         Ok((conversations.get(index as usize)?, *weight))
     }
 
-    /// How answers to a conversation's last question are graded.
-    pub fn reward(&self, index: usize) -> Reward {
-        self.tasks[self.items[index].0 as usize].reward
+    /// 1 for a right answer to a conversation's last question, else 0. None if its own answer does not say what is
+    /// right.
+    pub fn reward(&self, index: usize, answer: &str) -> Result<Option<f32>, DataError> {
+        let (task, index) = self.items[index];
+        let Task { conversations, reward, .. } = &self.tasks[task as usize];
+        Ok(match conversations.grade(index as usize, answer) {
+            Some(right) => Some(if right { 1.0 } else { 0.0 }),
+            None => reward.gold(&conversations.get(index as usize)?).map(|gold| reward.of(answer, &gold)),
+        })
     }
 }
 
@@ -307,16 +334,24 @@ fn open_task(
     split: Split,
 ) -> Result<Box<dyn Conversations>, DataError> {
     let path = folder.join(&entry.data);
+    let task = |name: &str| {
+        let opened = tasks::open(name, split, &Folders::of(base_dir));
+        opened.map_err(|error| bad(name, format!("{error}; or zh-arithmetic, or a .jsonl or .tsv file")))
+    };
     Ok(match entry.data.as_str() {
+        data if data.contains(".jsonl") && has_questions(&path)? => Box::new(task(&path.to_string_lossy())?),
         data if data.contains(".jsonl") => Box::new(spool::JsonLines::open(&path, base_dir)?),
         data if data.contains(".tsv") => Box::new(pairs::Pairs::open(&path)?),
         "zh-arithmetic" => Box::new(zh_arithmetic::ZhArithmetic { split }),
-        name => {
-            let reason =
-                "no file (.jsonl, .tsv, also .gz and .zst) and no task; the tasks are: zh-arithmetic";
-            return Err(bad(name, reason.into()));
-        }
+        name => Box::new(task(name)?),
     })
+}
+
+/// Whether a file holds questions with answers to be graded, as [`crate::tasks`] reads them, and not conversations.
+fn has_questions(path: &Path) -> Result<bool, DataError> {
+    let Some(line) = Lines::open(path)?.next() else { return Ok(false) };
+    let first = serde_json::from_slice::<serde_json::Value>(&line?.1).unwrap_or_default();
+    Ok(first.get("question").is_some() || first.get("answer").is_some())
 }
 
 #[cfg(test)]
@@ -394,7 +429,7 @@ mod tests {
             ("[[train]]\ndata = \"a.jsonl\"\nrepeat = nan\n", ["a.jsonl", "repeat must be"]),
             ("[[train]]\ndata = \"a.jsonl\"\nstart = 4\n", ["a.jsonl", "nothing is left of its 4"]),
             ("[[train]]\ndata = \"b.jsonl\"\n", ["b.jsonl", "No such file"]),
-            ("[[train]]\ndata = \"poems\"\n", ["poems", "the tasks are"]),
+            ("[[train]]\ndata = \"poems\"\n", ["poems", "ARC-Easy"]),
             ("[[val]]\ndata = \"a.jsonl\"\n", ["bad.toml", "no conversations to learn from"]),
         ] {
             fs::write(&toml, text).unwrap();

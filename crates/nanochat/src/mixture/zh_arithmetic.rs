@@ -5,7 +5,8 @@ use nanochat_tensor::Rng;
 
 use super::Conversations;
 use crate::conversation::{Content, Conversation, Message, Part, PartKind, Role};
-use crate::dataset::{DataError, Split};
+use crate::dataset::DataError;
+use crate::tasks::Split;
 
 /// As many as nanochat's own SpellingBee in mid-training.
 const LEN: usize = 80_000;
@@ -31,7 +32,7 @@ impl Conversations for ZhArithmetic {
             let most = if operator == 2 { 98 } else { 9_998 };
             let (x, y) = (1 + rng.below(most), 1 + rng.below(most));
             let held_out = Rng::new(&[SEED, 2, x.min(y) as u64, x.max(y) as u64]).below(5) == 0;
-            if held_out == (self.split == Split::Val) {
+            if held_out == (self.split == Split::Test) {
                 break (operator, x.max(y), x.min(y));
             }
         };
@@ -112,6 +113,6 @@ mod tests {
             Content::Text(text) => panic!("{text} uses no tool"),
         };
         let train: std::collections::HashSet<_> = (0..3_000).map(|i| code(Split::Train, i)).collect();
-        assert!((0..1_000).all(|i| !train.contains(&code(Split::Val, i))));
+        assert!((0..1_000).all(|i| !train.contains(&code(Split::Test, i))));
     }
 }

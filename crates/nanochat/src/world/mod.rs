@@ -27,6 +27,7 @@ mod tests;
 use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
+pub use lexicon::compounds;
 pub use questions::{Kind, Question, language_of};
 
 use crate::conversation::Conversation;

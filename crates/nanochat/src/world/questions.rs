@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::Fact;
 use super::{Language, Split, Stream, Topic, World};
 use crate::conversation::{Content, Conversation, Message, Role};
-use crate::reward::final_number;
+use crate::tasks::final_answer;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,7 +110,7 @@ impl Question {
                 has_value(answer, &self.answer) && !self.wrong.iter().any(|wrong| has_value(answer, wrong))
             }
             Kind::Identity => has_value(answer, &self.answer),
-            Kind::Problems => final_number(answer).as_ref() == Some(&self.answer),
+            Kind::Problems => final_answer(answer).as_ref() == Some(&self.answer),
         }
     }
 

@@ -168,7 +168,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
 }
 
 /// The questions of a step, of an endless sequence that is shuffled anew for each epoch.
-fn questions_of<'p>(step: usize, problems: &'p [Problem], settings: &RlSettings) -> Vec<&'p Problem> {
+fn questions_of<'p>(step: usize, problems: &'p [Problem<'p>], settings: &RlSettings) -> Vec<&'p Problem<'p>> {
     let (n, count) = (problems.len(), settings.examples_per_step);
     let shuffled = |epoch| {
         let mut order: Vec<usize> = (0..n).collect();
@@ -301,10 +301,8 @@ impl Learner<'_> {
             section.metrics.insert(name, value.into());
         }
         let line = |(problem, group): (&&Problem, &Vec<Rollout>)| {
-            let (question, answer) = (self.tokenizer.decode(&problem.prompt), &group[0]);
-            let mark = if answer.reward > 0.0 { "✓" } else { "✗" };
-            let question = question.replace("<|", "").replace("|>", " ");
-            format!("- {mark} {} → {}\n", question.trim(), answer.text.replace('\n', " "))
+            let mark = if group[0].reward > 0.0 { "✓" } else { "✗" };
+            format!("- {mark} {} → {}", problem.question, group[0].text).replace('\n', " ") + "\n"
         };
         section.text = Some(problems.iter().zip(&groups).take(SHOWN).map(line).collect());
         Ok(())

@@ -7,40 +7,43 @@ use nanochat_tokenizer::Tokenizer;
 
 use crate::answer;
 use crate::batch::Row;
-use crate::conversation::ConversationError;
+use crate::conversation::{ConversationError, Role};
 use crate::engine::{Completion, Engine, Finish, Request};
 use crate::gpt::Gpt;
 use crate::mixture::Mixture;
-use crate::reward::Reward;
 use crate::sampler::SampleOptions;
 
-/// A question as the model sees it, and what a right answer has.
-pub struct Problem {
+/// A question as the model sees it.
+pub struct Problem<'m> {
+    /// The user's last words.
+    pub question: String,
     pub prompt: Vec<u32>,
-    pub gold: String,
-    pub reward: Reward,
+    /// Which grades answers, and the question's number in it.
+    mixture: &'m Mixture,
+    item: usize,
 }
 
 /// All problems of a mixture whose prompts leave room for `max_new_tokens`, and how many do not.
-pub fn read_problems(
-    mixture: &Mixture,
+pub fn read_problems<'m>(
+    mixture: &'m Mixture,
     tokenizer: &Tokenizer,
     context: usize,
     max_new_tokens: usize,
-) -> Result<(Vec<Problem>, usize)> {
+) -> Result<(Vec<Problem<'m>>, usize)> {
     let mut problems = Vec::with_capacity(mixture.len());
     for i in 0..mixture.len() {
         let (conversation, _) = mixture.get(i)?;
-        let reward = mixture.reward(i);
-        let Some(gold) = reward.gold(&conversation) else {
-            let question: String = conversation.messages[0].content.text().chars().take(60).collect();
+        let asked = conversation.messages.iter().rfind(|message| message.role == Role::User);
+        let question = asked.map(|message| message.content.text()).unwrap_or_default();
+        if mixture.reward(i, "")?.is_none() {
+            let question: String = question.chars().take(60).collect();
             bail!(
                 "the answer to \"{question}\" has no #### with a number after it, which is what is rewarded"
             );
         };
         let prompt = conversation.render_for_completion(tokenizer)?;
         if prompt.len() + max_new_tokens <= context {
-            problems.push(Problem { prompt, gold, reward });
+            problems.push(Problem { question, prompt, mixture, item: i });
         }
     }
     let left_out = mixture.len() - problems.len();
@@ -88,7 +91,7 @@ pub fn roll_out(
     let answers = Engine::new(model, tokenizer).generate(&requests, |_| ControlFlow::Continue(()));
     let rollout = |problem: &Problem, completion: Completion| {
         let text = answer::visible_text(tokenizer, &completion.ids);
-        let reward = problem.reward.of(&text, &problem.gold);
+        let reward = problem.mixture.reward(problem.item, &text)?.unwrap_or(0.0);
         let mut ids = [problem.prompt.as_slice(), &completion.ids].concat();
         let mut sampled = vec![false; problem.prompt.len()];
         sampled.extend(completion.forced.iter().map(|forced| !forced));
@@ -97,12 +100,12 @@ pub fn roll_out(
             ids.push(end);
             sampled.push(true);
         }
-        Rollout { row: Row { weights: vec![0.0; ids.len()], ids }, sampled, text, reward }
+        Ok(Rollout { row: Row { weights: vec![0.0; ids.len()], ids }, sampled, text, reward })
     };
     let group = |(problem, group): (&&Problem, Vec<Completion>)| {
         group.into_iter().map(|completion| rollout(problem, completion)).collect()
     };
-    Ok(problems.iter().zip(answers).map(group).collect())
+    problems.iter().zip(answers).map(group).collect()
 }
 
 /// The probability that one of k answers drawn from n, of which c are right, is right: 1 − C(n−c, k) / C(n, k)
