@@ -28,6 +28,7 @@ pub mod mixture;
 pub mod optim;
 mod partial_dir;
 pub mod plan;
+pub mod profile;
 pub mod report;
 pub mod reward;
 pub mod sampler;

@@ -7,11 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use nanochat_tensor::Device;
+use nanochat_tensor::profile::part;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::base::grad_accum_steps;
+use super::fit;
 use super::run::{Run, RunSettings};
 use super::source::SourceArgs;
 use crate::chat_stream::ChatStream;
@@ -65,12 +67,14 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device) -> Result<(
     let (tokenizer, config) = (source.tokenizer, source.model.config);
     let [device_batch_size, total_batch_size] = batch_sizes(settings, &source.folder)?;
     let rows = [device_batch_size, config.sequence_len];
+    fit::check(&config, device_batch_size, settings.run.recompute, device)?;
     let grad_accum_steps = grad_accum_steps(total_batch_size, rows[0].saturating_mul(rows[1]))?;
     let [train_mixture, val] = settings.mixture.open("mid", base_dir)?.map(Arc::new);
 
     let mut run = Run::open(base_dir, Stage::Mid, &source.tag, &settings.run, settings)?;
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
+    model.recompute = settings.run.recompute;
     let seed = settings.run.seed;
     let mut stream = ChatStream::new(&train_mixture, &tokenizer, rows, [0, 1], seed, position.as_ref())?;
     let conversations = train_mixture.len();
@@ -107,8 +111,9 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device) -> Result<(
             break;
         }
         let started = Instant::now();
-        let micro_batches =
-            (0..grad_accum_steps).map(|_| stream.next_batch()).collect::<Result<Vec<_>, _>>()?;
+        run.begin_step(step, device);
+        let feed = || (0..grad_accum_steps).map(|_| stream.next_batch()).collect::<Result<Vec<_>, _>>();
+        let micro_batches = part("feeding", feed)?;
         let moment = schedule::by_progress(step, progress, settings.warmdown_ratio);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
             .map_err(|diverged| run.diverged(step, diverged))?;

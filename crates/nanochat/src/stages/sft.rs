@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use nanochat_tensor::profile::part;
 use nanochat_tensor::{Device, Tape};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::fit;
 use super::run::{Run, RunSettings};
 use super::source::SourceArgs;
 use crate::chat_loader::{ChatLoader, Fitted};
@@ -65,6 +67,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
     let tag = settings.run.model_tag.as_deref();
     let source = settings.source.load(base_dir, tag, &[Stage::Mid, Stage::Base])?;
     let (tokenizer, config, tag) = (source.tokenizer, source.model.config, source.tag);
+    fit::check(&config, settings.device_batch_size, settings.run.recompute, device)?;
     let [train_mixture, val] = settings.mixture.open("sft", base_dir)?.map(Arc::new);
     let conversations = train_mixture.len();
     let examples = settings.num_epochs * conversations as f64;
@@ -80,6 +83,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
     let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings)?;
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
+    model.recompute = settings.run.recompute;
     let rows = [settings.device_batch_size, config.sequence_len];
     let mut loader =
         ChatLoader::new(&train_mixture, &tokenizer, rows, [0, 1], settings.run.seed, position.as_ref())?;
@@ -119,8 +123,9 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
             break;
         }
         let started = Instant::now();
-        let micro_batches: Vec<_> =
-            (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<_, _>>()?;
+        run.begin_step(step, device);
+        let feed = || (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>();
+        let micro_batches = part("feeding", feed)?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
             .map_err(|diverged| run.diverged(step, diverged))?;

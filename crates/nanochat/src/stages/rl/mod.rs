@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use nanochat_tensor::profile::part;
 use nanochat_tensor::{Device, Rng};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::fit;
 use super::run::{Run, RunSettings};
 use super::source::SourceArgs;
 use crate::batch::{Batch, Row};
@@ -113,6 +115,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
     let tag = settings.run.model_tag.as_deref();
     let source = settings.source.load(base_dir, tag, &[Stage::Sft, Stage::Mid])?;
     let (tokenizer, context) = (source.tokenizer, source.model.config.sequence_len);
+    fit::check(&source.model.config, settings.device_batch_size, settings.run.recompute, device)?;
     let mixtures = settings.mixture.open("rl", base_dir)?;
     let read = |mixture| read_problems(mixture, &tokenizer, context, settings.max_new_tokens);
     let ((problems, left_out), (mut held_out, _)) = (read(&mixtures[0])?, read(&mixtures[1])?);
@@ -127,7 +130,8 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
 
     let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings)?;
     let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0);
-    let (model, optimizer, position) = run.restore(&tokenizer, device, || source.model, new_optimizer)?;
+    let (mut model, optimizer, position) = run.restore(&tokenizer, device, || source.model, new_optimizer)?;
+    model.recompute = settings.run.recompute;
     let position = position.unwrap_or(Position { questions, reference: source.folder });
     if position.questions != questions {
         bail!("the run was started with {} questions, but now there are {questions}", position.questions);
@@ -161,6 +165,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
         if last {
             break;
         }
+        run.begin_step(step, device);
         let asked = questions_of(step, &problems, settings);
         learner.step(&mut run, step, &asked, schedule.at(step))?;
     }
@@ -200,7 +205,8 @@ impl Learner<'_> {
         let started = Instant::now();
         let stream = (step * problems.len()) as u64;
         let sampling = self.sampling(self.settings.num_samples);
-        let groups = roll_out(&self.model, self.tokenizer, problems, sampling, stream)?;
+        let answer = || roll_out(&self.model, self.tokenizer, problems, sampling, stream);
+        let groups = part("answering", answer)?;
         let generated = started.elapsed().as_secs_f64();
         let answers = || groups.iter().flatten();
         let n = answers().count() as f64;
