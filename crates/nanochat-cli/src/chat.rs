@@ -14,6 +14,7 @@ use nanochat::checkpoint::{self, LoadedModel, Stage};
 use nanochat::conversation::{Content, Conversation, Message, Role};
 use nanochat::engine::{Engine, Finish, Request};
 use nanochat::sampler::SampleOptions;
+use nanochat::stages::fit;
 use nanochat::values;
 use nanochat_tensor::Device;
 use printer::Printer;
@@ -26,7 +27,7 @@ pub struct ModelArgs {
     /// A model folder: any NanoChat folder of Hugging Face transformers
     #[arg(short = 'm', long = "model", value_name = "FOLDER", conflicts_with_all = ["model_tag", "step"])]
     folder: Option<PathBuf>,
-    /// Stage the model comes from [default: sft, or base where there is no other]
+    /// Stage the model comes from [default: sft, or the one before where there is no such]
     #[arg(long, value_enum)]
     source: Option<Stage>,
     /// Name of the run [default: the deepest model]
@@ -40,6 +41,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     pub fn load(&self, base_dir: &Path, device: &Device) -> Result<LoadedModel> {
         let loaded = checkpoint::load_folder(&self.folder(base_dir)?)?;
+        fit::check_shapes(&loaded.model.config, device)?;
         Ok(LoadedModel { model: loaded.model.to_device(device), ..loaded })
     }
 
@@ -51,14 +53,14 @@ impl ModelArgs {
         Ok(match self.source {
             Some(stage) => find(stage)?,
             // Where there is neither, the base model's sentence says what to do first.
-            None => find(Stage::Sft).or_else(|_| find(Stage::Base))?,
+            None => find(Stage::Sft).or_else(|_| find(Stage::Mid)).or_else(|_| find(Stage::Base))?,
         })
     }
 
     /// Whether the model was never taught to chat, so that it can only go on with a text.
     fn is_base(&self, loaded: &LoadedModel) -> bool {
-        let stage = loaded.folder.iter().any(|part| part == Stage::Base.folder());
-        self.source == Some(Stage::Base) || (self.folder.is_none() && stage)
+        self.source == Some(Stage::Base)
+            || (self.folder.is_none() && Stage::of(&loaded.folder) == Some(Stage::Base))
     }
 }
 

@@ -10,7 +10,7 @@ use nanochat::checkpoint::{LoadedModel, Stage};
 use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::loss_eval::BitsPerByte;
-use nanochat::report::{Column, Section, log_section};
+use nanochat::report::{Section, log_section};
 use nanochat::values;
 use nanochat_tensor::Device;
 use serde_json::json;
@@ -96,9 +96,9 @@ fn chat(args: &ChatArgs, base_dir: &Path, device: &Device) -> Result<()> {
 
 /// Scores and a few wrong answers into the report.
 fn report_scores(scores: &ChatScores, loaded: &LoadedModel, seconds: f64, base_dir: &Path) -> Result<()> {
-    let is_base = loaded.folder.iter().any(|part| part == Stage::Base.folder());
-    let column = Some(if is_base { Column::Base } else { Column::Sft });
-    let mut section = Section { seconds, column, ..Section::new("Chat evaluation") };
+    let stage = Stage::of(&loaded.folder).unwrap_or(Stage::Sft);
+    let title = format!("Chat evaluation after {}", stage.name());
+    let mut section = Section { seconds, column: Some(stage.into()), ..Section::new(&title) };
     section.settings.insert("model".into(), loaded.folder.display().to_string().into());
     for (kind, score) in &scores.by_kind {
         section.metrics.insert(kind.to_string(), score.share().into());

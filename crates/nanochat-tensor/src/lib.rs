@@ -5,6 +5,7 @@
 //! - `ops/<op>/`: one folder an op: `mod.rs` states the math, checks shapes and records the backward,
 //!   `cpu.rs` is the kernel, `cuda.rs` launches that of `<op>.cu`.
 //! - [`optim`]: what the optimizer does on a GPU. [`cuda`]: one NVIDIA GPU.
+//! - [`profile`]: where the time of a step goes.
 //! - [`gemm`]: matrix products on strided views. [`simd`]: the loops everything else is made of.
 //! - [`safetensors`]: weights on disk.
 
@@ -13,6 +14,7 @@ mod device;
 pub mod gemm;
 pub mod ops;
 pub mod optim;
+pub mod profile;
 mod rng;
 pub mod safetensors;
 pub mod simd;

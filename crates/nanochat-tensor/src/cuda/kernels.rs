@@ -10,6 +10,7 @@ use cudarc::driver::{CudaFunction, CudaModule, LaunchConfig, PushKernelArg, sys 
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 
 use super::{Cuda, fail};
+use crate::profile;
 
 const PRELUDE: &str = include_str!("../ops/prelude.cuh");
 
@@ -144,7 +145,7 @@ impl Launch<'_> {
             };
         }
         // SAFETY: the caller's promise.
-        let launched = unsafe { builder.launch(config) };
+        let launched = profile::kernel(|| self.name.clone(), || unsafe { builder.launch(config) });
         self.gpu.check(launched, &self.name);
     }
 }
@@ -228,7 +229,7 @@ unsafe fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, nvrtc::NvrtcError
 }
 
 /// Where compiled kernels and chosen algorithms are kept: NANOCHAT_CUDA_CACHE, or the user's cache folder.
-pub(super) fn cache_dir() -> Option<PathBuf> {
+pub fn cache_dir() -> Option<PathBuf> {
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     named("NANOCHAT_CUDA_CACHE").or_else(|| {
         let home = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty());

@@ -43,6 +43,10 @@ pub enum DataError {
          use the data and the sequence length it was started with"
     )]
     OtherConversations { saved: usize, found: usize },
+    #[error("the saved position lies beyond its conversation: the data or the tokenizer is another one now")]
+    ChangedConversation,
+    #[error("the mixture {mixture} cannot be used: {reason}")]
+    Mixture { mixture: String, reason: String },
     #[error(transparent)]
     Conversation(#[from] crate::conversation::ConversationError),
     #[error("{path} already exists and is not empty; choose another folder or remove it first")]

@@ -1,5 +1,9 @@
 //! The training stages, one loop each, with its settings on top.
 
 pub mod base;
+pub mod fit;
+pub mod mid;
+pub mod rl;
 pub mod run;
 pub mod sft;
+pub mod source;

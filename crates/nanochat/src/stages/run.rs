@@ -8,24 +8,26 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Device, profile as recorder};
 use nanochat_tokenizer::Tokenizer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoints, LoadedModel, Stage, TrainState, load_folder};
+use crate::config::Recompute;
 use crate::curve::stage_charts;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, MetricsWriter, read_metrics};
 use crate::optim::Optimizer;
+use crate::profile;
 use crate::report::{self, Section};
 use crate::train::{Diverged, StepResult};
 
-/// Settings that say where a run is kept and how it starts.
+/// Settings that say where a run is kept, how it starts, and how it uses its device.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunSettings {
-    /// Name of the run [default: d{depth}; when finetuning, the deepest base model's]
+    /// Name of the run [default: d{depth}; in later stages, the deepest model's]
     #[arg(long, value_parser = tag)]
     pub model_tag: Option<String>,
     /// Save a checkpoint every N steps, besides the last (0: the last only)
@@ -43,7 +45,18 @@ pub struct RunSettings {
     /// Seed of every random choice: initial weights, order of conversations
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+    /// Compute a part of the activations a second time instead of keeping them, for less memory
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// Record N steps, after two, into profile.json of the run's folder: a trace for ui.perfetto.dev (0: none)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[serde(default)]
+    pub profile: usize,
 }
+
+/// Steps before those that are recorded: they compile kernels and fill pools.
+const UNRECORDED: usize = 2;
 
 /// A tag names a folder, and no other than its own.
 fn tag(value: &str) -> Result<String, String> {
@@ -53,7 +66,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 9] = [
+const FREE: [&str; 13] = [
     "model_tag",
     "save_every",
     "keep",
@@ -61,8 +74,12 @@ const FREE: [&str; 9] = [
     "overwrite",
     "eval_every",
     "eval_tokens",
+    "eval_examples",
+    "eval_samples",
     "sample_every",
     "bad_shards",
+    "recompute",
+    "profile",
 ];
 
 /// The user asked the run to stop; everything is saved.
@@ -193,6 +210,11 @@ impl Run {
         self.started = Instant::now();
     }
 
+    /// The run turns out to take this many steps.
+    pub fn expect_steps(&mut self, num_iterations: usize) {
+        self.progress.bar.set_length(num_iterations as u64);
+    }
+
     /// Seconds of training, over all sessions of the run.
     pub fn seconds(&self) -> f64 {
         self.seconds_before + self.started.elapsed().as_secs_f64()
@@ -254,6 +276,37 @@ impl Run {
         }
     }
 
+    /// Called when a step begins, before it is fed: the steps of `--profile` are recorded from here.
+    pub fn begin_step(&self, step: usize, device: &Device) {
+        if self.settings.profile > 0 && step == self.first_step() + UNRECORDED {
+            recorder::start(device);
+        }
+    }
+
+    fn end_step(&mut self, step: usize) -> Result<()> {
+        self.prune()?;
+        if step + 1 == self.first_step() + UNRECORDED + self.settings.profile {
+            self.end_recording()?;
+        }
+        Ok(())
+    }
+
+    /// Writes and tells what was recorded, if anything was.
+    fn end_recording(&self) -> Result<()> {
+        let spans = recorder::finish();
+        if !spans.is_empty() {
+            let path = self.checkpoints.dir().join("profile.json");
+            profile::write(&path, &spans).with_context(|| format!("failed to write {}", path.display()))?;
+            self.say(&format!(
+                "{}
+open {} in ui.perfetto.dev",
+                profile::summary(&spans),
+                path.display()
+            ));
+        }
+        Ok(())
+    }
+
     /// Logs one training step and moves the progress on.
     pub fn log_step(
         &mut self,
@@ -263,7 +316,7 @@ impl Run {
         seconds: f64,
         lr: f32,
     ) -> Result<()> {
-        self.prune()?;
+        self.end_step(step)?;
         let tokens_per_second = tokens as f64 / seconds;
         self.metrics.log(
             step as u64,
@@ -275,6 +328,14 @@ impl Run {
             ],
         )?;
         self.progress.advance(step, result.loss, tokens_per_second);
+        Ok(())
+    }
+
+    /// Logs one step of reinforcement learning, `message` for the user.
+    pub fn log_rollouts(&mut self, step: usize, values: &[(&str, f64)], message: String) -> Result<()> {
+        self.end_step(step)?;
+        self.metrics.log(step as u64, values)?;
+        self.progress.show(step, message, 10);
         Ok(())
     }
 
@@ -291,6 +352,7 @@ impl Run {
 
     /// Ends a run that reached its horizon: its section of the report, with settings and curves.
     pub fn finish(&mut self, base_dir: &Path, mut section: Section) -> Result<()> {
+        self.end_recording()?;
         self.progress.finish();
         self.prune()?;
         section.seconds = self.seconds();
@@ -427,9 +489,13 @@ impl Progress {
     fn advance(&mut self, step: usize, loss: f32, tokens_per_second: f64) {
         let smooth = self.smooth_loss.map_or(loss, |smooth| 0.9 * smooth + 0.1 * loss);
         self.smooth_loss = Some(smooth);
-        let message = format!("loss {smooth:.4} · {:.1}K tok/s", tokens_per_second / 1e3);
+        self.show(step, format!("loss {smooth:.4} · {:.1}K tok/s", tokens_per_second / 1e3), 50);
+    }
+
+    /// On a bar always, as a line every `every` steps.
+    fn show(&mut self, step: usize, message: String, every: usize) {
         self.bar.set_position(step as u64 + 1);
-        if self.bar.is_hidden() && step.is_multiple_of(50) && self.bar.length().is_some() {
+        if self.bar.is_hidden() && step.is_multiple_of(every) && self.bar.length().is_some() {
             eprintln!("step {step}/{}: {message}", self.bar.length().unwrap_or(0));
         }
         self.bar.set_message(message);

@@ -23,6 +23,7 @@ mod world;
 
 use std::path::{Path, PathBuf};
 
+pub use gsm8k::final_answer;
 pub use slice::Slice;
 
 use crate::conversation::{Content, Conversation, Message, Role};
