@@ -63,7 +63,7 @@ pub enum BundleError {
     List { path: PathBuf, line: usize, reason: String },
     #[error("{} does not say what guessing gets in {label}", path.display())]
     NoBaseline { path: PathBuf, label: String },
-    #[error("{label} shows {num_fewshot} examples before each item, so it needs {} items; {} has {found}", num_fewshot + 1, path.display())]
+    #[error("{label} shows {num_fewshot} examples before each item, so it needs {} items; the limit or {} leaves {found}", num_fewshot + 1, path.display())]
     TooFewItems { label: String, num_fewshot: usize, path: PathBuf, found: usize },
     #[error("there is none of the tasks' files in {}", folder.join("eval_data").display())]
     Nothing { folder: PathBuf },

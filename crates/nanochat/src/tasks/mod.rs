@@ -53,6 +53,11 @@ pub trait Task: Send + Sync {
         false
     }
 
+    /// Whether `answer` is in the language of item `i`, where a task knows that.
+    fn is_in_its_language(&self, _i: usize, _answer: &str) -> Option<bool> {
+        None
+    }
+
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -78,7 +83,7 @@ pub enum Kind {
 pub const CHAT_CORE: [&str; 6] = ["ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"];
 
 /// What [`open`] knows. `world` is its conversations; its kinds of questions are tasks of their own.
-pub const NAMES: [&str; 17] = [
+pub const NAMES: [&str; 18] = [
     "ARC-Easy",
     "ARC-Challenge",
     "MMLU",
@@ -95,6 +100,7 @@ pub const NAMES: [&str; 17] = [
     "counting",
     "facts",
     "identity",
+    "problems",
     "FILE.jsonl",
 ];
 
