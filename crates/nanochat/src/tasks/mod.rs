@@ -23,7 +23,7 @@ mod world;
 
 use std::path::{Path, PathBuf};
 
-pub use gsm8k::final_answer;
+pub use gsm8k::{final_answer, parts as gsm8k_parts};
 pub use slice::Slice;
 
 use crate::conversation::{Content, Conversation, Message, Role};
