@@ -59,6 +59,8 @@ pub struct ChatArgs {
 
 /// Wrong answers of each task that the report shows.
 const WRONG_REPORTED: usize = 2;
+/// Letters of the tasks' names in a section's title, which is also a file's name.
+const LONGEST_LIST: usize = 60;
 
 pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device) -> Result<()> {
     let loaded = args.model.load(base_dir, device)?;
@@ -96,6 +98,11 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device) -> Result<()> {
         }
     }
     let mut section = section(&scores, &totals, &loaded, args.limit);
+    if !args.task.is_empty() {
+        // A section of its own, which does not replace that of other tasks.
+        let names: Vec<&str> = scores.iter().map(|score| score.task.as_str()).collect();
+        section.title.extend(format!(": {}", names.join(", ")).chars().take(LONGEST_LIST));
+    }
     section.seconds = started.elapsed().as_secs_f64();
     if let Ok(core) = core {
         section.metrics.insert("ChatCORE".into(), core.into());
