@@ -28,7 +28,7 @@ pub struct ModelArgs {
     /// A model folder: any NanoChat folder of Hugging Face transformers
     #[arg(short = 'm', long = "model", value_name = "FOLDER", conflicts_with_all = ["model_tag", "step"])]
     folder: Option<PathBuf>,
-    /// Stage the model comes from [default: sft, or base where there is no other]
+    /// Stage the model comes from [default: sft, or the one before where there is no such]
     #[arg(long, value_enum)]
     source: Option<Stage>,
     /// Name of the run [default: the deepest model]
@@ -46,6 +46,13 @@ impl ModelArgs {
         Ok(LoadedModel { model: loaded.model.to_device(device), ..loaded })
     }
 
+    /// As [`ModelArgs::load`], but the base model if nothing else is said: for measures of plain text.
+    pub fn load_for_text(&self, base_dir: &Path, device: &Device) -> Result<LoadedModel> {
+        let source = self.source.or((self.folder.is_none()).then_some(Stage::Base));
+        let (folder, model_tag) = (self.folder.clone(), self.model_tag.clone());
+        ModelArgs { folder, source, model_tag, step: self.step }.load(base_dir, device)
+    }
+
     fn folder(&self, base_dir: &Path) -> Result<PathBuf> {
         if let Some(folder) = &self.folder {
             return Ok(folder.clone());
@@ -54,14 +61,14 @@ impl ModelArgs {
         Ok(match self.source {
             Some(stage) => find(stage)?,
             // Where there is neither, the base model's sentence says what to do first.
-            None => find(Stage::Sft).or_else(|_| find(Stage::Base))?,
+            None => find(Stage::Sft).or_else(|_| find(Stage::Mid)).or_else(|_| find(Stage::Base))?,
         })
     }
 
     /// Whether the model was never taught to chat, so that it can only go on with a text.
     fn is_base(&self, loaded: &LoadedModel) -> bool {
-        let stage = loaded.folder.iter().any(|part| part == Stage::Base.folder());
-        self.source == Some(Stage::Base) || (self.folder.is_none() && stage)
+        self.source == Some(Stage::Base)
+            || (self.folder.is_none() && Stage::of(&loaded.folder) == Some(Stage::Base))
     }
 }
 

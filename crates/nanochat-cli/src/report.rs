@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use nanochat::report::{generate, report_folder, reset};
+use nanochat::report::{HTML_FILE, Lang, REPORT_FILE, generate, report_folder, reset};
 
 /// Put the report of a run together and print it
 #[derive(clap::Args)]
 pub struct ReportCommand {
+    /// Language of its own words
+    #[arg(long, value_enum, default_value_t)]
+    lang: Lang,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -29,9 +32,10 @@ pub fn run(command: ReportCommand, base_dir: &Path) -> Result<()> {
             eprintln!("a new report starts in {}", report_folder(base_dir).display());
         }
         None => {
-            let (path, text) = generate(base_dir)?;
+            let (folder, text) = generate(base_dir, command.lang)?;
             print!("{text}");
-            eprintln!("written to {}", path.display());
+            let [markdown, html] = [REPORT_FILE, HTML_FILE].map(|file| folder.join(file));
+            eprintln!("written to {} and {}", markdown.display(), html.display());
         }
     }
     Ok(())

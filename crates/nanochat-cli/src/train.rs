@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use nanochat::stages::base::{self, BaseSettings};
+use nanochat::stages::mid::{self, MidSettings};
+use nanochat::stages::rl::{self, RlSettings};
 use nanochat::stages::sft::{self, SftSettings};
 use nanochat_tensor::Device;
 
@@ -10,13 +12,19 @@ use nanochat_tensor::Device;
 pub enum TrainCommand {
     /// Pretrain on shards of text
     Base(BaseSettings),
-    /// Finetune a base model on conversations
+    /// Go on with a base model on conversations, learned whole
+    Mid(MidSettings),
+    /// Finetune on conversations: on what the assistant says
     Sft(SftSettings),
+    /// Reinforce right answers to questions that can be checked
+    Rl(RlSettings),
 }
 
 pub fn run(command: TrainCommand, base_dir: &Path, device: &Device) -> anyhow::Result<()> {
     match command {
         TrainCommand::Base(settings) => base::run(&settings, base_dir, device),
+        TrainCommand::Mid(settings) => mid::run(&settings, base_dir, device),
         TrainCommand::Sft(settings) => sft::run(&settings, base_dir, device),
+        TrainCommand::Rl(settings) => rl::run(&settings, base_dir, device),
     }
 }

@@ -163,7 +163,11 @@ impl Number {
     /// `/`: a float even of two integers.
     fn divide(self, other: Number) -> Option<Number> {
         let divisor = other.float();
-        if divisor == 0.0 { None } else { Some(Number::Float(self.float() / divisor)) }
+        match (self, other) {
+            _ if divisor == 0.0 => None,
+            (Number::Int(a), Number::Int(b)) => Some(Number::Float(quotient(a, b))),
+            _ => Some(Number::Float(self.float() / divisor)),
+        }
     }
 
     /// `//`: rounds towards minus infinity.
@@ -203,6 +207,24 @@ impl Number {
     }
 }
 
+/// a / b, rounded once, as Python does: integers above 2^53 would be rounded before they are divided.
+fn quotient(a: i128, b: i128) -> f64 {
+    let (n, d) = (a.unsigned_abs(), b.unsigned_abs());
+    if n.max(d) <= 1 << 53 {
+        return a as f64 / b as f64;
+    }
+    let (mut quotient, mut rest, mut exponent) = (n / d, n % d, 0);
+    while quotient < 1 << 64 && rest != 0 {
+        rest *= 2; // below 2^128, for d is at most 2^127
+        quotient = 2 * quotient + u128::from(rest >= d);
+        rest -= if rest >= d { d } else { 0 };
+        exponent -= 1;
+    }
+    // The last of 64 bits or more, set if anything is left, decides between two floats.
+    let rounded = (quotient | u128::from(rest != 0)) as f64 * 2f64.powi(exponent);
+    if (a < 0) == (b < 0) { rounded } else { -rounded }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +257,10 @@ mod tests {
             (" 48/2 ", "24"),
             ("7/2", "3.5"),
             ("10/3", "3.3333333333333335"),
+            ("4 / 182607217875346099736515968587", "2.190493917239644e-29"),
+            ("-690852 / 749795778533659033646267683323", "-9.213868893088027e-25"),
+            ("36893488147419103233 / 3", "1.2297829382473034e+19"),
+            ("9007199254740993 / 1", "9007199254740992"),
             ("0.1+0.2", "0.30000000000000004"),
             ("2.5*4", "10"),
             (".5+5.", "5.5"),
@@ -293,6 +319,31 @@ mod tests {
             "'a'.count('a')+1",
             "'a'.upper()",
             "7%2",
+            "2**",
+            "9**9**9",
+            "1<<99",
+            "1 if 1 else 2",
+            "[1][0]",
+            "1j",
+            "0x10",
+            "1_000",
+            "1=1",
+            "1;2",
+            "(1,2",
+            "abs(-1)",
+            "__import__('os').system('true')",
+            "().__class__.__bases__",
+            "open('/etc/passwd').read()",
+            "'a'*9999999999",
+            "'a'.__class__",
+            "'a'.count('a').bit_length()",
+            "f'{1}'.count('1')",
+            "b'a'.count('a')",
+            "'a' 'b'.count('a')",
+            "'''a'''.count('a')",
+            "1\0+1",
+            "٣+٤",
+            "１+１",
             "1+é",
             &deep,
             &long,

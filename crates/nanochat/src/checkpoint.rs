@@ -61,14 +61,35 @@ const DELETING: &str = "deleting_";
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     Base,
+    Mid,
     Sft,
+    Rl,
 }
 
 impl Stage {
+    pub const ALL: [Stage; 4] = [Stage::Base, Stage::Mid, Stage::Sft, Stage::Rl];
+
+    /// As in `nanochat train NAME` and `--source NAME`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Base => "base",
+            Stage::Mid => "mid",
+            Stage::Sft => "sft",
+            Stage::Rl => "rl",
+        }
+    }
+
+    /// The stage whose checkpoint a folder is, by the name of a folder above it.
+    pub fn of(folder: &Path) -> Option<Stage> {
+        Stage::ALL.into_iter().find(|stage| folder.iter().any(|part| part == stage.folder()))
+    }
+
     pub fn folder(self) -> &'static str {
         match self {
             Stage::Base => "base_checkpoints",
+            Stage::Mid => "mid_checkpoints",
             Stage::Sft => "chatsft_checkpoints",
+            Stage::Rl => "chatrl_checkpoints",
         }
     }
 }
@@ -222,10 +243,7 @@ pub fn find(
     step: Option<usize>,
 ) -> Result<PathBuf, CheckpointError> {
     let dir = base_dir.join(stage.folder());
-    let train = match stage {
-        Stage::Base => "nanochat train base",
-        Stage::Sft => "nanochat train sft",
-    };
+    let train = format!("nanochat train {}", stage.name());
     let missing = |what: String, path: PathBuf, hint| CheckpointError::Missing { what, path, hint };
     let tag = match model_tag {
         Some(tag) => tag.to_string(),
@@ -247,6 +265,26 @@ pub fn find(
             Err(missing(format!("model {tag}"), dir, hint))
         }
     }
+}
+
+/// As [`find`], of the first of `stages` that has the model; without a tag, the deepest of all of them.
+pub fn find_first(
+    base_dir: &Path,
+    stages: &[Stage],
+    model_tag: Option<&str>,
+    step: Option<usize>,
+) -> Result<PathBuf, CheckpointError> {
+    let depth = |tag: &String| tag.strip_prefix('d').and_then(|depth| depth.parse::<usize>().ok());
+    let deepest = stages.iter().filter_map(|stage| deepest_tag(&base_dir.join(stage.folder())));
+    // Of equals the first stage's.
+    let deepest = deepest.rev().max_by_key(depth);
+    let tag = model_tag.or(deepest.as_deref());
+    let has =
+        |stage: &&Stage| tag.is_some_and(|tag| !Checkpoints::new(base_dir, **stage, tag).steps().is_empty());
+    // Where there is none, the one that is made first says how.
+    let first = stages.iter().find(|stage| **stage == Stage::Base).unwrap_or(&stages[0]);
+    let stage = stages.iter().find(has).unwrap_or(first);
+    find(base_dir, *stage, tag, step)
 }
 
 fn tags(dir: &Path) -> Vec<String> {

@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::report::{Chart, file_name};
 
 /// One line of a chart, drawn in the order given.
+#[derive(Clone)]
 pub struct Series {
     pub name: String,
     pub points: Vec<(f64, f64)>,
@@ -102,8 +103,9 @@ fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     points.into_iter().step_by(stride).collect()
 }
 
-/// Draws a stage's charts into `folder`: `loss` with `val_loss`, and every metric whose name ends with `_bpb`,
-/// such as `val_bpb` and `zh_bpb`. Charts without points are left out.
+/// Draws a stage's charts into `folder`: `loss` with `val_loss`, every metric whose name ends with `_bpb`,
+/// such as `val_bpb` and `zh_bpb`, and of reinforcement learning `reward` with every `pass@k`. Charts without points
+/// are left out.
 pub fn stage_charts(stage: &str, metrics: &[Metrics], folder: &Path) -> io::Result<Vec<Chart>> {
     let (stem, mut charts) = (file_name(stage), Vec::new());
     let mut add = |what: &str, file: String, series: Vec<Series>| {
@@ -114,22 +116,28 @@ pub fn stage_charts(stage: &str, metrics: &[Metrics], folder: &Path) -> io::Resu
         }
         io::Result::Ok(())
     };
-    let raw = points(metrics, "loss");
     let line = |name: &str, points| Series { name: name.to_string(), points, faint: false };
-    let smooth = line("training, smoothed", thinned(smoothed(&raw)));
-    let raw = Series { faint: true, ..line("training, each step", thinned(raw)) };
-    let mut losses = vec![raw, smooth];
+    let with_smooth = |name: &str| {
+        let raw = points(metrics, name);
+        let smooth = line("training, smoothed", thinned(smoothed(&raw)));
+        vec![Series { faint: true, ..line("training, each step", thinned(raw)) }, smooth]
+    };
+    let named = |wanted: &dyn Fn(&str) -> bool| {
+        let mut names: Vec<&String> = metrics.iter().flat_map(|line| line.values.keys()).collect();
+        names.retain(|name| wanted(name));
+        names.sort();
+        names.dedup();
+        names.into_iter().map(|name| line(name, points(metrics, name))).collect::<Vec<_>>()
+    };
+    let mut losses = with_smooth("loss");
     let validation = points(metrics, "val_loss");
     if !validation.is_empty() {
         losses.push(line("validation", validation));
     }
     add("loss", format!("{stem}-loss.svg"), losses)?;
-    let mut names: Vec<&String> = metrics.iter().flat_map(|line| line.values.keys()).collect();
-    names.retain(|name| name.ends_with("_bpb"));
-    names.sort();
-    names.dedup();
-    let series = names.into_iter().map(|name| line(name, points(metrics, name)));
-    add("validation bits per byte", format!("{stem}-val-bpb.svg"), series.collect())?;
+    add("validation bits per byte", format!("{stem}-val-bpb.svg"), named(&|name| name.ends_with("_bpb")))?;
+    let rewards = [with_smooth("reward"), named(&|name| name.starts_with("pass@"))].concat();
+    add("reward", format!("{stem}-reward.svg"), rewards)?;
     Ok(charts)
 }
 
@@ -160,16 +168,21 @@ mod tests {
         for step in (0..=1000).step_by(250) {
             let bpb = 1.0 + 2.0 / (1.0 + step as f64 / 200.0);
             metrics.push(line(step, &[("val_bpb", bpb), ("zh_bpb", bpb * 1.2)]));
+            metrics.push(line(step, &[("reward", 0.5), ("pass@4", 0.7)]));
         }
         metrics.push(line(1001, &[("loss", f64::NAN)]));
         let charts = stage_charts("Base training", &metrics, dir.path()).unwrap();
         let files: Vec<&str> = charts.iter().map(|chart| chart.file.as_str()).collect();
-        assert_eq!(files, ["base-training-loss.svg", "base-training-val-bpb.svg"]);
+        assert_eq!(
+            files,
+            ["base-training-loss.svg", "base-training-val-bpb.svg", "base-training-reward.svg"]
+        );
         let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
         let (loss, bpb) = (read(files[0]), read(files[1]));
         assert!(loss.starts_with("<svg") && loss.trim_end().ends_with("</svg>"));
         assert!(loss.contains("smoothed") && loss.contains("Base training: loss"));
         assert!(bpb.contains("val_bpb") && bpb.contains("zh_bpb"));
+        assert!(read(files[2]).contains("pass@4"));
         assert!(!loss.contains("NaN") && !loss.contains("inf"));
     }
 

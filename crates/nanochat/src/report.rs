@@ -1,10 +1,13 @@
-//! One markdown report of a whole run. Each stage leaves a section as a JSON file under
-//! `{base_dir}/report/`; `generate` puts them together as `report.md`. A stage that is run again replaces
-//! its section.
+//! One report of a whole run, as markdown and as a single HTML file, in English or Chinese. Each stage leaves a section
+//! as a JSON file under `{base_dir}/report/`; `generate` puts them together as `report.md` and `report.html`. A stage
+//! that is run again replaces its section.
 
+mod document;
 mod environment;
+mod html;
+mod markdown;
+mod words;
 
-use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,10 +17,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::atomic_file;
+use crate::checkpoint::Stage;
 
 pub use environment::{environment, memory_bytes};
+pub use words::Lang;
 
 pub const REPORT_FILE: &str = "report.md";
+pub const HTML_FILE: &str = "report.html";
 const HEADER_FILE: &str = "header.json";
 
 /// A column of the table of metrics.
@@ -33,6 +39,17 @@ pub enum Column {
 impl Column {
     const ALL: [(Column, &str); 4] =
         [(Column::Base, "BASE"), (Column::Mid, "MID"), (Column::Sft, "SFT"), (Column::Rl, "RL")];
+}
+
+impl From<Stage> for Column {
+    fn from(stage: Stage) -> Column {
+        match stage {
+            Stage::Base => Column::Base,
+            Stage::Mid => Column::Mid,
+            Stage::Sft => Column::Sft,
+            Stage::Rl => Column::Rl,
+        }
+    }
 }
 
 /// What one stage has to report.
@@ -122,8 +139,8 @@ pub fn file_name(title: &str) -> String {
     title.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
-/// Writes `report.md` from all sections; gives its path and text.
-pub fn generate(base_dir: &Path) -> Result<(PathBuf, String), ReportError> {
+/// Writes `report.md` and `report.html` from all sections; gives the folder and the markdown.
+pub fn generate(base_dir: &Path, lang: Lang) -> Result<(PathBuf, String), ReportError> {
     let folder = report_folder(base_dir);
     let sections = read_sections(&folder)?;
     let Some(first) = sections.first() else { return Err(ReportError::Nothing { folder }) };
@@ -132,10 +149,13 @@ pub fn generate(base_dir: &Path) -> Result<(PathBuf, String), ReportError> {
         true => read_json(&header_path)?,
         false => Header { started: first.started, dollars_per_hour: None, environment: environment() },
     };
-    let text = markdown(&header, &sections);
-    let path = folder.join(REPORT_FILE);
-    atomic_file::write(&path, text.as_bytes()).map_err(io_error(&path))?;
-    Ok((path, text))
+    let blocks = document::document(&header, &sections, lang);
+    let text = markdown::markdown(&blocks);
+    for (file, text) in [(REPORT_FILE, &text), (HTML_FILE, &html::html(&blocks, &folder, lang))] {
+        let path = folder.join(file);
+        atomic_file::write(&path, text.as_bytes()).map_err(io_error(&path))?;
+    }
+    Ok((folder, text))
 }
 
 /// All sections, in the order in which their stages started.
@@ -154,121 +174,6 @@ fn read_sections(folder: &Path) -> Result<Vec<Section>, ReportError> {
     }
     sections.sort_by(|a, b| a.started.total_cmp(&b.started).then_with(|| a.title.cmp(&b.title)));
     Ok(sections)
-}
-
-fn markdown(header: &Header, sections: &[Section]) -> String {
-    let mut text = "# nanochat report\n\n## Environment\n\n".to_string();
-    text += &two_columns(["", ""], &header.environment);
-    text += &summary(header, sections);
-    for section in sections {
-        let _ = write!(text, "\n## {}\n\nTook {}.\n", section.title, duration(section.seconds));
-        for (name, fields) in [("Setting", &section.settings), ("Result", &section.results)] {
-            if !fields.is_empty() {
-                text += "\n";
-                text += &two_columns([name, "Value"], fields);
-            }
-        }
-        for chart in &section.charts {
-            let _ = write!(text, "\n![{}]({})\n", chart.title, chart.file);
-        }
-        if let Some(more) = &section.text {
-            let _ = write!(text, "\n{}\n", more.trim_end());
-        }
-    }
-    text
-}
-
-/// All metrics by stage, the run's time, and its cost if a price is known.
-fn summary(header: &Header, sections: &[Section]) -> String {
-    let mut text = "\n## Summary\n\n".to_string();
-    let table = metrics_table(sections);
-    if !table.is_empty() {
-        text += &table;
-        text += "\n";
-    }
-    // As published times do, the clock stops before reinforcement learning.
-    let counted = || sections.iter().filter(|section| section.column != Some(Column::Rl));
-    let end = counted().map(|section| section.started + section.seconds).fold(header.started, f64::max);
-    let wall = end - header.started;
-    let stages: f64 = counted().map(|section| section.seconds).sum();
-    let _ = writeln!(text, "Wall-clock time: {}, of which in stages: {}.", duration(wall), duration(stages));
-    if let Some(price) = header.dollars_per_hour {
-        let cost = wall / 3600.0 * price;
-        let _ = writeln!(text, "Cost: ${cost:.2}, at ${price:.2} an hour.");
-    }
-    text
-}
-
-/// One row a metric: CORE first, ChatCORE last, the others as they came; no empty rows or columns.
-fn metrics_table(sections: &[Section]) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for name in sections.iter().filter(|s| s.column.is_some()).flat_map(|section| section.metrics.keys()) {
-        if !names.contains(&name.as_str()) {
-            names.push(name);
-        }
-    }
-    names.sort_by_key(|name| match *name {
-        "CORE" => 0,
-        "ChatCORE" => 2,
-        _ => 1,
-    });
-    let find = |column, name: &str| {
-        let of_column = sections.iter().rev().filter(|section| section.column == Some(column));
-        of_column.filter_map(|section| section.metrics.get(name)).find(|value| !value.is_null())
-    };
-    let measured = |(column, _): &(Column, &str)| names.iter().any(|name| find(*column, name).is_some());
-    let columns: Vec<_> = Column::ALL.into_iter().filter(measured).collect();
-    if columns.is_empty() {
-        return String::new();
-    }
-    let heads: Vec<&str> = columns.iter().map(|(_, head)| *head).collect();
-    let mut text = format!("| Metric | {} |\n|---|{}\n", heads.join(" | "), "---:|".repeat(columns.len()));
-    for name in names {
-        let cells: Vec<String> =
-            columns.iter().map(|(column, _)| find(*column, name).map_or(String::new(), cell)).collect();
-        if cells.iter().any(|cell| !cell.is_empty()) {
-            let _ = writeln!(text, "| {} | {} |", escaped(name), cells.join(" | "));
-        }
-    }
-    text
-}
-
-fn two_columns(heads: [&str; 2], fields: &Map<String, Value>) -> String {
-    let mut text = format!("| {} | {} |\n|---|---|\n", heads[0], heads[1]);
-    for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-        let _ = writeln!(text, "| {} | {} |", escaped(name), cell(value));
-    }
-    text
-}
-
-/// A value as it stands in a table.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => escaped(text),
-        Value::Number(number) if !number.is_f64() => number.to_string(),
-        Value::Number(number) => match number.as_f64().unwrap_or(f64::NAN) {
-            x if x == 0.0 || (1e-3..1e6).contains(&x.abs()) => {
-                format!("{x:.4}").trim_end_matches('0').trim_end_matches('.').to_string()
-            }
-            x => format!("{x:.3e}"),
-        },
-        other => escaped(&other.to_string()),
-    }
-}
-
-/// Text that cannot end its cell of a markdown table.
-fn escaped(text: &str) -> String {
-    text.replace('|', "\\|").replace(['\n', '\r'], " ")
-}
-
-fn duration(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{seconds:.1} s"),
-        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
-    }
 }
 
 fn now() -> f64 {
@@ -314,8 +219,8 @@ mod tests {
         first.text = Some("> The capital of France is Paris.".to_string());
         log_section(dir.path(), &first).unwrap();
 
-        let (path, text) = generate(dir.path()).unwrap();
-        assert_eq!(fs::read_to_string(path).unwrap(), text);
+        let (folder, text) = generate(dir.path(), Lang::En).unwrap();
+        assert_eq!(fs::read_to_string(folder.join(REPORT_FILE)).unwrap(), text);
         let table = "| Metric | BASE | SFT |\n|---|---:|---:|\n| CORE | 0.2219 |  |\n| val bpb | 0.81 |  |\n\
                      | ARC-Easy |  | 0.3876 |\n| GSM8K |  | 0.0455 |\n| ChatCORE |  | 0.0884 |\n";
         assert!(text.contains(table), "{text}");
@@ -334,6 +239,15 @@ mod tests {
         }
         assert!(!text.contains("absent") && !text.contains("never"));
         assert!(text.find("## base training") < text.find("## chat evaluation"));
+
+        let (folder, chinese) = generate(dir.path(), Lang::Zh).unwrap();
+        assert!(chinese.starts_with("# nanochat 报告\n\n## 环境\n"), "{chinese}");
+        assert!(
+            chinese.contains("| 指标 | BASE | SFT |") && chinese.contains("费用：2.00 美元"),
+            "{chinese}"
+        );
+        let html = fs::read_to_string(folder.join(HTML_FILE)).unwrap();
+        assert!(html.contains("<td>CORE</td><td>0.2219</td><td></td>") && html.contains("a|b\nc"), "{html}");
     }
 
     #[test]
@@ -341,38 +255,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         log_section(dir.path(), &section("sft", 5.0, Some(Column::Sft), json!({"MMLU": 0.1}))).unwrap();
         log_section(dir.path(), &section("sft", 9.0, Some(Column::Sft), json!({"MMLU": 0.3}))).unwrap();
-        let (_, text) = generate(dir.path()).unwrap();
+        let (_, text) = generate(dir.path(), Lang::En).unwrap();
         assert!(text.contains("| MMLU | 0.3 |") && !text.contains("0.1 |"), "{text}");
-    }
-
-    #[test]
-    fn the_clock_stops_before_reinforcement_learning() {
-        let header = Header { started: 0.0, dollars_per_hour: None, environment: Map::new() };
-        let stages = [
-            section("sft", 100.0, Some(Column::Sft), json!({})),
-            section("rl", 5000.0, Some(Column::Rl), json!({})),
-        ];
-        let text = summary(&header, &stages);
-        assert!(text.contains("Wall-clock time: 3 min 20 s") && !text.contains("Cost"), "{text}");
     }
 
     #[test]
     fn nothing_and_damage_are_said_clearly() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(generate(dir.path()), Err(ReportError::Nothing { .. })));
+        assert!(matches!(generate(dir.path(), Lang::En), Err(ReportError::Nothing { .. })));
         reset(dir.path(), None).unwrap();
-        assert!(matches!(generate(dir.path()), Err(ReportError::Nothing { .. })));
+        assert!(matches!(generate(dir.path(), Lang::En), Err(ReportError::Nothing { .. })));
         fs::write(report_folder(dir.path()).join("section-base.json"), "{\"title\":").unwrap();
-        let error = generate(dir.path()).unwrap_err().to_string();
+        let error = generate(dir.path(), Lang::En).unwrap_err().to_string();
         assert!(error.contains("section-base.json is damaged"), "{error}");
         reset(dir.path(), None).unwrap();
-        assert!(matches!(generate(dir.path()), Err(ReportError::Nothing { .. })));
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        let cells =
-            [json!(0.0), json!(1.0), json!(0.25), json!(1e-9), json!(2048), json!(true), json!([1, 2])];
-        assert_eq!(cells.map(|value| cell(&value)), ["0", "1", "0.25", "1.000e-9", "2048", "true", "[1,2]"]);
+        assert!(matches!(generate(dir.path(), Lang::En), Err(ReportError::Nothing { .. })));
     }
 }

@@ -28,8 +28,7 @@ impl Schedule {
                     let remaining = left as f32 / warmdown as f32;
                     remaining + (1.0 - remaining) * final_lr_frac
                 };
-                let rise = (step as f32 / 300.0).min(1.0);
-                Moment { lr_multiplier, muon_momentum: (1.0 - rise) * 0.85 + rise * 0.95 }
+                Moment { lr_multiplier, muon_momentum: rising_momentum(step) }
             }
             Schedule::Linear { num_iterations, init_lr_frac } => {
                 let left = 1.0 - step as f32 / num_iterations.max(1) as f32;
@@ -39,9 +38,30 @@ impl Schedule {
     }
 }
 
+/// As [`Schedule::Trapezoid`] without warmup, for a run whose number of steps shows at its end: rates are
+/// constant and fall to 0 over the last part of `progress`, 0 to 1 (mid-training).
+pub fn by_progress(step: usize, progress: f64, warmdown_ratio: f32) -> Moment {
+    let left = (1.0 - progress).max(0.0) as f32;
+    let lr_multiplier = if left < warmdown_ratio { left / warmdown_ratio } else { 1.0 };
+    Moment { lr_multiplier, muon_momentum: rising_momentum(step) }
+}
+
+fn rising_momentum(step: usize) -> f32 {
+    let rise = (step as f32 / 300.0).min(1.0);
+    (1.0 - rise) * 0.85 + rise * 0.95
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mid_training_falls_over_the_last_fifth_of_its_progress() {
+        let lr = |progress| by_progress(500, progress, 0.2).lr_multiplier;
+        assert_eq!([lr(0.0), lr(0.8)], [1.0; 2]);
+        assert!((lr(0.9) - 0.5).abs() < 1e-6 && lr(1.0) == 0.0 && lr(1.01) == 0.0);
+        assert_eq!(by_progress(0, 0.5, 0.2).muon_momentum, 0.85);
+    }
 
     #[test]
     fn base_is_flat_and_falls_to_zero_over_the_last_fifth() {

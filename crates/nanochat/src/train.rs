@@ -42,6 +42,18 @@ pub fn step(
     moment: Moment,
 ) -> Result<StepResult, Diverged> {
     let weight: f32 = micro_batches.iter().flat_map(|batch| &batch.weights).sum();
+    step_over(weight, model, optimizer, micro_batches, moment)
+}
+
+/// As [`step`], with the losses' sum divided by `weight`: where weights may be negative, as advantages are,
+/// their own sum is no measure.
+pub fn step_over(
+    weight: f32,
+    model: &mut Gpt,
+    optimizer: &mut Optimizer,
+    micro_batches: &[Batch],
+    moment: Moment,
+) -> Result<StepResult, Diverged> {
     let scale = 1.0 / weight;
     let mut grads = Grads::default();
     let mut losses = Vec::with_capacity(micro_batches.len());

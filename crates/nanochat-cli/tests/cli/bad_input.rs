@@ -113,6 +113,25 @@ fn ingest_cleans_what_it_can_and_says_so() {
 }
 
 #[test]
+fn mixtures_are_refused_by_file_and_line() {
+    let base = with_model();
+    for (text, parts) in [
+        ("[[train]]\ndata = \"a.jsonl\"\nrepaet = 2\n", ["mix.toml", "line 3"]),
+        ("[[train]]\ndata = \"a.jsonl\"\n", ["a.jsonl", "No such file"]),
+        ("[[train]]\ndata = \"poems\"\n", ["poems", "no task"]),
+        ("", ["mix.toml", "no conversations"]),
+    ] {
+        let path = file(base.path(), "mix.toml", text);
+        refuses(base.path(), &format!("train mid --mixture {}", path.display()), &parts);
+    }
+    refuses(base.path(), "train mid --mixture nowhere", &["nowhere", "world, nanochat"]);
+    refuses(base.path(), "train mid --data zh-arithmetic,limit=all", &["limit=all", "limit=N"]);
+    refuses(base.path(), "train mid --mixture nanochat", &["SmolTalk", "task_data"]);
+    refuses(base.path(), "train rl", &["no model", "nanochat train sft"]);
+    assert!(!base.path().join("mid_checkpoints").exists(), "nothing was begun");
+}
+
+#[test]
 fn conversations_are_refused_by_file_and_line() {
     let base = with_model();
     let good = r#"[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]"#;
@@ -132,7 +151,11 @@ fn conversations_are_refused_by_file_and_line() {
     refuses(base.path(), &format!("{TINY_SFT} --data nowhere.jsonl"), &["nowhere.jsonl", "No such file"]);
     assert!(!base.path().join("chatsft_checkpoints").exists(), "nothing was begun");
     let path = file(base.path(), "none.jsonl", "\n");
-    refuses(base.path(), &format!("{TINY_SFT} --data {}", path.display()), &["none of the 0 conversations"]);
+    refuses(
+        base.path(),
+        &format!("{TINY_SFT} --data {}", path.display()),
+        &["none.jsonl", "nothing is left of its 0"],
+    );
 }
 
 #[test]
@@ -187,7 +210,7 @@ fn what_is_missing_is_named_with_the_command_that_makes_it() {
     refuses(base.path(), "chat -p x --model-tag other", &["model other", "there are m"]);
     refuses(base.path(), "chat -p x --step 4", &["step 4", "[3, 6, 9]"]);
     refuses(base.path(), "chat -p x --temperature -1", &["-1", ""]);
-    refuses(base.path(), "eval chat --file nowhere.jsonl", &["nowhere.jsonl", "No such file"]);
+    refuses(base.path(), "eval chat --task nowhere.jsonl", &["nowhere.jsonl", "No such file"]);
     let long = "word ".repeat(200);
     let mut command = nanochat(base.path(), "chat --source base --max-tokens 4");
     command.write_stdin(long);

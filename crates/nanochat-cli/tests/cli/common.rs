@@ -13,7 +13,10 @@ use tempfile::TempDir;
 /// A model that trains a step in 3 ms: 100 thousand parameters, 128 tokens a step.
 pub const TINY: &str = "train base --depth 1 --max-seq-len 64 --device-batch-size 2 --total-batch-size 128 \
     --eval-tokens 256 --eval-every 10 --sample-every 0 --sample-prompt x";
+pub const TINY_MID: &str = "train mid --eval-tokens 256 --eval-every 10";
 pub const TINY_SFT: &str = "train sft --device-batch-size 2 --target-examples-per-step 4";
+pub const TINY_RL: &str = "train rl --examples-per-step 2 --num-samples 4 --device-batch-size 4 \
+    --max-new-tokens 12 --eval-examples 4 --eval-samples 2 --eval-every 10";
 
 /// `nanochat LINE` in a base folder; words apart by spaces.
 pub fn nanochat(base: &Path, line: &str) -> Command {
@@ -91,6 +94,17 @@ pub fn with_model() -> TempDir {
     let copied = tempfile::tempdir().unwrap();
     copy(made.path(), copied.path());
     copied
+}
+
+/// As [`with_model`], finetuned a little, with a file of questions that such a model gets right now and then: its
+/// answer must have an `e`.
+pub fn with_chat_model() -> (TempDir, PathBuf) {
+    let base = with_model();
+    run(base.path(), &format!("{TINY_SFT} --num-iterations 4"));
+    let questions = base.path().join("questions.jsonl");
+    let line = |i| format!("{{\"question\": \"q {i}\", \"answer\": \"e\", \"grade\": \"contains\"}}\n");
+    fs::write(&questions, (0..20).map(line).collect::<String>()).unwrap();
+    (base, questions)
 }
 
 pub fn copy(from: &Path, to: &Path) {

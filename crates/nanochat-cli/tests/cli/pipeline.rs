@@ -43,16 +43,24 @@ fn assert_run(run: &Path) {
 /// Every picture of the report is a file beside it, under a name that a markdown link can hold.
 fn assert_report(base: &Path) {
     let report = fs::read_to_string(base.join("report/report.md")).unwrap();
-    for title in
-        ["Environment", "Summary", "Tokenizer", "Base training", "Chat finetuning", "Chat evaluation"]
-    {
+    for title in [
+        "Environment",
+        "Summary",
+        "Tokenizer",
+        "Base training",
+        "Mid-training",
+        "Chat finetuning",
+        "Chat evaluation after sft",
+        "Reinforcement learning",
+        "Chat evaluation after rl",
+    ] {
         assert!(report.contains(&format!("## {title}\n")), "{report}");
     }
     let pictures: Vec<&str> = report
         .lines()
         .filter_map(|line| line.strip_prefix("![")?.split_once("](")?.1.strip_suffix(')'))
         .collect();
-    assert_eq!(pictures.len(), 3, "{report}");
+    assert_eq!(pictures.len(), 6, "{report}");
     for picture in pictures {
         assert!(!picture.contains(' '), "{picture}");
         assert!(fs::read_to_string(base.join("report").join(picture)).unwrap().starts_with("<svg"));
@@ -65,7 +73,7 @@ fn a_speedrun_makes_everything_and_a_second_one_skips_it() {
     let started = Instant::now();
     let first = said(nanochat(base.path(), SMOKE));
     assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
-    for stage in ["data make", "tok train", "train base", "train sft", "eval chat"] {
+    for stage in ["data make", "tok train", "train base", "train mid", "train sft", "eval chat", "train rl"] {
         assert!(first.contains(&format!("$ nanochat {stage}")), "{first}");
     }
     assert!(first.ends_with("now run `nanochat chat`\n"), "{first}");
@@ -73,13 +81,15 @@ fn a_speedrun_makes_everything_and_a_second_one_skips_it() {
     assert_files(&base.path().join("chat_data"), &["train.jsonl", "test.jsonl", "questions.jsonl"]);
     assert_files(base.path(), &["tokenizer/tokenizer.json"]);
     assert_run(&base.path().join("base_checkpoints/d2"));
+    assert_run(&base.path().join("mid_checkpoints/d2"));
     assert_run(&base.path().join("chatsft_checkpoints/d2"));
+    assert_run(&base.path().join("chatrl_checkpoints/d2"));
     assert_report(base.path());
 
     let model = base.path().join("base_checkpoints/d2/step_000020/model.safetensors");
     let made = fs::metadata(&model).unwrap().modified().unwrap();
     let second = said(nanochat(base.path(), SMOKE));
-    assert_eq!(second.matches("done before").count(), 5, "{second}");
+    assert_eq!(second.matches("done before").count(), 8, "{second}");
     assert_eq!(fs::metadata(&model).unwrap().modified().unwrap(), made);
 
     refuses(base.path(), &format!("{SMOKE} --name Ada"), &["other settings", "--base-dir"]);
@@ -189,7 +199,8 @@ fn programs_can_read_what_is_measured_and_planned() {
     assert!(json("plan --depth 4 --json").is_object());
     assert!(json("plan --json").as_array().is_some_and(|plans| plans.len() > 3));
     let scores = json("eval chat --questions 2 --json");
-    assert!(scores["by_kind"].as_object().is_some_and(|kinds| !kinds.is_empty()), "{scores}");
+    let tasks = scores["tasks"].as_array().unwrap();
+    assert!(tasks.len() > 4 && tasks.iter().all(|task| task["score"]["total"] == 2), "{scores}");
 }
 
 #[test]

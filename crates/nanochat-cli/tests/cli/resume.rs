@@ -119,6 +119,39 @@ fn an_sft_run_stopped_by_ctrl_c_ends_as_if_left_alone() {
 }
 
 #[test]
+fn a_mid_run_stopped_by_ctrl_c_ends_as_if_left_alone() {
+    let base = with_model();
+    let runs = base.path().join("mid_checkpoints");
+    // More steps than an epoch has: the second one is shuffled anew.
+    let line = format!("{TINY_MID} --num-iterations 300 --save-every 0");
+    run(base.path(), &line);
+    fs::rename(runs.join("m"), base.path().join("whole")).unwrap();
+    let said = interrupted(base.path(), &line, &runs.join("m"), 12, "INT");
+    assert!(said.contains("stopped at step "), "{said}");
+    run(base.path(), &format!("{line} --resume"));
+    assert_same_run(&base.path().join("whole"), &runs.join("m"));
+}
+
+#[test]
+fn an_rl_run_stopped_by_ctrl_c_ends_as_if_left_alone() {
+    let (base, questions) = with_chat_model();
+    let runs = base.path().join("chatrl_checkpoints");
+    let data = format!("--data {0} --val-data {0}", questions.display());
+    // With a KL term and a clip, so that the model it started from counts too.
+    let line = format!(
+        "{TINY_RL} {data} --num-iterations 40 --save-every 0 --kl-coef 0.1 --clip-ratio 0.2 --updates-per-step 2"
+    );
+    run(base.path(), &line);
+    let updates = metrics(&runs.join("m")).iter().filter(|line| line.get("policy_loss").is_some()).count();
+    assert!(updates > 20, "{updates} of 40 steps had something to learn from");
+    fs::rename(runs.join("m"), base.path().join("whole")).unwrap();
+    let said = interrupted(base.path(), &line, &runs.join("m"), 8, "INT");
+    assert!(said.contains("stopped at step "), "{said}");
+    run(base.path(), &format!("{line} --resume"));
+    assert_same_run(&base.path().join("whole"), &runs.join("m"));
+}
+
+#[test]
 fn a_run_goes_on_with_its_own_settings_and_tokenizer_only() {
     let base = with_model();
     let line = format!("{TINY} --model-tag m --num-iterations 9");

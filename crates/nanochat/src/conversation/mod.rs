@@ -5,7 +5,8 @@ mod render;
 
 use serde::{Deserialize, Serialize};
 
-pub use read::read_conversations;
+pub(crate) use read::from_json;
+pub use read::{parse_conversation, read_conversations};
 pub use render::Rendered;
 
 /// Turns in order: an optional system message, then user and assistant strictly alternating.
@@ -116,6 +117,17 @@ impl Content {
         match self {
             Content::Text(text) => text.clone(),
             Content::Parts(parts) => parts.iter().map(|part| part.text.as_str()).collect(),
+        }
+    }
+
+    /// What a reader sees of it: text without tool use.
+    pub fn visible_text(&self) -> String {
+        match self {
+            Content::Text(text) => text.clone(),
+            Content::Parts(parts) => {
+                let texts = parts.iter().filter(|part| part.kind == PartKind::Text);
+                texts.map(|part| part.text.as_str()).collect()
+            }
         }
     }
 

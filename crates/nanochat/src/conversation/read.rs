@@ -17,15 +17,23 @@ pub fn read_conversations(
     let path = path.to_owned();
     Ok(Lines::open(&path)?.map(move |line| {
         let (line, bytes) = line?;
-        let conversation =
-            parse(&bytes).map_err(|reason| DataError::Line { path: path.clone(), line, reason })?;
+        let conversation = parse_conversation(&bytes).map_err(|reason| DataError::Line {
+            path: path.clone(),
+            line,
+            reason,
+        })?;
         Ok((line, conversation))
     }))
 }
 
-fn parse(line: &[u8]) -> Result<Conversation, String> {
+/// One line of such a file; an error says what is wrong with it.
+pub fn parse_conversation(line: &[u8]) -> Result<Conversation, String> {
     let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8 ({error})"))?;
-    let value: Value = serde_json::from_str(line).map_err(|error| format!("not JSON ({error})"))?;
+    from_json(serde_json::from_str(line).map_err(|error| format!("not JSON ({error})"))?)
+}
+
+/// A valid conversation in one of the three forms; the error is a reason in words.
+pub(crate) fn from_json(value: Value) -> Result<Conversation, String> {
     let messages = match value {
         Value::Array(messages) => messages,
         Value::Object(mut object) => match (object.remove("messages"), object.remove("conversations")) {
@@ -95,11 +103,11 @@ mod tests {
 
     #[test]
     fn the_three_forms_are_the_same_conversation() {
-        let plain = parse(PLAIN.as_bytes()).unwrap();
+        let plain = parse_conversation(PLAIN.as_bytes()).unwrap();
         let messages = format!(r#"{{"id": 7, "messages": {PLAIN}}}"#);
         let share = r#"{"conversations":[{"from":"human","value":"你好"},{"from":"gpt","value":"好"}]}"#;
-        assert_eq!(parse(messages.as_bytes()).unwrap(), plain);
-        assert_eq!(parse(share.as_bytes()).unwrap(), plain);
+        assert_eq!(parse_conversation(messages.as_bytes()).unwrap(), plain);
+        assert_eq!(parse_conversation(share.as_bytes()).unwrap(), plain);
         // What `data make` writes: the messages, by serde.
         assert_eq!(serde_json::to_string(&plain.messages).unwrap(), PLAIN);
     }
@@ -107,7 +115,7 @@ mod tests {
     #[test]
     fn parts_are_read_as_they_are_written() {
         let json = r#"[{"role":"user","content":"1+1?"},{"role":"assistant","content":[{"type":"python","text":"1+1"},{"type":"python_output","text":"2"}]}]"#;
-        let parsed = parse(json.as_bytes()).unwrap();
+        let parsed = parse_conversation(json.as_bytes()).unwrap();
         assert_eq!(serde_json::to_string(&parsed.messages).unwrap(), json);
     }
 
@@ -128,11 +136,11 @@ mod tests {
             (br#"[{"role":"assistant","content":"x"}]"#, "it is the user's turn"),
         ];
         for (line, expected) in cases {
-            let reason = parse(line).unwrap_err();
+            let reason = parse_conversation(line).unwrap_err();
             assert!(reason.contains(expected), "{reason}");
         }
         let deep = "[".repeat(100_000);
-        assert!(parse(deep.as_bytes()).unwrap_err().contains("not JSON"));
+        assert!(parse_conversation(deep.as_bytes()).unwrap_err().contains("not JSON"));
     }
 
     #[test]
@@ -151,9 +159,9 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_lines_never_panic(line in prop::collection::vec(any::<u8>(), 0..200), cut in 0..200usize) {
-            let _ = parse(&line);
+            let _ = parse_conversation(&line);
             let valid = format!(r#"{{"messages": {PLAIN}}}"#);
-            let _ = parse(&valid.as_bytes()[..cut.min(valid.len())]);
+            let _ = parse_conversation(&valid.as_bytes()[..cut.min(valid.len())]);
         }
     }
 }

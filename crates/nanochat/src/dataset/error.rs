@@ -43,6 +43,10 @@ pub enum DataError {
          use the data and the sequence length it was started with"
     )]
     OtherConversations { saved: usize, found: usize },
+    #[error("the saved position lies beyond its conversation: the data or the tokenizer is another one now")]
+    ChangedConversation,
+    #[error("the mixture {mixture} cannot be used: {reason}")]
+    Mixture { mixture: String, reason: String },
     #[error(transparent)]
     Conversation(#[from] crate::conversation::ConversationError),
     #[error("{path} already exists and is not empty; choose another folder or remove it first")]
@@ -57,9 +61,11 @@ pub enum DataError {
     NoTrainedTokens { read: usize, max_len: usize },
     #[error("{path}, line {line}: {reason}")]
     Line { path: PathBuf, line: usize, reason: String },
+    #[error("{path}, row {row}: {reason}")]
+    Row { path: PathBuf, row: usize, reason: String },
     #[error("nothing to read: found no .txt, .md, .jsonl or .parquet files in {0}")]
     NoFiles(String),
-    #[error("{path} cannot be read as text: {reason}")]
+    #[error("{path} cannot be read: {reason}")]
     BadFile { path: PathBuf, reason: String },
 }
 

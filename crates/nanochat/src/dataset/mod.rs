@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use error::DataError;
 pub(crate) use error::at;
 pub use shard::ParquetTexts;
+pub(crate) use shard::guarded;
 pub use write::{CHARS_PER_SHARD, ShardWriter, Written};
 
 /// Rows read and tokenised together: enough for every core, little enough to be a bounded buffer.

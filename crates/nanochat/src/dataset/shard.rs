@@ -97,7 +97,7 @@ impl Rows {
 
 /// The parquet crate checks its input, but promises no freedom from panics on hostile files; one
 /// bad shard among thousands must not end a run.
-fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err("its structure is damaged".into()))
 }

@@ -107,7 +107,7 @@ fn mistakes_are_one_sentence_with_the_file_and_the_line() {
         ),
         ("a.jsonl", b"{\"text\": 1}", "is not a string"),
         ("a.jsonl", b"{\"text\": ", "not JSON"),
-        ("a.parquet", b"PAR1", "a.parquet cannot be read as text"),
+        ("a.parquet", b"PAR1", "a.parquet cannot be read"),
         ("a.txt.gz", b"not gz", "a.txt.gz"),
     ];
     for (name, content, expected) in cases {

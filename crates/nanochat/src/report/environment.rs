@@ -17,6 +17,8 @@ pub fn environment() -> Map<String, Value> {
         ("processor", line_value("/proc/cpuinfo", "model name", ':')),
         ("cores", std::thread::available_parallelism().ok().map(|cores| cores.to_string())),
         ("memory", memory()),
+        ("GPU", gpus()),
+        ("driver", line_value("/proc/driver/nvidia/version", "NVRM version", ':')),
     ];
     facts.into_iter().filter_map(|(name, fact)| Some((name.to_string(), Value::from(fact?)))).collect()
 }
@@ -27,6 +29,19 @@ fn system() -> String {
 
 fn memory() -> Option<String> {
     Some(format!("{:.1} GiB", memory_bytes()? / f64::from(1 << 30)))
+}
+
+/// NVIDIA's, as the driver names them.
+fn gpus() -> Option<String> {
+    let entries = fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
+    let model = |entry: fs::DirEntry| {
+        line_value(entry.path().join("information").to_str().unwrap_or_default(), "Model", ':')
+    };
+    let mut models: Vec<String> = entries.flatten().filter_map(model).collect();
+    models.sort();
+    let first = models.first()?.clone();
+    let alike = models.iter().all(|model| *model == first);
+    Some(if alike { format!("{} × {first}", models.len()) } else { models.join(", ") })
 }
 
 /// Memory of this machine, where the system tells.

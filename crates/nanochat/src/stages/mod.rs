@@ -2,5 +2,8 @@
 
 pub mod base;
 pub mod fit;
+pub mod mid;
+pub mod rl;
 pub mod run;
 pub mod sft;
+pub mod source;

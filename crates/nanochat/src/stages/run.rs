@@ -27,7 +27,7 @@ use crate::train::{Diverged, StepResult};
 /// Settings that say where a run is kept, how it starts, and how it uses its device.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunSettings {
-    /// Name of the run [default: d{depth}; when finetuning, the deepest base model's]
+    /// Name of the run [default: d{depth}; in later stages, the deepest model's]
     #[arg(long, value_parser = tag)]
     pub model_tag: Option<String>,
     /// Save a checkpoint every N steps, besides the last (0: the last only)
@@ -66,7 +66,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 11] = [
+const FREE: [&str; 13] = [
     "model_tag",
     "save_every",
     "keep",
@@ -74,6 +74,8 @@ const FREE: [&str; 11] = [
     "overwrite",
     "eval_every",
     "eval_tokens",
+    "eval_examples",
+    "eval_samples",
     "sample_every",
     "bad_shards",
     "recompute",
@@ -208,6 +210,11 @@ impl Run {
         self.started = Instant::now();
     }
 
+    /// The run turns out to take this many steps.
+    pub fn expect_steps(&mut self, num_iterations: usize) {
+        self.progress.bar.set_length(num_iterations as u64);
+    }
+
     /// Seconds of training, over all sessions of the run.
     pub fn seconds(&self) -> f64 {
         self.seconds_before + self.started.elapsed().as_secs_f64()
@@ -276,6 +283,14 @@ impl Run {
         }
     }
 
+    fn end_step(&mut self, step: usize) -> Result<()> {
+        self.prune()?;
+        if step + 1 == self.first_step() + UNRECORDED + self.settings.profile {
+            self.end_recording()?;
+        }
+        Ok(())
+    }
+
     /// Writes and tells what was recorded, if anything was.
     fn end_recording(&self) -> Result<()> {
         let spans = recorder::finish();
@@ -301,10 +316,7 @@ open {} in ui.perfetto.dev",
         seconds: f64,
         lr: f32,
     ) -> Result<()> {
-        self.prune()?;
-        if step + 1 == self.first_step() + UNRECORDED + self.settings.profile {
-            self.end_recording()?;
-        }
+        self.end_step(step)?;
         let tokens_per_second = tokens as f64 / seconds;
         self.metrics.log(
             step as u64,
@@ -316,6 +328,14 @@ open {} in ui.perfetto.dev",
             ],
         )?;
         self.progress.advance(step, result.loss, tokens_per_second);
+        Ok(())
+    }
+
+    /// Logs one step of reinforcement learning, `message` for the user.
+    pub fn log_rollouts(&mut self, step: usize, values: &[(&str, f64)], message: String) -> Result<()> {
+        self.end_step(step)?;
+        self.metrics.log(step as u64, values)?;
+        self.progress.show(step, message, 10);
         Ok(())
     }
 
@@ -469,9 +489,13 @@ impl Progress {
     fn advance(&mut self, step: usize, loss: f32, tokens_per_second: f64) {
         let smooth = self.smooth_loss.map_or(loss, |smooth| 0.9 * smooth + 0.1 * loss);
         self.smooth_loss = Some(smooth);
-        let message = format!("loss {smooth:.4} · {:.1}K tok/s", tokens_per_second / 1e3);
+        self.show(step, format!("loss {smooth:.4} · {:.1}K tok/s", tokens_per_second / 1e3), 50);
+    }
+
+    /// On a bar always, as a line every `every` steps.
+    fn show(&mut self, step: usize, message: String, every: usize) {
         self.bar.set_position(step as u64 + 1);
-        if self.bar.is_hidden() && step.is_multiple_of(50) && self.bar.length().is_some() {
+        if self.bar.is_hidden() && step.is_multiple_of(every) && self.bar.length().is_some() {
             eprintln!("step {step}/{}: {message}", self.bar.length().unwrap_or(0));
         }
         self.bar.set_message(message);

@@ -177,7 +177,7 @@ fn calculated(user: String, sum: Sum, answer: String) -> Exchange {
     Exchange { user, assistant: Content::Parts(parts), gold, fact: None }
 }
 
-fn part(kind: PartKind, text: String) -> Part {
+pub(super) fn part(kind: PartKind, text: String) -> Part {
     Part { kind, text }
 }
 

@@ -35,6 +35,11 @@ pub fn any_invented(rng: &mut Rng) -> String {
     (0..2 + rng.below(2)).map(|_| *rng.choose(&SYLLABLES)).collect()
 }
 
+/// Every word of two everyday parts.
+pub fn compounds() -> Vec<String> {
+    HEADS.iter().flat_map(|head| TAILS.iter().map(move |tail| [*head, *tail].concat())).collect()
+}
+
 /// The name of a thing one might meet on a walk.
 pub fn any_compound(rng: &mut Rng) -> String {
     [*rng.choose(&HEADS), *rng.choose(&TAILS)].concat()

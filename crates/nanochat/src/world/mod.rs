@@ -3,7 +3,7 @@
 //! be made alone, in any order.
 //!
 //! What the test asks was never asked in training: one fact in five is told in stories but never asked
-//! for, one pair of operands in five is never added, one word in seven is never spelled, and some ways of
+//! for, one pair of operands in five is never added (nor met in a word problem), one word in seven is never spelled, and some ways of
 //! asking who the assistant is are never used. See [`World::questions`].
 
 mod chat;
@@ -12,6 +12,7 @@ mod facts;
 mod lexicon;
 mod people;
 mod places;
+mod problems;
 mod prose;
 mod questions;
 mod stories_en;
@@ -26,6 +27,7 @@ mod tests;
 use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
+pub use lexicon::compounds;
 pub use questions::{Kind, Question, language_of};
 
 use crate::conversation::Conversation;
@@ -129,6 +131,7 @@ enum Stream {
     Document,
     Conversation,
     Question,
+    Problem,
 }
 
 /// People, towns and things, and what is true of them.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::Fact;
 use super::{Language, Split, Stream, Topic, World};
 use crate::conversation::{Content, Conversation, Message, Role};
+use crate::tasks::final_answer;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -17,11 +18,12 @@ pub enum Kind {
     Counting,
     Facts,
     Identity,
+    Problems,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] =
-        [Kind::Arithmetic, Kind::Spelling, Kind::Counting, Kind::Facts, Kind::Identity];
+    pub const ALL: [Kind; 6] =
+        [Kind::Arithmetic, Kind::Spelling, Kind::Counting, Kind::Facts, Kind::Identity, Kind::Problems];
 }
 
 impl fmt::Display for Kind {
@@ -32,6 +34,7 @@ impl fmt::Display for Kind {
             Kind::Counting => "counting",
             Kind::Facts => "facts",
             Kind::Identity => "identity",
+            Kind::Problems => "problems",
         })
     }
 }
@@ -71,6 +74,7 @@ impl World {
                 Kind::Counting => self.exchange(Topic::Counting, language, Split::Test, rng),
                 Kind::Facts => self.ask_fact(self.held_out[(i / 2) % self.held_out.len()], language, rng),
                 Kind::Identity => self.exchange(Topic::Identity, language, Split::Test, rng),
+                Kind::Problems => self.ask_problem(language, Split::Test, rng),
             };
             let user = Message { role: Role::User, content: Content::Text(exchange.user) };
             let wrong = exchange.fact.map(|fact| other_values(fact, &exchange.gold, language));
@@ -94,7 +98,7 @@ fn other_values(fact: Fact, right: &str, language: Language) -> Vec<String> {
 impl Question {
     /// Whether `answer` is right: its text, with or without the tool's blocks. Arithmetic and counting:
     /// the last number. Spelling: the letters after the last colon, or alone. Facts: the value and no
-    /// other one of its attribute. Identity: the name.
+    /// other one of its attribute. Identity: the name. Problems: the number after `####`.
     pub fn is_right(&self, answer: &str) -> bool {
         match self.kind {
             Kind::Arithmetic | Kind::Counting => last_number(answer).as_ref() == Some(&self.answer),
@@ -106,6 +110,7 @@ impl Question {
                 has_value(answer, &self.answer) && !self.wrong.iter().any(|wrong| has_value(answer, wrong))
             }
             Kind::Identity => has_value(answer, &self.answer),
+            Kind::Problems => final_answer(answer).as_ref() == Some(&self.answer),
         }
     }
 

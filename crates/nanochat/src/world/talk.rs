@@ -1,5 +1,6 @@
 //! What people say to the assistant and what it answers: the tables of one language.
 
+use super::problems::Problems;
 use super::{Language, talk_en, talk_zh};
 
 pub struct Talk {
@@ -11,6 +12,7 @@ pub struct Talk {
     pub operators: [&'static str; 4],
     /// By operator, (problem, answer): a person `{n}`, `{a}` and `{b}` numbers, `{items}`, `{result}`.
     pub problems: [&'static [(&'static str, &'static str)]; 4],
+    pub two_steps: Problems,
     pub items: &'static [&'static str],
     /// `{word}`.
     pub spellings: &'static [&'static str],

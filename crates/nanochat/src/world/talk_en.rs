@@ -1,5 +1,6 @@
 //! English questions and answers; [`super::talk`] says what fills the slots.
 
+use super::problems::Problems;
 use super::talk::{Identity, Talk};
 
 pub static TALK: Talk = Talk {
@@ -115,6 +116,31 @@ pub static TALK: Talk = Talk {
             ),
         ],
     ],
+    two_steps: Problems {
+        start: &[
+            "{n} has {a} {items}.",
+            "There are {a} {items} in {n}'s basket.",
+            "{n} starts with {a} {items}.",
+        ],
+        groups: &["{n} has {a} boxes with {b} {items} each.", "{n} buys {a} bags of {b} {items}."],
+        changes: [
+            &[
+                "{n} buys {b} more.",
+                "A friend brings {b} more.",
+                "Then {n} finds {b} more.",
+                "{b} more arrive.",
+            ],
+            &[
+                "{n} gives away {b}.",
+                "{n} loses {b} of them.",
+                "A friend takes {b} of them.",
+                "{n} sells {b}.",
+            ],
+        ],
+        ask: &["How many {items} are there now?", "How many {items} does {n} have in the end?"],
+        answer: "There are {result} {items}.",
+        space: " ",
+    },
     items: &["apples", "pears", "nuts", "buttons", "shells", "candles", "stamps", "bells", "plums", "stones"],
     spellings: &[
         "Spell the word: {word}",

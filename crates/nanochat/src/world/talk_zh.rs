@@ -1,5 +1,6 @@
 //! Chinese questions and answers; [`super::talk`] says what fills the slots.
 
+use super::problems::Problems;
 use super::talk::{Identity, Talk};
 
 pub static TALK: Talk = Talk {
@@ -53,6 +54,17 @@ pub static TALK: Talk = Talk {
             ("{n}把{a}个{items}平均摆成{b}排，每排有多少个{items}？", "每排有{result}个{items}。"),
         ],
     ],
+    two_steps: Problems {
+        start: &["{n}有{a}个{items}。", "{n}的篮子里有{a}个{items}。", "一开始{n}有{a}个{items}。"],
+        groups: &["{n}有{a}个盒子，每个盒子里有{b}个{items}。", "{n}买了{a}袋{items}，每袋{b}个。"],
+        changes: [
+            &["{n}又买了{b}个。", "朋友又送来{b}个。", "后来{n}又找到{b}个。", "又来了{b}个。"],
+            &["{n}送给别人{b}个。", "{n}弄丢了{b}个。", "朋友拿走了{b}个。", "{n}卖掉了{b}个。"],
+        ],
+        ask: &["现在一共有多少个{items}？", "最后{n}有多少个{items}？"],
+        answer: "一共有{result}个{items}。",
+        space: "",
+    },
     items: &["苹果", "梨", "贝壳", "纽扣", "铃铛", "橘子", "核桃", "包子", "桃子", "石子"],
     spellings: &[
         "请拼写单词 {word}。",

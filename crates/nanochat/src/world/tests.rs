@@ -168,11 +168,11 @@ fn held_out_sums_are_never_calculated_and_the_tool_is_right() {
         let document = world.document(Split::Train, i);
         let pieces = document.split(|c: char| !(c.is_ascii_digit() || "+-*/".contains(c)));
         seen.extend(pieces.filter(|piece| piece.contains(['+', '-', '*', '/'])).map(String::from));
-        for message in world.conversation(Split::Train, i).messages {
+        let problem = world.problem(Split::Train, i);
+        for message in world.conversation(Split::Train, i).messages.into_iter().chain(problem.messages) {
             let Content::Parts(parts) = message.content else { continue };
-            if parts[0].kind == PartKind::Python {
-                seen.insert(parts[0].text.clone());
-            }
+            let code = parts.into_iter().filter(|part| part.kind == PartKind::Python);
+            seen.extend(code.map(|part| part.text));
         }
     }
     let test = (0..5000).map(|i| world.sum(Split::Test, &mut Rng::new(&[i])));
@@ -186,10 +186,38 @@ fn held_out_sums_are_never_calculated_and_the_tool_is_right() {
 }
 
 #[test]
+fn word_problems_of_the_test_are_apart_and_their_answers_right() {
+    let world = world();
+    let train: HashSet<String> =
+        (0..5000).map(|i| text(&world.problem(Split::Train, i).messages[0])).collect();
+    assert!(train.len() > 4_990, "{} different problems", train.len());
+    let first_sum = |problem: &crate::conversation::Conversation| match &problem.messages[1].content {
+        Content::Parts(parts) => parts[0].text.clone(),
+        Content::Text(text) => panic!("{text} uses no tool"),
+    };
+    let sums: HashSet<String> = (0..5000).map(|i| first_sum(&world.problem(Split::Train, i))).collect();
+    let mut languages = HashSet::new();
+    for i in 0..1000 {
+        let problem = world.problem(Split::Test, i);
+        let question = text(&problem.messages[0]);
+        assert!(!train.contains(&question) && !sums.contains(&first_sum(&problem)), "{question}");
+        assert!(!question.contains(['{', '}']), "{question}");
+        let Content::Parts(parts) = &problem.messages[1].content else { panic!("no tool") };
+        for step in parts[..4].chunks(2) {
+            assert_eq!(crate::calculator::calculate(&step[0].text).as_ref(), Some(&step[1].text));
+        }
+        let gold = crate::reward::Reward::Number.gold(&problem);
+        assert_eq!(gold.as_ref(), Some(&parts[3].text), "{question}");
+        languages.insert(language_of(&question));
+    }
+    assert_eq!(languages.len(), 2);
+}
+
+#[test]
 fn gold_answers_are_right_and_others_wrong() {
     let world = world();
     let questions = world.questions(100);
-    assert_eq!(questions.len(), 500);
+    assert_eq!(questions.len(), 600);
     for (i, question) in questions.iter().enumerate() {
         let gold = &question.answer;
         let (right, wrong) = match question.kind {
@@ -200,6 +228,7 @@ fn gold_answers_are_right_and_others_wrong() {
             Kind::Spelling => (format!("word:{gold}"), format!("word:{gold},z")),
             Kind::Facts => (format!("It is {gold}."), format!("It is {gold} or {}.", question.wrong[0])),
             Kind::Identity => (format!("我叫{gold}。"), "My name is Nanook.".to_string()),
+            Kind::Problems => (format!("There are 7.\n#### {gold}"), format!("There are {gold}.")),
         };
         assert!(question.is_right(&right), "{right} for {question:?}");
         assert!(!question.is_right(&wrong), "{wrong} for {question:?}");

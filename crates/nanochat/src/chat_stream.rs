@@ -1,0 +1,212 @@
+//! An endless stream of conversations packed to full rows, as pretraining's documents are (nanochat's loader of
+//! mid-training): all tokens count, those of a task as much as its weight says.
+//!
+//! Conversations of a shuffled epoch are joined to one stream per rank, rank r taking numbers r, r + world, ….
+//! A batch takes B·T + 1 tokens, as in [`crate::dataloader`]. A thread reads and tokenises ahead of training.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use nanochat_tokenizer::Tokenizer;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Batch;
+use crate::dataset::DataError;
+use crate::mixture::Mixture;
+
+/// Conversations tokenised together, and how many such blocks are made ahead: a few MB.
+const BLOCK: usize = 256;
+const BLOCKS_AHEAD: usize = 4;
+
+/// The next token a stream gives: token `token` of conversation `index` of the epoch's order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamState {
+    pub epoch: u64,
+    pub index: usize,
+    pub token: usize,
+    /// The size of the set, which must be the same when the run goes on.
+    pub conversations: usize,
+}
+
+/// Reads and tokenises in a thread of its own, which ends when this is dropped.
+pub struct ChatStream {
+    shape: [usize; 2],
+    world: usize,
+    conversations: usize,
+    ahead: Receiver<Result<Block, DataError>>,
+    current: Block,
+    /// The next token: which conversation of `current`, which token of it.
+    conversation: usize,
+    token: usize,
+}
+
+/// Conversations `first`, `first` + world, … of an epoch: their tokens, and how much those count.
+struct Block {
+    epoch: u64,
+    first: usize,
+    conversations: Vec<(Vec<u32>, f32)>,
+}
+
+impl ChatStream {
+    /// Batches of (b, t) for rank `rank` of `world`, from the start or from a saved position.
+    pub fn new(
+        mixture: &Arc<Mixture>,
+        tokenizer: &Tokenizer,
+        [b, t]: [usize; 2],
+        [rank, world]: [usize; 2],
+        seed: u64,
+        from: Option<&StreamState>,
+    ) -> Result<ChatStream, DataError> {
+        assert!(b * t > 0 && rank < world, "a batch of ({b}, {t}) for rank {rank} of {world}");
+        let n = mixture.len();
+        if n < world {
+            return Err(DataError::OtherConversations { saved: world, found: n });
+        }
+        let (epoch, first, token) = match from {
+            None => (0, rank, 0),
+            Some(state) if state.conversations != n => {
+                return Err(DataError::OtherConversations { saved: state.conversations, found: n });
+            }
+            Some(state) => (state.epoch, state.index, state.token),
+        };
+        let (send, ahead) = sync_channel(BLOCKS_AHEAD);
+        let reader =
+            Reader { mixture: mixture.clone(), tokenizer: tokenizer.clone(), rank, world, seed, send };
+        std::thread::spawn(move || reader.run(epoch, first));
+        let current = Block { epoch, first, conversations: Vec::new() };
+        Ok(ChatStream { shape: [b, t], world, conversations: n, ahead, current, conversation: 0, token })
+    }
+
+    pub fn next_batch(&mut self) -> Result<Batch, DataError> {
+        let len = self.shape[0] * self.shape[1];
+        let (mut tokens, mut weights) = (Vec::with_capacity(len + 1), Vec::with_capacity(len + 1));
+        while tokens.len() < len + 1 {
+            let Some((ids, weight)) = self.current.conversations.get(self.conversation) else {
+                self.current = self.ahead.recv().expect("the reader sends until it has sent an error")?;
+                self.conversation = 0;
+                continue;
+            };
+            let rest = ids.get(self.token..).ok_or(DataError::ChangedConversation)?;
+            let n = rest.len().min(len + 1 - tokens.len());
+            tokens.extend_from_slice(&rest[..n]);
+            weights.resize(tokens.len(), *weight);
+            self.token += n;
+            if self.token == ids.len() {
+                (self.conversation, self.token) = (self.conversation + 1, 0);
+            }
+        }
+        let targets = tokens[1..].to_vec();
+        tokens.truncate(len);
+        weights.remove(0);
+        Ok(Batch { inputs: tokens, targets, weights, shape: self.shape })
+    }
+
+    /// The position of the first token of the next batch.
+    pub fn state(&self) -> StreamState {
+        let Block { epoch, first, .. } = self.current;
+        let index = first + self.conversation * self.world;
+        StreamState { epoch, index, token: self.token, conversations: self.conversations }
+    }
+
+    /// Epochs given so far: 1 at the end of the first.
+    pub fn progress(&self) -> f64 {
+        let StreamState { epoch, index, .. } = self.state();
+        epoch as f64 + (index as f64 / self.conversations as f64).min(1.0)
+    }
+}
+
+/// The thread behind a stream.
+struct Reader {
+    mixture: Arc<Mixture>,
+    tokenizer: Tokenizer,
+    rank: usize,
+    world: usize,
+    seed: u64,
+    send: SyncSender<Result<Block, DataError>>,
+}
+
+impl Reader {
+    /// Sends blocks until the stream is gone or an error has been sent.
+    fn run(&self, first_epoch: u64, mut first: usize) {
+        for epoch in first_epoch.. {
+            let order = self.mixture.order(self.seed, epoch);
+            let mine: Vec<usize> = (first..order.len()).step_by(self.world).collect();
+            for numbers in mine.chunks(BLOCK) {
+                let tokens = |&number: &usize| self.tokens(order[number] as usize);
+                let conversations = numbers.par_iter().map(tokens).collect::<Result<Vec<_>, _>>();
+                let block =
+                    conversations.map(|conversations| Block { epoch, first: numbers[0], conversations });
+                let last = block.is_err();
+                if self.send.send(block).is_err() || last {
+                    return;
+                }
+            }
+            first = self.rank;
+        }
+    }
+
+    fn tokens(&self, item: usize) -> Result<(Vec<u32>, f32), DataError> {
+        let (conversation, weight) = self.mixture.get(item)?;
+        Ok((conversation.render(&self.tokenizer, usize::MAX)?.ids, weight))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conversation::{Content, Conversation, Message, Role};
+    use crate::testing::tokenizer;
+
+    fn mixture(n: usize) -> Arc<Mixture> {
+        let message = |role, text: String| Message { role, content: Content::Text(text) };
+        let conversation = |i: usize| Conversation {
+            messages: vec![
+                message(Role::User, format!("问 {i}")),
+                message(Role::Assistant, "word ".repeat(1 + i % 40)),
+            ],
+        };
+        Arc::new(Mixture::of((0..n).map(conversation).collect::<Vec<_>>()))
+    }
+
+    fn stream(n: usize, ranks: [usize; 2], from: Option<&StreamState>) -> ChatStream {
+        ChatStream::new(&mixture(n), &tokenizer(), [2, 90], ranks, 42, from).unwrap()
+    }
+
+    #[test]
+    fn batches_are_the_shuffled_conversations_cut_in_pieces() {
+        let mixture = mixture(700);
+        let mut stream = stream(700, [0, 1], None);
+        let render =
+            |&i: &u32| mixture.get(i as usize).unwrap().0.render(&tokenizer(), usize::MAX).unwrap().ids;
+        let mut tokens: Vec<u32> = mixture.order(42, 0).iter().flat_map(render).collect();
+        let first = tokens.len();
+        tokens.extend(mixture.order(42, 1).iter().flat_map(render));
+        let mut given = 0;
+        while given + 181 <= first + 2_000 {
+            let batch = stream.next_batch().unwrap();
+            assert_eq!(batch.inputs, tokens[given..given + 180]);
+            assert_eq!(batch.targets, tokens[given + 1..given + 181]);
+            assert!(batch.weights == vec![1.0; 180]);
+            given += 181;
+            assert_eq!(stream.progress() >= 1.0, given >= first, "{given} of {first}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_stream_goes_on_exactly() {
+        let (mut straight, mut resumed) = (stream(600, [1, 2], None), stream(600, [1, 2], None));
+        for stop in [0, 1, 30, 95, 7, 200] {
+            for _ in 0..stop {
+                assert_eq!(straight.next_batch().unwrap(), resumed.next_batch().unwrap());
+            }
+            let saved = serde_json::to_string(&resumed.state()).unwrap();
+            resumed = stream(600, [1, 2], Some(&serde_json::from_str(&saved).unwrap()));
+            assert_eq!(straight.state(), resumed.state());
+        }
+        assert!(straight.progress() > 1.0);
+        let other = StreamState { conversations: 5, ..straight.state() };
+        let error = ChatStream::new(&mixture(600), &tokenizer(), [2, 90], [0, 1], 42, Some(&other));
+        assert!(matches!(error, Err(DataError::OtherConversations { saved: 5, found: 600 })));
+    }
+}

@@ -1,0 +1,455 @@
+//! What a chat stage learns from: a list of tasks with limits, repeats and weights, shuffled into one sequence.
+//!
+//! A mixture is a small TOML file (those built in lie beside this one), or the same written as flags:
+//!
+//! ```toml
+//! [[train]]
+//! data = "chat.jsonl"    # conversations, one a line
+//! repeat = 2             # gone through twice in an epoch; 0.5: the first half
+//! [[train]]
+//! data = "pairs.tsv"     # translations: a column a language, asked for both ways
+//! limit = 10_000         # the first so many only
+//! weight = 0.5           # its tokens count half in the loss
+//! [[val]]
+//! data = "held_out.jsonl"
+//! ```
+//!
+//! The same task twice counts twice. Conversations are read from disk when their turn comes, so that a
+//! mixture costs 8 bytes of memory a conversation.
+
+mod pairs;
+mod spool;
+mod zh_arithmetic;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use nanochat_tensor::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::conversation::Conversation;
+use crate::dataset::DataError;
+use crate::lines::Lines;
+use crate::reward::Reward;
+use crate::tasks::{self, Folders, Kind, Split};
+
+/// Mixtures by the name that `--mixture` takes and the stage.
+const BUILT_IN: [(&str, &str, &str); 6] = [
+    ("world", "mid", include_str!("world-mid.toml")),
+    ("world", "sft", include_str!("world-sft.toml")),
+    ("world", "rl", include_str!("world-rl.toml")),
+    ("nanochat", "mid", include_str!("nanochat-mid.toml")),
+    ("nanochat", "sft", include_str!("nanochat-sft.toml")),
+    ("nanochat", "rl", include_str!("nanochat-rl.toml")),
+];
+
+/// First part of the keys of the shuffles' random streams.
+const SHUFFLE: u64 = 1;
+
+/// Conversations by index, in no need of memory for all of them.
+pub trait Conversations: Send + Sync {
+    fn len(&self) -> usize;
+
+    fn get(&self, index: usize) -> Result<Conversation, DataError>;
+
+    /// Whether `answer` is right, if these conversations have a grading of their own.
+    fn grade(&self, _index: usize, _answer: &str) -> Option<bool> {
+        None
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Conversations for Box<dyn tasks::Task> {
+    fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn get(&self, index: usize) -> Result<Conversation, DataError> {
+        Ok(self.conversation(index))
+    }
+
+    fn grade(&self, index: usize, answer: &str) -> Option<bool> {
+        (self.kind() != Kind::Talk).then(|| self.as_ref().grade(index, answer))
+    }
+}
+
+impl Conversations for Vec<Conversation> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Conversation, DataError> {
+        Ok(self[index].clone())
+    }
+}
+
+/// Flags that say what a chat stage learns from.
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+pub struct MixtureArgs {
+    /// What to learn from: world (the built-in corpus), nanochat (its public sets), or a TOML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "world")]
+    pub mixture: String,
+    /// Learn from this instead: a .jsonl file of conversations, a .tsv file of translations, or a task by
+    /// name; may be repeated. Options follow after commas: limit, start, repeat, weight, reward, as in
+    /// chat.jsonl,limit=1000,repeat=2
+    #[arg(long, value_name = "TASK")]
+    pub data: Vec<String>,
+    /// Measure on this instead of the mixture's own; written like --data
+    #[arg(long, value_name = "TASK")]
+    pub val_data: Vec<String>,
+}
+
+/// A mixture as it is written down.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recipe {
+    #[serde(default)]
+    train: Vec<Entry>,
+    #[serde(default)]
+    val: Vec<Entry>,
+}
+
+/// One task of a mixture.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    /// A file or the name of a task.
+    data: String,
+    /// The first conversation to take.
+    #[serde(default)]
+    start: usize,
+    /// How many to take from there.
+    limit: Option<usize>,
+    /// How often an epoch goes through them; the part after the point takes the first of them once more.
+    #[serde(default = "one")]
+    repeat: f64,
+    /// How much each token counts in the loss.
+    #[serde(default = "one")]
+    weight: f64,
+    /// How reinforcement learning grades answers.
+    #[serde(default)]
+    reward: Reward,
+    /// In a mixture of several data sets: a file that is not there is left out instead of being an error.
+    #[serde(default)]
+    optional: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// All conversations of one epoch.
+pub struct Mixture {
+    tasks: Vec<Task>,
+    /// (task, index in it) of every conversation, before shuffling.
+    items: Vec<(u32, u32)>,
+}
+
+struct Task {
+    conversations: Box<dyn Conversations>,
+    weight: f32,
+    reward: Reward,
+}
+
+impl MixtureArgs {
+    /// The mixtures to learn from and to measure on (`val` may be empty). `stage` is mid or sft; what files
+    /// of the mixture need in temporary space lies in `base_dir`.
+    pub fn open(&self, stage: &str, base_dir: &Path) -> Result<[Mixture; 2], DataError> {
+        // What flags replace is not even read.
+        let (recipe, folder) = match self.data.is_empty() || self.val_data.is_empty() {
+            true => read_recipe(&self.mixture, stage, base_dir)?,
+            false => Default::default(),
+        };
+        let open = |flags: &[String], entries: Vec<Entry>, split: Split| {
+            let (entries, folder) = match flags {
+                [] => (entries, folder.as_path()),
+                flags => {
+                    (flags.iter().map(|flag| parse_flag(flag)).collect::<Result<_, _>>()?, Path::new(""))
+                }
+            };
+            Mixture::open(&entries, folder, base_dir, split)
+        };
+        let val = if self.data.is_empty() { recipe.val } else { Vec::new() };
+        let [train, val] =
+            [open(&self.data, recipe.train, Split::Train)?, open(&self.val_data, val, Split::Test)?];
+        match train.is_empty() {
+            true => Err(bad(&self.mixture, "it has no conversations to learn from".into())),
+            false => Ok([train, val]),
+        }
+    }
+}
+
+/// A built-in mixture, whose files lie in `base_dir`, or a user's, whose files lie beside it.
+fn read_recipe(name: &str, stage: &str, base_dir: &Path) -> Result<(Recipe, PathBuf), DataError> {
+    let known = BUILT_IN.iter().find(|(known, of, _)| *known == name && *of == stage);
+    let (text, folder) = match known {
+        Some((_, _, text)) => (text.to_string(), base_dir.to_path_buf()),
+        None => match fs::read_to_string(name) {
+            Ok(text) => (text, Path::new(name).parent().unwrap_or(Path::new("")).to_path_buf()),
+            Err(error) => {
+                return Err(bad(name, format!("{error}; it may be world, nanochat or a TOML file")));
+            }
+        },
+    };
+    let recipe: Recipe = toml::from_str(&text).map_err(|error| bad(name, one_line(&error)))?;
+    Ok((recipe, folder))
+}
+
+/// Where in the file and what, without the picture that a parser draws.
+fn one_line(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let place = text.lines().next().unwrap_or_default().replace("TOML parse error at ", "");
+    format!("{place}: {}", error.message().replace('\n', " "))
+}
+
+fn bad(mixture: &str, reason: String) -> DataError {
+    DataError::Mixture { mixture: mixture.to_string(), reason }
+}
+
+/// `chat.jsonl,limit=1000,repeat=2`
+fn parse_flag(flag: &str) -> Result<Entry, DataError> {
+    let mut words = flag.split(',');
+    let data = words.next().unwrap_or_default().to_string();
+    let mut entry = Entry {
+        data,
+        start: 0,
+        limit: None,
+        repeat: 1.0,
+        weight: 1.0,
+        reward: Reward::default(),
+        optional: false,
+    };
+    for word in words {
+        let wrong = || {
+            bad(
+                flag,
+                format!("{word:?} is none of start=N, limit=N, repeat=X, weight=X, reward=number|exact"),
+            )
+        };
+        let (name, value) = word.split_once('=').ok_or_else(wrong)?;
+        match name {
+            "start" => entry.start = value.parse().map_err(|_| wrong())?,
+            "limit" => entry.limit = Some(value.parse().map_err(|_| wrong())?),
+            "repeat" => entry.repeat = value.parse().map_err(|_| wrong())?,
+            "weight" => entry.weight = value.parse().map_err(|_| wrong())?,
+            "reward" => entry.reward = Reward::from_str(value, false).map_err(|_| wrong())?,
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(entry)
+}
+
+impl Mixture {
+    /// A mixture of one task.
+    pub fn of(conversations: impl Conversations + 'static) -> Mixture {
+        let items = (0..conversations.len() as u32).map(|index| (0, index)).collect();
+        Mixture {
+            tasks: vec![Task {
+                conversations: Box::new(conversations),
+                weight: 1.0,
+                reward: Reward::default(),
+            }],
+            items,
+        }
+    }
+
+    fn open(entries: &[Entry], folder: &Path, base_dir: &Path, split: Split) -> Result<Mixture, DataError> {
+        let mut mixture = Mixture { tasks: Vec::new(), items: Vec::new() };
+        for entry in entries {
+            if entry.optional && is_file(&entry.data) && !folder.join(&entry.data).exists() {
+                continue;
+            }
+            let repeats = (0.0..=1e4).contains(&entry.repeat);
+            if !(repeats && entry.weight > 0.0 && entry.weight <= 1e4) {
+                let reason = "repeat must be 0 to 10000, and weight above 0".to_string();
+                return Err(bad(&entry.data, reason));
+            }
+            let conversations = open_task(entry, folder, base_dir, split)?;
+            mixture.add(entry, conversations)?;
+        }
+        Ok(mixture)
+    }
+
+    fn add(&mut self, entry: &Entry, conversations: Box<dyn Conversations>) -> Result<(), DataError> {
+        let there = conversations.len();
+        let n = entry.limit.unwrap_or(usize::MAX).min(there.saturating_sub(entry.start));
+        if n == 0 {
+            return Err(bad(&entry.data, format!("nothing is left of its {there} conversations")));
+        }
+        let task = self.tasks.len() as u32;
+        let total = (n as f64 * entry.repeat).round() as usize;
+        self.items.extend((0..total).map(|i| (task, (entry.start + i % n) as u32)));
+        self.tasks.push(Task { conversations, weight: entry.weight as f32, reward: entry.reward });
+        Ok(())
+    }
+
+    /// Conversations in an epoch, repeats counted.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The order of an epoch: a permutation of 0..len that follows from seed and epoch.
+    pub fn order(&self, seed: u64, epoch: u64) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.len() as u32).collect();
+        Rng::new(&[seed, SHUFFLE, epoch]).shuffle(&mut order);
+        order
+    }
+
+    /// A conversation, and how much its tokens count.
+    pub fn get(&self, index: usize) -> Result<(Conversation, f32), DataError> {
+        let (task, index) = self.items[index];
+        let Task { conversations, weight, .. } = &self.tasks[task as usize];
+        Ok((conversations.get(index as usize)?, *weight))
+    }
+
+    /// 1 for a right answer to a conversation's last question, else 0. None if its own answer does not say what is
+    /// right.
+    pub fn reward(&self, index: usize, answer: &str) -> Result<Option<f32>, DataError> {
+        let (task, index) = self.items[index];
+        let Task { conversations, reward, .. } = &self.tasks[task as usize];
+        Ok(match conversations.grade(index as usize, answer) {
+            Some(right) => Some(if right { 1.0 } else { 0.0 }),
+            None => reward.gold(&conversations.get(index as usize)?).map(|gold| reward.of(answer, &gold)),
+        })
+    }
+}
+
+fn is_file(data: &str) -> bool {
+    data.contains(".jsonl") || data.contains(".tsv")
+}
+
+/// A file by its ending, anything else by its name.
+fn open_task(
+    entry: &Entry,
+    folder: &Path,
+    base_dir: &Path,
+    split: Split,
+) -> Result<Box<dyn Conversations>, DataError> {
+    let path = folder.join(&entry.data);
+    let task = |name: &str| {
+        let opened = tasks::open(name, split, &Folders::of(base_dir));
+        opened.map_err(|error| bad(name, format!("{error}; or zh-arithmetic, or a .jsonl or .tsv file")))
+    };
+    Ok(match entry.data.as_str() {
+        data if data.contains(".jsonl") && has_questions(&path)? => Box::new(task(&path.to_string_lossy())?),
+        data if data.contains(".jsonl") => Box::new(spool::JsonLines::open(&path, base_dir)?),
+        data if data.contains(".tsv") => Box::new(pairs::Pairs::open(&path)?),
+        "zh-arithmetic" => Box::new(zh_arithmetic::ZhArithmetic { split }),
+        name => Box::new(task(name)?),
+    })
+}
+
+/// Whether a file holds questions with answers to be graded, as [`crate::tasks`] reads them, and not conversations.
+fn has_questions(path: &Path) -> Result<bool, DataError> {
+    let Some(line) = Lines::open(path)?.next() else { return Ok(false) };
+    let first = serde_json::from_slice::<serde_json::Value>(&line?.1).unwrap_or_default();
+    Ok(first.get("question").is_some() || first.get("answer").is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(mixture: &str, data: &[&str]) -> MixtureArgs {
+        MixtureArgs {
+            mixture: mixture.into(),
+            data: data.iter().map(|data| data.to_string()).collect(),
+            val_data: Vec::new(),
+        }
+    }
+
+    fn file(folder: &Path, name: &str, n: usize) -> String {
+        let line = |i| {
+            format!(
+                "[{{\"role\":\"user\",\"content\":\"{name} {i}\"}},{{\"role\":\"assistant\",\"content\":\"a\"}}]\n"
+            )
+        };
+        let path = folder.join(name);
+        fs::write(&path, (0..n).map(line).collect::<String>()).unwrap();
+        path.to_str().unwrap().into()
+    }
+
+    fn questions(mixture: &Mixture) -> Vec<String> {
+        (0..mixture.len()).map(|i| mixture.get(i).unwrap().0.messages[0].content.text()).collect()
+    }
+
+    #[test]
+    fn tasks_have_limits_repeats_and_weights() {
+        let temp = tempfile::tempdir().unwrap();
+        let (a, _) = (file(temp.path(), "a.jsonl", 4), file(temp.path(), "b.jsonl", 3));
+        fs::write(temp.path().join("pairs.tsv"), "English\t中文\nI eat.\t我吃。\n").unwrap();
+        let toml = "[[train]]\ndata = \"a.jsonl\"\nstart = 1\nlimit = 2\nrepeat = 1.5\n\
+            [[train]]\ndata = \"b.jsonl\"\n[[train]]\ndata = \"b.jsonl\"\nlimit = 1\nweight = 0.25\n\
+            [[train]]\ndata = \"missing.jsonl\"\noptional = true\n[[val]]\ndata = \"pairs.tsv\"\n";
+        let path = temp.path().join("mix.toml");
+        fs::write(&path, toml).unwrap();
+        let [train, val] = args(path.to_str().unwrap(), &[]).open("sft", temp.path()).unwrap();
+        let expected =
+            ["a.jsonl 1", "a.jsonl 2", "a.jsonl 1", "b.jsonl 0", "b.jsonl 1", "b.jsonl 2", "b.jsonl 0"];
+        assert_eq!(questions(&train), expected);
+        assert_eq!((train.get(0).unwrap().1, train.get(6).unwrap().1), (1.0, 0.25));
+        assert_eq!(questions(&val), ["翻译成中文：I eat.", "Translate into English: 我吃。"]);
+        let mut order = train.order(42, 3);
+        assert_eq!((order.clone(), train.order(42, 4) == order), (train.order(42, 3), false));
+        order.sort();
+        assert_eq!(order, (0..7).collect::<Vec<_>>());
+
+        // Flags replace the file's tasks, and its validation with them.
+        let [train, val] = args("never read", &[&format!("{a},limit=2,repeat=2"), "zh-arithmetic,limit=3"])
+            .with_val(&a, temp.path());
+        assert_eq!((train.len(), val.len()), (7, 4));
+    }
+
+    impl MixtureArgs {
+        fn with_val(mut self, val: &str, base_dir: &Path) -> [Mixture; 2] {
+            self.val_data = vec![val.into()];
+            self.open("sft", base_dir).unwrap()
+        }
+    }
+
+    #[test]
+    fn bad_mixtures_are_named_with_what_is_wrong() {
+        let temp = tempfile::tempdir().unwrap();
+        let a = file(temp.path(), "a.jsonl", 4);
+        let toml = temp.path().join("bad.toml");
+        let name = toml.to_str().unwrap();
+        for (text, parts) in [
+            ("[[train]\n", ["bad.toml", "line 1"]),
+            ("[[train]]\nlimit = 3\n", ["bad.toml", "missing field `data`"]),
+            ("[[train]]\ndata = \"a.jsonl\"\nrepaet = 2\n", ["line 3", "unknown field `repaet`"]),
+            ("[[train]]\ndata = \"a.jsonl\"\nlimit = -3\n", ["line 3", "invalid value"]),
+            ("[[train]]\ndata = \"a.jsonl\"\nrepeat = nan\n", ["a.jsonl", "repeat must be"]),
+            ("[[train]]\ndata = \"a.jsonl\"\nstart = 4\n", ["a.jsonl", "nothing is left of its 4"]),
+            ("[[train]]\ndata = \"b.jsonl\"\n", ["b.jsonl", "No such file"]),
+            ("[[train]]\ndata = \"poems\"\n", ["poems", "ARC-Easy"]),
+            ("[[val]]\ndata = \"a.jsonl\"\n", ["bad.toml", "no conversations to learn from"]),
+        ] {
+            fs::write(&toml, text).unwrap();
+            let error = args(name, &[]).open("mid", temp.path()).err().unwrap().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)) && !error.contains('\n'), "{error}");
+        }
+        let error = args("no-such", &[]).open("mid", temp.path()).err().unwrap().to_string();
+        assert!(error.contains("no-such") && error.contains("world, nanochat"), "{error}");
+        for flag in [format!("{a},limit=x"), format!("{a},what=1"), format!("{a},limit")] {
+            let error = args("world", &[&flag]).open("mid", temp.path()).err().unwrap().to_string();
+            assert!(error.contains("limit=N"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_built_in_mixtures_parse() {
+        for (name, stage, text) in BUILT_IN {
+            let recipe: Recipe =
+                toml::from_str(text).unwrap_or_else(|error| panic!("{name} {stage}: {error}"));
+            assert!(!recipe.train.is_empty() && !recipe.val.is_empty());
+        }
+    }
+}

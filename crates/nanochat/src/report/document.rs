@@ -1,0 +1,157 @@
+//! What a report says, in blocks that [`super::markdown`] and [`super::html`] write down.
+
+use serde_json::{Map, Value};
+
+use super::words::Lang;
+use super::{Chart, Column, Header, Section};
+
+pub enum Block {
+    /// Level 1 or 2.
+    Heading(usize, String),
+    Paragraph(String),
+    Table(Table),
+    Chart(Chart),
+    /// Lines of a stage's own: `- ` begins an item of a list.
+    Text(String),
+}
+
+/// All cells but the first of a row are numbers if `numbers`.
+pub struct Table {
+    pub heads: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+    pub numbers: bool,
+}
+
+pub fn document(header: &Header, sections: &[Section], lang: Lang) -> Vec<Block> {
+    let mut blocks = vec![
+        Block::Heading(1, lang.word("nanochat report")),
+        Block::Heading(2, lang.word("Environment")),
+        Block::Table(two_columns(["", ""], &header.environment, lang)),
+        Block::Heading(2, lang.word("Summary")),
+    ];
+    blocks.extend(metrics_table(sections, lang).map(Block::Table));
+    blocks.push(Block::Paragraph(time_and_cost(header, sections, lang)));
+    for section in sections {
+        blocks.push(Block::Heading(2, lang.word(&section.title)));
+        blocks.push(Block::Paragraph(lang.fill("Took {}.", &[duration(section.seconds, lang)])));
+        for (name, fields) in [("Setting", &section.settings), ("Result", &section.results)] {
+            if !fields.is_empty() {
+                blocks.push(Block::Table(two_columns([name, "Value"], fields, lang)));
+            }
+        }
+        blocks.extend(section.charts.iter().cloned().map(Block::Chart));
+        blocks.extend(section.text.clone().map(Block::Text));
+    }
+    blocks
+}
+
+/// The run's time, and its cost if a price is known.
+fn time_and_cost(header: &Header, sections: &[Section], lang: Lang) -> String {
+    // As published times do, the clock stops before reinforcement learning.
+    let counted = || sections.iter().filter(|section| section.column != Some(Column::Rl));
+    let end = counted().map(|section| section.started + section.seconds).fold(header.started, f64::max);
+    let wall = end - header.started;
+    let stages: f64 = counted().map(|section| section.seconds).sum();
+    let times = [duration(wall, lang), duration(stages, lang)];
+    let mut text = lang.fill("Wall-clock time: {}, of which in stages: {}.", &times);
+    if let Some(price) = header.dollars_per_hour {
+        let cost = [format!("{:.2}", wall / 3600.0 * price), format!("{price:.2}")];
+        text += "\n";
+        text += &lang.fill("Cost: ${}, at ${} an hour.", &cost);
+    }
+    text
+}
+
+/// One row a metric: CORE first, ChatCORE last, the others as they came; no empty rows or columns.
+fn metrics_table(sections: &[Section], lang: Lang) -> Option<Table> {
+    let mut names: Vec<&str> = Vec::new();
+    for name in sections.iter().filter(|s| s.column.is_some()).flat_map(|section| section.metrics.keys()) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    names.sort_by_key(|name| match *name {
+        "CORE" => 0,
+        "ChatCORE" => 2,
+        _ => 1,
+    });
+    let find = |column, name: &str| {
+        let of_column = sections.iter().rev().filter(|section| section.column == Some(column));
+        of_column.filter_map(|section| section.metrics.get(name)).find(|value| !value.is_null())
+    };
+    let measured = |(column, _): &(Column, &str)| names.iter().any(|name| find(*column, name).is_some());
+    let columns: Vec<_> = Column::ALL.into_iter().filter(measured).collect();
+    if columns.is_empty() {
+        return None;
+    }
+    let heads = [lang.word("Metric")].into_iter().chain(columns.iter().map(|(_, head)| head.to_string()));
+    let row = |name: &&str| {
+        let cells = columns.iter().map(|(column, _)| find(*column, name).map_or(String::new(), cell));
+        std::iter::once(lang.word(name)).chain(cells).collect::<Vec<_>>()
+    };
+    let rows = names.iter().map(row).filter(|cells| cells[1..].iter().any(|cell| !cell.is_empty()));
+    Some(Table { heads: heads.collect(), rows: rows.collect(), numbers: true })
+}
+
+fn two_columns(heads: [&str; 2], fields: &Map<String, Value>, lang: Lang) -> Table {
+    let there = fields.iter().filter(|(_, value)| !value.is_null());
+    let rows = there.map(|(name, value)| vec![lang.word(name), cell(value)]).collect();
+    Table { heads: heads.map(|head| lang.word(head)).to_vec(), rows, numbers: false }
+}
+
+/// A value as it stands in a table.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) if !number.is_f64() => number.to_string(),
+        Value::Number(number) => match number.as_f64().unwrap_or(f64::NAN) {
+            x if x == 0.0 || (1e-3..1e6).contains(&x.abs()) => {
+                format!("{x:.4}").trim_end_matches('0').trim_end_matches('.').to_string()
+            }
+            x => format!("{x:.3e}"),
+        },
+        other => other.to_string(),
+    }
+}
+
+fn duration(seconds: f64, lang: Lang) -> String {
+    let whole = seconds.round() as u64;
+    let (form, numbers) = match whole {
+        0..60 => ("{} s", vec![format!("{seconds:.1}")]),
+        60..3600 => ("{} min {} s", vec![(whole / 60).to_string(), format!("{:02}", whole % 60)]),
+        _ => ("{} h {} min", vec![(whole / 3600).to_string(), format!("{:02}", whole / 60 % 60)]),
+    };
+    lang.fill(form, &numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        let cells =
+            [json!(0.0), json!(1.0), json!(0.25), json!(1e-9), json!(2048), json!(true), json!([1, 2])];
+        assert_eq!(cells.map(|value| cell(&value)), ["0", "1", "0.25", "1.000e-9", "2048", "true", "[1,2]"]);
+    }
+
+    #[test]
+    fn the_clock_stops_before_reinforcement_learning() {
+        let header = Header { started: 0.0, dollars_per_hour: None, environment: Map::new() };
+        let stage = |title: &str, started, column| Section {
+            title: title.to_string(),
+            started,
+            seconds: 100.0,
+            column: Some(column),
+            ..Section::default()
+        };
+        let stages = [stage("sft", 100.0, Column::Sft), stage("rl", 5000.0, Column::Rl)];
+        let text = time_and_cost(&header, &stages, Lang::En);
+        assert!(text.contains("Wall-clock time: 3 min 20 s") && !text.contains("Cost"), "{text}");
+        let text = time_and_cost(&header, &stages, Lang::Zh);
+        assert!(text.contains("总用时 3 分 20 秒"), "{text}");
+    }
+}

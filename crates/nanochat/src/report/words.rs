@@ -1,0 +1,124 @@
+//! The report's own words in English and Chinese. Names of settings stay as their flags are; what is not in the table
+//! stays as it is.
+
+use clap::ValueEnum;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Lang {
+    #[default]
+    En,
+    Zh,
+}
+
+#[rustfmt::skip]
+const CHINESE: [(&str, &str); 72] = [
+    ("nanochat report", "nanochat 报告"),
+    ("Environment", "环境"),
+    ("Summary", "总结"),
+    ("Metric", "指标"),
+    ("Setting", "设置"),
+    ("Result", "结果"),
+    ("Value", "值"),
+    ("Took {}.", "用时 {}。"),
+    ("Wall-clock time: {}, of which in stages: {}.", "总用时 {}，其中各阶段共 {}。"),
+    ("Cost: ${}, at ${} an hour.", "费用：{} 美元（每小时 {} 美元）。"),
+    ("{} s", "{} 秒"),
+    ("{} min {} s", "{} 分 {} 秒"),
+    ("{} h {} min", "{} 小时 {} 分"),
+    ("Tokenizer", "分词器"),
+    ("Base training", "预训练"),
+    ("Mid-training", "中期训练"),
+    ("Chat finetuning", "对话微调"),
+    ("Reinforcement learning", "强化学习"),
+    ("CORE evaluation", "CORE 评测"),
+    ("Chat evaluation", "对话评测"),
+    ("Chat evaluation after base", "预训练后的对话评测"),
+    ("Chat evaluation after mid", "中期训练后的对话评测"),
+    ("Chat evaluation after sft", "微调后的对话评测"),
+    ("Chat evaluation after rl", "强化学习后的对话评测"),
+    ("git commit", "git 提交"),
+    ("code", "代码"),
+    ("compiler", "编译器"),
+    ("system", "系统"),
+    ("processor", "处理器"),
+    ("cores", "核数"),
+    ("memory", "内存"),
+    ("GPU", "显卡"),
+    ("driver", "显卡驱动"),
+    ("parameters", "参数量"),
+    ("tokens", "token 数"),
+    ("steps", "步数"),
+    ("conversations", "对话数"),
+    ("questions", "题数"),
+    ("cut to the model's length", "因过长而截断"),
+    ("left out", "未使用"),
+    ("val bpb", "验证集每字节比特数"),
+    ("chat bpb", "对话每字节比特数"),
+    ("val loss", "验证集损失"),
+    ("arithmetic", "算术"),
+    ("spelling", "拼写"),
+    ("counting", "数字母"),
+    ("facts", "事实"),
+    ("identity", "身份"),
+    ("problems", "应用题"),
+    ("in its language", "用提问的语言回答"),
+    ("whole characters", "字符完整"),
+    ("pass@1", "pass@1（一次答对）"),
+    ("pass@2", "pass@2（两次内答对）"),
+    ("pass@4", "pass@4（四次内答对）"),
+    ("pass@8", "pass@8（八次内答对）"),
+    ("pass@1 before", "训练前 pass@1"),
+    ("pass@2 before", "训练前 pass@2"),
+    ("pass@4 before", "训练前 pass@4"),
+    ("pass@8 before", "训练前 pass@8"),
+    ("ARC-Easy", "ARC-Easy（简单科学题）"),
+    ("ARC-Challenge", "ARC-Challenge（较难科学题）"),
+    ("MMLU", "MMLU（综合知识）"),
+    ("GSM8K", "GSM8K（小学应用题）"),
+    ("HumanEval", "HumanEval（编程）"),
+    ("SpellingBee", "SpellingBee（数字母）"),
+    ("C-Eval", "C-Eval（中文考试）"),
+    ("CMMLU", "CMMLU（中文综合知识）"),
+    ("model", "模型"),
+    ("vocabulary", "词表大小"),
+    ("bytes per token", "每个 token 的字节数"),
+    ("train bpb", "训练集每字节比特数"),
+    ("zh bpb", "中文每字节比特数"),
+];
+
+impl Lang {
+    /// As in `--lang` and in HTML.
+    pub fn code(self) -> &'static str {
+        match self {
+            Lang::En => "en",
+            Lang::Zh => "zh",
+        }
+    }
+
+    pub fn word(self, english: &str) -> String {
+        let known = CHINESE.iter().find(|(known, _)| self == Lang::Zh && *known == english);
+        known.map_or(english, |(_, chinese)| chinese).to_string()
+    }
+
+    /// A word with something in place of each `{}`.
+    pub fn fill(self, english: &str, values: &[String]) -> String {
+        values.iter().fold(self.word(english), |text, value| text.replacen("{}", value, 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_has_one_translation_with_the_same_slots() {
+        for (i, (english, chinese)) in CHINESE.iter().enumerate() {
+            assert_eq!(english.matches("{}").count(), chinese.matches("{}").count(), "{english}");
+            assert!(CHINESE[..i].iter().all(|(other, _)| other != english), "{english} is there twice");
+        }
+        assert_eq!(
+            (Lang::Zh.word("no such word"), Lang::En.word("GPU")),
+            ("no such word".into(), "GPU".into())
+        );
+    }
+}

@@ -1,0 +1,164 @@
+//! Mid-training: conversations, packed like pretraining's text and learned whole (nanochat's mid_train.py).
+//! The base model meets the chat's special tokens, multiple choice, tools and spelling before it is finetuned.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use nanochat_tensor::Device;
+use nanochat_tensor::profile::part;
+use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::base::grad_accum_steps;
+use super::fit;
+use super::run::{Run, RunSettings};
+use super::source::SourceArgs;
+use crate::chat_stream::ChatStream;
+use crate::checkpoint::Stage;
+use crate::gpt::Gpt;
+use crate::loss_eval::BitsPerByte;
+use crate::mixture::{Mixture, MixtureArgs};
+use crate::optim::{Optimizer, Rates};
+use crate::report::{Column, Section};
+use crate::schedule;
+use crate::train::{self, Diverged};
+use crate::values;
+
+/// Settings of mid-training.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct MidSettings {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub mixture: MixtureArgs,
+    /// Rows in one forward pass [default: the base run's]
+    #[arg(long)]
+    pub device_batch_size: Option<usize>,
+    /// Tokens in one optimizer step [default: the base run's]
+    #[arg(long)]
+    pub total_batch_size: Option<usize>,
+    /// Steps to train [default: until every conversation was learned once]
+    #[arg(long)]
+    pub num_iterations: Option<usize>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub rates: Rates,
+    /// Share of the training over which the rates fall to 0
+    #[arg(long, value_parser = values::share, default_value_t = 0.2)]
+    pub warmdown_ratio: f32,
+    /// Measure bits per byte of the validation conversations every N steps (0: at the end only)
+    #[arg(long, default_value_t = 150)]
+    pub eval_every: usize,
+    /// Tokens of validation conversations to measure on
+    #[arg(long, default_value_t = 65_536)]
+    pub eval_tokens: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub run: RunSettings,
+}
+
+pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device) -> Result<()> {
+    let source = settings.source.load(base_dir, settings.run.model_tag.as_deref(), &[Stage::Base])?;
+    let (tokenizer, config) = (source.tokenizer, source.model.config);
+    let [device_batch_size, total_batch_size] = batch_sizes(settings, &source.folder)?;
+    let rows = [device_batch_size, config.sequence_len];
+    fit::check(&config, device_batch_size, settings.run.recompute, device)?;
+    let grad_accum_steps = grad_accum_steps(total_batch_size, rows[0].saturating_mul(rows[1]))?;
+    let [train_mixture, val] = settings.mixture.open("mid", base_dir)?.map(Arc::new);
+
+    let mut run = Run::open(base_dir, Stage::Mid, &source.tag, &settings.run, settings)?;
+    let (mut model, mut optimizer, position) =
+        run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
+    model.recompute = settings.run.recompute;
+    let seed = settings.run.seed;
+    let mut stream = ChatStream::new(&train_mixture, &tokenizer, rows, [0, 1], seed, position.as_ref())?;
+    let conversations = train_mixture.len();
+    eprintln!("{}: {conversations} conversations, steps of {total_batch_size} tokens", source.tag);
+    let mut section = Section { column: Some(Column::Mid), ..Section::new("Mid-training") };
+    section.results.insert("conversations".into(), conversations.into());
+    run.show_progress("mid", settings.num_iterations.unwrap_or(run.first_step() + 1));
+
+    for step in run.first_step().. {
+        let progress = match settings.num_iterations {
+            Some(n) => step as f64 / n.max(1) as f64,
+            None => stream.progress(),
+        };
+        let last = progress >= 1.0;
+        if run.is_save_due(step, last) {
+            run.save(step, &model, &tokenizer, &optimizer, json!(stream.state()))?;
+        }
+        if run.is_interrupted() && !last {
+            return Err(run.interrupted(step));
+        }
+        let due = last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every));
+        if !val.is_empty() && due {
+            let bpb = bits_per_byte(&model, &tokenizer, &val, rows, settings.eval_tokens)?;
+            if !bpb.is_finite() {
+                return Err(run.diverged(step, Diverged::in_evaluation()));
+            }
+            run.metrics.log(step as u64, &[("chat_bpb", bpb)])?;
+            run.say(&format!("step {step}: chat_bpb {bpb:.4}"));
+            section.metrics.insert("chat bpb".into(), bpb.into());
+        }
+        if last {
+            section.results.insert("steps".into(), step.into());
+            section.results.insert("tokens".into(), (step * total_batch_size).into());
+            break;
+        }
+        let started = Instant::now();
+        run.begin_step(step, device);
+        let feed = || (0..grad_accum_steps).map(|_| stream.next_batch()).collect::<Result<Vec<_>, _>>();
+        let micro_batches = part("feeding", feed)?;
+        let moment = schedule::by_progress(step, progress, settings.warmdown_ratio);
+        let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
+            .map_err(|diverged| run.diverged(step, diverged))?;
+        if settings.num_iterations.is_none() {
+            run.expect_steps(((step + 1) as f64 / stream.progress()).ceil() as usize);
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        run.log_step(step, result, total_batch_size, seconds, moment.lr_multiplier)?;
+    }
+    run.finish(base_dir, section)
+}
+
+/// Rows in a forward pass and tokens in a step: as given, or as the base run had them.
+fn batch_sizes(settings: &MidSettings, source: &Path) -> Result<[usize; 2]> {
+    let state = std::fs::read(source.join("train_state.json")).unwrap_or_default();
+    let state: Value = serde_json::from_slice(&state).unwrap_or_default();
+    let size = |given: Option<usize>, name: &str| {
+        let base = state["settings"][name].as_u64().map(|size| size as usize);
+        given.or(base).with_context(|| {
+            let flag = name.replace('_', "-");
+            format!("{} does not say the base run's {name}; give --{flag}", source.display())
+        })
+    };
+    Ok([
+        size(settings.device_batch_size, "device_batch_size")?,
+        size(settings.total_batch_size, "total_batch_size")?,
+    ])
+}
+
+/// Over `tokens` tokens of the mixture in a fixed order, at most all of it.
+fn bits_per_byte(
+    model: &Gpt,
+    tokenizer: &Tokenizer,
+    mixture: &Arc<Mixture>,
+    rows: [usize; 2],
+    tokens: usize,
+) -> Result<f64> {
+    let byte_lengths = tokenizer.byte_lengths();
+    let mut stream = ChatStream::new(mixture, tokenizer, rows, [0, 1], 0, None)?;
+    let mut bpb = BitsPerByte::default();
+    for batch in 0..tokens.div_ceil(rows[0] * rows[1]).max(1) {
+        if batch > 0 && stream.progress() >= 1.0 {
+            break;
+        }
+        bpb.add(model, &stream.next_batch()?, &byte_lengths);
+    }
+    Ok(bpb.value())
+}

@@ -1,0 +1,356 @@
+//! Reinforcement learning on questions whose answers can be checked: GRPO as nanochat simplifies it (chat_rl.py),
+//! which is nearly REINFORCE. Each step samples answers to some questions from the model itself and makes those
+//! likelier that are better than the mean of their question.
+//!
+//! Only what the model chose is learned, the end of its answer included, and not what a tool put in. The losses are
+//! averaged over all sampled tokens of the step.
+
+mod policy;
+mod rollouts;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use nanochat_tensor::profile::part;
+use nanochat_tensor::{Device, Rng};
+use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::fit;
+use super::run::{Run, RunSettings};
+use super::source::SourceArgs;
+use crate::batch::{Batch, Row};
+use crate::checkpoint::{self, Stage};
+use crate::gpt::Gpt;
+use crate::mixture::MixtureArgs;
+use crate::optim::{Moment, Optimizer, Rates};
+use crate::report::{Column, Section};
+use crate::sampler::SampleOptions;
+use crate::schedule::Schedule;
+use crate::train::{self, Diverged, StepResult};
+use crate::values;
+use policy::Objective;
+use rollouts::{Problem, Rollout, Sampling, pass_at, read_problems, roll_out};
+
+/// Settings of reinforcement learning.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct RlSettings {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub mixture: MixtureArgs,
+    /// Questions in one step
+    #[arg(long, value_parser = values::count, default_value_t = 16)]
+    pub examples_per_step: usize,
+    /// Answers to each question
+    #[arg(long, value_parser = values::count, default_value_t = 16)]
+    pub num_samples: usize,
+    /// Answers in one forward pass of training
+    #[arg(long, value_parser = values::count, default_value_t = 8)]
+    pub device_batch_size: usize,
+    /// Times to go through the questions
+    #[arg(long, default_value_t = 1.0)]
+    pub num_epochs: f64,
+    /// Steps to train; wins over the epochs
+    #[arg(long)]
+    pub num_iterations: Option<usize>,
+    /// Longest answer, in tokens
+    #[arg(long, value_parser = values::count, default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// Randomness of the answers
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 1.0)]
+    pub temperature: f32,
+    /// Choose each token among the K likeliest only; 0 turns this off
+    #[arg(long, default_value_t = 50)]
+    pub top_k: usize,
+    /// Optimizer steps on the same answers; above 1 only the first is on policy
+    #[arg(long, value_parser = values::count, default_value_t = 1)]
+    pub updates_per_step: usize,
+    /// Leave a token alone once its probability has changed by more than this share (PPO's clip; 0: never)
+    #[arg(long, value_parser = values::share, default_value_t = 0.0)]
+    pub clip_ratio: f32,
+    /// Weight of the divergence from the model it started from (GRPO's KL term; 0: none)
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.0)]
+    pub kl_coef: f32,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub rates: Rates,
+    /// Share of the rates to start with; they fall to 0 in a straight line
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.05)]
+    pub init_lr_frac: f32,
+    /// Measure pass@k every N steps (0: at the beginning and the end only)
+    #[arg(long, default_value_t = 60)]
+    pub eval_every: usize,
+    /// Held-out questions to measure on
+    #[arg(long, default_value_t = 400)]
+    pub eval_examples: usize,
+    /// Answers to each of them: the largest k
+    #[arg(long, value_parser = values::count, default_value_t = 8)]
+    pub eval_samples: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub run: RunSettings,
+}
+
+/// What must be the same when the run goes on. (The step says which questions are next.)
+#[derive(Serialize, Deserialize)]
+struct Position {
+    questions: usize,
+    /// The model that the KL term keeps to.
+    reference: PathBuf,
+}
+
+/// First part of the keys of the questions' shuffles.
+const QUESTIONS: u64 = 3;
+/// Streams of held-out answers begin here, far from those of training.
+const EVAL_STREAMS: u64 = 1 << 40;
+/// Held-out answers that the report shows.
+const SHOWN: usize = 6;
+
+pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()> {
+    let tag = settings.run.model_tag.as_deref();
+    let source = settings.source.load(base_dir, tag, &[Stage::Sft, Stage::Mid])?;
+    let (tokenizer, context) = (source.tokenizer, source.model.config.sequence_len);
+    fit::check(&source.model.config, settings.device_batch_size, settings.run.recompute, device)?;
+    let mixtures = settings.mixture.open("rl", base_dir)?;
+    let read = |mixture| read_problems(mixture, &tokenizer, context, settings.max_new_tokens);
+    let ((problems, left_out), (mut held_out, _)) = (read(&mixtures[0])?, read(&mixtures[1])?);
+    held_out.truncate(settings.eval_examples);
+    let questions = problems.len();
+    let num_iterations = settings
+        .num_iterations
+        .unwrap_or((settings.num_epochs * questions as f64 / settings.examples_per_step as f64) as usize);
+    if num_iterations == 0 {
+        bail!("{questions} questions are less than one step of {}", settings.examples_per_step);
+    }
+
+    let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings)?;
+    let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0);
+    let (mut model, optimizer, position) = run.restore(&tokenizer, device, || source.model, new_optimizer)?;
+    model.recompute = settings.run.recompute;
+    let position = position.unwrap_or(Position { questions, reference: source.folder });
+    if position.questions != questions {
+        bail!("the run was started with {} questions, but now there are {questions}", position.questions);
+    }
+    let reference = match settings.kl_coef > 0.0 {
+        true => Some(checkpoint::load_folder(&position.reference)?.model.to_device(device)),
+        false => None,
+    };
+    let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };
+    eprintln!(
+        "{}: {questions} questions ({left_out} too long), {num_iterations} steps of {} with {} answers each",
+        source.tag, settings.examples_per_step, settings.num_samples
+    );
+    let mut section = Section { column: Some(Column::Rl), ..Section::new("Reinforcement learning") };
+    section.results.insert("questions".into(), questions.into());
+    run.show_progress("rl", num_iterations);
+    let mut learner = Learner { settings, tokenizer: &tokenizer, model, optimizer, reference };
+
+    for step in run.first_step()..=num_iterations {
+        let last = step == num_iterations;
+        if run.is_save_due(step, last) {
+            run.save(step, &learner.model, &tokenizer, &learner.optimizer, json!(position))?;
+        }
+        if run.is_interrupted() && !last {
+            return Err(run.interrupted(step));
+        }
+        let due = step == 0 || last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every));
+        if due && !held_out.is_empty() {
+            learner.evaluate(&mut run, step, &held_out, &mut section)?;
+        }
+        if last {
+            break;
+        }
+        run.begin_step(step, device);
+        let asked = questions_of(step, &problems, settings);
+        learner.step(&mut run, step, &asked, schedule.at(step))?;
+    }
+    run.finish(base_dir, section)
+}
+
+/// The questions of a step, of an endless sequence that is shuffled anew for each epoch.
+fn questions_of<'p>(step: usize, problems: &'p [Problem<'p>], settings: &RlSettings) -> Vec<&'p Problem<'p>> {
+    let (n, count) = (problems.len(), settings.examples_per_step);
+    let shuffled = |epoch| {
+        let mut order: Vec<usize> = (0..n).collect();
+        Rng::new(&[QUESTIONS, settings.run.seed, epoch as u64]).shuffle(&mut order);
+        order
+    };
+    let (mut epoch, mut order) = (step * count / n, shuffled(step * count / n));
+    let question = |i: usize| {
+        if i / n != epoch {
+            (epoch, order) = (i / n, shuffled(i / n));
+        }
+        &problems[order[i % n]]
+    };
+    (step * count..(step + 1) * count).map(question).collect()
+}
+
+/// What learns.
+struct Learner<'a> {
+    settings: &'a RlSettings,
+    tokenizer: &'a Tokenizer,
+    model: Gpt,
+    optimizer: Optimizer,
+    reference: Option<Gpt>,
+}
+
+impl Learner<'_> {
+    /// Answers questions and learns from the answers.
+    fn step(&mut self, run: &mut Run, step: usize, problems: &[&Problem], moment: Moment) -> Result<()> {
+        let started = Instant::now();
+        let stream = (step * problems.len()) as u64;
+        let sampling = self.sampling(self.settings.num_samples);
+        let answer = || roll_out(&self.model, self.tokenizer, problems, sampling, stream);
+        let groups = part("answering", answer)?;
+        let generated = started.elapsed().as_secs_f64();
+        let answers = || groups.iter().flatten();
+        let n = answers().count() as f64;
+        let tokens = answers().map(sampled_tokens).sum::<usize>();
+        let reward = answers().map(|answer| f64::from(answer.reward)).sum::<f64>() / n;
+        let mixed = groups.iter().filter(|group| is_mixed(group)).count() as f64 / groups.len() as f64;
+
+        let updated = self.update(groups, tokens, moment).map_err(|diverged| run.diverged(step, diverged))?;
+        let (length, seconds) = (tokens as f64 / n, started.elapsed().as_secs_f64());
+        let mut values = vec![
+            ("reward", reward),
+            ("answer_tokens", length),
+            ("mixed_groups", mixed),
+            ("lr_multiplier", f64::from(moment.lr_multiplier)),
+            ("tokens_per_second", tokens as f64 / seconds),
+        ];
+        if let Some(StepResult { loss, grad_norm }) = updated {
+            values.extend([("policy_loss", f64::from(loss)), ("grad_norm", f64::from(grad_norm))]);
+        }
+        let message = format!(
+            "reward {reward:.3} · {length:.0} tokens an answer · {:.0} % of questions mixed · {seconds:.1} s, {generated:.1} of them answering",
+            100.0 * mixed
+        );
+        run.log_rollouts(step, &values, message)
+    }
+
+    /// Nothing (None) where no question had both better and worse answers.
+    fn update(
+        &mut self,
+        groups: Vec<Vec<Rollout>>,
+        tokens: usize,
+        moment: Moment,
+    ) -> Result<Option<StepResult>, Diverged> {
+        let settings = self.settings;
+        let objective = Objective { clip_ratio: settings.clip_ratio, kl_coef: settings.kl_coef };
+        let mut answers = weighted_by_advantage(groups, settings.kl_coef > 0.0);
+        answers.sort_by_key(|answer| answer.row.ids.len());
+        let context = self.model.config.sequence_len;
+        let batches: Vec<(Batch, Vec<bool>)> =
+            answers.chunks(settings.device_batch_size).map(|answers| batch(answers, context)).collect();
+        if batches.is_empty() {
+            return Ok(None);
+        }
+        let on_policy = settings.updates_per_step == 1 && self.reference.is_none();
+        let nll = |model: &Gpt| -> Vec<Vec<f32>> {
+            batches.iter().map(|(batch, sampled)| policy::nll(model, batch, sampled)).collect()
+        };
+        let old = if on_policy { Vec::new() } else { nll(&self.model) };
+        let reference = self.reference.as_ref().map(nll);
+        let mut result = None;
+        for _ in 0..settings.updates_per_step {
+            let weighted = |(i, (batch, sampled)): (usize, &(Batch, Vec<bool>))| {
+                let mut batch = batch.clone();
+                if !on_policy {
+                    // Without a KL term its coefficient is 0, and any reference will do.
+                    let reference = reference.as_ref().unwrap_or(&old);
+                    objective.reweigh(&self.model, &mut batch, sampled, &old[i], &reference[i]);
+                }
+                batch
+            };
+            let batches: Vec<Batch> = batches.iter().enumerate().map(weighted).collect();
+            let (model, optimizer) = (&mut self.model, &mut self.optimizer);
+            result = Some(train::step_over(tokens as f32, model, optimizer, &batches, moment)?);
+        }
+        Ok(result)
+    }
+
+    fn sampling(&self, samples: usize) -> Sampling {
+        let RlSettings { temperature, top_k, max_new_tokens, ref run, .. } = *self.settings;
+        let options = SampleOptions { temperature, top_k, seed: run.seed, ..SampleOptions::default() };
+        Sampling { samples, max_new_tokens, options }
+    }
+
+    /// pass@1, 2, 4, … of held-out questions, logged and into the section.
+    fn evaluate(
+        &self,
+        run: &mut Run,
+        step: usize,
+        problems: &[Problem],
+        section: &mut Section,
+    ) -> Result<()> {
+        let n = self.settings.eval_samples;
+        let problems: Vec<&Problem> = problems.iter().collect();
+        let groups = roll_out(&self.model, self.tokenizer, &problems, self.sampling(n), EVAL_STREAMS)?;
+        let right = |group: &Vec<Rollout>| group.iter().filter(|answer| answer.reward > 0.0).count();
+        let right: Vec<usize> = groups.iter().map(right).collect();
+        let ks = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|&k| k <= n);
+        let share = |k| right.iter().map(|&c| pass_at(k, c, n)).sum::<f64>() / right.len() as f64;
+        let values: Vec<(String, f64)> = ks.map(|k| (format!("pass@{k}"), share(k))).collect();
+        let named: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        run.metrics.log(step as u64, &named)?;
+        let said: String = named.iter().map(|(name, value)| format!(" {name} {value:.3}")).collect();
+        run.say(&format!("step {step}:{said} on {} held-out questions", problems.len()));
+        for (name, value) in values {
+            if step == 0 {
+                section.results.insert(format!("{name} before"), value.into());
+            }
+            section.metrics.insert(name, value.into());
+        }
+        let line = |(problem, group): (&&Problem, &Vec<Rollout>)| {
+            let mark = if group[0].reward > 0.0 { "✓" } else { "✗" };
+            format!("- {mark} {} → {}", problem.question, group[0].text).replace('\n', " ") + "\n"
+        };
+        section.text = Some(problems.iter().zip(&groups).take(SHOWN).map(line).collect());
+        Ok(())
+    }
+}
+
+fn sampled_tokens(answer: &Rollout) -> usize {
+    answer.sampled.iter().filter(|&&sampled| sampled).count()
+}
+
+fn mean_reward(group: &[Rollout]) -> f32 {
+    group.iter().map(|answer| answer.reward).sum::<f32>() / group.len() as f32
+}
+
+/// Whether some answers are better than others: the only groups there is something to learn from.
+fn is_mixed(group: &[Rollout]) -> bool {
+    group.iter().any(|answer| answer.reward != group[0].reward)
+}
+
+/// The answers with their advantages as weights of the sampled tokens. Those of groups that are not mixed
+/// have an advantage of 0 and are wanted `all` for a KL term only.
+fn weighted_by_advantage(groups: Vec<Vec<Rollout>>, all: bool) -> Vec<Rollout> {
+    let mut answers = Vec::new();
+    for mut group in groups.into_iter().filter(|group| all || is_mixed(group)) {
+        let mean = mean_reward(&group);
+        for answer in &mut group {
+            let advantage = answer.reward - mean;
+            let weights = answer.sampled.iter().map(|&sampled| if sampled { advantage } else { 0.0 });
+            answer.row.weights = weights.collect();
+        }
+        answers.extend(group);
+    }
+    answers
+}
+
+/// A padded batch, and which of its targets were sampled.
+fn batch(answers: &[Rollout], context: usize) -> (Batch, Vec<bool>) {
+    let rows = |weights: &dyn Fn(&Rollout) -> Vec<f32>| -> Vec<Row> {
+        answers.iter().map(|answer| Row { ids: answer.row.ids.clone(), weights: weights(answer) }).collect()
+    };
+    let batch = Batch::padded(&rows(&|answer| answer.row.weights.clone()), context, 0);
+    let marks = |answer: &Rollout| answer.sampled.iter().map(|&s| f32::from(u8::from(s))).collect();
+    let marks = Batch::padded(&rows(&marks), context, 0).weights;
+    (batch, marks.into_iter().map(|mark| mark > 0.0).collect())
+}

@@ -1,0 +1,131 @@
+//! Questions with checkable answers, and what the model answers to them.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Result, bail};
+use nanochat_tokenizer::Tokenizer;
+
+use crate::answer;
+use crate::batch::Row;
+use crate::conversation::{ConversationError, Role};
+use crate::engine::{Completion, Engine, Finish, Request};
+use crate::gpt::Gpt;
+use crate::mixture::Mixture;
+use crate::sampler::SampleOptions;
+
+/// A question as the model sees it.
+pub struct Problem<'m> {
+    /// The user's last words.
+    pub question: String,
+    pub prompt: Vec<u32>,
+    /// Which grades answers, and the question's number in it.
+    mixture: &'m Mixture,
+    item: usize,
+}
+
+/// All problems of a mixture whose prompts leave room for `max_new_tokens`, and how many do not.
+pub fn read_problems<'m>(
+    mixture: &'m Mixture,
+    tokenizer: &Tokenizer,
+    context: usize,
+    max_new_tokens: usize,
+) -> Result<(Vec<Problem<'m>>, usize)> {
+    let mut problems = Vec::with_capacity(mixture.len());
+    for i in 0..mixture.len() {
+        let (conversation, _) = mixture.get(i)?;
+        let asked = conversation.messages.iter().rfind(|message| message.role == Role::User);
+        let question = asked.map(|message| message.content.text()).unwrap_or_default();
+        if mixture.reward(i, "")?.is_none() {
+            let question: String = question.chars().take(60).collect();
+            bail!(
+                "the answer to \"{question}\" has no #### with a number after it, which is what is rewarded"
+            );
+        };
+        let prompt = conversation.render_for_completion(tokenizer)?;
+        if prompt.len() + max_new_tokens <= context {
+            problems.push(Problem { question, prompt, mixture, item: i });
+        }
+    }
+    let left_out = mixture.len() - problems.len();
+    if problems.is_empty() && !mixture.is_empty() {
+        bail!(
+            "none of the {left_out} questions leaves room for {max_new_tokens} tokens of answer in the model's {context}; lower --max-new-tokens"
+        );
+    }
+    Ok((problems, left_out))
+}
+
+/// One sampled answer.
+pub struct Rollout {
+    pub row: Row,
+    /// (the row's tokens) Which the model has chosen by itself: what it is trained on.
+    pub sampled: Vec<bool>,
+    pub text: String,
+    pub reward: f32,
+}
+
+/// How answers are sampled.
+#[derive(Clone, Copy)]
+pub struct Sampling {
+    pub samples: usize,
+    pub max_new_tokens: usize,
+    pub options: SampleOptions,
+}
+
+/// Answers to `problems`, `[problem][sample]`. Random streams are told apart by `stream` + the problem's number.
+pub fn roll_out(
+    model: &Gpt,
+    tokenizer: &Tokenizer,
+    problems: &[&Problem],
+    sampling: Sampling,
+    stream: u64,
+) -> Result<Vec<Vec<Rollout>>> {
+    let Sampling { samples, max_new_tokens: max_tokens, options } = sampling;
+    let name = "<|assistant_end|>";
+    let end = tokenizer.special(name).ok_or(ConversationError::NoSpecial(name))?;
+    let request = |(i, problem): (usize, &&Problem)| {
+        let prompt = problem.prompt.clone();
+        Request { prompt, samples, max_tokens, options, stream: stream + i as u64 }
+    };
+    let requests: Vec<Request> = problems.iter().enumerate().map(request).collect();
+    let answers = Engine::new(model, tokenizer).generate(&requests, |_| ControlFlow::Continue(()));
+    let rollout = |problem: &Problem, completion: Completion| {
+        let text = answer::visible_text(tokenizer, &completion.ids);
+        let reward = problem.mixture.reward(problem.item, &text)?.unwrap_or(0.0);
+        let mut ids = [problem.prompt.as_slice(), &completion.ids].concat();
+        let mut sampled = vec![false; problem.prompt.len()];
+        sampled.extend(completion.forced.iter().map(|forced| !forced));
+        // The model chose to stop: that is learned like any other choice.
+        if completion.finish == Finish::Stop {
+            ids.push(end);
+            sampled.push(true);
+        }
+        Ok(Rollout { row: Row { weights: vec![0.0; ids.len()], ids }, sampled, text, reward })
+    };
+    let group = |(problem, group): (&&Problem, Vec<Completion>)| {
+        group.into_iter().map(|completion| rollout(problem, completion)).collect()
+    };
+    problems.iter().zip(answers).map(group).collect()
+}
+
+/// The probability that one of k answers drawn from n, of which c are right, is right: 1 − C(n−c, k) / C(n, k)
+/// (Chen et al. 2021).
+pub fn pass_at(k: usize, c: usize, n: usize) -> f64 {
+    if n - c < k {
+        return 1.0;
+    }
+    1.0 - (n - c + 1..=n).map(|i| 1.0 - k as f64 / i as f64).product::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pass_at_k_counts_the_draws_with_a_right_answer() {
+        assert_eq!((pass_at(1, 0, 8), pass_at(8, 1, 8), pass_at(1, 8, 8)), (0.0, 1.0, 1.0));
+        assert!((pass_at(1, 3, 8) - 3.0 / 8.0).abs() < 1e-12);
+        // Of the 10 pairs of 5 answers with 2 right ones, 3 have none.
+        assert!((pass_at(2, 2, 5) - 0.7).abs() < 1e-12);
+    }
+}

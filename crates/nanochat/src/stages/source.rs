@@ -1,0 +1,52 @@
+//! The model that a chat stage starts from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{self, Stage};
+use crate::gpt::Gpt;
+
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct SourceArgs {
+    /// Stage of the model to start from [default: the last one before this that the run has been through]
+    #[arg(long, value_enum)]
+    pub source: Option<Stage>,
+    /// Step of the model to start from [default: its last]
+    #[arg(long)]
+    pub step: Option<usize>,
+}
+
+pub struct Source {
+    pub model: Gpt,
+    pub tokenizer: Tokenizer,
+    pub folder: PathBuf,
+    /// Name of the run, which this stage's will have too.
+    pub tag: String,
+}
+
+impl SourceArgs {
+    /// A model of one of `stages`, of the first that has one.
+    pub fn load(&self, base_dir: &Path, tag: Option<&str>, stages: &[Stage]) -> Result<Source> {
+        let stages = match self.source {
+            Some(stage) if !stages.contains(&stage) => {
+                let names: Vec<&str> = stages.iter().map(|stage| stage.name()).collect();
+                bail!(
+                    "--source {} cannot be what this stage starts from; it may be {}",
+                    stage.name(),
+                    names.join(" or ")
+                );
+            }
+            Some(stage) => vec![stage],
+            None => stages.to_vec(),
+        };
+        let folder = checkpoint::find_first(base_dir, &stages, tag, self.step)?;
+        let name = folder.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let tag = name.unwrap_or("model").to_string();
+        let loaded = checkpoint::load_folder(&folder)?;
+        eprintln!("starting from {}", folder.display());
+        Ok(Source { model: loaded.model, tokenizer: loaded.tokenizer, folder, tag })
+    }
+}

@@ -1,0 +1,183 @@
+//! Tasks: sets of conversations to learn from, and questions whose answers can be graded.
+//!
+//! A task is found by its name ([`open`]) in the user's folder of data sets, in the layout of the Hugging Face hub
+//! (`{folder}/{repository}/{path in it}`) or as the files of the set's own repository. Training and test items
+//! come from different files or, where they are drawn, from different words; no task serves one for the other.
+
+mod arc;
+mod ceval;
+mod cmmlu;
+mod custom;
+mod files;
+mod gsm8k;
+mod humaneval;
+mod mmlu;
+mod multiple_choice;
+mod sets;
+mod simple_spelling;
+mod slice;
+mod spelling_bee;
+mod talk;
+mod words;
+mod world;
+
+use std::path::{Path, PathBuf};
+
+pub use gsm8k::{final_answer, parts as gsm8k_parts};
+pub use slice::Slice;
+
+use crate::conversation::{Content, Conversation, Message, Role};
+use crate::dataset::DataError;
+use crate::sandbox::SandboxError;
+pub use crate::world::Split;
+
+/// Items 0..len, always the same ones in the same order.
+pub trait Task: Send + Sync {
+    /// As it stands in tables: `ARC-Easy`.
+    fn name(&self) -> &str;
+
+    fn kind(&self) -> Kind;
+
+    fn len(&self) -> usize;
+
+    /// Item `i` with its right answer, ready to be learned from or cut to a prompt.
+    fn conversation(&self, i: usize) -> Conversation;
+
+    /// What item `i` of a categorical task lets choose from.
+    fn letters(&self, _i: usize) -> &[String] {
+        &[]
+    }
+
+    /// Whether `answer` is right: a letter, or all text that the model wrote. Always false for [`Kind::Talk`].
+    fn grade(&self, _i: usize, _answer: &str) -> bool {
+        false
+    }
+
+    /// Whether `answer` is in the language of item `i`, where a task knows that.
+    fn is_in_its_language(&self, _i: usize, _answer: &str) -> Option<bool> {
+        None
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What guessing gets in nanochat's ChatCORE.
+    fn baseline(&self) -> f64 {
+        if self.kind() == Kind::Categorical { 0.25 } else { 0.0 }
+    }
+}
+
+/// How a task is put to a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The offered letter with the highest logit is the answer.
+    Categorical,
+    /// The model writes an answer.
+    Generative,
+    /// To learn from; there is nothing to grade.
+    Talk,
+}
+
+/// The tasks whose mean is ChatCORE.
+pub const CHAT_CORE: [&str; 6] = ["ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"];
+
+/// What [`open`] knows. `world` is its conversations; its kinds of questions are tasks of their own.
+pub const NAMES: [&str; 18] = [
+    "ARC-Easy",
+    "ARC-Challenge",
+    "MMLU",
+    "GSM8K",
+    "HumanEval",
+    "SpellingBee",
+    "SimpleSpelling",
+    "SmolTalk",
+    "C-Eval",
+    "CMMLU",
+    "world",
+    "arithmetic",
+    "spelling",
+    "counting",
+    "facts",
+    "identity",
+    "problems",
+    "FILE.jsonl",
+];
+
+/// Where the files of tasks lie.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// Data sets, one folder each; `{base_dir}/task_data`.
+    pub sets: PathBuf,
+    /// What `nanochat data make` wrote; `{base_dir}/chat_data`.
+    pub world: PathBuf,
+    /// Whether programs that a model wrote may run without a sandbox.
+    pub unconfined: bool,
+}
+
+impl Folders {
+    pub fn of(base_dir: &Path) -> Folders {
+        let (sets, world) = (base_dir.join("task_data"), base_dir.join("chat_data"));
+        Folders { sets, world, unconfined: false }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    #[error("there is no task {name}; choose of {}", NAMES.join(", "))]
+    Unknown { name: String },
+    #[error("{task} has no {split} items; it is for {} alone", other(split))]
+    NoSplit { task: &'static str, split: &'static str },
+    #[error("the {split} items of {task} are not in {}: {hint}", folder.display())]
+    Missing { task: String, split: &'static str, folder: PathBuf, hint: String },
+    #[error("{} has no items", path.display())]
+    Empty { path: PathBuf },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+/// The task of that name (case, hyphens and underscores do not matter), or the one in a file of the user's.
+pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>, TaskError> {
+    let sets = folders.sets.as_path();
+    let plain: String = name.to_lowercase().chars().filter(|c| !"-_ ".contains(*c)).collect();
+    if let Some(kind) = world::kind(&plain) {
+        return Ok(Box::new(world::questions(kind, split, &folders.world)?));
+    }
+    Ok(match plain.as_str() {
+        "arceasy" => Box::new(arc::open("ARC-Easy", split, sets)?),
+        "arcchallenge" => Box::new(arc::open("ARC-Challenge", split, sets)?),
+        "mmlu" => Box::new(mmlu::open(split, sets)?),
+        "gsm8k" => Box::new(gsm8k::Gsm8k::open(split, sets)?),
+        "humaneval" => Box::new(humaneval::HumanEval::open(split, sets, folders.unconfined)?),
+        "spellingbee" => Box::new(spelling_bee::SpellingBee::open(split, sets)?),
+        "simplespelling" => Box::new(simple_spelling::SimpleSpelling::open(split, sets)?),
+        "smoltalk" => Box::new(talk::smoltalk(split, sets)?),
+        "ceval" => Box::new(ceval::open(split, sets)?),
+        "cmmlu" => Box::new(cmmlu::open(split, sets)?),
+        "world" => Box::new(world::talk(split, &folders.world)?),
+        _ if name.contains(".json") => custom::open(Path::new(name))?,
+        _ => return Err(TaskError::Unknown { name: name.to_string() }),
+    })
+}
+
+fn split_name(split: Split) -> &'static str {
+    match split {
+        Split::Train => "training",
+        Split::Test => "test",
+    }
+}
+
+fn other(split: &str) -> &'static str {
+    if split == "test" { "training" } else { "testing" }
+}
+
+/// One exchange.
+fn exchange(user: impl Into<String>, assistant: Content) -> Conversation {
+    let user = Message { role: Role::User, content: Content::Text(user.into()) };
+    Conversation { messages: vec![user, Message { role: Role::Assistant, content: assistant }] }
+}
+
+#[cfg(test)]
+mod tests;

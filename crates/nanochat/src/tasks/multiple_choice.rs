@@ -1,0 +1,80 @@
+//! Questions with lettered choices, in the form that nanochat trains on.
+
+use super::{Kind, Task, exchange};
+use crate::conversation::{Content, Conversation};
+use crate::dataset::DataError;
+use crate::table::Row;
+
+pub struct MultipleChoice {
+    pub name: String,
+    pub questions: Vec<Question>,
+}
+
+pub struct Question {
+    pub question: String,
+    pub choices: Vec<String>,
+    /// One for each choice.
+    pub letters: Vec<String>,
+    /// Index of the right one.
+    pub right: usize,
+}
+
+impl Question {
+    /// Question, four choices and the right letter in columns of these names.
+    pub fn from_columns(row: &Row, [question, answer]: [&str; 2]) -> Result<Question, DataError> {
+        let letters = letters(4);
+        let choices = letters
+            .iter()
+            .map(|letter| row.string(letter).map(String::from))
+            .collect::<Result<Vec<_>, _>>()?;
+        let right = row.text(answer)?.trim();
+        let right = letters.iter().position(|letter| letter == right).ok_or_else(|| {
+            row.bad(format!("the answer must be a letter from A to D, found {:?}", shown(right)))
+        })?;
+        Ok(Question { question: row.text(question)?.into(), choices, letters, right })
+    }
+}
+
+/// `A`, `B`, … for so many choices, at most 26.
+pub fn letters(count: usize) -> Vec<String> {
+    ('A'..='Z').take(count).map(String::from).collect()
+}
+
+/// The beginning of what a file holds, for an error message.
+pub fn shown(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+impl Task for MultipleChoice {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Categorical
+    }
+
+    fn len(&self) -> usize {
+        self.questions.len()
+    }
+
+    /// The letter stands after its choice: small models bind the two better that way, and the answer is one token.
+    fn conversation(&self, i: usize) -> Conversation {
+        let Question { question, choices, letters, right } = &self.questions[i];
+        let choices = choices.iter().zip(letters).map(|(choice, letter)| format!("- {choice}={letter}\n"));
+        let user = format!(
+            "Multiple Choice question: {question}\n{}\nRespond only with the letter of the correct answer.",
+            choices.collect::<String>()
+        );
+        exchange(user, Content::Text(letters[*right].clone()))
+    }
+
+    fn letters(&self, i: usize) -> &[String] {
+        &self.questions[i].letters
+    }
+
+    fn grade(&self, i: usize, answer: &str) -> bool {
+        let Question { letters, right, .. } = &self.questions[i];
+        answer == letters[*right]
+    }
+}

@@ -1,0 +1,40 @@
+//! Reading whole data sets.
+
+use std::path::{Path, PathBuf};
+
+use super::TaskError;
+use crate::dataset::DataError;
+use crate::draws::permutation;
+use crate::table::{Row, Rows, rows};
+
+/// The seed of `datasets.shuffle` in the reference.
+const SHUFFLE_SEED: u32 = 42;
+
+/// One item of each row of `files`, in the reference's order: shuffled, so that any first items are a fair sample.
+pub fn shuffled<T>(
+    files: &[PathBuf],
+    item: impl Fn(&Row) -> Result<T, DataError>,
+) -> Result<Vec<T>, TaskError> {
+    shuffled_by(files, rows, item)
+}
+
+/// As [`shuffled`], of files that `open` reads.
+pub fn shuffled_by<T>(
+    files: &[PathBuf],
+    open: impl Fn(&Path) -> Result<Rows, DataError>,
+    item: impl Fn(&Row) -> Result<T, DataError>,
+) -> Result<Vec<T>, TaskError> {
+    let mut items = Vec::new();
+    for file in files {
+        for row in open(file)? {
+            items.push(Some(item(&row?)?));
+        }
+    }
+    match files.first() {
+        Some(file) if items.is_empty() => Err(TaskError::Empty { path: file.clone() }),
+        _ => {
+            let order = permutation(SHUFFLE_SEED, items.len());
+            Ok(order.into_iter().map(|i| items[i].take().expect("a permutation meets each once")).collect())
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! SimpleSpelling: a word, letter by letter. Tokens hide the letters of words; this teaches them.
+
+use std::path::Path;
+
+use super::{Kind, Split, Task, TaskError, exchange, words};
+use crate::conversation::{Content, Conversation};
+
+/// As many as midtraining uses; with fewer words some come again.
+const TRAIN_ITEMS: usize = 200_000;
+const TEST_ITEMS: usize = 256;
+
+pub struct SimpleSpelling {
+    words: Vec<String>,
+    len: usize,
+}
+
+impl SimpleSpelling {
+    pub fn open(split: Split, folder: &Path) -> Result<SimpleSpelling, TaskError> {
+        let len = if split == Split::Train { TRAIN_ITEMS } else { TEST_ITEMS };
+        Ok(SimpleSpelling { words: words::open(split, folder)?, len })
+    }
+
+    fn spelled(&self, i: usize) -> String {
+        spelled(&self.words[i % self.words.len()])
+    }
+}
+
+/// `word:w,o,r,d`
+pub fn spelled(word: &str) -> String {
+    let letters: Vec<String> = word.chars().map(String::from).collect();
+    format!("{word}:{}", letters.join(","))
+}
+
+impl Task for SimpleSpelling {
+    fn name(&self) -> &str {
+        "SimpleSpelling"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Generative
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn conversation(&self, i: usize) -> Conversation {
+        let word = &self.words[i % self.words.len()];
+        exchange(format!("Spell the word: {word}"), Content::Text(self.spelled(i)))
+    }
+
+    fn grade(&self, i: usize, answer: &str) -> bool {
+        answer.trim() == self.spelled(i)
+    }
+}

@@ -1,0 +1,53 @@
+//! Conversations to learn from: SmolTalk (Allal et al. 2025) and files of the user's own.
+
+use std::path::Path;
+
+use super::{Kind, Split, Task, TaskError, files, sets};
+use crate::conversation::{Conversation, from_json, read_conversations};
+
+pub struct Talk {
+    name: String,
+    conversations: Vec<Conversation>,
+}
+
+/// The hub's `HuggingFaceTB/smol-smoltalk`, shuffled as in the reference.
+pub fn smoltalk(split: Split, folder: &Path) -> Result<Talk, TaskError> {
+    let pattern = match split {
+        Split::Train => "smol-smoltalk/data/train-*.parquet",
+        Split::Test => "smol-smoltalk/data/test-*.parquet",
+    };
+    let files = files::find("SmolTalk", split, folder, &[pattern], "the hub's HuggingFaceTB/smol-smoltalk")?;
+    let conversations = sets::shuffled(&files, |row| {
+        let messages = row.value("messages")?.clone();
+        from_json(messages).map_err(|reason| row.bad(reason))
+    })?;
+    Ok(Talk { name: "SmolTalk".into(), conversations })
+}
+
+/// A file of conversations, in its own order.
+pub fn file(name: &str, path: &Path) -> Result<Talk, TaskError> {
+    let read = read_conversations(path)?.map(|read| read.map(|(_, conversation)| conversation));
+    let conversations = read.collect::<Result<Vec<_>, _>>()?;
+    match conversations.is_empty() {
+        true => Err(TaskError::Empty { path: path.into() }),
+        false => Ok(Talk { name: name.into(), conversations }),
+    }
+}
+
+impl Task for Talk {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Talk
+    }
+
+    fn len(&self) -> usize {
+        self.conversations.len()
+    }
+
+    fn conversation(&self, i: usize) -> Conversation {
+        self.conversations[i].clone()
+    }
+}
