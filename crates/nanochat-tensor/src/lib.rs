@@ -5,6 +5,7 @@
 //! - `ops/<op>/`: one folder an op: `mod.rs` states the math, checks shapes and records the backward,
 //!   `cpu.rs` is the kernel, `cuda.rs` launches that of `<op>.cu`.
 //! - [`optim`]: what the optimizer does on a GPU. [`cuda`]: one NVIDIA GPU.
+//! - [`packed`]: weights for generation in f32, bf16 or int8.
 //! - [`profile`]: where the time of a step goes.
 //! - [`gemm`]: matrix products on strided views. [`simd`]: the loops everything else is made of.
 //! - [`safetensors`]: weights on disk.
@@ -14,6 +15,7 @@ mod device;
 pub mod gemm;
 pub mod ops;
 pub mod optim;
+pub mod packed;
 pub mod profile;
 mod rng;
 pub mod safetensors;
@@ -26,6 +28,7 @@ mod testing;
 pub use device::{Device, DeviceChoice, DeviceError};
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
 pub use ops::rotary_qk_norm::RotaryTable;
+pub use packed::Precision;
 pub use rng::Rng;
 pub use tape::{Grads, Tape};
 pub use tensor::Tensor;

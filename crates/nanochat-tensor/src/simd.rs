@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use rayon::prelude::*;
 
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// A piece of work for one thread when a flat loop is split: 64 KiB, so that it stays in cache and
 /// the split does not depend on the number of threads.
@@ -62,7 +62,7 @@ pub fn max(a: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {

@@ -1,5 +1,5 @@
 //! A contiguous, row-major array: f32 on the CPU, f32 or bf16 on a GPU. There are no strides: an op that
-//! wants another layout is another op.
+//! wants another layout is another op. Weights for generation may be packed (packed/mod.rs): only products read them.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::cuda::{Buffer, Cuda, Dtype};
 use crate::device::Device;
 use crate::ops::elementwise;
+use crate::packed::{Packed, Precision};
 
 /// Names a tensor for its gradient. Clones and reshapes of a tensor share its id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -46,6 +47,7 @@ impl Target {
 #[derive(Clone)]
 enum Storage {
     Cpu(Vec<f32>),
+    Packed(Packed),
     Cuda(CudaStorage),
 }
 
@@ -120,6 +122,7 @@ impl Tensor {
     pub fn len(&self) -> usize {
         match &*self.storage {
             Storage::Cpu(data) => data.len(),
+            Storage::Packed(packed) => packed.shape().iter().product(),
             Storage::Cuda(on_gpu) => on_gpu.buffer.len(),
         }
     }
@@ -143,7 +146,7 @@ impl Tensor {
 
     pub(crate) fn gpu(&self) -> Option<&Arc<Cuda>> {
         match &*self.storage {
-            Storage::Cpu(_) => None,
+            Storage::Cpu(_) | Storage::Packed(_) => None,
             Storage::Cuda(on_gpu) => Some(on_gpu.buffer.gpu()),
         }
     }
@@ -153,14 +156,16 @@ impl Tensor {
     pub fn data(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(data) => data,
+            Storage::Packed(_) => panic!("tensor {:?} is packed; `host` unpacks it", self.shape),
             Storage::Cuda(_) => panic!("tensor {:?} is on the GPU; `host` copies it", self.shape),
         }
     }
 
-    /// The values, copied from the GPU if they are there.
+    /// The values, copied from the GPU if they are there, unpacked if they are packed.
     pub fn host(&self) -> Cow<'_, [f32]> {
         match &*self.storage {
             Storage::Cpu(data) => Cow::Borrowed(data),
+            Storage::Packed(packed) => Cow::Owned(packed.unpack()),
             Storage::Cuda(on_gpu) => Cow::Owned(download(&on_gpu.buffer)),
         }
     }
@@ -177,7 +182,21 @@ impl Tensor {
         match (device, self.gpu()) {
             (Device::Cpu, None) | (Device::Cuda(_), Some(_)) => self.clone(),
             (Device::Cpu, Some(_)) => Tensor::new(self.host().into_owned(), &self.shape),
-            (Device::Cuda(gpu), None) => Tensor::on_gpu(gpu.upload(self.data(), Dtype::F32), &self.shape),
+            (Device::Cuda(gpu), None) => Tensor::on_gpu(gpu.upload(&self.host(), Dtype::F32), &self.shape),
+        }
+    }
+
+    /// A weight (out, in) on the CPU, ready for products with few rows.
+    #[track_caller]
+    pub fn to_packed(&self, precision: Precision) -> Tensor {
+        let &[out, inp] = self.shape() else { panic!("only matrices are packed, found {:?}", self.shape) };
+        Tensor::of(Storage::Packed(Packed::new(self.data(), [out, inp], precision)), &self.shape)
+    }
+
+    pub fn packed(&self) -> Option<&Packed> {
+        match &*self.storage {
+            Storage::Packed(packed) => Some(packed),
+            _ => None,
         }
     }
 
@@ -193,16 +212,18 @@ impl Tensor {
         }
     }
 
-    /// Rows `rows` of it, copied.
-    pub fn slice_rows(&self, rows: std::ops::Range<usize>) -> Tensor {
+    /// These rows of it, copied.
+    pub fn gather_rows(&self, rows: &[usize]) -> Tensor {
         let (c, shape) = (self.cols(), [rows.len(), self.cols()]);
         match self.gpu() {
-            None => Tensor::new(self.data()[rows.start * c..rows.end * c].to_vec(), &shape),
+            None => {
+                Tensor::new(rows.iter().flat_map(|n| &self.data()[n * c..][..c]).copied().collect(), &shape)
+            }
             Some(gpu) => {
-                let (part, size) = (Tensor::unwritten(gpu, self.dtype(), &shape), self.dtype().size());
-                let from = self.buffer().ptr() + (rows.start * c * size) as u64;
-                gpu.copy(part.buffer().ptr(), from, rows.len() * c * size);
-                part
+                let (some, bytes) = (Tensor::unwritten(gpu, self.dtype(), &shape), c * self.dtype().size());
+                let at = |tensor: &Tensor, row: usize| tensor.buffer().ptr() + (row * bytes) as u64;
+                rows.iter().enumerate().for_each(|(i, &n)| gpu.copy(at(&some, i), at(self, n), bytes));
+                some
             }
         }
     }
@@ -211,7 +232,7 @@ impl Tensor {
     pub(crate) fn buffer(&self) -> &Buffer {
         match &*self.storage {
             Storage::Cuda(on_gpu) => &on_gpu.buffer,
-            Storage::Cpu(_) => panic!("tensor {:?} is on the CPU, the others on the GPU", self.shape),
+            _ => panic!("tensor {:?} is on the CPU, the others on the GPU", self.shape),
         }
     }
 
@@ -246,11 +267,11 @@ impl Tensor {
     /// The address to write to: as `make_mut`.
     pub(crate) fn ptr_mut(&mut self) -> u64 {
         match Arc::make_mut(&mut self.storage) {
-            Storage::Cpu(_) => panic!("tensor {:?} is on the CPU, the others on the GPU", self.shape),
             Storage::Cuda(on_gpu) => {
                 on_gpu.bf16.get_mut().unwrap_or_else(|e| e.into_inner()).is_fresh = false;
                 on_gpu.buffer.ptr()
             }
+            _ => panic!("tensor {:?} is on the CPU, the others on the GPU", self.shape),
         }
     }
 
@@ -259,7 +280,7 @@ impl Tensor {
     pub fn data_mut(&mut self) -> &mut [f32] {
         match Arc::get_mut(&mut self.storage).expect("tensor is still shared with a tape") {
             Storage::Cpu(data) => data,
-            Storage::Cuda(_) => panic!("tensor {:?} is on the GPU", self.shape),
+            _ => panic!("tensor {:?} is on the GPU or packed", self.shape),
         }
     }
 
@@ -268,7 +289,7 @@ impl Tensor {
     pub(crate) fn make_mut(&mut self) -> &mut [f32] {
         match Arc::make_mut(&mut self.storage) {
             Storage::Cpu(data) => data,
-            Storage::Cuda(_) => panic!("tensor {:?} is on the GPU", self.shape),
+            _ => panic!("tensor {:?} is on the GPU or packed", self.shape),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use nanochat_tensor::{Device, Rng, RotaryTable, Tape, Tensor};
+use nanochat_tensor::{Device, Precision, Rng, RotaryTable, Tape, Tensor};
 
 use crate::batch::Batch;
 use crate::config::{GptConfig, Recompute};
@@ -16,6 +16,7 @@ const ROTARY_BASE: f32 = 10_000.0;
 /// reaches beyond it.
 const ROTARY_REACH: usize = 10;
 
+#[derive(Clone)]
 pub struct Gpt {
     pub config: GptConfig,
     /// What training does not keep for its backward pass.
@@ -119,6 +120,17 @@ impl Gpt {
     pub fn to_device(mut self, device: &Device) -> Gpt {
         self.params_mut().into_iter().for_each(|(_, _, weight)| *weight = weight.to_device(device));
         self
+    }
+
+    /// A model for generation on the CPU: every matrix that multiplies in `precision`, the embedding shared.
+    pub fn packed(&self, precision: Precision) -> Gpt {
+        let mut packed = self.clone();
+        for (_, role, weight) in packed.params_mut() {
+            if role != Role::Embedding {
+                *weight = weight.to_packed(precision);
+            }
+        }
+        packed
     }
 
     pub fn device(&self) -> Device {

@@ -19,7 +19,6 @@ pub mod engine;
 pub mod gpt;
 pub mod huggingface;
 pub mod ingest;
-pub mod kv_cache;
 pub mod lines;
 pub mod loss_eval;
 pub mod make;

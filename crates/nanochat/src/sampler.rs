@@ -1,7 +1,10 @@
-//! Choice of the next token from its logits: repetition penalty (Keskar et al. 2019), top-k, temperature,
-//! top-p (Holtzman et al. 2020), in this order.
+//! Choice of the next token from its logits: penalties, top-k, temperature, min-p (Nguyen et al. 2024), top-p (Holtzman
+//! et al. 2020), in this order.
+//!
+//! Penalties: repetition (Keskar et al. 2019) over prompt and answer; presence and frequency as in OpenAI's API, over
+//! the answer: logit − presence · (count > 0) − frequency · count.
 
-use nanochat_tensor::Rng;
+use nanochat_tensor::simd;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
@@ -18,17 +21,39 @@ pub struct SampleOptions {
     /// Choose among the fewest tokens whose probabilities add up to P; 1 turns this off
     #[arg(long, default_value_t = SampleOptions::default().top_p)]
     pub top_p: f32,
+    /// Leave out tokens less likely than P times the likeliest; 0 turns this off
+    #[arg(long, default_value_t = SampleOptions::default().min_p)]
+    pub min_p: f32,
     /// Make tokens that were already used less likely, by this factor; 1 turns this off
     #[arg(long, default_value_t = SampleOptions::default().repetition_penalty)]
     pub repetition_penalty: f32,
+    /// Lower the logits of tokens that the answer already has; 0 turns this off
+    #[arg(long, default_value_t = SampleOptions::default().presence_penalty)]
+    pub presence_penalty: f32,
+    /// Lower the logits of tokens for every time that the answer has them; 0 turns this off
+    #[arg(long, default_value_t = SampleOptions::default().frequency_penalty)]
+    pub frequency_penalty: f32,
     /// Seed of the random choices
     #[arg(long, default_value_t = SampleOptions::default().seed)]
     pub seed: u64,
+    /// Log-probabilities wanted: None, or of the token and of this many likeliest ones.
+    #[arg(skip)]
+    pub logprobs: Option<usize>,
 }
 
 impl Default for SampleOptions {
     fn default() -> SampleOptions {
-        SampleOptions { temperature: 0.6, top_k: 50, top_p: 1.0, repetition_penalty: 1.0, seed: 42 }
+        SampleOptions {
+            temperature: 0.6,
+            top_k: 50,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 42,
+            logprobs: None,
+        }
     }
 }
 
@@ -50,10 +75,39 @@ impl SampleOptions {
         };
         check("temperature", self.temperature, (0.0..=100.0).contains(&self.temperature), "0 to 100")?;
         check("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
+        check("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1")?;
         let penalty = self.repetition_penalty;
         check("repetition penalty", penalty, (0.01..=100.0).contains(&penalty), "0.01 to 100")?;
+        for (name, penalty) in
+            [("presence penalty", self.presence_penalty), ("frequency penalty", self.frequency_penalty)]
+        {
+            check(name, penalty, (-100.0..=100.0).contains(&penalty), "-100 to 100")?;
+        }
         Ok(self)
     }
+}
+
+/// The tokens of a row so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen<'a> {
+    pub prompt: &'a [u32],
+    pub answer: &'a [u32],
+}
+
+/// A chosen token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drawn {
+    pub id: u32,
+    pub logprobs: Option<Logprobs>,
+}
+
+/// Natural logarithms of probabilities, of the model itself: before penalties and temperature.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprobs {
+    /// Of the token that was chosen.
+    pub chosen: f32,
+    /// The likeliest tokens, likeliest first.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// A token that may be drawn, with its logit and then its weight (unnormalised probability).
@@ -68,58 +122,114 @@ fn likeliest_first(a: &Candidate, b: &Candidate) -> Ordering {
     b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token))
 }
 
-/// Draws the next token from `logits` [vocab], which it may change. `previous` are the row's tokens so
-/// far, for the repetition penalty. A NaN counts as minus infinity.
-pub fn sample(logits: &mut [f32], previous: &[u32], options: &SampleOptions, rng: &mut Rng) -> u32 {
+/// Draws the next token from `logits` [vocab]; `uniform` in [0, 1) is the random choice. A NaN counts as minus
+/// infinity.
+pub fn sample(logits: &[f32], seen: Seen, options: &SampleOptions, uniform: f64) -> Drawn {
     assert!(!logits.is_empty(), "sample needs at least one logit");
-    for logit in logits.iter_mut() {
-        *logit = if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) };
-    }
-    penalize_repetition(logits, previous, options.repetition_penalty);
-    let greedy = argmax(logits);
-    let highest = logits[greedy as usize];
+    let penalized = penalized(logits, seen, options);
+    let id = choose(penalized.as_deref().unwrap_or(logits), options, uniform);
+    let logprobs = options.logprobs.map(|top| log_probabilities(logits, id, top));
+    Drawn { id, logprobs }
+}
+
+fn choose(logits: &[f32], options: &SampleOptions, uniform: f64) -> u32 {
+    let highest = simd::vectorized(
+        #[inline(always)]
+        || simd::max(logits),
+    );
     if options.temperature <= 0.0 || options.temperature.is_nan() || highest == f32::NEG_INFINITY {
-        return greedy;
+        return logits.iter().position(|&logit| logit == highest).unwrap_or(0) as u32;
     }
-    let mut candidates: Vec<Candidate> =
-        (0..).zip(logits.iter()).map(|(token, &weight)| Candidate { token, weight }).collect();
-    if (1..candidates.len()).contains(&options.top_k) {
-        sort_head(&mut candidates, options.top_k);
-        candidates.truncate(options.top_k);
-    }
+    let highest = highest.min(f32::MAX);
+    let mut candidates = match options.top_k {
+        k if (1..logits.len()).contains(&k) => likeliest(logits, k),
+        _ => (0..).zip(logits).map(|(token, &weight)| Candidate { token, weight }).collect(),
+    };
     for candidate in &mut candidates {
-        candidate.weight = ((candidate.weight - highest) / options.temperature).exp();
+        let logit =
+            if candidate.weight.is_nan() { f32::NEG_INFINITY } else { candidate.weight.min(f32::MAX) };
+        candidate.weight = ((logit - highest) / options.temperature).exp();
+    }
+    if options.min_p > 0.0 {
+        candidates.retain(|candidate| candidate.weight >= options.min_p); // the likeliest weighs 1
     }
     if options.top_p < 1.0 {
         keep_nucleus(&mut candidates, options.top_p);
     }
-    draw(&candidates, rng)
+    draw(&candidates, uniform)
 }
 
-/// The token with the highest logit, the first of equals.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
-        }
+/// The logits after the penalties; None where there are none.
+fn penalized(logits: &[f32], seen: Seen, options: &SampleOptions) -> Option<Vec<f32>> {
+    let SampleOptions { repetition_penalty, presence_penalty, frequency_penalty, .. } = *options;
+    if (repetition_penalty, presence_penalty, frequency_penalty) == (1.0, 0.0, 0.0) {
+        return None;
     }
-    best as u32
-}
-
-/// Divides positive logits of used tokens by `penalty` and multiplies negative ones, each token once.
-fn penalize_repetition(logits: &mut [f32], previous: &[u32], penalty: f32) {
-    if penalty == 1.0 {
-        return;
-    }
-    let mut used = previous.to_vec();
-    used.sort_unstable();
-    used.dedup();
-    for token in used {
+    let mut logits = logits.to_vec();
+    let mut change = |token: u32, change: &dyn Fn(f32) -> f32| {
         if let Some(logit) = logits.get_mut(token as usize) {
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            *logit = change(*logit);
+        }
+    };
+    if repetition_penalty != 1.0 {
+        let mut used = [seen.prompt, seen.answer].concat();
+        used.sort_unstable();
+        used.dedup();
+        for token in used {
+            let penalize = |z: f32| if z > 0.0 { z / repetition_penalty } else { z * repetition_penalty };
+            change(token, &penalize);
         }
     }
+    let mut said = seen.answer.to_vec();
+    said.sort_unstable();
+    for tokens in said.chunk_by(|a, b| a == b) {
+        let penalty = presence_penalty + frequency_penalty * tokens.len() as f32;
+        change(tokens[0], &|z| z - penalty);
+    }
+    Some(logits)
+}
+
+/// The `k` likeliest tokens, in order. Of 65,536 tokens a partial sort takes as long as a small model's forward pass,
+/// but hardly any token passes the best `k` of those before it: most blocks are skipped by their largest value.
+fn likeliest(logits: &[f32], k: usize) -> Vec<Candidate> {
+    const BLOCK: usize = 128;
+    let (most, mut passes) = (4 * k.max(64), f32::NEG_INFINITY);
+    let mut found: Vec<Candidate> = Vec::with_capacity(most + BLOCK);
+    let shrink = |found: &mut Vec<Candidate>| {
+        let some = k.min(found.len());
+        sort_head(found, some);
+        found.truncate(k);
+        found.last().filter(|_| found.len() == k).map_or(f32::NEG_INFINITY, |last| last.weight)
+    };
+    let mut scan = || {
+        for (i, block) in logits.chunks(BLOCK).enumerate() {
+            // Until k are found even minus infinity counts.
+            if simd::max(block) > passes || passes == f32::NEG_INFINITY {
+                let candidates = (i * BLOCK..).zip(block);
+                found.extend(candidates.filter(|(_, z)| **z > passes || passes == f32::NEG_INFINITY).map(
+                    |(token, &z)| {
+                        let weight = if z.is_nan() { f32::NEG_INFINITY } else { z };
+                        Candidate { token: token as u32, weight }
+                    },
+                ));
+            }
+            if found.len() > most {
+                passes = shrink(&mut found);
+            }
+        }
+    };
+    simd::vectorized(&mut scan);
+    shrink(&mut found);
+    found
+}
+
+fn log_probabilities(logits: &[f32], chosen: u32, top: usize) -> Logprobs {
+    let highest = simd::max(logits).min(f32::MAX);
+    let exp = |z: &f32| if z.is_nan() { 0.0 } else { f64::from(simd::exp(z - highest)) };
+    let log_sum = highest + logits.iter().map(exp).sum::<f64>().ln() as f32;
+    let likeliest = if top == 0 { Vec::new() } else { likeliest(logits, top.min(logits.len())) };
+    let top = likeliest.into_iter().map(|c| (c.token, c.weight - log_sum)).collect();
+    Logprobs { chosen: logits[chosen as usize] - log_sum, top }
 }
 
 /// Brings the `k` likeliest candidates to the front, in order. Only these are sorted: of 65,536 tokens a
@@ -151,9 +261,9 @@ fn keep_nucleus(candidates: &mut Vec<Candidate>, p: f32) {
 }
 
 /// One candidate, with the probability of its share of all weights.
-fn draw(candidates: &[Candidate], rng: &mut Rng) -> u32 {
+fn draw(candidates: &[Candidate], uniform: f64) -> u32 {
     let total: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
-    let mut left = rng.uniform() * total;
+    let mut left = uniform * total;
     for candidate in candidates {
         left -= f64::from(candidate.weight);
         if left < 0.0 {
@@ -167,15 +277,20 @@ fn draw(candidates: &[Candidate], rng: &mut Rng) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nanochat_tensor::Rng;
 
     fn plain() -> SampleOptions {
         SampleOptions { temperature: 1.0, top_k: 0, ..SampleOptions::default() }
     }
 
+    fn id(logits: &[f32], options: &SampleOptions, uniform: f64) -> u32 {
+        sample(logits, Seen::default(), options, uniform).id
+    }
+
     /// How often each token is drawn in `n` draws.
     fn counts(logits: &[f32], options: &SampleOptions, n: usize) -> Vec<usize> {
         let (mut rng, mut counts) = (Rng::new(&[5]), vec![0; logits.len()]);
-        (0..n).for_each(|_| counts[sample(&mut logits.to_vec(), &[], options, &mut rng) as usize] += 1);
+        (0..n).for_each(|_| counts[id(logits, options, rng.uniform()) as usize] += 1);
         counts
     }
 
@@ -234,7 +349,7 @@ mod tests {
     #[test]
     fn temperature_zero_is_argmax() {
         let greedy = SampleOptions { temperature: 0.0, ..plain() };
-        let first = |logits: &[f32]| sample(&mut logits.to_vec(), &[], &greedy, &mut Rng::new(&[1]));
+        let first = |logits: &[f32]| id(logits, &greedy, 0.7);
         assert_eq!(first(&[1.0, 3.0, 3.0, -1.0]), 1);
         assert_eq!(first(&[f32::NAN, -1.0, f32::NAN]), 1);
     }
@@ -253,12 +368,47 @@ mod tests {
     }
 
     #[test]
-    fn repetition_is_penalized_once_a_token() {
-        let mut logits = [2.0, -1.0, 1.5, -3.0];
-        penalize_repetition(&mut logits, &[0, 1, 0, 99], 2.0);
-        assert_eq!(logits, [1.0, -2.0, 1.5, -3.0]);
-        let options = SampleOptions { temperature: 0.0, repetition_penalty: 2.0, ..plain() };
-        assert_eq!(sample(&mut [2.0, 1.5], &[0, 0], &options, &mut Rng::new(&[1])), 1);
+    fn min_p_leaves_out_the_unlikely() {
+        let p = [0.1, 0.4, 0.05, 0.25, 0.2];
+        let options = SampleOptions { min_p: 0.3, ..plain() };
+        check_distribution(&logits_of(&p), &options, &[0.0, 0.4 / 0.85, 0.0, 0.25 / 0.85, 0.2 / 0.85]);
+    }
+
+    #[test]
+    fn penalties_count_each_token_as_they_should() {
+        let seen = Seen { prompt: &[0, 1], answer: &[0, 3, 3, 99] };
+        let after = |options| penalized(&[2.0, -1.0, 1.5, -3.0], seen, &options).unwrap();
+        assert_eq!(after(SampleOptions { repetition_penalty: 2.0, ..plain() }), [1.0, -2.0, 1.5, -6.0]);
+        let of_answer = SampleOptions { presence_penalty: 0.5, frequency_penalty: 0.25, ..plain() };
+        assert_eq!(after(of_answer), [1.25, -1.0, 1.5, -4.0]);
+        let greedy = SampleOptions { temperature: 0.0, presence_penalty: 1.0, ..plain() };
+        assert_eq!(sample(&[2.0, 1.5], Seen { prompt: &[], answer: &[0] }, &greedy, 0.0).id, 1);
+    }
+
+    #[test]
+    fn the_likeliest_are_those_of_a_sort() {
+        let mut rng = Rng::new(&[8]);
+        for n in [1, 5, 127, 128, 129, 5_000] {
+            // Few distinct values, so that equal ones meet at the edge.
+            let logits: Vec<f32> = (0..n).map(|_| rng.below(60) as f32).collect();
+            let mut sorted: Vec<u32> = (0..n as u32).collect();
+            sorted.sort_by_key(|&i| (-logits[i as usize] as i64, i));
+            for k in [1, 2, 50, 300].into_iter().filter(|k| *k <= n) {
+                let found: Vec<u32> = likeliest(&logits, k).iter().map(|c| c.token).collect();
+                assert_eq!(found, sorted[..k], "{k} of {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn log_probabilities_are_the_models_own() {
+        let p = [0.1, 0.4, 0.05, 0.25, 0.2];
+        let options = SampleOptions { temperature: 0.0, logprobs: Some(2), presence_penalty: 9.0, ..plain() };
+        let drawn = sample(&logits_of(&p), Seen { prompt: &[], answer: &[1] }, &options, 0.0);
+        let logprobs = drawn.logprobs.unwrap();
+        assert_eq!((drawn.id, logprobs.top[0].0, logprobs.top[1].0), (3, 1, 3));
+        assert!((logprobs.chosen - 0.25f32.ln()).abs() < 1e-5, "{}", logprobs.chosen);
+        assert!((logprobs.top[0].1 - 0.4f32.ln()).abs() < 1e-5);
     }
 
     #[test]
@@ -267,7 +417,7 @@ mod tests {
         let draw = |seed| {
             let mut rng = Rng::new(&[seed]);
             let options = SampleOptions { top_p: 0.95, ..SampleOptions::default() };
-            (0..20).map(|_| sample(&mut logits.clone(), &[], &options, &mut rng)).collect::<Vec<_>>()
+            (0..20).map(|_| id(&logits, &options, rng.uniform())).collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));

@@ -5,12 +5,21 @@ use std::ops::ControlFlow;
 use nanochat::config::GptConfig;
 use nanochat::engine::{Completion, Engine, Finish, Request};
 use nanochat::gpt::Gpt;
-use nanochat::sampler::{SampleOptions, sample};
+use nanochat::sampler::{SampleOptions, Seen, sample};
 use nanochat_tensor::{Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 
-const GREEDY: SampleOptions =
-    SampleOptions { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+const GREEDY: SampleOptions = SampleOptions {
+    temperature: 0.0,
+    top_k: 0,
+    top_p: 1.0,
+    min_p: 0.0,
+    repetition_penalty: 1.0,
+    presence_penalty: 0.0,
+    frequency_penalty: 0.0,
+    seed: 0,
+    logprobs: None,
+};
 
 /// Bytes and the nine special tokens: 265 in all.
 fn byte_tokenizer() -> Tokenizer {
@@ -64,8 +73,9 @@ fn naive(model: &Gpt, request: &Request, sample_index: u64) -> Vec<u32> {
     let mut ids = request.prompt.clone();
     while ids.len() < request.prompt.len() + request.max_tokens && ids.len() < model.config.sequence_len {
         let logits = model.logits(&ids, [1, ids.len()]);
-        let mut last = logits.data()[(ids.len() - 1) * 265..].to_vec();
-        let id = sample(&mut last, &ids, &request.options, &mut rng);
+        let last = &logits.data()[(ids.len() - 1) * 265..];
+        let seen = Seen { prompt: &request.prompt, answer: &ids[request.prompt.len()..] };
+        let id = sample(last, seen, &request.options, rng.uniform()).id;
         if stops.contains(&id) {
             break;
         }

@@ -10,9 +10,11 @@ mod cpu;
 /// Tokens in a page.
 pub const PAGE: usize = 64;
 
-/// The pool of pages of one layer: keys and values, each (pages, PAGE, KVH, D).
+/// The pool of pages of one layer: keys (pages, KVH, D, PAGE) and values (pages, KVH, PAGE, D). With the tokens of
+/// a page side by side, the scores of a query need no sums across lanes.
 pub struct KvPages {
     kv_dim: usize,
+    head_dim: usize,
     k: Vec<f32>,
     v: Vec<f32>,
 }
@@ -25,9 +27,8 @@ pub struct CachedRow<'a> {
 }
 
 impl KvPages {
-    /// `kv_dim` = KVH · D
-    pub fn new(kv_dim: usize) -> KvPages {
-        KvPages { kv_dim, k: Vec::new(), v: Vec::new() }
+    pub fn new(kv_heads: usize, head_dim: usize) -> KvPages {
+        KvPages { kv_dim: kv_heads * head_dim, head_dim, k: Vec::new(), v: Vec::new() }
     }
 
     /// Makes room for `pages` pages in all.
@@ -39,9 +40,13 @@ impl KvPages {
     /// Stores the key and value (KVH, D) of the token at `position` of a sequence.
     #[track_caller]
     pub fn write(&mut self, pages: &[u32], position: usize, k: &[f32], v: &[f32]) {
-        let at = self.offset(pages, position);
-        self.k[at..at + self.kv_dim].copy_from_slice(k);
-        self.v[at..at + self.kv_dim].copy_from_slice(v);
+        let (page, slot) = (pages[position / PAGE] as usize, position % PAGE);
+        let keys = &mut self.k[page * PAGE * self.kv_dim..][..PAGE * self.kv_dim];
+        keys.iter_mut().skip(slot).step_by(PAGE).zip(k).for_each(|(key, k)| *key = *k);
+        let values = &mut self.v[page * PAGE * self.kv_dim..][..PAGE * self.kv_dim];
+        for (values, v) in values.chunks_exact_mut(PAGE * self.head_dim).zip(v.chunks_exact(self.head_dim)) {
+            values[slot * self.head_dim..][..self.head_dim].copy_from_slice(v);
+        }
     }
 
     /// Copies one page onto another (a shared page that one sequence is about to change).
@@ -52,9 +57,18 @@ impl KvPages {
         self.v.copy_within(from..from + len, to);
     }
 
+    /// (D, PAGE)
     #[inline(always)]
-    fn offset(&self, pages: &[u32], position: usize) -> usize {
-        (pages[position / PAGE] as usize * PAGE + position % PAGE) * self.kv_dim
+    fn keys(&self, page: u32, head: usize) -> &[f32] {
+        let len = PAGE * self.head_dim;
+        &self.k[page as usize * PAGE * self.kv_dim + head * len..][..len]
+    }
+
+    /// (PAGE, D)
+    #[inline(always)]
+    fn values(&self, page: u32, head: usize) -> &[f32] {
+        let len = PAGE * self.head_dim;
+        &self.v[page as usize * PAGE * self.kv_dim + head * len..][..len]
     }
 }
 
@@ -72,7 +86,7 @@ impl Tape {
         let &[n, _, d] = q.shape() else { panic!("attention wants q (N, H, D), found {:?}", q.shape()) };
         assert!(!self.is_recording(), "attention_with_kv_cache has no backward; use Tape::off()");
         assert_eq!(n, rows.len(), "attention: a cache row for each of {n} queries");
-        assert!(cache.kv_dim.is_multiple_of(d), "attention: head_dim {d} does not divide {}", cache.kv_dim);
+        assert_eq!(cache.head_dim, d, "attention: the cache has another head_dim");
         // The cache lies in the CPU's memory, also beside a model on a GPU.
         let on_cpu = q.to_device(&Device::Cpu);
         let y = Tensor::new(cpu::forward(&on_cpu, cache, rows, window.unwrap_or(usize::MAX)), q.shape());
@@ -87,11 +101,11 @@ mod tests {
 
     #[test]
     fn equals_attention_without_a_cache_over_scattered_pages() {
-        let (t, h, kvh, d) = (150, 4, 2, 8);
+        let (t, h, kvh, d) = (150, 4, 2, 72);
         for window in [None, Some(70)] {
             let (q, k, v) = (randn(&[1, t, h, d], 0), randn(&[1, t, kvh, d], 1), randn(&[1, t, kvh, d], 2));
             let want = Tape::off().attention(&q, &k, &v, window);
-            let (mut cache, pages) = (KvPages::new(kvh * d), [4, 1, 3]);
+            let (mut cache, pages) = (KvPages::new(kvh, d), [4, 1, 3]);
             cache.grow(5);
             for u in 0..t {
                 let row = u * kvh * d..(u + 1) * kvh * d;
@@ -100,6 +114,12 @@ mod tests {
             let rows: Vec<CachedRow> = (1..=t).map(|len| CachedRow { pages: &pages, len }).collect();
             let y = Tape::off().attention_with_kv_cache(&q.reshape(&[t, h, d]), &cache, &rows, window);
             assert_close(y.data(), want.data(), 1e-5);
+            // Alone, a row gives the same bits.
+            for n in [0, 5, 63, 64, 149] {
+                let q = Tensor::new(q.data()[n * h * d..(n + 1) * h * d].to_vec(), &[1, h, d]);
+                let alone = Tape::off().attention_with_kv_cache(&q, &cache, &rows[n..n + 1], window);
+                assert_eq!(alone.data(), &y.data()[n * h * d..(n + 1) * h * d]);
+            }
         }
     }
 }

@@ -10,6 +10,9 @@ const FEW_ROWS: usize = 8;
 
 pub fn forward(x: &Tensor, w: &Tensor) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
+    if let Some(w) = w.packed() {
+        return Tensor::new(w.product(x.data(), rows), &output_shape(x, w.shape()[0]));
+    }
     let mut y = vec![0.0; rows * out];
     if rows <= FEW_ROWS {
         few_rows(&mut y, x, w);
@@ -17,13 +20,13 @@ pub fn forward(x: &Tensor, w: &Tensor) -> Tensor {
         let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
         gemm(MatMut::new(&mut y, rows, out), 1.0, x, w.t(), 0.0, Threads::All);
     }
-    Tensor::new(y, &output_shape(x, w))
+    Tensor::new(y, &output_shape(x, out))
 }
 
 /// (.., out)
-pub fn output_shape(x: &Tensor, w: &Tensor) -> Vec<usize> {
+pub fn output_shape(x: &Tensor, out: usize) -> Vec<usize> {
     let mut shape = x.shape().to_vec();
-    *shape.last_mut().expect("linear: x has no dimensions") = w.rows();
+    *shape.last_mut().expect("linear: x has no dimensions") = out;
     shape
 }
 

@@ -15,7 +15,7 @@ pub fn forward_add(gpu: &Arc<Cuda>, residual: &Tensor, x: &Tensor, w: &Tensor) -
 
 fn product(gpu: &Arc<Cuda>, residual: Option<&Tensor>, x: &Tensor, w: &Tensor) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
-    let y = Tensor::unwritten(gpu, Dtype::Bf16, &output_shape(x, w));
+    let y = Tensor::unwritten(gpu, Dtype::Bf16, &output_shape(x, out));
     let output = Output { ptr: y.ptr(), ld: out, dtype: Dtype::Bf16 };
     let (a, b) = (Operand::new(x.bf16_ptr(), inp), Operand::new(w.bf16_ptr(), inp).t());
     let beta = if residual.is_some() { 1.0 } else { 0.0 };

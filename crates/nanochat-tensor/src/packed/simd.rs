@@ -1,0 +1,203 @@
+//! Sixteen f32 at a time: AVX-512 where the processor has it, else loops that the compiler vectorises.
+
+use crate::simd::{LANES, sum_lanes, vectorized};
+
+use super::{BLOCK, OUTS};
+
+pub trait Simd: Copy {
+    type V: Copy;
+    fn zero(self) -> Self::V;
+    fn load(self, values: &[f32; LANES]) -> Self::V;
+    fn load_bf16(self, pairs: &[u32; LANES]) -> [Self::V; 2];
+    fn load_int8(self, values: &[i8; LANES]) -> Self::V;
+    /// a · b + c
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The sum of each vector.
+    fn sums(self, v: [Self::V; OUTS]) -> [f32; OUTS];
+}
+
+/// Code that is compiled for each kind of processor. It and all it calls must be `#[inline(always)]`.
+pub trait Kernel {
+    fn run<S: Simd>(self, simd: S);
+}
+
+/// Runs `kernel` with the widest vectors of this processor.
+pub fn run(kernel: impl Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(v4) = pulp::x86::V4::try_new() {
+        struct OnV4<K>(K, pulp::x86::V4);
+        impl<K: Kernel> pulp::NullaryFnOnce for OnV4<K> {
+            type Output = ();
+            #[inline(always)]
+            fn call(self) {
+                self.0.run(self.1);
+            }
+        }
+        return v4.vectorize(OnV4(kernel, v4));
+    }
+    vectorized(
+        #[inline(always)]
+        || kernel.run(Plain),
+    );
+}
+
+/// 32 weights.
+pub trait Block: Copy + Send + Sync {
+    fn pack(values: &[f32; BLOCK]) -> Self;
+    fn load<S: Simd>(&self, simd: S) -> [S::V; 2];
+    fn values(&self) -> [f32; BLOCK];
+}
+
+#[derive(Clone, Copy)]
+pub struct F32([[f32; LANES]; 2]);
+
+/// 16 pairs: value i in the low half of pair i, value 16 + i in the high half, so that a shift and a mask give two
+/// vectors in order.
+#[derive(Clone, Copy)]
+pub struct Bf16([u32; LANES]);
+
+#[derive(Clone, Copy)]
+pub struct Int8([[i8; LANES]; 2]);
+
+impl Block for F32 {
+    fn pack(values: &[f32; BLOCK]) -> F32 {
+        F32(std::array::from_fn(|half| std::array::from_fn(|i| values[half * LANES + i])))
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, simd: S) -> [S::V; 2] {
+        [simd.load(&self.0[0]), simd.load(&self.0[1])]
+    }
+
+    fn values(&self) -> [f32; BLOCK] {
+        std::array::from_fn(|i| self.0[i / LANES][i % LANES])
+    }
+}
+
+impl Block for Bf16 {
+    fn pack(values: &[f32; BLOCK]) -> Bf16 {
+        let bits = |i: usize| u32::from(half::bf16::from_f32(values[i]).to_bits());
+        Bf16(std::array::from_fn(|i| bits(LANES + i) << 16 | bits(i)))
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, simd: S) -> [S::V; 2] {
+        simd.load_bf16(&self.0)
+    }
+
+    fn values(&self) -> [f32; BLOCK] {
+        std::array::from_fn(|i| f32::from_bits(self.0[i % LANES] >> (i / LANES * 16) << 16))
+    }
+}
+
+impl Block for Int8 {
+    /// `values` are within ±127.
+    fn pack(values: &[f32; BLOCK]) -> Int8 {
+        Int8(std::array::from_fn(|half| std::array::from_fn(|i| values[half * LANES + i].round() as i8)))
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, simd: S) -> [S::V; 2] {
+        [simd.load_int8(&self.0[0]), simd.load_int8(&self.0[1])]
+    }
+
+    fn values(&self) -> [f32; BLOCK] {
+        std::array::from_fn(|i| f32::from(self.0[i / LANES][i % LANES]))
+    }
+}
+
+/// Loops over arrays. A product is rounded before it is added: a fused one is a slow call where there is no
+/// instruction for it.
+#[derive(Clone, Copy)]
+pub struct Plain;
+
+impl Simd for Plain {
+    type V = [f32; LANES];
+
+    #[inline(always)]
+    fn zero(self) -> Self::V {
+        [0.0; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::V {
+        *values
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, pairs: &[u32; LANES]) -> [Self::V; 2] {
+        let mut v = [[0.0; LANES]; 2];
+        for i in 0..LANES {
+            v[0][i] = f32::from_bits(pairs[i] << 16);
+            v[1][i] = f32::from_bits(pairs[i] & 0xffff_0000);
+        }
+        v
+    }
+
+    #[inline(always)]
+    fn load_int8(self, values: &[i8; LANES]) -> Self::V {
+        let mut v = [0.0; LANES];
+        for i in 0..LANES {
+            v[i] = f32::from(values[i]);
+        }
+        v
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
+        for i in 0..LANES {
+            c[i] += a[i] * b[i];
+        }
+        c
+    }
+
+    #[inline(always)]
+    fn sums(self, v: [Self::V; OUTS]) -> [f32; OUTS] {
+        [sum_lanes(v[0]), sum_lanes(v[1]), sum_lanes(v[2]), sum_lanes(v[3])]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Simd for pulp::x86::V4 {
+    type V = std::arch::x86_64::__m512;
+
+    #[inline(always)]
+    fn zero(self) -> Self::V {
+        self.avx512f._mm512_setzero_ps()
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::V {
+        pulp::cast(*values)
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, pairs: &[u32; LANES]) -> [Self::V; 2] {
+        let (f, pairs) = (self.avx512f, pulp::cast(*pairs));
+        let high = f._mm512_and_si512(pairs, f._mm512_set1_epi32(0xffff_0000_u32 as i32));
+        [pulp::cast(f._mm512_slli_epi32::<16>(pairs)), pulp::cast(high)]
+    }
+
+    #[inline(always)]
+    fn load_int8(self, values: &[i8; LANES]) -> Self::V {
+        self.avx512f._mm512_cvtepi32_ps(self.avx512f._mm512_cvtepi8_epi32(pulp::cast(*values)))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.avx512f._mm512_fmadd_ps(a, b, c)
+    }
+
+    /// Two vectors become one that holds both halved, three times: 13 instructions, where four sums apart take 40.
+    #[inline(always)]
+    fn sums(self, [a, b, c, d]: [Self::V; OUTS]) -> [f32; OUTS] {
+        let f = self.avx512f;
+        let ab = f._mm512_add_ps(f._mm512_unpacklo_ps(a, b), f._mm512_unpackhi_ps(a, b));
+        let cd = f._mm512_add_ps(f._mm512_unpacklo_ps(c, d), f._mm512_unpackhi_ps(c, d));
+        let abcd = f._mm512_add_ps(f._mm512_shuffle_ps::<0x44>(ab, cd), f._mm512_shuffle_ps::<0xee>(ab, cd));
+        let abcd = f._mm512_add_ps(abcd, f._mm512_shuffle_f32x4::<0x4e>(abcd, abcd));
+        let abcd = f._mm512_add_ps(abcd, f._mm512_shuffle_f32x4::<0xb1>(abcd, abcd));
+        let [sums, ..]: [[f32; OUTS]; 4] = pulp::cast(abcd);
+        sums
+    }
+}

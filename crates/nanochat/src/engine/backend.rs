@@ -1,0 +1,145 @@
+//! What computes a step for the engine: the seam between scheduling, which is the same everywhere, and kernels.
+//!
+//! [`ModelBackend`] runs `Gpt` op by op. On the CPU its weights are packed and a row's result does not depend on
+//! the rows beside it.
+
+use std::sync::Arc;
+
+use nanochat_tensor::{CachedRow, Device, KvPages, PAGE, Precision, Tape, Tensor};
+use rayon::prelude::*;
+
+use super::pages::PageCopy;
+use crate::config::GptConfig;
+use crate::gpt::Gpt;
+use crate::sampler::{Drawn, SampleOptions, Seen, sample};
+
+/// The tokens of one step, of any number of sequences.
+pub struct Step<'a> {
+    pub parts: Vec<Part<'a>>,
+    pub draws: Vec<Draw<'a>>,
+}
+
+/// The next tokens of one sequence: one in decoding, a chunk in prefill.
+pub struct Part<'a> {
+    pub tokens: &'a [u32],
+    /// Position of the first of them.
+    pub start: usize,
+    /// Pages of the sequence, those for these tokens included.
+    pub pages: &'a [u32],
+}
+
+/// A token to choose after the last token of a part.
+pub struct Draw<'a> {
+    pub part: usize,
+    pub seen: Seen<'a>,
+    pub options: &'a SampleOptions,
+    /// The random choice, uniform in [0, 1): drawn by the engine, so that a device needs no generator.
+    pub uniform: f64,
+}
+
+pub trait Backend: Send {
+    fn config(&self) -> &GptConfig;
+
+    /// Memory of one page of keys and values, all layers together.
+    fn page_bytes(&self) -> usize;
+
+    /// Makes room for pages 0 to `pages` - 1, of at most the capacity that the engine was given.
+    fn reserve(&mut self, pages: usize);
+
+    fn copy_page(&mut self, copy: PageCopy);
+
+    /// Runs the tokens through the model, writes their keys and values into the pages, and chooses a token for every
+    /// draw. A sequence has at most one part in a step; pages that several parts hold are only read.
+    fn run(&mut self, step: &Step) -> Vec<Drawn>;
+}
+
+pub struct ModelBackend {
+    model: Gpt,
+    layers: Vec<KvPages>,
+    reserved: usize,
+}
+
+impl ModelBackend {
+    /// On the CPU the weights are packed in `precision`; on a GPU they are what the model computes in.
+    pub fn new(model: &Gpt, precision: Precision) -> ModelBackend {
+        let config = model.config;
+        let model = match model.device() {
+            Device::Cpu => model.packed(precision),
+            Device::Cuda(_) => model.clone(),
+        };
+        let layer = |_| KvPages::new(config.n_kv_head, config.head_dim());
+        ModelBackend { model, layers: (0..config.n_layer).map(layer).collect(), reserved: 0 }
+    }
+
+    /// Logits (parts that are drawn from, V), and for every part its row.
+    fn forward(&mut self, step: &Step) -> (Option<Tensor>, Vec<Option<usize>>) {
+        let parts = &step.parts;
+        let ids: Vec<u32> = parts.iter().flat_map(|part| part.tokens).copied().collect();
+        let seen: Vec<CachedRow> = parts
+            .iter()
+            .flat_map(|part| {
+                let lengths = part.start + 1..=part.start + part.tokens.len();
+                lengths.map(|len| CachedRow { pages: part.pages, len })
+            })
+            .collect();
+        let positions: Arc<[usize]> = seen.iter().map(|row| row.len - 1).collect();
+        let (tape, n, layers) = (Tape::off(), ids.len(), &mut self.layers);
+        let x = self.model.hidden(&tape, &ids, [1, n], &positions, &mut |layer, q, k, v| {
+            let cache = &mut layers[layer];
+            let (width, k, v) = (k.len() / n, k.host(), v.host());
+            let rows = k.chunks_exact(width).zip(v.chunks_exact(width));
+            seen.iter().zip(rows).for_each(|(row, (k, v))| cache.write(row.pages, row.len - 1, k, v));
+            let q = q.reshape(&[n, q.shape()[2], q.shape()[3]]);
+            tape.attention_with_kv_cache(&q, cache, &seen, None)
+        });
+        let mut row_of = vec![None; parts.len()];
+        step.draws.iter().for_each(|draw| row_of[draw.part] = Some(0));
+        let mut last_tokens = Vec::new();
+        let mut end = 0;
+        for (part, row) in parts.iter().zip(&mut row_of) {
+            end += part.tokens.len();
+            if row.is_some() {
+                *row = Some(last_tokens.len());
+                last_tokens.push(end - 1);
+            }
+        }
+        let logits = (!last_tokens.is_empty()).then(|| self.model.unembed(&x.gather_rows(&last_tokens)));
+        (logits, row_of)
+    }
+}
+
+impl Backend for ModelBackend {
+    fn config(&self) -> &GptConfig {
+        &self.model.config
+    }
+
+    fn page_bytes(&self) -> usize {
+        let config = &self.model.config;
+        2 * config.n_layer * config.kv_dim() * PAGE * size_of::<f32>()
+    }
+
+    fn reserve(&mut self, pages: usize) {
+        if pages > self.reserved {
+            // Growing by half keeps the copies rare without doubling the memory of a long run.
+            self.reserved = pages.max(self.reserved + self.reserved / 2);
+            self.layers.iter_mut().for_each(|layer| layer.grow(self.reserved));
+        }
+    }
+
+    fn copy_page(&mut self, copy: PageCopy) {
+        self.layers.iter_mut().for_each(|layer| layer.copy_page(copy.from, copy.to));
+    }
+
+    fn run(&mut self, step: &Step) -> Vec<Drawn> {
+        // Inside the pool from here on: handing each small loop of a step to it from outside costs more than the loop.
+        rayon::scope(|_| {
+            let (Some(logits), row_of) = self.forward(step) else { return Vec::new() };
+            let v = logits.cols();
+            let draw = |draw: &Draw| {
+                let row = row_of[draw.part].expect("parts that are drawn from have a row");
+                sample(&logits.data()[row * v..][..v], draw.seen, draw.options, draw.uniform)
+            };
+            step.draws.par_iter().map(draw).collect()
+        })
+    }
+}

@@ -1,0 +1,381 @@
+//! Generation for many requests at once: chat, evaluation and training all draw their text here.
+//!
+//! Every [`Engine::step`] runs one batch through the model: a token of every row that is decoding, and chunks of
+//! prompts (Sarathi, Agrawal et al. 2023). Rows join and leave between steps (Orca, Yu et al. 2022), and beginnings that
+//! an earlier row computed are not computed again. A row's tokens depend on its prompt, its options and its own
+//! random stream, never on its neighbours, nor on when it was interrupted.
+//!
+//! When the cache is full, the youngest rows give up their pages and wait; later they go on where they were.
+//! When `<|python_end|>` closes a block, its expression goes to the calculator, and the result is forced into
+//! the row.
+//!
+//! [`backend`] computes, [`pages`] keeps the books of the cache, `row` follows a sample, this file schedules.
+
+pub mod backend;
+pub mod pages;
+mod request;
+mod row;
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use nanochat_tensor::{PAGE, Precision};
+use nanochat_tokenizer::Tokenizer;
+
+use crate::gpt::Gpt;
+use crate::sampler::Drawn;
+use backend::{Backend, Draw, ModelBackend, Part, Step};
+use pages::Pages;
+pub use request::{Completion, Event, Finish, NewToken, Request, RequestError, RequestId};
+use row::{Marks, Row};
+
+/// How an engine works. None of it changes an answer but `weights`.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// What the weights are stored as on the CPU.
+    pub weights: Precision,
+    /// Rows decoded together. On two cores tokens a second still grow up to 64.
+    pub max_rows: usize,
+    /// Prompt tokens in a step, beside one for every decoding row: how long a new prompt may hold up the others.
+    pub prompt_tokens: usize,
+    /// Memory for keys and values, taken as it is needed; at least what one row of full length takes.
+    pub cache_bytes: usize,
+    /// Whether beginnings are kept for later prompts.
+    pub prefix_cache: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            weights: Precision::F32,
+            max_rows: 64,
+            prompt_tokens: 256,
+            cache_bytes: 1 << 30,
+            prefix_cache: true,
+        }
+    }
+}
+
+/// What an engine is doing and has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Rows that wait for room, and rows in the batch. A request whose prompt is not computed yet is one row.
+    pub waiting: usize,
+    pub running: usize,
+    /// Pages of the cache: held by rows, kept for later prompts, and all there may be.
+    pub pages_in_use: usize,
+    pub pages_idle: usize,
+    pub pages: usize,
+    pub steps: u64,
+    /// Tokens that went through the model, and tokens that a kept beginning spared it.
+    pub computed_tokens: u64,
+    pub spared_tokens: u64,
+    pub generated_tokens: u64,
+    /// Rows that gave up their pages to older ones.
+    pub preemptions: u64,
+}
+
+pub struct Engine<'t> {
+    backend: Box<dyn Backend>,
+    marks: Marks<'t>,
+    options: EngineOptions,
+    pages: Pages,
+    reserved: usize,
+    /// Oldest first, as are `running`.
+    waiting: VecDeque<Row>,
+    running: Vec<Row>,
+    next_id: u64,
+    counts: Stats,
+}
+
+/// A row's share of a step.
+struct Planned {
+    row: usize,
+    tokens: usize,
+    /// The random choice of every token to be drawn: none inside a prompt, one in decoding.
+    uniforms: Vec<f64>,
+    /// Rows that begin at the end of a prompt with several samples, one for every draw.
+    samples: Vec<Row>,
+}
+
+impl<'t> Engine<'t> {
+    /// An engine that holds the weights as they are. `model` may be dropped or trained meanwhile.
+    pub fn new(model: &Gpt, tokenizer: &'t Tokenizer) -> Engine<'t> {
+        Engine::with_options(model, Some(tokenizer), EngineOptions::default())
+    }
+
+    /// Without a tokenizer there are no tools, and only their length ends rows.
+    pub fn with_options(model: &Gpt, tokenizer: Option<&'t Tokenizer>, options: EngineOptions) -> Engine<'t> {
+        Engine::over(Box::new(ModelBackend::new(model, options.weights)), tokenizer, options)
+    }
+
+    /// An engine over something else that computes.
+    pub fn over(
+        backend: Box<dyn Backend>,
+        tokenizer: Option<&'t Tokenizer>,
+        options: EngineOptions,
+    ) -> Engine<'t> {
+        let one_row = backend.config().sequence_len.div_ceil(PAGE);
+        let pages =
+            Pages::new((options.cache_bytes / backend.page_bytes()).max(one_row), options.prefix_cache);
+        Engine {
+            backend,
+            marks: Marks::new(tokenizer),
+            options,
+            pages,
+            reserved: 0,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            next_id: 0,
+            counts: Stats::default(),
+        }
+    }
+
+    /// Tokens of prompt and answer together that the model was trained for.
+    pub fn context(&self) -> usize {
+        self.backend.config().sequence_len
+    }
+
+    /// Adds a request to the queue; its events come from the steps to follow.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, RequestError> {
+        let (context, vocab_size) = (self.context(), self.backend.config().vocab_size);
+        let unknown = request.prompt.iter().find(|&&token| token as usize >= vocab_size);
+        request.options.checked()?;
+        match (request.prompt.len(), unknown) {
+            (0, _) => return Err(RequestError::EmptyPrompt),
+            (found, _) if found >= context => return Err(RequestError::PromptTooLong { found, context }),
+            (_, Some(&token)) => return Err(RequestError::UnknownToken { token, vocab_size }),
+            _ if request.samples == 0 => return Err(RequestError::Nothing { what: "samples" }),
+            _ if request.max_tokens == 0 => return Err(RequestError::Nothing { what: "max_tokens" }),
+            _ => {}
+        }
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        let samples = 0..request.samples;
+        self.waiting.push_back(Row::new(id, Arc::new(request), samples));
+        Ok(id)
+    }
+
+    /// Ends a request and frees its pages at once; no event of it follows. False: it was over, or there was none.
+    pub fn cancel(&mut self, id: RequestId) -> bool {
+        self.drop_rows(|row| row.id == id)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    pub fn stats(&self) -> Stats {
+        Stats {
+            waiting: self.waiting.len(),
+            running: self.running.len(),
+            pages_in_use: self.pages.in_use(),
+            pages_idle: self.pages.idle(),
+            pages: self.pages.capacity(),
+            ..self.counts
+        }
+    }
+
+    /// Runs one batch and returns what came of it, nothing if there is nothing to do. Never waits.
+    pub fn step(&mut self) -> Vec<Event> {
+        self.admit();
+        let plan = self.plan();
+        if plan.is_empty() {
+            return Vec::new();
+        }
+        let drawn = self.compute(&plan);
+        self.counts.steps += 1;
+        self.advance(plan, drawn)
+    }
+
+    /// Moves rows from the queue into the batch while there are places, and pages for all that is known of them.
+    fn admit(&mut self) {
+        while self.running.len() < self.options.max_rows
+            && let Some(row) = self.waiting.front_mut()
+        {
+            let found = self.pages.find_prefix(&row.ids);
+            let missing = (row.ids.len() + 1).div_ceil(PAGE) - found.pages().len();
+            if !self.running.is_empty() && missing > self.pages.available() {
+                return self.pages.release(found);
+            }
+            self.counts.spared_tokens += found.len() as u64;
+            row.sequence = found;
+            self.running.extend(self.waiting.pop_front());
+        }
+        self.running.sort_by_key(Row::age);
+    }
+
+    /// Gives every row its tokens of the next step, and pages for them, the oldest rows first.
+    fn plan(&mut self) -> Vec<Planned> {
+        let (mut plan, mut row) = (Vec::new(), 0);
+        let (mut prompt_tokens, mut places) =
+            (self.options.prompt_tokens, self.options.max_rows.max(1) - self.running.len());
+        while row < self.running.len() {
+            let pending = self.running[row].pending();
+            let tokens = if pending == 1 { 1 } else { pending.min(prompt_tokens) };
+            if tokens > 0 && self.make_room(row, tokens) {
+                prompt_tokens -= if pending == 1 { 0 } else { tokens };
+                let mut planned = Planned { row, tokens, uniforms: Vec::new(), samples: Vec::new() };
+                if tokens == pending {
+                    planned.samples = self.running[row].split(1 + places);
+                    places -= planned.samples.len().saturating_sub(1);
+                    planned.uniforms = match &mut planned.samples[..] {
+                        [] => vec![self.running[row].next_uniform()],
+                        samples => samples.iter_mut().map(Row::next_uniform).collect(),
+                    };
+                }
+                plan.push(planned);
+            }
+            row += 1;
+        }
+        plan
+    }
+
+    /// Lengthens a row's sequence, if need be at the cost of younger rows; false: of the row itself.
+    fn make_room(&mut self, row: usize, tokens: usize) -> bool {
+        loop {
+            if let Ok(copy) = self.pages.extend(&mut self.running[row].sequence, tokens) {
+                if self.pages.touched() > self.reserved {
+                    // Growing by half keeps the copies rare without doubling the memory of a long run.
+                    let more = self.reserved + self.reserved / 2;
+                    self.reserved = self.pages.touched().max(more).min(self.pages.capacity());
+                    self.backend.reserve(self.reserved);
+                }
+                copy.into_iter().for_each(|copy| self.backend.copy_page(copy));
+                return true;
+            }
+            let mut youngest = self.running.pop().expect("the row itself is there");
+            self.pages.release(std::mem::take(&mut youngest.sequence));
+            self.wait(youngest);
+            self.counts.preemptions += 1;
+            if self.running.len() == row {
+                return false;
+            }
+        }
+    }
+
+    fn compute(&mut self, plan: &[Planned]) -> Vec<Drawn> {
+        let rows = &self.running;
+        let parts = plan.iter().map(|planned| {
+            let (ids, end) = (&rows[planned.row].ids, rows[planned.row].sequence.len());
+            let start = end - planned.tokens;
+            Part { tokens: &ids[start..end], start, pages: rows[planned.row].sequence.pages() }
+        });
+        let draws = plan.iter().enumerate().flat_map(|(part, planned)| {
+            let row = &rows[planned.row];
+            let draw =
+                move |&uniform| Draw { part, seen: row.seen(), options: &row.request.options, uniform };
+            planned.uniforms.iter().map(draw)
+        });
+        let step = Step { parts: parts.collect(), draws: draws.collect() };
+        self.backend.run(&step)
+    }
+
+    /// Gives the rows their new tokens, and lets go those that are over.
+    fn advance(&mut self, plan: Vec<Planned>, drawn: Vec<Drawn>) -> Vec<Event> {
+        let mut events = Vec::new();
+        let (mut plan, mut drawn) = (plan.into_iter().peekable(), drawn.into_iter());
+        for (i, mut row) in std::mem::take(&mut self.running).into_iter().enumerate() {
+            let Some(planned) = plan.next_if(|planned| planned.row == i) else {
+                self.running.push(row);
+                continue;
+            };
+            self.counts.computed_tokens += planned.tokens as u64;
+            self.pages.remember(&mut row.sequence, &row.ids);
+            let mut drawn = drawn.by_ref().take(planned.uniforms.len());
+            if planned.samples.is_empty() {
+                self.take(row, drawn.next(), &mut events);
+                continue;
+            }
+            for mut sample in planned.samples {
+                sample.sequence = self.pages.fork(&row.sequence);
+                self.take(sample, drawn.next(), &mut events);
+            }
+            self.pages.release(std::mem::take(&mut row.sequence));
+            if !row.samples.is_empty() {
+                self.wait(row);
+            }
+        }
+        events
+    }
+
+    /// Gives a row the token that was drawn for it, if one was.
+    fn take(&mut self, mut row: Row, drawn: Option<Drawn>, events: &mut Vec<Event>) {
+        let (context, before) = (self.context(), row.ids.len());
+        let finish = drawn.and_then(|drawn| row.take(drawn, &self.marks, context, events));
+        self.counts.generated_tokens += (row.ids.len() - before) as u64;
+        match finish {
+            None => self.running.push(row),
+            Some(finish) => {
+                events.push(Event::Finished { request: row.id, sample: row.samples.start, finish });
+                self.pages.release(row.sequence);
+            }
+        }
+    }
+
+    /// Puts a row, which holds no pages, into the queue where its age belongs.
+    fn wait(&mut self, row: Row) {
+        let at = self.waiting.partition_point(|other| other.age() < row.age());
+        self.waiting.insert(at, row);
+    }
+
+    /// Removes rows and frees their pages; false: there were none.
+    fn drop_rows(&mut self, is_over: impl Fn(&Row) -> bool) -> bool {
+        let before = self.waiting.len() + self.running.len();
+        self.waiting.retain(|row| !is_over(row));
+        for row in self.running.extract_if(.., |row| is_over(row)) {
+            self.pages.release(row.sequence);
+        }
+        self.waiting.len() + self.running.len() < before
+    }
+
+    /// All samples of all requests: `[request][sample]`, for a caller that has nothing else to do. `on_token` sees
+    /// every token as it comes and may end its row. A prompt that leaves no room in the context is answered
+    /// with nothing; any other mistake in a request is a bug and panics.
+    pub fn generate(
+        &mut self,
+        requests: &[Request],
+        mut on_token: impl FnMut(NewToken) -> ControlFlow<()>,
+    ) -> Vec<Vec<Completion>> {
+        assert!(self.is_idle(), "generate takes the events of all requests, and others are under way");
+        let mut done: Vec<Vec<Completion>> =
+            requests.iter().map(|request| vec![Completion::default(); request.samples]).collect();
+        let mut index_of = HashMap::new();
+        for (index, request) in requests.iter().enumerate().filter(|(_, request)| request.samples > 0) {
+            if request.prompt.len() >= self.context() || request.max_tokens == 0 {
+                done[index].iter_mut().for_each(|completion| completion.finish = Finish::Length);
+                continue;
+            }
+            let id = self.submit(request.clone()).unwrap_or_else(|error| panic!("request {index}: {error}"));
+            index_of.insert(id, index);
+        }
+        while !self.is_idle() {
+            for event in self.step() {
+                match event {
+                    Event::Finished { request, sample, finish } => {
+                        let completion = &mut done[index_of[&request]][sample];
+                        if completion.finish != Finish::Cancelled {
+                            completion.finish = finish;
+                        }
+                    }
+                    Event::Token { request: of, sample, id, logprobs, forced } => {
+                        let request = index_of[&of];
+                        let completion = &mut done[request][sample];
+                        if completion.finish == Finish::Cancelled {
+                            continue; // forced along with the token at which the caller said so
+                        }
+                        completion.ids.push(id);
+                        completion.forced.push(forced);
+                        completion.logprobs.extend(logprobs);
+                        if on_token(NewToken { request, sample, id }).is_break() {
+                            completion.finish = Finish::Cancelled;
+                            self.drop_rows(|row| row.id == of && row.samples == (sample..sample + 1));
+                        }
+                    }
+                }
+            }
+        }
+        done
+    }
+}
