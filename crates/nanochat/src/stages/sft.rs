@@ -117,7 +117,10 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         }
         if last {
             let Fitted { kept, cut, skipped } = loader.fitted();
-            run.say(&format!("{kept} conversations learned from, {cut} of them cut to the model's length; {skipped} left out"));
+            let read = kept + skipped;
+            run.say(&format!(
+                "{read} conversations read, {cut} of them cut to the model's length, {skipped} left out for having nothing to learn"
+            ));
             section.results.insert("cut to the model's length".into(), cut.into());
             section.results.insert("left out".into(), skipped.into());
             break;
