@@ -45,6 +45,13 @@ impl ModelArgs {
         Ok(LoadedModel { model: loaded.model.to_device(device), ..loaded })
     }
 
+    /// As [`ModelArgs::load`], but the base model if nothing else is said: for measures of plain text.
+    pub fn load_for_text(&self, base_dir: &Path, device: &Device) -> Result<LoadedModel> {
+        let source = self.source.or((self.folder.is_none()).then_some(Stage::Base));
+        let (folder, model_tag) = (self.folder.clone(), self.model_tag.clone());
+        ModelArgs { folder, source, model_tag, step: self.step }.load(base_dir, device)
+    }
+
     fn folder(&self, base_dir: &Path) -> Result<PathBuf> {
         if let Some(folder) = &self.folder {
             return Ok(folder.clone());

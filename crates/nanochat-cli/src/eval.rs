@@ -1,17 +1,15 @@
 //! `nanochat eval`: measure a model.
 
+mod chat;
+mod core;
+
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
-use nanochat::chat_eval::{self, ChatScores, Score, WrongAnswer};
-use nanochat::checkpoint::{LoadedModel, Stage};
 use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::loss_eval::BitsPerByte;
-use nanochat::report::{Section, log_section};
-use nanochat::values;
+use nanochat::score::Score;
 use nanochat_tensor::Device;
 use serde_json::json;
 
@@ -19,28 +17,12 @@ use crate::chat::ModelArgs;
 
 #[derive(clap::Subcommand)]
 pub enum EvalCommand {
-    /// Put held-out questions of the built-in world to a chat model
-    Chat(ChatArgs),
+    /// Put tasks to a chat model: ARC, MMLU, GSM8K, HumanEval, C-Eval and more, or a file of your own
+    Chat(chat::ChatArgs),
+    /// Compute CORE, the few-shot score of base models, from a bundle of 22 tasks
+    Core(core::CoreArgs),
     /// Measure bits per byte on training and validation text
     Bpb(BpbArgs),
-}
-
-#[derive(clap::Args)]
-pub struct ChatArgs {
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Questions of each kind
-    #[arg(long, value_parser = values::count, default_value_t = 200)]
-    questions: usize,
-    /// File of questions [default: {base-dir}/chat_data/questions.jsonl]
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// Print this many wrong answers
-    #[arg(long, default_value_t = 0)]
-    show: usize,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -61,68 +43,19 @@ pub struct BpbArgs {
     json: bool,
 }
 
-/// Wrong answers that the report shows.
-const WRONG_REPORTED: usize = 8;
-
 pub fn run(command: &EvalCommand, base_dir: &Path, device: &Device) -> Result<()> {
     match command {
-        EvalCommand::Chat(args) => chat(args, base_dir, device),
+        EvalCommand::Chat(args) => chat::run(args, base_dir, device),
+        EvalCommand::Core(args) => core::run(args, base_dir, device),
         EvalCommand::Bpb(args) => bpb(args, base_dir, device),
     }
 }
 
-fn chat(args: &ChatArgs, base_dir: &Path, device: &Device) -> Result<()> {
-    let loaded = args.model.load(base_dir, device)?;
-    let file = args.file.clone().unwrap_or_else(|| base_dir.join("chat_data").join("questions.jsonl"));
-    let questions = chat_eval::read_questions(&file, args.questions)?;
-    let started = Instant::now();
-    let bar = ProgressBar::new(questions.len() as u64)
-        .with_style(ProgressStyle::with_template("eval {bar:24} {pos}/{len} questions · {elapsed} gone")?);
-    let scores = chat_eval::evaluate(&loaded.model, &loaded.tokenizer, &questions, || bar.inc(1))?;
-    bar.finish_and_clear();
-    report_scores(&scores, &loaded, started.elapsed().as_secs_f64(), base_dir)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&scores)?);
-    } else {
-        print_scores(&scores);
-        for wrong in scores.wrong.iter().take(args.show) {
-            println!("\n[{}] {}", wrong.kind, wrong.question);
-            println!("  answered: {}", wrong.answer.replace('\n', "\n            "));
-            println!("  expected: {}", wrong.expected);
-        }
-    }
-    Ok(())
-}
-
-/// Scores and a few wrong answers into the report.
-fn report_scores(scores: &ChatScores, loaded: &LoadedModel, seconds: f64, base_dir: &Path) -> Result<()> {
-    let stage = Stage::of(&loaded.folder).unwrap_or(Stage::Sft);
-    let title = format!("Chat evaluation after {}", stage.name());
-    let mut section = Section { seconds, column: Some(stage.into()), ..Section::new(&title) };
-    section.settings.insert("model".into(), loaded.folder.display().to_string().into());
-    for (kind, score) in &scores.by_kind {
-        section.metrics.insert(kind.to_string(), score.share().into());
-    }
-    section.metrics.insert("in its language".into(), scores.language.share().into());
-    section.metrics.insert("whole characters".into(), scores.whole_characters.share().into());
-    let wrong = scores.wrong.iter().take(WRONG_REPORTED);
-    let line = |wrong: &WrongAnswer| {
-        let answer = wrong.answer.replace('\n', " ");
-        format!("- {}: {} → {answer} (expected: {})\n", wrong.kind, wrong.question, wrong.expected)
-    };
-    let lines: String = wrong.map(line).collect();
-    section.text = (!lines.is_empty()).then(|| format!("Some wrong answers:\n\n{lines}"));
-    Ok(log_section(base_dir, &section)?)
-}
-
-fn print_scores(scores: &ChatScores) {
-    let row = |name: &str, score: &Score| {
-        let (share, margin) = (100.0 * score.share(), 100.0 * score.margin());
-        println!("{name:<20} {share:6.1} % ± {margin:3.1}   ({} of {})", score.right, score.total);
-    };
-    scores.by_kind.iter().for_each(|(kind, score)| row(&kind.to_string(), score));
-    row("in its language", &scores.language);
-    row("whole characters", &scores.whole_characters);
+/// A line of a table of scores.
+fn row(name: &str, score: &Score) -> String {
+    let [low, high] = score.interval().map(|share| 100.0 * share);
+    let (percent, Score { right, total }) = (100.0 * score.share(), score);
+    format!("{name:<34} {percent:6.1} %   ({low:5.1} to {high:5.1})   {right} of {total}")
 }
 
 fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device) -> Result<()> {

@@ -1,120 +1,285 @@
-//! Held-out questions put to a chat model: how many answers are right, and in the right language.
+//! Tasks put to a chat model (nanochat's chat_eval.py): which answers are right.
+//!
+//! A categorical task is answered by the offered letter with the highest logit after `<|assistant_start|>`, a
+//! generative one by what the model writes; it is solved if any of the samples is right.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
-use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
+use nanochat_tensor::Rng;
 use nanochat_tokenizer::Tokenizer;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::answer;
 use crate::engine::{Engine, Request};
 use crate::gpt::Gpt;
 use crate::sampler::SampleOptions;
-use crate::world::{Kind, Question};
+use crate::score::Score;
+use crate::span_loss::{after_each, argmax};
+use crate::tasks::{CHAT_CORE, Kind, Task};
 
-/// Longest answer, in tokens: the world's longest gold answers are about 60.
-const MAX_TOKENS: usize = 128;
-
-/// Answers right of all, in one kind of question or over all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Score {
-    pub right: usize,
-    pub total: usize,
+/// How answers are made.
+#[derive(Clone, Debug)]
+pub struct ChatEvalOptions {
+    /// Longest answer, in tokens.
+    pub max_tokens: usize,
+    /// Answers to each question of a generative task.
+    pub samples: usize,
+    pub sample: SampleOptions,
+    /// Wrong answers of each task to keep, drawn at random.
+    pub keep_wrong: usize,
 }
 
-impl Score {
-    fn count(&mut self, right: bool) {
-        self.right += usize::from(right);
-        self.total += 1;
-    }
-
-    pub fn share(&self) -> f64 {
-        self.right as f64 / self.total.max(1) as f64
-    }
-
-    /// Half the width of the 95 % confidence interval (normal approximation).
-    pub fn margin(&self) -> f64 {
-        let p = self.share();
-        1.96 * (p * (1.0 - p) / self.total.max(1) as f64).sqrt()
-    }
-}
-
-/// What an evaluation found.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ChatScores {
-    pub by_kind: BTreeMap<Kind, Score>,
-    /// Answers in the language of their question.
-    pub language: Score,
-    /// Answers without U+FFFD, that is, in whole characters.
-    pub whole_characters: Score,
+/// What one task found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskScore {
+    pub task: String,
+    pub score: Score,
+    pub accuracy: f64,
+    /// The 95 % confidence interval of the accuracy.
+    pub interval: [f64; 2],
+    /// What guessing gets.
+    pub baseline: f64,
+    /// Answers in the language of their question, where the task knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_its_language: Option<Score>,
+    /// Written answers without U+FFFD, that is, in whole characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole_characters: Option<Score>,
     pub wrong: Vec<WrongAnswer>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WrongAnswer {
-    pub kind: Kind,
     pub question: String,
     pub expected: String,
     pub answer: String,
 }
 
-/// Questions as `nanochat data make` writes them, at most `per_kind` of each kind.
-pub fn read_questions(path: &Path, per_kind: usize) -> Result<Vec<Question>> {
-    let hint = || format!("failed to read {}; `nanochat data make` writes it", path.display());
-    let mut seen: BTreeMap<Kind, usize> = BTreeMap::new();
-    let mut questions = Vec::new();
-    for (i, line) in BufReader::new(File::open(path).with_context(hint)?).lines().enumerate() {
-        let question: Question = serde_json::from_str(&line.with_context(hint)?)
-            .with_context(|| format!("{}, line {}: not a question", path.display(), i + 1))?;
-        let seen = seen.entry(question.kind).or_default();
-        *seen += 1;
-        if *seen <= per_kind {
-            questions.push(question);
-        }
-    }
-    Ok(questions)
-}
-
-/// Greedy answers to all `questions`, graded.
+/// Puts all items of a task to a model. `progress` is called once an item.
 pub fn evaluate(
     model: &Gpt,
     tokenizer: &Tokenizer,
-    questions: &[Question],
-    mut progress: impl FnMut(),
-) -> Result<ChatScores> {
-    let options = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
-    let request = |question: &Question| {
-        let prompt = question.conversation.render_for_completion(tokenizer)?;
-        Ok(Request { prompt, samples: 1, max_tokens: MAX_TOKENS, options, stream: 0 })
+    task: &dyn Task,
+    options: &ChatEvalOptions,
+    progress: &(impl Fn() + Sync),
+) -> Result<TaskScore> {
+    let prompt = |i| task.conversation(i).render_for_completion(tokenizer);
+    let prompts = (0..task.len()).map(prompt).collect::<Result<Vec<_>, _>>()?;
+    let answers = match task.kind() {
+        Kind::Categorical => letters(model, tokenizer, task, &prompts, progress)?,
+        Kind::Generative => written(model, tokenizer, prompts, options, progress),
+        Kind::Talk => bail!("{} has nothing to grade: it is for training", task.name()),
     };
-    let requests: Vec<Request> = questions.iter().map(request).collect::<Result<_>>()?;
-    let mut answering = vec![false; requests.len()];
-    let answers = Engine::new(model, tokenizer).generate(&requests, |token| {
-        if !std::mem::replace(&mut answering[token.request], true) {
+    // Grading may run programs.
+    let is_right = |(i, answers): (usize, &Vec<String>)| answers.iter().any(|answer| task.grade(i, answer));
+    let right: Vec<bool> = answers.par_iter().enumerate().map(is_right).collect();
+    Ok(summed(task, &answers, &right, options.keep_wrong))
+}
+
+fn summed(task: &dyn Task, answers: &[Vec<String>], right: &[bool], keep_wrong: usize) -> TaskScore {
+    let (mut score, mut language, mut whole) = (Score::default(), Score::default(), Score::default());
+    for (i, answers) in answers.iter().enumerate() {
+        score.count(right[i]);
+        for answer in answers {
+            if let Some(is_in_it) = task.is_in_its_language(i, answer) {
+                language.count(is_in_it);
+            }
+            whole.count(!answer.contains('\u{FFFD}'));
+        }
+    }
+    let mut wrong: Vec<usize> = (0..right.len()).filter(|&i| !right[i]).collect();
+    Rng::new(&[wrong.len() as u64]).shuffle(&mut wrong);
+    wrong.truncate(keep_wrong);
+    let wrong_answer = |i: usize| {
+        let mut messages = task.conversation(i).messages;
+        let expected = messages.pop().map(|message| message.content.text()).unwrap_or_default();
+        let question = messages.pop().map(|message| message.content.text()).unwrap_or_default();
+        WrongAnswer { question, expected, answer: answers[i].first().cloned().unwrap_or_default() }
+    };
+    TaskScore {
+        task: task.name().into(),
+        score,
+        accuracy: score.share(),
+        interval: score.interval(),
+        baseline: task.baseline(),
+        in_its_language: (language.total > 0).then_some(language),
+        whole_characters: (task.kind() == Kind::Generative).then_some(whole),
+        wrong: wrong.into_iter().map(wrong_answer).collect(),
+    }
+}
+
+/// For each item the likeliest of its letters.
+fn letters(
+    model: &Gpt,
+    tokenizer: &Tokenizer,
+    task: &dyn Task,
+    prompts: &[Vec<u32>],
+    progress: &(impl Fn() + Sync),
+) -> Result<Vec<Vec<String>>> {
+    let id = |letter: &String| match tokenizer.encode(letter).as_slice() {
+        [id] => Ok(*id),
+        ids => bail!("the tokenizer makes {} tokens of the letter {letter}; one is needed", ids.len()),
+    };
+    let ids = |i: usize| task.letters(i).iter().map(id).collect::<Result<Vec<u32>>>();
+    let ids = (0..task.len()).map(ids).collect::<Result<Vec<_>>>()?;
+    let chosen = after_each(model, prompts, |i, logits| {
+        progress();
+        argmax(&ids[i].iter().map(|&id| logits[id as usize]).collect::<Vec<f32>>())
+    });
+    Ok(chosen.into_iter().enumerate().map(|(i, letter)| vec![task.letters(i)[letter].clone()]).collect())
+}
+
+/// What the model writes to each prompt: the visible text of all samples.
+fn written(
+    model: &Gpt,
+    tokenizer: &Tokenizer,
+    prompts: Vec<Vec<u32>>,
+    options: &ChatEvalOptions,
+    progress: &(impl Fn() + Sync),
+) -> Vec<Vec<String>> {
+    let completions = complete(model, tokenizer, prompts, options, progress);
+    let text = |ids: &Vec<u32>| answer::visible_text(tokenizer, ids);
+    completions.iter().map(|samples| samples.iter().map(text).collect()).collect()
+}
+
+/// Tokens of all samples of all prompts.
+fn complete(
+    model: &Gpt,
+    tokenizer: &Tokenizer,
+    prompts: Vec<Vec<u32>>,
+    options: &ChatEvalOptions,
+    progress: &(impl Fn() + Sync),
+) -> Vec<Vec<Vec<u32>>> {
+    let request = |(stream, prompt): (usize, Vec<u32>)| Request {
+        prompt,
+        samples: options.samples,
+        max_tokens: options.max_tokens,
+        options: options.sample,
+        stream: stream as u64,
+    };
+    let requests: Vec<Request> = prompts.into_iter().enumerate().map(request).collect();
+    let mut seen = vec![false; requests.len()];
+    let completions = Engine::new(model, tokenizer).generate(&requests, |token| {
+        if !std::mem::replace(&mut seen[token.request], true) {
             progress();
         }
         ControlFlow::Continue(())
     });
-    let mut scores = ChatScores::default();
-    for (question, answers) in questions.iter().zip(answers) {
-        let answer = answer::visible_text(tokenizer, &answers[0].ids);
-        let right = question.is_right(&answer);
-        scores.by_kind.entry(question.kind).or_default().count(right);
-        scores.language.count(question.is_in_its_language(&answer));
-        scores.whole_characters.count(!answer.contains('\u{FFFD}'));
-        if !right {
-            let question_text = question.conversation.messages.last().map(|m| m.content.text());
-            scores.wrong.push(WrongAnswer {
-                kind: question.kind,
-                question: question_text.unwrap_or_default(),
-                expected: question.answer.clone(),
-                answer: tokenizer.decode(&answers[0].ids),
-            });
+    completions.into_iter().map(|samples| samples.into_iter().map(|sample| sample.ids).collect()).collect()
+}
+
+/// The mean of accuracies above guessing, of exactly the six tasks that belong to it; which of them are missing
+/// otherwise.
+pub fn chat_core(scores: &[TaskScore]) -> Result<f64, Vec<&'static str>> {
+    let find = |name: &'static str| scores.iter().find(|score| score.task == name).ok_or(name);
+    let missing: Vec<&str> = CHAT_CORE.into_iter().filter(|name| find(name).is_err()).collect();
+    if !missing.is_empty() {
+        return Err(missing);
+    }
+    let centered = CHAT_CORE.into_iter().filter_map(|name| find(name).ok());
+    Ok(centered.map(|score| score.score.centered(score.baseline)).sum::<f64>() / CHAT_CORE.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::GptConfig;
+    use crate::tasks::{Folders, Split, open};
+    use crate::testing::tokenizer;
+
+    fn score(task: &str, right: usize, baseline: f64) -> TaskScore {
+        let score = Score { right, total: 4 };
+        TaskScore {
+            task: task.into(),
+            score,
+            accuracy: score.share(),
+            interval: score.interval(),
+            baseline,
+            in_its_language: None,
+            whole_characters: None,
+            wrong: Vec::new(),
         }
     }
-    Ok(scores)
+
+    #[test]
+    fn chat_core_is_of_all_six_or_of_none() {
+        let mut scores: Vec<TaskScore> = CHAT_CORE[..3].iter().map(|task| score(task, 2, 0.25)).collect();
+        scores.extend(CHAT_CORE[3..5].iter().map(|task| score(task, 1, 0.0)));
+        assert_eq!(chat_core(&scores), Err(vec!["SpellingBee"]));
+        scores.push(score("SpellingBee", 4, 0.0));
+        scores.push(score("my own", 4, 0.0));
+        assert!((chat_core(&scores).unwrap() - (3.0 / 3.0 + 0.25 + 0.25 + 1.0) / 6.0).abs() < 1e-9);
+    }
+
+    /// A file of questions, and the task it is.
+    fn task(text: &str) -> (tempfile::TempDir, Box<dyn Task>) {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("mine.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let task = open(path.to_str().unwrap(), Split::Test, &Folders::of(temp.path())).unwrap();
+        (temp, task)
+    }
+
+    fn model() -> Gpt {
+        let mut model = Gpt::init(GptConfig::from_depth(1, 265, 128).unwrap(), 1);
+        for (i, (_, _, w)) in model.params_mut().into_iter().enumerate() {
+            let mut rng = Rng::new(&[5, i as u64]);
+            w.data_mut().iter_mut().for_each(|w| *w = 0.2 * rng.normal());
+        }
+        model
+    }
+
+    fn evaluated(file: &str) -> Result<TaskScore> {
+        let sample = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
+        let options = ChatEvalOptions { max_tokens: 8, samples: 2, sample, keep_wrong: 2 };
+        evaluate(&model(), &tokenizer(), &*task(file).1, &options, &|| ())
+    }
+
+    #[test]
+    fn the_likeliest_offered_letter_is_the_answer() {
+        let (model, tokenizer) = (model(), tokenizer());
+        let line = |i: usize, answer: &str| {
+            format!(
+                "{{\"question\": \"q{}\", \"choices\": [\"a\", \"b\", \"c\"], \"answer\": \"{answer}\"}}\n",
+                "x".repeat(i)
+            )
+        };
+        let likeliest = |i: usize| {
+            let (_temp, task) = task(&line(i, "A"));
+            let prompt = task.conversation(0).render_for_completion(&tokenizer).unwrap();
+            let logits = model.logits(&prompt, [1, prompt.len()]);
+            let last = &logits.data()[(prompt.len() - 1) * 265..];
+            ["A", "B", "C"].into_iter().max_by(|a, b| {
+                last[usize::from(a.as_bytes()[0])].total_cmp(&last[usize::from(b.as_bytes()[0])])
+            })
+        };
+        let right: String = (0..6).map(|i| line(i, likeliest(i).unwrap())).collect();
+        let found = evaluated(&right).unwrap();
+        assert_eq!((found.score, found.wrong.len()), (Score { right: 6, total: 6 }, 0));
+        let wrong: String =
+            (0..6).map(|i| line(i, if likeliest(i) == Some("A") { "B" } else { "A" })).collect();
+        let found = evaluated(&wrong).unwrap();
+        assert_eq!((found.score, found.wrong.len()), (Score { right: 0, total: 6 }, 2));
+        assert!(
+            found.wrong[0].question.contains("Multiple Choice question: q")
+                && found.wrong[0].answer.len() == 1
+        );
+    }
+
+    #[test]
+    fn what_the_model_writes_is_graded() {
+        let line = |answer: &str, grade: &str| {
+            serde_json::json!({"question": "q", "answer": answer, "grade": grade}).to_string() + "\n"
+        };
+        let text = line("", "regex").replace("\"answer\":\"\"", "\"answer\":\".*\"")
+            + &line("no such answer", "exact");
+        let found = evaluated(&text).unwrap();
+        assert_eq!(found.score, Score { right: 1, total: 2 });
+        assert_eq!(found.whole_characters.map(|whole| whole.total), Some(4));
+        let talk = r#"[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]"#;
+        let error = evaluated(talk).unwrap_err();
+        assert_eq!(error.to_string(), "mine has nothing to grade: it is for training");
+    }
 }

@@ -210,7 +210,7 @@ fn what_is_missing_is_named_with_the_command_that_makes_it() {
     refuses(base.path(), "chat -p x --model-tag other", &["model other", "there are m"]);
     refuses(base.path(), "chat -p x --step 4", &["step 4", "[3, 6, 9]"]);
     refuses(base.path(), "chat -p x --temperature -1", &["-1", ""]);
-    refuses(base.path(), "eval chat --file nowhere.jsonl", &["nowhere.jsonl", "No such file"]);
+    refuses(base.path(), "eval chat --task nowhere.jsonl", &["nowhere.jsonl", "No such file"]);
     let long = "word ".repeat(200);
     let mut command = nanochat(base.path(), "chat --source base --max-tokens 4");
     command.write_stdin(long);

@@ -199,5 +199,6 @@ fn programs_can_read_what_is_measured_and_planned() {
     assert!(json("plan --depth 4 --json").is_object());
     assert!(json("plan --json").as_array().is_some_and(|plans| plans.len() > 3));
     let scores = json("eval chat --questions 2 --json");
-    assert!(scores["by_kind"].as_object().is_some_and(|kinds| !kinds.is_empty()), "{scores}");
+    let tasks = scores["tasks"].as_array().unwrap();
+    assert!(tasks.len() > 4 && tasks.iter().all(|task| task["score"]["total"] == 2), "{scores}");
 }

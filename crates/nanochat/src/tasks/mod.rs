@@ -10,6 +10,7 @@ mod cmmlu;
 mod custom;
 mod files;
 mod gsm8k;
+mod humaneval;
 mod mmlu;
 mod multiple_choice;
 mod sets;
@@ -27,6 +28,7 @@ pub use slice::Slice;
 
 use crate::conversation::{Content, Conversation, Message, Role};
 use crate::dataset::DataError;
+use crate::sandbox::SandboxError;
 pub use crate::world::Split;
 
 /// Items 0..len, always the same ones in the same order.
@@ -49,6 +51,11 @@ pub trait Task: Send + Sync {
     /// Whether `answer` is right: a letter, or all text that the model wrote. Always false for [`Kind::Talk`].
     fn grade(&self, _i: usize, _answer: &str) -> bool {
         false
+    }
+
+    /// Whether `answer` is in the language of item `i`, where a task knows that.
+    fn is_in_its_language(&self, _i: usize, _answer: &str) -> Option<bool> {
+        None
     }
 
     fn is_empty(&self) -> bool {
@@ -76,11 +83,12 @@ pub enum Kind {
 pub const CHAT_CORE: [&str; 6] = ["ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"];
 
 /// What [`open`] knows. `world` is its conversations; its kinds of questions are tasks of their own.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 18] = [
     "ARC-Easy",
     "ARC-Challenge",
     "MMLU",
     "GSM8K",
+    "HumanEval",
     "SpellingBee",
     "SimpleSpelling",
     "SmolTalk",
@@ -92,6 +100,7 @@ pub const NAMES: [&str; 16] = [
     "counting",
     "facts",
     "identity",
+    "problems",
     "FILE.jsonl",
 ];
 
@@ -102,11 +111,14 @@ pub struct Folders {
     pub sets: PathBuf,
     /// What `nanochat data make` wrote; `{base_dir}/chat_data`.
     pub world: PathBuf,
+    /// Whether programs that a model wrote may run without a sandbox.
+    pub unconfined: bool,
 }
 
 impl Folders {
     pub fn of(base_dir: &Path) -> Folders {
-        Folders { sets: base_dir.join("task_data"), world: base_dir.join("chat_data") }
+        let (sets, world) = (base_dir.join("task_data"), base_dir.join("chat_data"));
+        Folders { sets, world, unconfined: false }
     }
 }
 
@@ -120,6 +132,8 @@ pub enum TaskError {
     Missing { task: String, split: &'static str, folder: PathBuf, hint: String },
     #[error("{} has no items", path.display())]
     Empty { path: PathBuf },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Data(#[from] DataError),
 }
@@ -136,6 +150,7 @@ pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>
         "arcchallenge" => Box::new(arc::open("ARC-Challenge", split, sets)?),
         "mmlu" => Box::new(mmlu::open(split, sets)?),
         "gsm8k" => Box::new(gsm8k::Gsm8k::open(split, sets)?),
+        "humaneval" => Box::new(humaneval::HumanEval::open(split, sets, folders.unconfined)?),
         "spellingbee" => Box::new(spelling_bee::SpellingBee::open(split, sets)?),
         "simplespelling" => Box::new(simple_spelling::SimpleSpelling::open(split, sets)?),
         "smoltalk" => Box::new(talk::smoltalk(split, sets)?),

@@ -53,6 +53,10 @@ impl Task for Slice {
         self.task.grade(self.index(i), answer)
     }
 
+    fn is_in_its_language(&self, i: usize, answer: &str) -> Option<bool> {
+        self.task.is_in_its_language(self.index(i), answer)
+    }
+
     fn baseline(&self) -> f64 {
         self.task.baseline()
     }

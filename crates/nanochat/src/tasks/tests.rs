@@ -28,7 +28,8 @@ impl Sets {
     }
 
     fn try_open(&self, name: &str, split: Split) -> Result<Box<dyn Task>, TaskError> {
-        let folders = Folders { sets: self.0.path().into(), world: self.0.path().join("chat_data") };
+        let folders =
+            Folders { sets: self.0.path().into(), world: self.0.path().join("chat_data"), unconfined: false };
         open(name, split, &folders)
     }
 
@@ -218,6 +219,24 @@ fn gsm8k_solutions_become_calls_and_are_graded_by_the_last_number() {
         error.ends_with("train.jsonl, line 1: the solution does not end with `#### ` and a number"),
         "{error}"
     );
+}
+
+#[test]
+fn humaneval_runs_its_tests() {
+    let problem = serde_json::json!({
+        "prompt": "import math\n\ndef root(x):\n    \"\"\" whole root \"\"\"\n", "entry_point": "root",
+        "canonical_solution": "    return math.isqrt(x)\n", "test": "def check(f):\n    assert f(17) == 4\n",
+    });
+    let sets = Sets::new(&[("humaneval/HumanEval.jsonl", &problem.to_string())]);
+    let task = match sets.try_open("humaneval", Split::Test) {
+        Err(TaskError::Sandbox(error)) => return eprintln!("skipped: {error}"),
+        task => task.unwrap_or_else(|error| panic!("{error}")),
+    };
+    let [prompt, solution] = texts(&*task, 0);
+    assert!(task.grade(0, &solution) && !task.grade(0, &prompt));
+    assert!(task.grade(0, "```python\ndef root(x): return int(math.sqrt(x))\n```"));
+    assert!(!task.grade(0, "def root(x): return 5") && !task.grade(0, ""));
+    assert!(sets.error("HumanEval", Split::Train).contains("no training items"));
 }
 
 #[test]

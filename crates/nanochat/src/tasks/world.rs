@@ -60,14 +60,21 @@ impl Task for WorldQuestions {
     }
 
     fn conversation(&self, i: usize) -> Conversation {
-        let Question { conversation, answer, .. } = &self.questions[i];
+        let Question { kind, conversation, answer, .. } = &self.questions[i];
         let mut conversation = conversation.clone();
-        let content = Content::Text(answer.clone());
+        let content = Content::Text(match kind {
+            world::Kind::Problems => format!("#### {answer}"),
+            _ => answer.clone(),
+        });
         conversation.messages.push(Message { role: Role::Assistant, content });
         conversation
     }
 
     fn grade(&self, i: usize, answer: &str) -> bool {
         self.questions[i].is_right(answer)
+    }
+
+    fn is_in_its_language(&self, i: usize, answer: &str) -> Option<bool> {
+        Some(self.questions[i].is_in_its_language(answer))
     }
 }

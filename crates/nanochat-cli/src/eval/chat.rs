@@ -1,0 +1,211 @@
+//! `nanochat eval chat`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use nanochat::chat_eval::{self, ChatEvalOptions, TaskScore, WrongAnswer, chat_core};
+use nanochat::checkpoint::{LoadedModel, Stage};
+use nanochat::report::{Section, log_section};
+use nanochat::sampler::SampleOptions;
+use nanochat::score::Score;
+use nanochat::tasks::{self, CHAT_CORE, Folders, Slice, Split, Task, TaskError};
+use nanochat::values;
+use nanochat::world;
+use nanochat_tensor::Device;
+use serde_json::json;
+
+use super::row;
+use crate::chat::ModelArgs;
+
+#[derive(clap::Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Task by name, or a .jsonl file of yours; may be repeated
+    /// [default: the built-in world's if it was made, and those of ChatCORE that are there]
+    #[arg(long, short = 'a', value_name = "NAME|FILE")]
+    task: Vec<String>,
+    /// Folder of data sets, one folder each [default: {base-dir}/task_data]
+    #[arg(long, value_name = "FOLDER")]
+    task_dir: Option<PathBuf>,
+    /// Questions of each task (0: all)
+    #[arg(long, alias = "questions", default_value_t = 0)]
+    limit: usize,
+    /// Longest answer, in tokens
+    #[arg(long, value_parser = values::count, default_value_t = 512)]
+    max_tokens: usize,
+    /// Answers to each question; one right answer is enough
+    #[arg(long, value_parser = values::count, default_value_t = 1)]
+    samples: usize,
+    /// Randomness of answers: 0 always takes the likeliest token
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.0)]
+    temperature: f32,
+    /// Choose among the K likeliest tokens only; 0 turns this off
+    #[arg(long, default_value_t = 50)]
+    top_k: usize,
+    /// Run programs that the model wrote without a sandbox, with all rights of yours
+    #[arg(long)]
+    unsafe_no_sandbox: bool,
+    /// Print this many wrong answers of each task
+    #[arg(long, default_value_t = 0)]
+    show: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Wrong answers of each task that the report shows.
+const WRONG_REPORTED: usize = 2;
+
+pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device) -> Result<()> {
+    let loaded = args.model.load(base_dir, device)?;
+    let tasks = open(args, base_dir)?;
+    let started = Instant::now();
+    let sample =
+        SampleOptions { temperature: args.temperature, top_k: args.top_k, ..SampleOptions::default() };
+    let keep_wrong = args.show.max(WRONG_REPORTED);
+    let options = ChatEvalOptions { max_tokens: args.max_tokens, samples: args.samples, sample, keep_wrong };
+    let bar = ProgressBar::new(tasks.iter().map(|task| task.len() as u64).sum())
+        .with_style(ProgressStyle::with_template("eval {bar:24} {pos}/{len} questions · {elapsed} gone")?);
+    let mut scores = Vec::new();
+    for task in &tasks {
+        let (model, tokenizer) = (&loaded.model, &loaded.tokenizer);
+        let score = chat_eval::evaluate(model, tokenizer, task, &options, &|| bar.inc(1))?;
+        if !args.json {
+            bar.suspend(|| print_score(&score, args.show));
+        }
+        scores.push(score);
+    }
+    bar.finish_and_clear();
+    let totals = totals(&scores);
+    let core = chat_core(&scores);
+    if args.json {
+        let core = core.as_ref().ok();
+        println!("{}", serde_json::to_string_pretty(&json!({"tasks": scores, "chat_core": core}))?);
+    } else {
+        totals.iter().for_each(|(name, score)| println!("{}", row(name, score)));
+        match &core {
+            Ok(core) => println!("ChatCORE {core:.4}"),
+            Err(missing) if missing.len() < CHAT_CORE.len() => {
+                println!("no ChatCORE: it is the mean of six tasks, and {} did not run", missing.join(", "));
+            }
+            Err(_) => {}
+        }
+    }
+    let mut section = section(&scores, &totals, &loaded, args.limit);
+    section.seconds = started.elapsed().as_secs_f64();
+    if let Ok(core) = core {
+        section.metrics.insert("ChatCORE".into(), core.into());
+    }
+    Ok(log_section(base_dir, &section)?)
+}
+
+/// The tasks that were asked for, or else all that there are. HumanEval is left out where there is no Python.
+fn open(args: &ChatArgs, base_dir: &Path) -> Result<Vec<Slice>> {
+    let mut folders = Folders { unconfined: args.unsafe_no_sandbox, ..Folders::of(base_dir) };
+    folders.sets = args.task_dir.clone().unwrap_or(folders.sets);
+    let mut tasks = Vec::new();
+    let mut add = |task: Box<dyn Task>| {
+        let end = if args.limit > 0 { args.limit } else { usize::MAX };
+        tasks.push(Slice::new(Arc::<dyn Task>::from(task), 0..end, 1));
+    };
+    let explained = |name: &str, error: TaskError| eprintln!("{name} is left out: {error}");
+    for name in &args.task {
+        let kinds = if name == "world" { world_kinds() } else { vec![name.clone()] };
+        for name in kinds {
+            match tasks::open(&name, Split::Test, &folders) {
+                Err(error @ TaskError::Sandbox(_)) if args.task.len() > 1 => explained(&name, error),
+                task => add(task?),
+            }
+        }
+    }
+    if args.task.is_empty() {
+        if folders.world.join("questions.jsonl").exists() {
+            for name in world_kinds() {
+                add(tasks::open(&name, Split::Test, &folders)?);
+            }
+        }
+        if folders.sets.exists() {
+            for name in CHAT_CORE {
+                match tasks::open(name, Split::Test, &folders) {
+                    Err(error @ (TaskError::Missing { .. } | TaskError::Sandbox(_))) => {
+                        explained(name, error)
+                    }
+                    task => add(task?),
+                }
+            }
+        }
+    }
+    if tasks.is_empty() {
+        bail!(
+            "there are no questions: name a --task, put data sets into {}, or let `nanochat data make` write {}",
+            folders.sets.display(),
+            folders.world.join("questions.jsonl").display()
+        );
+    }
+    Ok(tasks)
+}
+
+fn world_kinds() -> Vec<String> {
+    world::Kind::ALL.iter().map(world::Kind::to_string).collect()
+}
+
+/// Language and characters over all tasks that have them.
+fn totals(scores: &[TaskScore]) -> Vec<(&'static str, Score)> {
+    let sum = |of: fn(&TaskScore) -> Option<Score>| {
+        let mut sum = Score::default();
+        for score in scores.iter().filter_map(of) {
+            sum.right += score.right;
+            sum.total += score.total;
+        }
+        sum
+    };
+    let totals =
+        [("in its language", sum(|s| s.in_its_language)), ("whole characters", sum(|s| s.whole_characters))];
+    totals.into_iter().filter(|(_, score)| score.total > 0).collect()
+}
+
+fn print_score(score: &TaskScore, show: usize) {
+    println!("{}", row(&score.task, &score.score));
+    for wrong in score.wrong.iter().take(show) {
+        println!("\n[{}] {}", score.task, wrong.question);
+        println!("  answered: {}", wrong.answer.replace('\n', "\n            "));
+        println!("  expected: {}\n", wrong.expected.replace('\n', "\n            "));
+    }
+}
+
+/// Scores and, of the built-in world's tasks, some wrong answers for the report: the items of public sets are not
+/// to be published, so that no model learns them.
+fn section(scores: &[TaskScore], totals: &[(&str, Score)], loaded: &LoadedModel, limit: usize) -> Section {
+    let stage = Stage::of(&loaded.folder).unwrap_or(Stage::Sft);
+    let mut section = Section::new(&format!("Chat evaluation after {}", stage.name()));
+    section.column = Some(stage.into());
+    section.settings.insert("model".into(), loaded.folder.display().to_string().into());
+    if limit > 0 {
+        section.settings.insert("questions of each task".into(), limit.into());
+    }
+    for score in scores {
+        section.metrics.insert(score.task.clone(), score.accuracy.into());
+        let ([low, high], Score { right, total }) = (score.interval, score.score);
+        section
+            .results
+            .insert(score.task.clone(), format!("{right} of {total} ({low:.4} to {high:.4})").into());
+    }
+    for (name, score) in totals {
+        section.metrics.insert(name.to_string(), score.share().into());
+    }
+    let world = world_kinds();
+    let own = scores.iter().filter(|score| world.contains(&score.task));
+    let line = |task: &str, wrong: &WrongAnswer| {
+        let answer = wrong.answer.replace('\n', " ");
+        format!("- {task}: {} → {answer} (expected: {})\n", wrong.question, wrong.expected)
+    };
+    let lines: String = own
+        .flat_map(|score| score.wrong.iter().take(WRONG_REPORTED).map(|wrong| line(&score.task, wrong)))
+        .collect();
+    section.text = (!lines.is_empty()).then(|| format!("Some wrong answers:\n\n{lines}"));
+    section
+}
