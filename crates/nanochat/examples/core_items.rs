@@ -17,7 +17,10 @@ fn main() -> anyhow::Result<()> {
     for task in &bundle.tasks {
         let Some(items) = bundle.items(task, limit.parse()?)? else { continue };
         for (i, item) in answer(&loaded.model, &loaded.tokenizer, task, &items).iter().enumerate() {
-            println!("{}", json!({"task": task.label, "item": i, "losses": item.losses, "right": item.right}));
+            println!(
+                "{}",
+                json!({"task": task.label, "item": i, "losses": item.losses, "right": item.right})
+            );
         }
     }
     Ok(())

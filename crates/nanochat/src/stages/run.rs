@@ -66,7 +66,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 13] = [
+const FREE: [&str; 16] = [
     "model_tag",
     "save_every",
     "keep",
@@ -76,6 +76,9 @@ const FREE: [&str; 13] = [
     "eval_tokens",
     "eval_examples",
     "eval_samples",
+    "eval_task",
+    "eval_task_every",
+    "eval_task_limit",
     "sample_every",
     "bad_shards",
     "recompute",

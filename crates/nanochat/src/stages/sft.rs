@@ -13,6 +13,7 @@ use serde_json::json;
 use super::fit;
 use super::run::{Run, RunSettings};
 use super::source::SourceArgs;
+use super::task_eval::{TaskEval, TaskEvalArgs};
 use crate::chat_loader::{ChatLoader, Fitted};
 use crate::checkpoint::Stage;
 use crate::dataset::DataError;
@@ -56,6 +57,9 @@ pub struct SftSettings {
     pub eval_every: usize,
     #[command(flatten)]
     #[serde(flatten)]
+    pub task_eval: TaskEvalArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
     pub run: RunSettings,
 }
 
@@ -69,6 +73,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
     let (tokenizer, config, tag) = (source.tokenizer, source.model.config, source.tag);
     fit::check(&config, settings.device_batch_size, settings.run.recompute, device)?;
     let [train_mixture, val] = settings.mixture.open("sft", base_dir)?.map(Arc::new);
+    let task_eval = TaskEval::open(&settings.task_eval, base_dir)?;
     let conversations = train_mixture.len();
     let examples = settings.num_epochs * conversations as f64;
     let num_iterations =
@@ -115,6 +120,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
             run.say(&format!("step {step}: validation loss {loss:.4}"));
             section.metrics.insert("val loss".into(), loss.into());
         }
+        task_eval.measure(&mut run, [step, num_iterations], &model, &tokenizer)?;
         if last {
             let Fitted { kept, cut, skipped } = loader.fitted();
             let read = kept + skipped;
