@@ -334,6 +334,16 @@ open {} in ui.perfetto.dev",
         Ok(())
     }
 
+    /// Logs a measurement of validation data under `name` and tells it as `what`. One that is no number ends the run.
+    pub fn log_measured(&mut self, step: usize, name: &str, what: &str, value: f64) -> Result<()> {
+        if !value.is_finite() {
+            return Err(self.diverged(step, Diverged::in_evaluation()));
+        }
+        self.metrics.log(step as u64, &[(name, value)])?;
+        self.say(&format!("step {step}: {what} {value:.4}"));
+        Ok(())
+    }
+
     /// Logs one step of reinforcement learning, `message` for the user.
     pub fn log_rollouts(&mut self, step: usize, values: &[(&str, f64)], message: String) -> Result<()> {
         self.end_step(step)?;
