@@ -40,7 +40,7 @@ fn show<Speed: Serialize>(json: bool, speed: &Speed, print: impl Fn(&Speed)) -> 
 fn print_ops(speed: &OpsSpeed) {
     let OpsSpeed { ceiling, ops, floor_ms, train } = speed;
     println!(
-        "d{} on {}: a large product at {:.1} TFLOP/s, a copy at {:.3} TB/s",
+        "d{} on {}: a large product at {:.2} TFLOP/s, a copy at {:.3} TB/s",
         train.depth, train.device, ceiling.product_tflops, ceiling.copy_tb_per_second
     );
     println!("{:<32} {:>5} {:>20} {:>20} {:>18}", "", "count", "forward", "backward", "of the ceiling");

@@ -104,7 +104,7 @@ pub fn train(bench: &TrainBench, device: &Device) -> Result<TrainSpeed> {
     let batch = random_batch(config.vocab_size, [sizes.device_batch_size, sizes.max_seq_len]);
     // A fresh model's head and projections are zero, and zeros multiply faster than real values.
     for _ in 0..2 {
-        step(&mut model, &mut optimizer, &batch, 1, device);
+        step(&mut model, &mut optimizer, &batch, 2.min(grad_accum_steps), device);
     }
     let (mut micro, mut update, mut loss) = (0.0, 0.0, 0.0);
     for _ in 0..bench.steps {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use nanochat_tensor::{Device, Precision, Rng, RotaryTable, Tape, Tensor};
+use rayon::prelude::*;
 
 use crate::batch::Batch;
 use crate::config::{GptConfig, Recompute};
@@ -67,27 +68,28 @@ impl Gpt {
     /// | c_q, c_k, c_v, c_fc | normal, std min(1, √(fan_out / fan_in)) / √fan_in |
     pub fn init(config: GptConfig, seed: u64) -> Gpt {
         let (c, kv_dim) = (config.n_embd, config.kv_dim());
-        let mut stream = 0;
-        let mut normal = |rows: usize, cols: usize, std: f32| {
-            stream += 1;
-            let mut rng = Rng::new(&[seed, stream]);
+        let normal = |stream: usize, rows: usize, cols: usize, std: f32| {
+            let mut rng = Rng::new(&[seed, stream as u64]);
             Tensor::new((0..rows * cols).map(|_| std * rng.normal()).collect(), &[rows, cols])
         };
-        let wte = normal(config.vocab_size, c, 1.0);
-        let mut matrix = |fan_out: usize, fan_in: usize| {
-            let std = (fan_out as f32 / fan_in as f32).sqrt().min(1.0) / (fan_in as f32).sqrt();
-            normal(fan_out, fan_in, std)
+        let wte = normal(1, config.vocab_size, c, 1.0);
+        let block = |layer: usize| {
+            let matrix = |n: usize, fan_out: usize, fan_in: usize| {
+                let std = (fan_out as f32 / fan_in as f32).sqrt().min(1.0) / (fan_in as f32).sqrt();
+                normal(2 + 4 * layer + n, fan_out, fan_in, std)
+            };
+            Block {
+                attn: CausalSelfAttention {
+                    c_q: matrix(0, c, c),
+                    c_k: matrix(1, kv_dim, c),
+                    c_v: matrix(2, kv_dim, c),
+                    c_proj: Tensor::zeros(&[c, c]),
+                },
+                mlp: Mlp { c_fc: matrix(3, 4 * c, c), c_proj: Tensor::zeros(&[c, 4 * c]) },
+            }
         };
-        let block = |_| Block {
-            attn: CausalSelfAttention {
-                c_q: matrix(c, c),
-                c_k: matrix(kv_dim, c),
-                c_v: matrix(kv_dim, c),
-                c_proj: Tensor::zeros(&[c, c]),
-            },
-            mlp: Mlp { c_fc: matrix(4 * c, c), c_proj: Tensor::zeros(&[c, 4 * c]) },
-        };
-        let blocks = (0..config.n_layer).map(block).collect();
+        // The 1.9 billion values of a d32 would take one thread half a minute.
+        let blocks = (0..config.n_layer).into_par_iter().map(block).collect();
         let lm_head = Tensor::zeros(&[config.vocab_size, c]);
         Gpt { config, recompute: Recompute::None, wte, blocks, lm_head, rotary: rotary(config) }
     }

@@ -9,6 +9,7 @@ mod kernels;
 pub mod libraries;
 mod matmul;
 mod staging;
+mod tensor_map;
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -22,6 +23,7 @@ pub(crate) use buffer::{Buffer, Dtype};
 pub use kernels::cache_dir;
 pub(crate) use kernels::{Launch, blocks, sources};
 pub(crate) use matmul::{Operand, Output, Product};
+pub(crate) use tensor_map::TensorMap;
 
 /// Why there is no GPU to work on.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,9 @@ pub(crate) fn fail(message: String) -> ! {
     std::panic::resume_unwind(Box::new(GpuFailure(message)))
 }
 
+/// What cuBLASLt's workspace and the kernels take before the first tensor.
+const LEAST_FREE_BYTES: usize = 256 << 20;
+
 pub struct Cuda {
     name: String,
     arch: &'static str,
@@ -104,6 +109,9 @@ impl Cuda {
         }
         // SAFETY: all work runs on the one stream below, in order; nothing is left for events to order.
         unsafe { context.disable_event_tracking() };
+        if result::mem_get_info().map_err(open)?.0 < LEAST_FREE_BYTES {
+            return Err(DeviceError::Full(ordinal));
+        }
         libraries::check_libraries()?;
         let stream = context.new_stream().map_err(open)?;
         keep_freed_memory(&context).map_err(open)?;
@@ -212,10 +220,14 @@ impl Cuda {
     fn fail_full(&self, asked: usize) -> ! {
         let [asked, free, used, total] =
             [asked, self.free_bytes(), self.used_bytes(), self.total_bytes()].map(gib);
-        let advice = self.advice.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let advice = self.advice();
         fail(format!(
             "the GPU is out of memory: {asked} more were asked for, {free} of its {total} are free and {used} in use by this program; {advice}"
         ))
+    }
+
+    fn advice(&self) -> String {
+        self.advice.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     pub(crate) fn zeros(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
@@ -294,7 +306,11 @@ impl Cuda {
     }
 
     pub(crate) fn check<T>(&self, outcome: Result<T, DriverError>, doing: &str) -> T {
-        outcome.unwrap_or_else(|e| fail(format!("{doing} failed on {}: {}", self.name, describe(e))))
+        outcome.unwrap_or_else(|e| {
+            let full = e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+            let advice = if full { format!("; {}", self.advice()) } else { String::new() };
+            fail(format!("{doing} failed on {}: {}{advice}", self.name, describe(e)))
+        })
     }
 }
 
@@ -333,4 +349,40 @@ fn describe(error: DriverError) -> String {
 
 fn gib(bytes: usize) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::Device;
+    use crate::testing::gpu;
+
+    #[test]
+    fn memory_that_ends_is_one_sentence_and_not_the_end() {
+        let Some(Device::Cuda(gpu)) = gpu() else { return };
+        gpu.advise_when_full("less fits".into());
+        let asked = catch_unwind(AssertUnwindSafe(|| gpu.alloc(gpu.total_bytes(), Dtype::F32)));
+        let panic = asked.err().expect("four times the card was given");
+        let sentence = gpu_failure(&*panic).expect("another panic");
+        let parts = ["out of memory", "were asked for", "are free", "less fits"];
+        assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
+        let mut zeros = [1.0f32; 8];
+        gpu.download(gpu.zeros(8, Dtype::F32).ptr(), &mut zeros);
+        assert_eq!(zeros, [0.0; 8]);
+    }
+
+    #[test]
+    fn errors_of_opening_have_a_sentence_each() {
+        use sys::CUresult as Code;
+        let sentence = |code| cannot_open(3, DriverError(code)).to_string();
+        assert!(sentence(Code::CUDA_ERROR_NO_DEVICE).contains("no GPU 3"));
+        assert!(sentence(Code::CUDA_ERROR_OUT_OF_MEMORY).contains("other programs hold"));
+        assert!(sentence(Code::CUDA_ERROR_DEVICE_UNAVAILABLE).contains("another program alone"));
+        assert!(sentence(Code::CUDA_ERROR_STUB_LIBRARY).contains("no NVIDIA driver"));
+        assert!(sentence(Code::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH).contains("different versions"));
+        let old = DeviceError::OldDriver { found: "12.2".into(), needed: "12.8".into() }.to_string();
+        assert!(old.contains("12.2") && old.contains("570"), "{old}");
+    }
 }

@@ -69,3 +69,31 @@ impl Drop for Locked {
         let _ = unsafe { result::free_host(self.ptr) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Dtype;
+    use super::LARGEST;
+    use crate::Device;
+    use crate::testing::gpu;
+
+    /// Many at a time, so that buffers are in use when they are wanted; each changed right after.
+    #[test]
+    fn copies_arrive_as_they_were_sent() {
+        let Some(Device::Cuda(gpu)) = gpu() else { return };
+        let values = |n: usize, len: usize| (0..len).map(|i| (n * 31 + i) as u32).collect::<Vec<u32>>();
+        let lengths = |n: usize| [1, 7, 1_000, 65_536, LARGEST / 4, LARGEST / 4 + 1][n % 6];
+        let send = |n: usize| {
+            let mut data = values(n, lengths(n));
+            let buffer = gpu.upload(&data, Dtype::F32);
+            data.fill(0);
+            buffer
+        };
+        let buffers: Vec<_> = (0..60).map(send).collect();
+        for (n, buffer) in buffers.iter().enumerate() {
+            let mut back = vec![0u32; buffer.len()];
+            gpu.download(buffer.ptr(), &mut back);
+            assert!(back == values(n, lengths(n)), "upload {n} of {} values", back.len());
+        }
+    }
+}
