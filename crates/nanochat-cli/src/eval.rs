@@ -10,7 +10,6 @@ use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::loss_eval::BitsPerByte;
 use nanochat::score::Score;
-use nanochat::values;
 use nanochat_tensor::{Device, Precision};
 use serde_json::json;
 

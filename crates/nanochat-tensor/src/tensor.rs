@@ -236,7 +236,11 @@ impl Tensor {
             Some(gpu) => {
                 let (some, bytes) = (Tensor::unwritten(gpu, self.dtype(), &shape), c * self.dtype().size());
                 let at = |tensor: &Tensor, row: usize| tensor.buffer().ptr() + (row * bytes) as u64;
-                rows.iter().enumerate().for_each(|(i, &n)| gpu.copy(at(&some, i), at(self, n), bytes));
+                let mut done = 0;
+                for run in rows.chunk_by(|n, next| n + 1 == *next) {
+                    gpu.copy(at(&some, done), at(self, run[0]), run.len() * bytes);
+                    done += run.len();
+                }
                 some
             }
         }

@@ -61,7 +61,8 @@ impl ChatStream {
         assert!(b * t > 0 && rank < world, "a batch of ({b}, {t}) for rank {rank} of {world}");
         let n = mixture.len();
         if n < world {
-            return Err(DataError::OtherConversations { saved: world, found: n });
+            let reason = format!("its {n} conversations are fewer than the {world} processes");
+            return Err(DataError::Mixture { mixture: "of this run".into(), reason });
         }
         let (epoch, first, token) = match from {
             None => (0, rank, 0),

@@ -53,7 +53,8 @@ pub fn spans_are_greedy(model: &Gpt, spans: &[&Span]) -> Vec<bool> {
         let x = hidden(model, &inputs, [b, t]);
         for (row, &i) in rows.iter().enumerate() {
             let (ids, start) = cropped(spans[i], model);
-            let logits = model.unembed(&x.slice_rows(row * t + start - 1..row * t + ids.len() - 1));
+            let places: Vec<usize> = (row * t + start - 1..row * t + ids.len() - 1).collect();
+            let logits = model.unembed(&x.gather_rows(&places));
             let predicted = logits.data().chunks_exact(logits.cols()).map(argmax);
             greedy[i] = predicted.eq(ids[start..].iter().map(|&id| id as usize));
         }
@@ -76,7 +77,7 @@ pub fn after_each<T: Clone + Default>(
         let x = hidden(model, &inputs, [b, t]);
         for (row, &i) in rows.iter().enumerate() {
             let last = row * t + cropped(spans[i], model).1 - 1;
-            chosen[i] = choose(i, model.unembed(&x.slice_rows(last..last + 1)).data());
+            chosen[i] = choose(i, model.unembed(&x.gather_rows(&[last])).data());
         }
     });
     chosen

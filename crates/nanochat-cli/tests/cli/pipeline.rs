@@ -204,6 +204,22 @@ fn programs_can_read_what_is_measured_and_planned() {
 }
 
 #[test]
+fn tasks_are_measured_while_finetuning() {
+    let (base, questions) = with_chat_model();
+    let line = format!(
+        "{TINY_SFT} --num-iterations 4 --overwrite --eval-task {} --eval-task-every 2",
+        questions.display()
+    );
+    let said = said(nanochat(base.path(), &line));
+    assert_eq!(said.matches("% of 20 right").count(), 3, "{said}");
+    let lines = metrics(&base.path().join("chatsft_checkpoints/m"));
+    let measured = lines.iter().filter(|line| line.get("accuracy questions").is_some());
+    assert_eq!(measured.map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 2, 4]);
+    let unknown = format!("{TINY_SFT} --num-iterations 4 --overwrite --eval-task poems");
+    refuses(base.path(), &unknown, &["no task poems", "GSM8K"]);
+}
+
+#[test]
 fn a_recorded_run_learns_the_same_and_leaves_a_trace() {
     let base = prepared();
     let runs = base.path().join("base_checkpoints");

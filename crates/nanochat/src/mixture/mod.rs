@@ -18,13 +18,12 @@
 //! mixture costs 8 bytes of memory a conversation.
 
 mod pairs;
+mod recipe;
 mod spool;
 mod zh_arithmetic;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::ValueEnum;
 use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -33,16 +32,7 @@ use crate::dataset::DataError;
 use crate::lines::Lines;
 use crate::reward::Reward;
 use crate::tasks::{self, Folders, Kind, Split};
-
-/// Mixtures by the name that `--mixture` takes and the stage.
-const BUILT_IN: [(&str, &str, &str); 6] = [
-    ("world", "mid", include_str!("world-mid.toml")),
-    ("world", "sft", include_str!("world-sft.toml")),
-    ("world", "rl", include_str!("world-rl.toml")),
-    ("nanochat", "mid", include_str!("nanochat-mid.toml")),
-    ("nanochat", "sft", include_str!("nanochat-sft.toml")),
-    ("nanochat", "rl", include_str!("nanochat-rl.toml")),
-];
+use recipe::{Entry, parse_flag, read_recipe};
 
 /// First part of the keys of the shuffles' random streams.
 const SHUFFLE: u64 = 1;
@@ -103,45 +93,6 @@ pub struct MixtureArgs {
     pub val_data: Vec<String>,
 }
 
-/// A mixture as it is written down.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Recipe {
-    #[serde(default)]
-    train: Vec<Entry>,
-    #[serde(default)]
-    val: Vec<Entry>,
-}
-
-/// One task of a mixture.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    /// A file or the name of a task.
-    data: String,
-    /// The first conversation to take.
-    #[serde(default)]
-    start: usize,
-    /// How many to take from there.
-    limit: Option<usize>,
-    /// How often an epoch goes through them; the part after the point takes the first of them once more.
-    #[serde(default = "one")]
-    repeat: f64,
-    /// How much each token counts in the loss.
-    #[serde(default = "one")]
-    weight: f64,
-    /// How reinforcement learning grades answers.
-    #[serde(default)]
-    reward: Reward,
-    /// In a mixture of several data sets: a file that is not there is left out instead of being an error.
-    #[serde(default)]
-    optional: bool,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
 /// All conversations of one epoch.
 pub struct Mixture {
     tasks: Vec<Task>,
@@ -156,7 +107,7 @@ struct Task {
 }
 
 impl MixtureArgs {
-    /// The mixtures to learn from and to measure on (`val` may be empty). `stage` is mid or sft; what files
+    /// The mixtures to learn from and to measure on (`val` may be empty). `stage` is mid, sft or rl; what files
     /// of the mixture need in temporary space lies in `base_dir`.
     pub fn open(&self, stage: &str, base_dir: &Path) -> Result<[Mixture; 2], DataError> {
         // What flags replace is not even read.
@@ -181,66 +132,6 @@ impl MixtureArgs {
             false => Ok([train, val]),
         }
     }
-}
-
-/// A built-in mixture, whose files lie in `base_dir`, or a user's, whose files lie beside it.
-fn read_recipe(name: &str, stage: &str, base_dir: &Path) -> Result<(Recipe, PathBuf), DataError> {
-    let known = BUILT_IN.iter().find(|(known, of, _)| *known == name && *of == stage);
-    let (text, folder) = match known {
-        Some((_, _, text)) => (text.to_string(), base_dir.to_path_buf()),
-        None => match fs::read_to_string(name) {
-            Ok(text) => (text, Path::new(name).parent().unwrap_or(Path::new("")).to_path_buf()),
-            Err(error) => {
-                return Err(bad(name, format!("{error}; it may be world, nanochat or a TOML file")));
-            }
-        },
-    };
-    let recipe: Recipe = toml::from_str(&text).map_err(|error| bad(name, one_line(&error)))?;
-    Ok((recipe, folder))
-}
-
-/// Where in the file and what, without the picture that a parser draws.
-fn one_line(error: &toml::de::Error) -> String {
-    let text = error.to_string();
-    let place = text.lines().next().unwrap_or_default().replace("TOML parse error at ", "");
-    format!("{place}: {}", error.message().replace('\n', " "))
-}
-
-fn bad(mixture: &str, reason: String) -> DataError {
-    DataError::Mixture { mixture: mixture.to_string(), reason }
-}
-
-/// `chat.jsonl,limit=1000,repeat=2`
-fn parse_flag(flag: &str) -> Result<Entry, DataError> {
-    let mut words = flag.split(',');
-    let data = words.next().unwrap_or_default().to_string();
-    let mut entry = Entry {
-        data,
-        start: 0,
-        limit: None,
-        repeat: 1.0,
-        weight: 1.0,
-        reward: Reward::default(),
-        optional: false,
-    };
-    for word in words {
-        let wrong = || {
-            bad(
-                flag,
-                format!("{word:?} is none of start=N, limit=N, repeat=X, weight=X, reward=number|exact"),
-            )
-        };
-        let (name, value) = word.split_once('=').ok_or_else(wrong)?;
-        match name {
-            "start" => entry.start = value.parse().map_err(|_| wrong())?,
-            "limit" => entry.limit = Some(value.parse().map_err(|_| wrong())?),
-            "repeat" => entry.repeat = value.parse().map_err(|_| wrong())?,
-            "weight" => entry.weight = value.parse().map_err(|_| wrong())?,
-            "reward" => entry.reward = Reward::from_str(value, false).map_err(|_| wrong())?,
-            _ => return Err(wrong()),
-        }
-    }
-    Ok(entry)
 }
 
 impl Mixture {
@@ -322,6 +213,10 @@ impl Mixture {
     }
 }
 
+fn bad(mixture: &str, reason: String) -> DataError {
+    DataError::Mixture { mixture: mixture.to_string(), reason }
+}
+
 fn is_file(data: &str) -> bool {
     data.contains(".jsonl") || data.contains(".tsv")
 }
@@ -356,6 +251,8 @@ fn has_questions(path: &Path) -> Result<bool, DataError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn args(mixture: &str, data: &[&str]) -> MixtureArgs {
@@ -441,15 +338,6 @@ mod tests {
         for flag in [format!("{a},limit=x"), format!("{a},what=1"), format!("{a},limit")] {
             let error = args("world", &[&flag]).open("mid", temp.path()).err().unwrap().to_string();
             assert!(error.contains("limit=N"), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_built_in_mixtures_parse() {
-        for (name, stage, text) in BUILT_IN {
-            let recipe: Recipe =
-                toml::from_str(text).unwrap_or_else(|error| panic!("{name} {stage}: {error}"));
-            assert!(!recipe.train.is_empty() && !recipe.val.is_empty());
         }
     }
 }

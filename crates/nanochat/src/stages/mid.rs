@@ -24,7 +24,7 @@ use crate::mixture::{Mixture, MixtureArgs};
 use crate::optim::{Optimizer, Rates};
 use crate::report::{Column, Section};
 use crate::schedule;
-use crate::train::{self, Diverged};
+use crate::train;
 use crate::values;
 
 /// Settings of mid-training.
@@ -98,11 +98,7 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device) -> Result<(
         let due = last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every));
         if !val.is_empty() && due {
             let bpb = bits_per_byte(&model, &tokenizer, &val, rows, settings.eval_tokens)?;
-            if !bpb.is_finite() {
-                return Err(run.diverged(step, Diverged::in_evaluation()));
-            }
-            run.metrics.log(step as u64, &[("chat_bpb", bpb)])?;
-            run.say(&format!("step {step}: chat_bpb {bpb:.4}"));
+            run.log_measured(step, "chat_bpb", "chat_bpb", bpb)?;
             section.metrics.insert("chat bpb".into(), bpb.into());
         }
         if last {

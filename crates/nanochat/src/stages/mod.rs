@@ -7,3 +7,4 @@ pub mod rl;
 pub mod run;
 pub mod sft;
 pub mod source;
+pub mod task_eval;

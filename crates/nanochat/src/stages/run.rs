@@ -66,7 +66,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 13] = [
+const FREE: [&str; 16] = [
     "model_tag",
     "save_every",
     "keep",
@@ -76,6 +76,9 @@ const FREE: [&str; 13] = [
     "eval_tokens",
     "eval_examples",
     "eval_samples",
+    "eval_task",
+    "eval_task_every",
+    "eval_task_limit",
     "sample_every",
     "bad_shards",
     "recompute",
@@ -328,6 +331,16 @@ open {} in ui.perfetto.dev",
             ],
         )?;
         self.progress.advance(step, result.loss, tokens_per_second);
+        Ok(())
+    }
+
+    /// Logs a measurement of validation data under `name` and tells it as `what`. One that is no number ends the run.
+    pub fn log_measured(&mut self, step: usize, name: &str, what: &str, value: f64) -> Result<()> {
+        if !value.is_finite() {
+            return Err(self.diverged(step, Diverged::in_evaluation()));
+        }
+        self.metrics.log(step as u64, &[(name, value)])?;
+        self.say(&format!("step {step}: {what} {value:.4}"));
         Ok(())
     }
 

@@ -7,21 +7,23 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use nanochat_tensor::profile::part;
 use nanochat_tensor::{Device, Tape};
+use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::fit;
 use super::run::{Run, RunSettings};
 use super::source::SourceArgs;
+use super::task_eval::{TaskEval, TaskEvalArgs};
 use crate::chat_loader::{ChatLoader, Fitted};
 use crate::checkpoint::Stage;
 use crate::dataset::DataError;
 use crate::gpt::Gpt;
-use crate::mixture::MixtureArgs;
+use crate::mixture::{Mixture, MixtureArgs};
 use crate::optim::{Optimizer, Rates};
 use crate::report::{Column, Section};
 use crate::schedule::Schedule;
-use crate::train::{self, Diverged};
+use crate::train;
 use crate::values;
 
 /// Settings of supervised finetuning.
@@ -56,6 +58,9 @@ pub struct SftSettings {
     pub eval_every: usize,
     #[command(flatten)]
     #[serde(flatten)]
+    pub task_eval: TaskEvalArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
     pub run: RunSettings,
 }
 
@@ -69,16 +74,9 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
     let (tokenizer, config, tag) = (source.tokenizer, source.model.config, source.tag);
     fit::check(&config, settings.device_batch_size, settings.run.recompute, device)?;
     let [train_mixture, val] = settings.mixture.open("sft", base_dir)?.map(Arc::new);
+    let task_eval = TaskEval::open(&settings.task_eval, base_dir)?;
     let conversations = train_mixture.len();
-    let examples = settings.num_epochs * conversations as f64;
-    let num_iterations =
-        settings.num_iterations.unwrap_or((examples / settings.target_examples_per_step as f64) as usize);
-    if num_iterations == 0 {
-        bail!(
-            "{conversations} conversations are less than one step of {}",
-            settings.target_examples_per_step
-        );
-    }
+    let num_iterations = num_iterations(settings, conversations)?;
 
     let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings)?;
     let (mut model, mut optimizer, position) =
@@ -104,22 +102,15 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         if run.is_interrupted() && !last {
             return Err(run.interrupted(step));
         }
-        if !val.is_empty() && (last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every)))
-        {
-            let mut loader = ChatLoader::new(&val, &tokenizer, rows, [0, 1], 0, None)?;
-            let loss = validation_loss(&model, &mut loader, val.len())?;
-            if !loss.is_finite() {
-                return Err(run.diverged(step, Diverged::in_evaluation()));
-            }
-            run.metrics.log(step as u64, &[("val_loss", loss)])?;
-            run.say(&format!("step {step}: validation loss {loss:.4}"));
+        let due = last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every));
+        if !val.is_empty() && due {
+            let loss = validation_loss(&model, &tokenizer, &val, rows)?;
+            run.log_measured(step, "val_loss", "validation loss", loss)?;
             section.metrics.insert("val loss".into(), loss.into());
         }
+        task_eval.measure(&mut run, [step, num_iterations], &model, &tokenizer)?;
         if last {
-            let Fitted { kept, cut, skipped } = loader.fitted();
-            run.say(&format!("{kept} conversations learned from, {cut} of them cut to the model's length; {skipped} left out"));
-            section.results.insert("cut to the model's length".into(), cut.into());
-            section.results.insert("left out".into(), skipped.into());
+            tell_fitted(&run, loader.fitted(), &mut section);
             break;
         }
         let started = Instant::now();
@@ -143,10 +134,34 @@ fn grad_accum_steps(settings: &SftSettings) -> Result<usize> {
     Ok(total / rows)
 }
 
-/// Mean nll over the assistant's tokens.
-fn validation_loss(model: &Gpt, loader: &mut ChatLoader, conversations: usize) -> Result<f64, DataError> {
+fn num_iterations(settings: &SftSettings, conversations: usize) -> Result<usize> {
+    let per_step = settings.target_examples_per_step;
+    let examples = settings.num_epochs * conversations as f64;
+    match settings.num_iterations.unwrap_or((examples / per_step as f64) as usize) {
+        0 => bail!("{conversations} conversations are less than one step of {per_step}"),
+        iterations => Ok(iterations),
+    }
+}
+
+fn tell_fitted(run: &Run, Fitted { kept, cut, skipped }: Fitted, section: &mut Section) {
+    let read = kept + skipped;
+    run.say(&format!(
+        "{read} conversations read, {cut} of them cut to the model's length, {skipped} left out for having nothing to learn"
+    ));
+    section.results.insert("cut to the model's length".into(), cut.into());
+    section.results.insert("left out".into(), skipped.into());
+}
+
+/// Mean nll over the assistant's tokens, of the same conversations each time.
+fn validation_loss(
+    model: &Gpt,
+    tokenizer: &Tokenizer,
+    mixture: &Arc<Mixture>,
+    rows: [usize; 2],
+) -> Result<f64, DataError> {
+    let mut loader = ChatLoader::new(mixture, tokenizer, rows, [0, 1], 0, None)?;
     let (mut loss, mut weight, mut seen) = (0.0, 0.0, 0);
-    while seen < VAL_CONVERSATIONS.min(conversations) {
+    while seen < VAL_CONVERSATIONS.min(mixture.len()) {
         let batch = loader.next_batch()?;
         loss += f64::from(model.loss_sum(&Tape::off(), &batch).0.item());
         weight += batch.weights.iter().map(|&w| f64::from(w)).sum::<f64>();

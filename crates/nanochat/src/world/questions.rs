@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::facts::Fact;
 use super::{Language, Split, Stream, Topic, World};
 use crate::conversation::{Content, Conversation, Message, Role};
-use crate::tasks::final_answer;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -96,12 +95,14 @@ fn other_values(fact: Fact, right: &str, language: Language) -> Vec<String> {
 }
 
 impl Question {
-    /// Whether `answer` is right: its text, with or without the tool's blocks. Arithmetic and counting:
+    /// Whether `answer` is right: its text, with or without the tool's blocks. Arithmetic, counting, problems:
     /// the last number. Spelling: the letters after the last colon, or alone. Facts: the value and no
-    /// other one of its attribute. Identity: the name. Problems: the number after `####`.
+    /// other one of its attribute. Identity: the name.
     pub fn is_right(&self, answer: &str) -> bool {
         match self.kind {
-            Kind::Arithmetic | Kind::Counting => last_number(answer).as_ref() == Some(&self.answer),
+            Kind::Arithmetic | Kind::Counting | Kind::Problems => {
+                last_number(answer).as_ref() == Some(&self.answer)
+            }
             Kind::Spelling => {
                 let letters = answer.rsplit([':', '：']).next().unwrap_or_default();
                 letters.trim().trim_end_matches(['.', '。']).replace(", ", ",") == self.answer
@@ -110,7 +111,6 @@ impl Question {
                 has_value(answer, &self.answer) && !self.wrong.iter().any(|wrong| has_value(answer, wrong))
             }
             Kind::Identity => has_value(answer, &self.answer),
-            Kind::Problems => final_answer(answer).as_ref() == Some(&self.answer),
         }
     }
 

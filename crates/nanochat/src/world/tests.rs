@@ -228,7 +228,7 @@ fn gold_answers_are_right_and_others_wrong() {
             Kind::Spelling => (format!("word:{gold}"), format!("word:{gold},z")),
             Kind::Facts => (format!("It is {gold}."), format!("It is {gold} or {}.", question.wrong[0])),
             Kind::Identity => (format!("我叫{gold}。"), "My name is Nanook.".to_string()),
-            Kind::Problems => (format!("There are 7.\n#### {gold}"), format!("There are {gold}.")),
+            Kind::Problems => (format!("There are 7.\n#### {gold}"), format!("{gold} and 7{gold}")),
         };
         assert!(question.is_right(&right), "{right} for {question:?}");
         assert!(!question.is_right(&wrong), "{wrong} for {question:?}");

@@ -24,6 +24,7 @@ use super::source::SourceArgs;
 use crate::batch::{Batch, Row};
 use crate::checkpoint::{self, Stage};
 use crate::gpt::Gpt;
+use crate::metrics::{METRICS_FILE, read_metrics};
 use crate::mixture::MixtureArgs;
 use crate::optim::{Moment, Optimizer, Rates};
 use crate::report::{Column, Section};
@@ -121,12 +122,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
     let ((problems, left_out), (mut held_out, _)) = (read(&mixtures[0])?, read(&mixtures[1])?);
     held_out.truncate(settings.eval_examples);
     let questions = problems.len();
-    let num_iterations = settings
-        .num_iterations
-        .unwrap_or((settings.num_epochs * questions as f64 / settings.examples_per_step as f64) as usize);
-    if num_iterations == 0 {
-        bail!("{questions} questions are less than one step of {}", settings.examples_per_step);
-    }
+    let num_iterations = num_iterations(settings, questions)?;
 
     let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings)?;
     let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0);
@@ -169,7 +165,27 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
         let asked = questions_of(step, &problems, settings);
         learner.step(&mut run, step, &asked, schedule.at(step))?;
     }
+    note_beginning(&run, &mut section)?;
     run.finish(base_dir, section)
+}
+
+fn num_iterations(settings: &RlSettings, questions: usize) -> Result<usize> {
+    let per_step = settings.examples_per_step;
+    let asked = settings.num_epochs * questions as f64;
+    match settings.num_iterations.unwrap_or((asked / per_step as f64) as usize) {
+        0 => bail!("{questions} questions are less than one step of {per_step}"),
+        iterations => Ok(iterations),
+    }
+}
+
+/// What was measured before the first step, maybe by an earlier process, to compare with.
+fn note_beginning(run: &Run, section: &mut Section) -> Result<()> {
+    let metrics = read_metrics(&run.checkpoints.dir().join(METRICS_FILE))?;
+    let beginning = metrics.into_iter().filter(|line| line.step == 0).flat_map(|line| line.values);
+    for (name, value) in beginning.filter(|(name, _)| name.starts_with("pass@")) {
+        section.results.insert(format!("{name} before"), value);
+    }
+    Ok(())
 }
 
 /// The questions of a step, of an endless sequence that is shuffled anew for each epoch.
@@ -301,9 +317,6 @@ impl Learner<'_> {
         let said: String = named.iter().map(|(name, value)| format!(" {name} {value:.3}")).collect();
         run.say(&format!("step {step}:{said} on {} held-out questions", problems.len()));
         for (name, value) in values {
-            if step == 0 {
-                section.results.insert(format!("{name} before"), value.into());
-            }
             section.metrics.insert(name, value.into());
         }
         let line = |(problem, group): (&&Problem, &Vec<Rollout>)| {

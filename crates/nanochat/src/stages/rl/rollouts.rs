@@ -3,15 +3,19 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
+use nanochat_tensor::Device;
 use nanochat_tokenizer::Tokenizer;
 
 use crate::answer;
 use crate::batch::Row;
 use crate::conversation::{ConversationError, Role};
-use crate::engine::{Completion, Engine, Finish, Request};
+use crate::engine::{Completion, Engine, EngineOptions, Finish, Request};
 use crate::gpt::Gpt;
 use crate::mixture::Mixture;
 use crate::sampler::SampleOptions;
+
+/// Most memory for keys and values on a GPU, taken as it is needed: 450 tokens of 256 rows at depth 20 are 12 GB.
+const GPU_CACHE: usize = 16 << 30;
 
 /// A question as the model sees it.
 pub struct Problem<'m> {
@@ -88,7 +92,9 @@ pub fn roll_out(
         Request { prompt, samples, max_tokens, options, stream: stream + i as u64 }
     };
     let requests: Vec<Request> = problems.iter().enumerate().map(request).collect();
-    let answers = Engine::new(model, tokenizer).generate(&requests, |_| ControlFlow::Continue(()));
+    let options = engine_options(model, requests.len() * samples);
+    let mut engine = Engine::with_options(model, Some(tokenizer), options);
+    let answers = engine.generate(&requests, |_| ControlFlow::Continue(()));
     let rollout = |problem: &Problem, completion: Completion| {
         let text = answer::visible_text(tokenizer, &completion.ids);
         let reward = problem.mixture.reward(problem.item, &text)?.unwrap_or(0.0);
@@ -106,6 +112,16 @@ pub fn roll_out(
         group.into_iter().map(|completion| rollout(problem, completion)).collect()
     };
     problems.iter().zip(answers).map(group).collect()
+}
+
+/// A GPU is full with a few hundred rows only.
+fn engine_options(model: &Gpt, rows: usize) -> EngineOptions {
+    match model.device() {
+        Device::Cpu => EngineOptions::default(),
+        Device::Cuda(_) => {
+            EngineOptions { max_rows: rows.min(1_024), cache_bytes: GPU_CACHE, ..EngineOptions::default() }
+        }
+    }
 }
 
 /// The probability that one of k answers drawn from n, of which c are right, is right: 1 − C(n−c, k) / C(n, k)

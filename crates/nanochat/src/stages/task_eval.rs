@@ -1,0 +1,69 @@
+//! Tasks that a chat stage measures while it trains.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+
+use super::run::Run;
+use crate::chat_eval::{self, ChatEvalOptions};
+use crate::gpt::Gpt;
+use crate::sampler::SampleOptions;
+use crate::tasks::{self, Folders, Slice, Split, Task};
+
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct TaskEvalArgs {
+    /// Measure a task while training, such as MMLU or a .jsonl file of questions; may be repeated
+    #[arg(long, value_name = "NAME|FILE")]
+    #[serde(default)]
+    pub eval_task: Vec<String>,
+    /// Measure it every N steps (0: at the end only)
+    #[arg(long, default_value_t = 200)]
+    #[serde(default)]
+    pub eval_task_every: usize,
+    /// Questions of each task
+    #[arg(long, default_value_t = 1024)]
+    #[serde(default)]
+    pub eval_task_limit: usize,
+}
+
+/// Longest written answer, in tokens.
+const MAX_TOKENS: usize = 256;
+
+pub struct TaskEval {
+    tasks: Vec<Slice>,
+    every: usize,
+}
+
+impl TaskEval {
+    pub fn open(args: &TaskEvalArgs, base_dir: &Path) -> Result<TaskEval> {
+        let open = |name: &String| {
+            let task = Arc::<dyn Task>::from(tasks::open(name, Split::Test, &Folders::of(base_dir))?);
+            Ok(Slice::new(task, 0..args.eval_task_limit, 1))
+        };
+        let tasks = args.eval_task.iter().map(open).collect::<Result<_>>()?;
+        Ok(TaskEval { tasks, every: args.eval_task_every })
+    }
+
+    /// Greedy answers, as `accuracy NAME` into the run's metrics, if `step` is one to measure at.
+    pub fn measure(
+        &self,
+        run: &mut Run,
+        [step, last_step]: [usize; 2],
+        model: &Gpt,
+        tokenizer: &Tokenizer,
+    ) -> Result<()> {
+        let due = step == last_step || (self.every > 0 && step.is_multiple_of(self.every));
+        for task in self.tasks.iter().filter(|_| due) {
+            let sample = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
+            let options = ChatEvalOptions { max_tokens: MAX_TOKENS, samples: 1, sample, keep_wrong: 0 };
+            let score = chat_eval::evaluate(model, tokenizer, task, &options, &|| ())?;
+            run.metrics.log(step as u64, &[(&format!("accuracy {}", score.task), score.accuracy)])?;
+            let (percent, of) = (100.0 * score.accuracy, score.score.total);
+            run.say(&format!("step {step}: {} {percent:.1} % of {of} right", score.task));
+        }
+        Ok(())
+    }
+}
