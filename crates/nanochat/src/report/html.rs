@@ -14,7 +14,7 @@ h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.2rem;border-bottom:1px sol
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.8rem 0;font-size:.92rem}
 th,td{padding:.25rem .7rem;border-bottom:1px solid #e4e4e4;text-align:left;vertical-align:top;overflow-wrap:anywhere}
 th{white-space:nowrap;background:#f6f6f6}.n td+td,.n th+th{text-align:right;font-variant-numeric:tabular-nums}
-img{max-width:100%;height:auto}figure{margin:1rem 0}li{overflow-wrap:anywhere}
+img{max-width:100%;height:auto}figure{margin:1rem 0}li{overflow-wrap:anywhere}td:first-child{overflow-wrap:normal}
 details{margin:.6rem 0}summary{cursor:pointer}
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}th{background:#262626}
 th,td,h2{border-color:#383838}img{background:#fff;border-radius:4px}}";
