@@ -65,6 +65,8 @@ pub enum DataError {
     Row { path: PathBuf, row: usize, reason: String },
     #[error("nothing to read: found no .txt, .md, .jsonl or .parquet files in {0}")]
     NoFiles(String),
+    #[error("--shard splits files, and there are only {found} files for {shards} shares")]
+    FewFiles { found: usize, shards: usize },
     #[error("{path} cannot be read: {reason}")]
     BadFile { path: PathBuf, reason: String },
 }
