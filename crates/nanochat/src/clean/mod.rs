@@ -279,7 +279,8 @@ impl Worker {
         let kept = |text: String| {
             split(&text, &mut self.words);
             let near = options.dedup == Dedup::Near;
-            let signature = (options.dedup != Dedup::None).then(|| signature(&text, &self.words, near));
+            let signature =
+                (options.dedup != Dedup::None).then(|| signature(&text, &self.words, language.code, near));
             Kept { text, language: language.code, signature }
         };
         Ok(texts.into_iter().map(kept).collect())

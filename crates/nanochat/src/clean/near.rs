@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::words::{Kind, Word, hash, mix};
+use super::words::{Kind, Word, hash, mix, units_per_word};
 
 const BANDS: usize = 14;
 const HASHES_PER_BAND: usize = 8;
@@ -22,7 +22,7 @@ pub struct Signature {
 }
 
 /// The signature of a text; case, digits' values, punctuation and space do not count for the bands.
-pub fn signature(text: &str, words: &[Word], near: bool) -> Signature {
+pub fn signature(text: &str, words: &[Word], language: &str, near: bool) -> Signature {
     let exact = mix(hash(text.as_bytes()));
     if !near {
         return Signature { exact, bands: None };
@@ -31,7 +31,7 @@ pub fn signature(text: &str, words: &[Word], near: bool) -> Signature {
     let proper = words.iter().filter(|word| word.kind != Kind::Symbols);
     let hashes: Vec<u64> = proper.map(|word| folded_hash(word, text, &mut folded)).collect();
     let phrase = |words: &[u64]| (words.iter().fold(0, |h, word| mix(h ^ word)) >> 32) as u32;
-    let phrases: Vec<u32> = hashes.windows(WORDS_PER_PHRASE).map(phrase).collect();
+    let phrases: Vec<u32> = hashes.windows(WORDS_PER_PHRASE * units_per_word(language)).map(phrase).collect();
     if phrases.is_empty() {
         return Signature { exact, bands: None };
     }
@@ -136,7 +136,7 @@ mod tests {
     fn signed(text: &str) -> Signature {
         let mut words = Vec::new();
         split(text, &mut words);
-        signature(text, &words, true)
+        signature(text, &words, "en", true)
     }
 
     /// `n` words, of which each is replaced by another with probability `changed`.

@@ -2,7 +2,7 @@
 //! makes them, so that they hold for Chinese too; its rules about the length of words and about stop words
 //! are for English alone.
 
-use super::words::{Kind, Word, hash, mix};
+use super::words::{Kind, Word, hash, mix, units_per_word};
 
 /// Why a document is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,7 +131,6 @@ fn quality(text: &str, words: &[Word], language: &str, limits: Limits) -> Option
         })
         .or_else(|| {
             let letters = words.iter().filter(|word| matches!(word.kind, Kind::Letters | Kind::Han)).count();
-            // Punctuation counts as a word here, and Chinese has a mark for every few characters.
             too((letters as f64) < MIN_LETTER_WORDS * total, Reason::FewLetters)
         })
         .or_else(|| too(english && stop_words(words) < MIN_STOP_WORDS, Reason::StopWords))
@@ -147,7 +146,6 @@ fn stop_words(words: &[Word]) -> usize {
 }
 
 fn repetition(text: &str, words: &[Word], language: &str, scratch: &mut Scratch) -> Option<Reason> {
-    let spaced = language != "zh" && language != "ja";
     let total = text.chars().count() as f64;
     let parts = |separator: &str, scratch: &mut Scratch| {
         let parts =
@@ -166,20 +164,21 @@ fn repetition(text: &str, words: &[Word], language: &str, scratch: &mut Scratch)
     grams.extend(words.iter().map(|word| word.hash));
     lens.clear();
     lens.extend(words.iter().map(|word| word.chars));
-    for n in 2..=10.min(words.len()) {
-        // The phrase of n words at i is the one of n − 1 words and the word behind it.
+    let per_word = units_per_word(language);
+    for n in 2..=(10 * per_word).min(words.len()) {
+        // The phrase of n units at i is the one of n − 1 units and the unit behind it.
         for i in 0..=words.len() - n {
             grams[i] = mix(grams[i].rotate_left(5) ^ words[i + n - 1].hash);
             lens[i] += words[i + n - 1].chars;
         }
         let (grams, lens) = (&grams[..=words.len() - n], &lens[..=words.len() - n]);
-        if let Some((_, most)) = TOP_PHRASES.iter().find(|(of, _)| *of == n)
-            && f64::from(table.most_frequent(grams, lens, if spaced { n as u32 - 1 } else { 0 }))
+        if let Some((_, most)) = TOP_PHRASES.iter().find(|(words, _)| words * per_word == n)
+            && f64::from(table.most_frequent(grams, lens, if per_word == 1 { n as u32 - 1 } else { 0 }))
                 > most * total
         {
             return Some(Reason::FrequentPhrase);
         }
-        if let Some((_, most)) = REPEATED_PHRASES.iter().find(|(of, _)| *of == n)
+        if let Some((_, most)) = REPEATED_PHRASES.iter().find(|(words, _)| words * per_word == n)
             && f64::from(table.repeated(grams, lens, n)) > most * total
         {
             return Some(Reason::RepeatedPhrases);

@@ -1,5 +1,5 @@
 //! Text as the units that rules count: words of letters and digits, single Chinese characters (which are not
-//! apart by spaces), runs of symbols.
+//! apart by spaces), and symbols that stand alone. Punctuation that touches a word belongs to no unit.
 
 use crate::language::is_han;
 
@@ -54,9 +54,15 @@ fn class(c: char) -> Class {
     }
 }
 
+/// Units that make up a word of the language: Chinese words have one to three characters.
+pub fn units_per_word(language: &str) -> usize {
+    if matches!(language, "zh" | "ja") { 2 } else { 1 }
+}
+
 /// Fills `words` with the units of `text`, which is shorter than 4 GiB.
 pub fn split(text: &str, words: &mut Vec<Word>) {
     words.clear();
+    let mut after_space = true;
     let mut chars = text.char_indices().map(|(at, c)| (at, class(c))).peekable();
     while let Some((start, first)) = chars.next() {
         let (mut n, mut letters) = (1, first == Class::Letter);
@@ -69,9 +75,12 @@ pub fn split(text: &str, words: &mut Vec<Word>) {
             (n, letters) = (n + 1, letters || next == Class::Letter);
             chars.next();
         }
+        let alone = after_space && chars.peek().is_none_or(|(_, next)| *next == Class::Space);
+        after_space = first == Class::Space;
         let kind = match first {
             Class::Space => continue,
             Class::Han => Kind::Han,
+            Class::Symbol if !alone => continue,
             Class::Symbol => Kind::Symbols,
             _ if letters => Kind::Letters,
             _ => Kind::Digits,
@@ -105,14 +114,14 @@ mod tests {
 
     #[test]
     fn units_of_mixed_text() {
-        let text = "Don't 用 Rust2024写，3.14!! naïve\n";
+        let text = "- Don't 用 Rust2024写，3.14!! naïve …\n";
         let mut words = Vec::new();
         split(text, &mut words);
         let found: Vec<&str> = words.iter().map(|word| word.text(text)).collect();
-        assert_eq!(found, ["Don", "'", "t", "用", "Rust2024", "写", "，", "3", ".", "14", "!!", "naïve"]);
+        assert_eq!(found, ["-", "Don", "t", "用", "Rust2024", "写", "3", "14", "naïve", "…"]);
         assert_eq!(words[4].kind, Kind::Letters);
-        assert_eq!((words[7].kind, words[3].kind, words[6].kind), (Kind::Digits, Kind::Han, Kind::Symbols));
-        assert_eq!(words[11].chars, 5);
-        assert_eq!(words[0].hash, hash(b"Don"));
+        assert_eq!((words[6].kind, words[3].kind, words[0].kind), (Kind::Digits, Kind::Han, Kind::Symbols));
+        assert_eq!(words[8].chars, 5);
+        assert_eq!(words[1].hash, hash(b"Don"));
     }
 }

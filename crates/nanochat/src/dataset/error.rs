@@ -47,6 +47,10 @@ pub enum DataError {
     ChangedConversation,
     #[error("the mixture {mixture} cannot be used: {reason}")]
     Mixture { mixture: String, reason: String },
+    #[error(
+        "the run was started with {saved} corpora, but now there are {found}; mix those it was started with"
+    )]
+    OtherSources { saved: usize, found: usize },
     #[error(transparent)]
     Conversation(#[from] crate::conversation::ConversationError),
     #[error("{path} already exists and is not empty; choose another folder or remove it first")]
