@@ -1,7 +1,7 @@
 """Cleans the same documents with nanochat and with datatrove, one thread each, and compares what is kept and the
 CPU time: one form, Gopher's rules of quality and repetition, MinHash (14 bands of 8, phrases of 5 words).
 
-    python -m venv .venv && .venv/bin/pip install datatrove==0.10.1 pyarrow
+    python -m venv .venv && .venv/bin/pip install datatrove==0.10.1 pyarrow regex orjson tokenizers 'xxhash<3.6'
     .venv/bin/python scripts/clean_peer/compare.py FOLDER_OF_SHARDS --language zh --megabytes 5
 
 Words are the same on both sides (a tokenizer as in crates/nanochat/src/clean/words.rs), which also spares datatrove
@@ -90,11 +90,11 @@ def datatrove_run(source, work, language):
 
 
 def timed(command, **options):
-    """CPU seconds of a child and its peak memory so far, with its output."""
+    """CPU seconds of a child, with its output."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, check=True, capture_output=True, text=True, **options)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss / 1024, done.stdout
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 def main():
@@ -121,17 +121,17 @@ def main():
                         size, count = size + len(text.encode()), count + 1
         one = {**os.environ, "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         ours = [args.nanochat, "data", "clean", str(source), "--out", f"{work}/ours", "--min-language-share", "0"]
-        seconds, memory, output = timed(ours, env=one)
+        seconds, _ = timed(ours, env=one)
         report = json.loads((Path(work) / "ours/cleaned.json").read_text())
         kept = sum(kept["documents"] for kept in report["kept"])
         near = sum(d["documents"] for d in report["dropped"] if "duplicate" in d["reason"])
         print(f"{count} documents, {size / 1e6:.1f} MB")
-        print(f"nanochat   {seconds:8.2f} CPU s {size / 1e6 / seconds:8.2f} MB/s {memory:6.0f} MiB"
+        print(f"nanochat   {seconds:8.2f} CPU s {size / 1e6 / seconds:8.2f} MB/s"
               f"  after rules {kept + near}, kept {kept}")
         peer = [sys.executable, __file__, args.shards, "--language", args.language, "--datatrove-run", str(source), work]
-        peer_seconds, peer_memory, output = timed(peer, env=one)
+        peer_seconds, output = timed(peer, env=one)
         found = json.loads(output.splitlines()[-1])
-        print(f"datatrove  {peer_seconds:8.2f} CPU s {size / 1e6 / peer_seconds:8.2f} MB/s {peer_memory:6.0f} MiB"
+        print(f"datatrove  {peer_seconds:8.2f} CPU s {size / 1e6 / peer_seconds:8.2f} MB/s"
               f"  after rules {found['after rules']}, kept {found['kept']}")
         print(f"ratio      {peer_seconds / seconds:.1f}")
 

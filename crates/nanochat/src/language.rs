@@ -15,7 +15,7 @@ pub struct Detected {
 
 /// Looks at up to [`SAMPLE`] characters each at the beginning and in the middle of `text`.
 pub fn detect(text: &str) -> Detected {
-    let middle = text.ceil_char_boundary(text.len() / 2);
+    let middle = (text.len() / 2..).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
     let sample: String = match text.len() > 8 * SAMPLE {
         true => text.chars().take(SAMPLE).chain(text[middle..].chars().take(SAMPLE)).collect(),
         false => text.chars().take(2 * SAMPLE).collect(),

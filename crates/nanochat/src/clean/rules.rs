@@ -302,6 +302,7 @@ mod tests {
             ),
             (Reason::RepeatedLines, format!("{}\n", prose(1)).repeat(5)),
             (Reason::RepeatedParagraphs, format!("{}\n\n", prose(1)).repeat(5)),
+            (Reason::RepeatedPhrases, prose(12).repeat(2)),
             (Reason::FrequentPhrase, format!("{} {}", prose(2), "and over again ".repeat(30))),
         ] {
             assert_eq!(reason(&text, "en"), Some(expected), "{text}");
@@ -312,7 +313,7 @@ mod tests {
     fn chinese_has_no_words_or_stop_words_to_measure() {
         let text = "春天来了，院子里的桃花开得正好。老人坐在树下，给孩子们讲很久以前的故事。";
         assert_eq!(reason(text, "zh"), None);
-        assert_eq!(reason(&text.repeat(4), "zh"), Some(Reason::RepeatedPhrases));
+        assert_eq!(reason(&text.repeat(4), "zh"), Some(Reason::FrequentPhrase));
     }
 
     #[test]

@@ -82,7 +82,8 @@ fn shares_of_the_files_together_are_all_of_them() {
     }
     let part = |i| {
         let out = temp.path().join(format!("out{i}"));
-        cleaned(&[source.clone()], &out, &format!("--no-rules --dedup exact --shard {i}/2")).unwrap()
+        cleaned(std::slice::from_ref(&source), &out, &format!("--no-rules --dedup exact --shard {i}/2"))
+            .unwrap()
     };
     let ((first, a), (_, b)) = (part(0), part(1));
     assert_eq!((a.len(), b.len(), first.lines_dropped), (5, 5, 5));
