@@ -68,7 +68,7 @@ struct Texts {
     /// base directory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Several folders by weight, such as zh=0.5:corpus/zh en=0.5:corpus/en, in characters, until each
+    /// Several folders by weight, such as zh=0.5:corpus/zh en=0.5:corpus/en, in bytes, until each
     /// has been read; those that end sooner are read again
     #[arg(long, value_name = "NAME=WEIGHT:DIR", num_args = 1.., conflicts_with = "data")]
     mix: Vec<nanochat::mix::Source>,
