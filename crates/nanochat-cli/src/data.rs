@@ -1,5 +1,9 @@
 //! `nanochat data`: where pretraining text and conversations come from.
 
+mod clean;
+mod mix;
+mod stats;
+
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,6 +29,14 @@ pub enum DataCommand {
         #[command(flatten)]
         options: IngestOptions,
     },
+    /// Clean text into shards: one form, rules of quality, languages, no (near) duplicates
+    Clean(clean::CleanArgs),
+    /// Mix folders of shards by weight, such as zh=0.7:corpus/zh en=0.3:corpus/en
+    Mix(mix::MixArgs),
+    /// Count documents, characters, languages, lengths and tokens; epochs of a run
+    Stats(stats::StatsArgs),
+    /// Fetch public sets, any Hugging Face repository, or files by URL; resumes and verifies
+    Download(crate::download::DownloadArgs),
 }
 
 pub fn run(command: DataCommand, base_dir: &Path) -> anyhow::Result<()> {
@@ -42,6 +54,10 @@ pub fn run(command: DataCommand, base_dir: &Path) -> anyhow::Result<()> {
             progress.finish_and_clear();
             print_ingested(&report, &out);
         }
+        DataCommand::Clean(args) => clean::run(&args, base_dir)?,
+        DataCommand::Mix(args) => mix::run(&args, base_dir)?,
+        DataCommand::Stats(args) => stats::run(&args, base_dir)?,
+        DataCommand::Download(args) => crate::download::run_data(&args, base_dir)?,
     }
     Ok(())
 }

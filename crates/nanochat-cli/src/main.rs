@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod data;
 mod doctor;
+mod download;
 mod eval;
 mod export;
 mod plan;
@@ -57,6 +58,9 @@ enum Command {
     /// Make training text: the built-in corpus, or your own files
     #[command(subcommand)]
     Data(data::DataCommand),
+    /// Fetch a model
+    #[command(subcommand)]
+    Download(download::DownloadCommand),
     /// Train, measure and look into a tokenizer
     #[command(subcommand)]
     Tok(tok::TokCommand),
@@ -112,6 +116,7 @@ impl Cli {
             Command::Speedrun(command) => speedrun::run(&command, &base_dir, self.device),
             Command::Chat(command) => chat::run(&command, &base_dir, &self.device.open()?),
             Command::Data(command) => data::run(command, &base_dir),
+            Command::Download(command) => download::run(&command, &base_dir),
             Command::Tok(command) => tok::run(command, &base_dir),
             Command::Train(command) => train::run(command, &base_dir, &self.device.open()?),
             Command::Eval(command) => eval::run(&command, &base_dir, &self.device.open()?),

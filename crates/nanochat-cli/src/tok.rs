@@ -1,8 +1,10 @@
 //! `nanochat tok`: make a tokenizer, measure it, and look inside.
 
 mod eval;
+mod languages;
 mod render;
 mod show;
+mod sizes;
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ pub enum TokCommand {
     Train(TrainArgs),
     /// Measure compression on several kinds of text, also against other tokenizers
     Eval(eval::EvalArgs),
+    /// Compare vocabulary sizes by language: one training, a table
+    Sizes(sizes::SizesArgs),
     /// Turn text into token ids
     Encode(EncodeArgs),
     /// Turn token ids into text
@@ -53,13 +57,69 @@ pub struct TrainArgs {
     /// Special tokens of your own, such as '<|zh_start|>'; they get ids after nanochat's nine
     #[arg(long = "special", value_name = "NAME", num_args = 1..)]
     extra_special: Vec<String>,
+    #[command(flatten)]
+    texts: Texts,
+}
+
+/// What a tokenizer is trained on.
+#[derive(Debug, Args)]
+struct Texts {
     /// Folder of parquet shards; the last one is for validation and not read [default: base_data of the
     /// base directory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Several folders by weight, such as zh=0.5:corpus/zh en=0.5:corpus/en, in bytes, until each
+    /// has been read; those that end sooner are read again
+    #[arg(long, value_name = "NAME=WEIGHT:DIR", num_args = 1.., conflicts_with = "data")]
+    mix: Vec<nanochat::mix::Source>,
     /// What to do about a shard that cannot be read
     #[arg(long, value_enum, default_value_t)]
     bad_shards: OnBadShard,
+}
+
+/// A folder of shards with its name and weight.
+struct Corpus {
+    name: String,
+    shards: Shards,
+    weight: f64,
+}
+
+impl Texts {
+    fn open(&self, base_dir: &Path) -> anyhow::Result<Vec<Corpus>> {
+        if self.mix.is_empty() {
+            let shards =
+                Shards::open(&self.data.clone().unwrap_or_else(|| data_dir(base_dir)), self.bad_shards)?;
+            return Ok(vec![Corpus { name: "val".into(), shards, weight: 1.0 }]);
+        }
+        let open = |source: &nanochat::mix::Source| {
+            let shards = Shards::open(&source.dir, self.bad_shards)?;
+            Ok(Corpus { name: source.name.clone(), shards, weight: source.weight })
+        };
+        self.mix.iter().map(open).collect()
+    }
+}
+
+/// Trains on the corpora by weight; also the bytes read.
+fn train_on(corpora: &[Corpus], options: &TrainOptions) -> anyhow::Result<(Tokenizer, u64)> {
+    let progress = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
+        "{spinner} tokenizer: {bytes} of text read, {bytes_per_sec}",
+    )?);
+    let sources: Vec<(Shards, f64)> = corpora.iter().map(|c| (c.shards.clone(), c.weight)).collect();
+    let mut failure = None;
+    let texts = nanochat::mix::texts(&sources).map_while(|text| match text {
+        Ok(text) => Some(text),
+        Err(error) => {
+            failure = Some(error);
+            None
+        }
+    });
+    let trained = train(texts.inspect(|text| progress.inc(text.len() as u64)), options);
+    let read = progress.position();
+    progress.finish_and_clear();
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok((trained?, read)),
+    }
 }
 
 /// Which tokenizer to use.
@@ -97,6 +157,7 @@ pub fn run(command: TokCommand, base_dir: &Path) -> anyhow::Result<()> {
     match command {
         TokCommand::Train(args) => train_tokenizer(&args, base_dir),
         TokCommand::Eval(args) => eval::run(&args, base_dir),
+        TokCommand::Sizes(args) => sizes::run(&args, base_dir),
         TokCommand::Encode(args) => encode(&args, base_dir),
         TokCommand::Decode(args) => decode(&args, base_dir),
         TokCommand::Show(args) => show::run(&args, base_dir),
@@ -117,18 +178,23 @@ fn data_dir(base_dir: &Path) -> PathBuf {
 
 impl Source {
     fn load(&self, base_dir: &Path) -> anyhow::Result<Tokenizer> {
-        if let Some(file) = &self.tokenizer {
-            return read_tokenizer(file);
-        }
-        let path = tokenizer_path(base_dir);
-        if !path.exists() {
-            bail!(
-                "there is no tokenizer at {}; make one with `nanochat tok train`, or name one with --tokenizer",
-                path.display()
-            );
-        }
-        read_tokenizer(&path)
+        tokenizer_at(self.tokenizer.as_deref(), base_dir)
     }
+}
+
+/// The tokenizer in `file` (or folder), or that of the base directory.
+pub fn tokenizer_at(file: Option<&Path>, base_dir: &Path) -> anyhow::Result<Tokenizer> {
+    if let Some(file) = file {
+        return read_tokenizer(file);
+    }
+    let path = tokenizer_path(base_dir);
+    if !path.exists() {
+        bail!(
+            "there is no tokenizer at {}; make one with `nanochat tok train`, or name one with --tokenizer",
+            path.display()
+        );
+    }
+    read_tokenizer(&path)
 }
 
 /// Reads a tokenizer.json, or the one in a model folder.
@@ -146,8 +212,7 @@ fn save_tokenizer(tokenizer: &Tokenizer, base_dir: &Path) -> anyhow::Result<Path
 }
 
 fn train_tokenizer(args: &TrainArgs, base_dir: &Path) -> anyhow::Result<()> {
-    let data = args.data.clone().unwrap_or_else(|| data_dir(base_dir));
-    let shards = Shards::open(&data, args.bad_shards)?;
+    let corpora = args.texts.open(base_dir)?;
     let options = TrainOptions {
         vocab_size: args.vocab_size,
         pattern: args.pattern.clone(),
@@ -156,36 +221,22 @@ fn train_tokenizer(args: &TrainArgs, base_dir: &Path) -> anyhow::Result<()> {
         max_document_chars: args.doc_cap,
     };
     let start = Instant::now();
-    let progress = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
-        "{spinner} tokenizer: {bytes} of text read, {bytes_per_sec}",
-    )?);
-    let mut failure = None;
-    let texts = shards.texts(Split::Train).map_while(|text| match text {
-        Ok(text) => Some(text),
-        Err(error) => {
-            failure = Some(error);
-            None
-        }
-    });
-    let trained = train(texts.inspect(|text| progress.inc(text.len() as u64)), &options);
-    let read = progress.position();
-    progress.finish_and_clear();
-    if let Some(error) = failure {
-        return Err(error.into());
-    }
-    let tokenizer = trained?;
+    let (tokenizer, read) = train_on(&corpora, &options)?;
     let path = save_tokenizer(&tokenizer, base_dir)?;
     report_training(&tokenizer, args.vocab_size, read, start.elapsed().as_secs_f64());
-    let (bytes, tokens) = eval::compression(&tokenizer, &eval::sample(&shards, Split::Val, 1_000_000)?);
-    println!("validation   {:.3} bytes per token", bytes as f64 / tokens as f64);
-    println!("wrote        {}", path.display());
     let mut section = Section { seconds: start.elapsed().as_secs_f64(), ..Section::new("Tokenizer") };
     section.settings.insert("vocabulary".into(), tokenizer.vocab_size().into());
     section.settings.insert("pattern".into(), args.pattern.as_deref().unwrap_or(DEFAULT_PATTERN).into());
     section.results.insert("bytes read".into(), read.into());
-    section
-        .results
-        .insert("bytes per token of validation text".into(), (bytes as f64 / tokens as f64).into());
+    for Corpus { name, shards, .. } in &corpora {
+        let texts = eval::sample(shards, Split::Val, 1_000_000)?;
+        let (bytes, tokens) = eval::compression(&tokenizer, &texts);
+        let bytes_per_token = bytes as f64 / tokens as f64;
+        let name = if name == "val" { "validation" } else { name };
+        println!("{name:<12} {bytes_per_token:.3} bytes per token");
+        section.results.insert(format!("bytes per token of {name} text"), bytes_per_token.into());
+    }
+    println!("wrote        {}", path.display());
     Ok(log_section(base_dir, &section)?)
 }
 

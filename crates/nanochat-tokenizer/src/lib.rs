@@ -167,6 +167,29 @@ impl Tokenizer {
         Tokenizer::assemble(vocab, bpe.byte_ids, merges, bpe.ignore_merges, splitter.clone(), *nfc, added)
     }
 
+    /// The tokenizer that training to a smaller vocabulary would have given: merges are made in the order of
+    /// their ids, so it is a prefix of this one. Only for tokenizers that were trained here.
+    pub fn with_vocab_size(&self, vocab_size: usize) -> Result<Tokenizer, TokenizerError> {
+        let Shared { bpe, splitter, added, .. } = &*self.shared;
+        let least = 256 + added.len();
+        if vocab_size < least {
+            return Err(TokenizerError::VocabTooSmall { asked: vocab_size, specials: added.len(), least });
+        }
+        let merges = bpe.merges.iter().zip(256..);
+        if merges.clone().any(|(merge, id)| merge.merged != id)
+            || 256 + bpe.merges.len() + added.len() != self.vocab_size()
+        {
+            return Err(TokenizerError::Unsupported("its ids are not in the order of its merges".into()));
+        }
+        let merges = bpe.merges[..(vocab_size - least).min(bpe.merges.len())].to_vec();
+        let mut vocab = Vocab::of_bytes();
+        for (_, bytes) in bpe.vocab.iter().skip(256).take(merges.len()) {
+            vocab.push(bytes);
+        }
+        let names: Vec<String> = added.iter().map(|token| token.name.clone()).collect();
+        Tokenizer::trained(vocab, bpe.byte_ids, merges, splitter.clone(), &names)
+    }
+
     /// A new vocabulary, with the special tokens `names` behind its last id.
     fn trained(
         mut vocab: Vocab,

@@ -159,3 +159,16 @@ fn refusals_say_what_would_work() {
     let twice = vec!["<|x|>".to_string(), "<|x|>".to_string()];
     assert!(refused(TrainOptions { extra_special: twice, ..TrainOptions::default() }).contains("once"));
 }
+
+#[test]
+fn a_smaller_vocabulary_is_the_beginning_of_a_larger_one() {
+    let text = "the cat sat on the mat, 猫坐在垫子上，猫不在垫子上; then the hat and that cat".repeat(3);
+    let texts = [text.as_str()];
+    let large = train(texts.iter(), &options(320)).unwrap();
+    for size in [265, 280, 300, 320, 1_000] {
+        let cut = large.with_vocab_size(size).unwrap();
+        let trained = train(texts.iter(), &options(size.min(320))).unwrap();
+        assert_eq!(cut.to_json(), trained.to_json(), "{size}");
+    }
+    assert!(large.with_vocab_size(264).is_err());
+}

@@ -12,24 +12,34 @@ use serde::{Deserialize, Serialize};
 use crate::batch::Batch;
 use crate::conversation::ConversationError;
 use crate::dataset::{Chunk, DataError, RowAt, Shards, Split};
+use crate::mix::furthest_behind;
 
 /// Chunks tokenised ahead of training: 4 × 128 documents, a few MB, hide a slow disk's hiccups.
 const CHUNKS_AHEAD: usize = 4;
 /// Batches packed ahead: all of a usual step, 8 of 65,536 tokens, so that a GPU does not wait for them.
 const BATCHES_AHEAD: usize = 8;
 
-/// The next token a loader gives: token `token` of the document (its `<|bos|>` is token 0) in row
-/// `document` of row group `row_group`. Resuming from it continues the stream exactly.
+/// Where a loader is: resuming from it continues the stream exactly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoaderState {
+    pub sources: Vec<SourceState>,
+}
+
+/// The next token that a source gives: token `token` of the document (its `<|bos|>` is token 0) in row `document`
+/// of row group `row_group`. At most one source of a mixture is inside a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceState {
     pub epoch: u64,
     pub shard: String,
     pub row_group: usize,
     pub document: usize,
     pub token: usize,
+    /// Tokens of all documents that it has given whole: what the weights of a mixture are measured on.
+    pub taken: u64,
 }
 
-/// Reads, tokenises and packs in two threads of its own, which end when this is dropped.
+/// One corpus, or several by weight: the next document comes from the one whose tokens are furthest behind its
+/// share. Reads, tokenises and packs in threads of its own, which end when this is dropped.
 pub struct DataLoader {
     ahead: Receiver<Result<(Batch, LoaderState), DataError>>,
     state: LoaderState,
@@ -37,14 +47,23 @@ pub struct DataLoader {
 
 /// The thread that cuts tokens into batches.
 struct Packer {
+    sources: Vec<Source>,
+    weights: Vec<f64>,
+    shape: [usize; 2],
+    /// The source that the next token comes from.
+    current: usize,
+}
+
+/// A corpus, read and tokenised by a thread of its own.
+struct Source {
     shards: Shards,
     split: Split,
-    shape: [usize; 2],
     ahead: Receiver<Result<Tokens, DataError>>,
-    current: Tokens,
-    /// The next token: which document of `current`, which token of it.
+    chunk: Tokens,
+    /// The next token: which document of `chunk`, which token of it.
     document: usize,
     token: usize,
+    taken: u64,
 }
 
 /// A tokenised [`Chunk`]; rows without text are empty.
@@ -60,27 +79,37 @@ impl DataLoader {
         shards: &Shards,
         split: Split,
         tokenizer: &Tokenizer,
-        [b, t]: [usize; 2],
-        [rank, world]: [usize; 2],
+        shape: [usize; 2],
+        ranks: [usize; 2],
         from: Option<&LoaderState>,
     ) -> Result<DataLoader, DataError> {
-        assert!(b * t > 0 && rank < world, "a batch of ({b}, {t}) for rank {rank} of {world}");
-        shards.check_rank(split, rank, world)?;
-        let bos = tokenizer.special("<|bos|>").ok_or(ConversationError::NoSpecial("<|bos|>"))?;
-        let (epoch, at, token) = match from {
-            None => (0, RowAt { row_group: rank, ..RowAt::default() }, 0),
-            Some(state) => {
-                let shard = shards.shard_index(split, &state.shard)?;
-                let at = RowAt { shard, row_group: state.row_group, row: state.document };
-                (state.epoch, at, state.token)
-            }
+        DataLoader::mixed(&[(shards.clone(), 1.0)], split, tokenizer, shape, ranks, from)
+    }
+
+    /// As [`DataLoader::new`], from several corpora with their weights (above 0). Each is gone through again
+    /// and again, at its own pace.
+    pub fn mixed(
+        corpora: &[(Shards, f64)],
+        split: Split,
+        tokenizer: &Tokenizer,
+        [b, t]: [usize; 2],
+        ranks: [usize; 2],
+        from: Option<&LoaderState>,
+    ) -> Result<DataLoader, DataError> {
+        assert!(b * t > 0 && ranks[0] < ranks[1], "a batch of ({b}, {t}) for rank {ranks:?}");
+        if let Some(state) = from
+            && state.sources.len() != corpora.len()
+        {
+            return Err(DataError::OtherSources { saved: state.sources.len(), found: corpora.len() });
+        }
+        let open = |(i, (shards, _)): (usize, &(Shards, f64))| {
+            Source::open(shards, split, tokenizer, ranks, from.map(|state| &state.sources[i]))
         };
-        let (send, ahead) = sync_channel(CHUNKS_AHEAD);
-        let (shards, tokenizer) = (shards.clone(), tokenizer.clone());
-        let reader = Reader { shards: shards.clone(), split, tokenizer, bos, rank, world, send };
-        std::thread::spawn(move || reader.run(epoch, at));
-        let current = Tokens { epoch, at, documents: Vec::new() };
-        let packer = Packer { shards, split, shape: [b, t], ahead, current, document: 0, token };
+        let sources: Vec<Source> = corpora.iter().enumerate().map(open).collect::<Result<_, _>>()?;
+        let weights: Vec<f64> = corpora.iter().map(|(_, weight)| *weight).collect();
+        let inside = sources.iter().position(|source| source.token > 0);
+        let mut packer = Packer { sources, weights, shape: [b, t], current: 0 };
+        packer.current = inside.unwrap_or_else(|| packer.next_source());
         let state = packer.state();
         let (send, ahead) = sync_channel(BATCHES_AHEAD);
         std::thread::spawn(move || packer.run(&send));
@@ -115,16 +144,8 @@ impl Packer {
         let len = self.shape[0] * self.shape[1];
         let mut tokens = Vec::with_capacity(len + 1);
         while tokens.len() < len + 1 {
-            let Some(document) = self.current.documents.get(self.document) else {
-                self.receive()?;
-                continue;
-            };
-            let rest = document.get(self.token..).ok_or_else(|| self.changed())?;
-            let n = rest.len().min(len + 1 - tokens.len());
-            tokens.extend_from_slice(&rest[..n]);
-            self.token += n;
-            if self.token == document.len() {
-                (self.document, self.token) = (self.document + 1, 0);
+            if self.sources[self.current].take(len + 1, &mut tokens)? {
+                self.current = self.next_source();
             }
         }
         let targets = tokens[1..].to_vec();
@@ -133,29 +154,89 @@ impl Packer {
     }
 
     fn state(&self) -> LoaderState {
-        let at = self.current.at;
-        LoaderState {
-            epoch: self.current.epoch,
+        LoaderState { sources: self.sources.iter().map(Source::state).collect() }
+    }
+
+    fn next_source(&self) -> usize {
+        let taken: Vec<u64> = self.sources.iter().map(|source| source.taken).collect();
+        furthest_behind(&self.weights, &taken)
+    }
+}
+
+impl Source {
+    fn open(
+        shards: &Shards,
+        split: Split,
+        tokenizer: &Tokenizer,
+        [rank, world]: [usize; 2],
+        from: Option<&SourceState>,
+    ) -> Result<Source, DataError> {
+        shards.check_rank(split, rank, world)?;
+        let bos = tokenizer.special("<|bos|>").ok_or(ConversationError::NoSpecial("<|bos|>"))?;
+        let (epoch, at) = match from {
+            None => (0, RowAt { row_group: rank, ..RowAt::default() }),
+            Some(state) => {
+                let shard = shards.shard_index(split, &state.shard)?;
+                (state.epoch, RowAt { shard, row_group: state.row_group, row: state.document })
+            }
+        };
+        let (send, ahead) = sync_channel(CHUNKS_AHEAD);
+        let (shards, tokenizer) = (shards.clone(), tokenizer.clone());
+        let reader = Reader { shards: shards.clone(), split, tokenizer, bos, rank, world, send };
+        std::thread::spawn(move || reader.run(epoch, at));
+        let chunk = Tokens { epoch, at, documents: Vec::new() };
+        let (token, taken) = from.map_or((0, 0), |state| (state.token, state.taken));
+        Ok(Source { shards, split, ahead, chunk, document: 0, token, taken })
+    }
+
+    /// Appends the rest of the document at hand until there are `len` tokens; whether it is at its end.
+    fn take(&mut self, len: usize, tokens: &mut Vec<u32>) -> Result<bool, DataError> {
+        // Rows without text are passed over before they could be chosen.
+        while self.chunk.documents.get(self.document).is_none_or(Vec::is_empty) {
+            match self.document < self.chunk.documents.len() {
+                true if self.token > 0 => return Err(self.changed()),
+                true => self.document += 1,
+                false => self.receive()?,
+            }
+        }
+        let document = &self.chunk.documents[self.document];
+        let rest = document.get(self.token..).ok_or_else(|| self.changed())?;
+        let n = rest.len().min(len - tokens.len());
+        tokens.extend_from_slice(&rest[..n]);
+        self.token += n;
+        if self.token < document.len() {
+            return Ok(false);
+        }
+        self.taken += document.len() as u64;
+        (self.document, self.token) = (self.document + 1, 0);
+        Ok(true)
+    }
+
+    fn state(&self) -> SourceState {
+        let at = self.chunk.at;
+        SourceState {
+            epoch: self.chunk.epoch,
             shard: self.shards.shard_name(self.split, at.shard).into(),
             row_group: at.row_group,
             document: at.row + self.document,
             token: self.token,
+            taken: self.taken,
         }
     }
 
     fn receive(&mut self) -> Result<(), DataError> {
         let next = self.ahead.recv().expect("the reader sends until it has sent an error")?;
         // Only a resumed loader waits for its first document with tokens of it already used.
-        if self.token > 0 && next.at != self.current.at {
+        if self.token > 0 && next.at != self.chunk.at {
             return Err(self.changed());
         }
-        self.current = next;
+        self.chunk = next;
         self.document = 0;
         Ok(())
     }
 
     fn changed(&self) -> DataError {
-        DataError::ChangedShard { shard: self.shards.shard_name(self.split, self.current.at.shard).into() }
+        DataError::ChangedShard { shard: self.shards.shard_name(self.split, self.chunk.at.shard).into() }
     }
 }
 
@@ -263,7 +344,7 @@ mod tests {
                 assert_eq!((batch.shape, batch.weights.len()), ([3, 700], 2_100));
                 taken += 2_101;
             }
-            assert_eq!(loader.state().epoch, 2);
+            assert_eq!(loader.state().sources[0].epoch, 2);
         }
     }
 
@@ -300,18 +381,57 @@ mod tests {
         assert!(error.contains("rank 5 of 6"), "{error}");
 
         let mut state = new([0, 1], None).unwrap().state();
-        state.shard = "shard_00099.parquet".into();
+        state.sources[0].shard = "shard_00099.parquet".into();
         let error = new([0, 1], Some(&state)).err().unwrap().to_string();
         assert!(error.contains("shard_00099.parquet"), "{error}");
+        let twice = LoaderState { sources: [&state.sources[..], &state.sources[..]].concat() };
+        let error = new([0, 1], Some(&twice)).err().unwrap().to_string();
+        assert!(error.contains("2 corpora"), "{error}");
 
-        let first = LoaderState { shard: "shard_00000.parquet".into(), ..state };
+        let first = SourceState { shard: "shard_00000.parquet".into(), ..state.sources[0].clone() };
         for changed in [
-            LoaderState { token: 1_000, ..first.clone() },
-            LoaderState { document: 5_000, token: 1, ..first },
+            SourceState { token: 1_000, ..first.clone() },
+            SourceState { document: 5_000, token: 1, ..first },
         ] {
+            let changed = LoaderState { sources: vec![changed] };
             let error = new([0, 1], Some(&changed)).unwrap().next_batch().unwrap_err();
             assert!(matches!(error, DataError::ChangedShard { .. }), "{error}");
         }
+    }
+
+    /// A corpus of one word, repeated in documents of different lengths.
+    fn of_word(root: &std::path::Path, word: &str, documents: usize) -> Shards {
+        let dir = root.join(word);
+        let mut writer = ShardWriter::create(&dir, 20_000).unwrap();
+        for i in 0..documents {
+            let split = if i % 10 == 0 { Split::Val } else { Split::Train };
+            writer.push(split, &word.repeat(1 + i * i % 60)).unwrap();
+        }
+        writer.finish().unwrap();
+        Shards::open(&dir, OnBadShard::Refuse).unwrap()
+    }
+
+    #[test]
+    fn a_mixture_keeps_its_weights_and_resumes_exactly() {
+        let temp = tempfile::tempdir().unwrap();
+        let corpora = [(of_word(temp.path(), "a", 2_000), 0.7), (of_word(temp.path(), "b", 300), 0.3)];
+        let mixed = |from: Option<&LoaderState>| {
+            DataLoader::mixed(&corpora, Split::Train, &tokenizer(), [2, 333], [0, 1], from).unwrap()
+        };
+        let (mut straight, mut resumed) = (mixed(None), mixed(None));
+        let (mut a, mut b) = (0, 0);
+        for _ in 0..150 {
+            let saved = serde_json::to_string(&resumed.state()).unwrap();
+            resumed = mixed(Some(&serde_json::from_str(&saved).unwrap()));
+            assert_eq!(straight.state(), resumed.state());
+            let batch = straight.next_batch().unwrap();
+            assert_eq!(batch, resumed.next_batch().unwrap());
+            a += batch.inputs.iter().filter(|id| **id == u32::from(b'a')).count();
+            b += batch.inputs.iter().filter(|id| **id == u32::from(b'b')).count();
+        }
+        let share = a as f64 / (a + b) as f64;
+        assert!((share - 0.7).abs() < 0.01, "{share}");
+        assert!(straight.state().sources[1].epoch >= 2, "the smaller corpus is gone through again");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::Args;
 use nanochat::dataset::{DataError, OnBadShard, Shards, Split};
 use nanochat_tokenizer::Tokenizer;
 
-use super::{Source, data_dir, read_tokenizer};
+use super::{Source, data_dir, languages, read_tokenizer};
 
 /// Texts written for this comparison, one a domain.
 const DOMAINS: [(&str, &str); 6] = [
@@ -44,12 +44,16 @@ pub fn run(args: &EvalArgs, base_dir: &Path) -> anyhow::Result<()> {
     let mut rows: Vec<(&str, Vec<String>)> =
         DOMAINS.map(|(name, text)| (name, vec![text.to_string()])).to_vec();
     let data = args.data.clone().or_else(|| Some(data_dir(base_dir)).filter(|dir| dir.exists()));
-    if let Some(data) = data {
-        let shards = Shards::open(&data, OnBadShard::Refuse)?;
-        rows.push(("train", sample(&shards, Split::Train, args.max_chars)?));
-        rows.push(("val", sample(&shards, Split::Val, args.max_chars)?));
+    let shards = data.map(|data| Shards::open(&data, OnBadShard::Refuse)).transpose()?;
+    if let Some(shards) = &shards {
+        rows.push(("train", sample(shards, Split::Train, args.max_chars)?));
+        rows.push(("val", sample(shards, Split::Val, args.max_chars)?));
     }
     print_table(&tokenizers, &rows)?;
+    if let Some(shards) = shards {
+        println!();
+        languages::print(&tokenizers, &[("val".into(), shards)], args.max_chars as u64)?;
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod common;
+mod data;
 #[cfg(target_os = "linux")]
 mod full_disk;
 #[cfg(unix)]

@@ -47,6 +47,10 @@ pub enum DataError {
     ChangedConversation,
     #[error("the mixture {mixture} cannot be used: {reason}")]
     Mixture { mixture: String, reason: String },
+    #[error(
+        "the run was started with {saved} corpora, but now there are {found}; mix those it was started with"
+    )]
+    OtherSources { saved: usize, found: usize },
     #[error(transparent)]
     Conversation(#[from] crate::conversation::ConversationError),
     #[error("{path} already exists and is not empty; choose another folder or remove it first")]
@@ -65,6 +69,8 @@ pub enum DataError {
     Row { path: PathBuf, row: usize, reason: String },
     #[error("nothing to read: found no .txt, .md, .jsonl or .parquet files in {0}")]
     NoFiles(String),
+    #[error("--shard splits files, and there are only {found} files for {shards} shares")]
+    FewFiles { found: usize, shards: usize },
     #[error("{path} cannot be read: {reason}")]
     BadFile { path: PathBuf, reason: String },
 }

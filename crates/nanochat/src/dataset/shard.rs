@@ -8,6 +8,10 @@ use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
+/// Text packs to a tenth of its size; a column that claims to unpack to far more is made to fill the memory.
+const MAX_UNPACKED: i64 = 64 << 20;
+const MAX_RATIO: i64 = 200;
+
 /// An open file whose string column `column` is read.
 pub struct ParquetTexts {
     file: SerializedFileReader<File>,
@@ -49,6 +53,11 @@ impl ParquetTexts {
     pub fn rows(&self, row_group: usize, first: usize) -> Result<Rows> {
         guarded(|| {
             let group = self.file.get_row_group(row_group).map_err(|error| error.to_string())?;
+            let chunk = group.metadata().column(self.column);
+            let (packed, unpacked) = (chunk.compressed_size(), chunk.uncompressed_size());
+            if unpacked > MAX_UNPACKED && unpacked / MAX_RATIO > packed {
+                return Err(format!("{packed} bytes that unpack to {unpacked} are no text"));
+            }
             let column = group.get_column_reader(self.column).map_err(|error| error.to_string())?;
             let ColumnReader::ByteArrayColumnReader(mut reader) = column else {
                 return Err("the text column is not of strings".into());

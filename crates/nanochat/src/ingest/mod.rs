@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use nanochat_tensor::Rng;
 
 use crate::dataset::{DataError, ShardWriter, Written, at};
+pub(crate) use read::documents;
 use sink::Sink;
 
 /// How files become documents, and documents a corpus. NUL characters are removed from documents; those
@@ -74,30 +75,45 @@ pub fn ingest(
     progress: &ProgressBar,
 ) -> Result<Ingested, DataError> {
     let mut report = Ingested::default();
+    let mut files = input_files(paths, &mut report.unknown)?;
+    if let Some(seed) = options.seed {
+        Rng::new(&[seed, 0]).shuffle(&mut files);
+    }
+    progress.set_length(files.iter().map(InputFile::len).sum());
+    let mut sink = Sink::new(ShardWriter::create(out, options.chars_per_shard)?, options, report);
+    for file in &files {
+        sink.start(file);
+        documents(file, &options.field, options.split_lines, progress, &mut |bytes| sink.add_bytes(bytes))?;
+    }
+    sink.finish()
+}
+
+pub(crate) struct InputFile {
+    pub path: PathBuf,
+    pub kind: Kind,
+}
+
+impl InputFile {
+    /// In bytes, as it lies on the disk.
+    pub fn len(&self) -> u64 {
+        self.path.metadata().map_or(0, |metadata| metadata.len())
+    }
+}
+
+/// The files of `paths`, at least one; extensions of other kinds are counted in `unknown`.
+pub(crate) fn input_files(
+    paths: &[PathBuf],
+    unknown: &mut BTreeMap<String, usize>,
+) -> Result<Vec<InputFile>, DataError> {
     let mut files = Vec::new();
     for path in paths {
-        list(path, &mut files, &mut report.unknown)?;
+        list(path, &mut files, unknown)?;
     }
     if files.is_empty() {
         let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
         return Err(DataError::NoFiles(names.join(", ")));
     }
-    if let Some(seed) = options.seed {
-        Rng::new(&[seed, 0]).shuffle(&mut files);
-    }
-    let sizes = files.iter().map(|file| file.path.metadata().map_or(0, |metadata| metadata.len()));
-    progress.set_length(sizes.sum());
-    let mut sink = Sink::new(ShardWriter::create(out, options.chars_per_shard)?, options, report);
-    for file in &files {
-        sink.start(file);
-        read::documents(file, options, progress, &mut sink)?;
-    }
-    sink.finish()
-}
-
-struct InputFile {
-    path: PathBuf,
-    kind: Kind,
+    Ok(files)
 }
 
 /// Adds a file, or the files of a folder and those below in the order of their names. Hidden entries
@@ -149,7 +165,7 @@ impl Kind {
     }
 }
 
-fn share(value: &str) -> Result<f64, String> {
+pub(crate) fn share(value: &str) -> Result<f64, String> {
     match value.parse::<f64>() {
         Ok(share) if share > 0.0 && share <= 0.5 => Ok(share),
         _ => Err("must be above 0 and at most 0.5".into()),

@@ -6,16 +6,18 @@ use std::io::Read;
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use super::sink::Sink;
-use super::{IngestOptions, InputFile, Kind};
+use super::{InputFile, Kind};
 use crate::dataset::{CHUNK_ROWS, DataError, ParquetTexts, at};
 use crate::lines::{Lines, MAX_LINE, unpack};
 
+/// Gives each document of `file` to `take`, as the bytes it is; an error of `take` ends it. `field` names the
+/// JSON field or parquet column; with `split_lines` each line of a text file is a document.
 pub fn documents(
     file: &InputFile,
-    options: &IngestOptions,
+    field: &str,
+    split_lines: bool,
     progress: &ProgressBar,
-    sink: &mut Sink,
+    take: &mut impl FnMut(&[u8]) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     let InputFile { path, kind } = file;
     let open = || {
@@ -24,9 +26,9 @@ pub fn documents(
     };
     let bad = |reason: String| DataError::BadFile { path: path.clone(), reason };
     match kind {
-        Kind::Text if options.split_lines => {
+        Kind::Text if split_lines => {
             for line in Lines::new(path, open()?) {
-                sink.add_bytes(&line?.1)?;
+                take(&line?.1)?;
             }
         }
         Kind::Text => {
@@ -36,25 +38,25 @@ pub fn documents(
                 let limit = MAX_LINE >> 20;
                 return Err(bad(format!("as one document it is over {limit} MiB; use --split-lines")));
             }
-            sink.add_bytes(&bytes)?;
+            take(&bytes)?;
         }
         Kind::JsonLines => {
             for line in Lines::new(path, open()?) {
                 let (line, bytes) = line?;
                 let Ok(json) = std::str::from_utf8(&bytes) else {
-                    sink.add_bytes(&bytes)?; // counts it
+                    take(&bytes)?; // whoever takes it sees that it is not UTF-8
                     continue;
                 };
-                let text = field_of(json, &options.field).map_err(|reason| DataError::Line {
+                let text = field_of(json, field).map_err(|reason| DataError::Line {
                     path: path.clone(),
                     line,
                     reason,
                 })?;
-                sink.add_text(&text)?;
+                take(text.as_bytes())?;
             }
         }
         Kind::Parquet => {
-            let texts = ParquetTexts::open(path, &options.field).map_err(bad)?;
+            let texts = ParquetTexts::open(path, field).map_err(bad)?;
             for row_group in 0..texts.num_row_groups() {
                 let mut rows = texts.rows(row_group, 0).map_err(bad)?;
                 loop {
@@ -63,7 +65,7 @@ pub fn documents(
                         break;
                     }
                     for value in values {
-                        sink.add_bytes(value.as_ref().map_or(b"", |value| value.data()))?;
+                        take(value.as_ref().map_or(b"", |value| value.data()))?;
                     }
                 }
             }

@@ -1,0 +1,89 @@
+//! `nanochat data clean`: what came in, what went and why, what stayed.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use nanochat::atomic_file;
+use nanochat::clean::{CleanOptions, Cleaned, clean};
+use serde_json::json;
+
+use super::{print_written, progress_bar};
+
+#[derive(Debug, clap::Args)]
+pub struct CleanArgs {
+    /// Files, or folders with all below them: .txt, .md, .jsonl (also .gz, .zst), .parquet
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// The new folder of shards [default: base_data in the base directory]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    options: CleanOptions,
+}
+
+pub fn run(args: &CleanArgs, base_dir: &Path) -> anyhow::Result<()> {
+    let out = args.out.clone().unwrap_or_else(|| base_dir.join("base_data"));
+    let progress = progress_bar("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left")?;
+    let start = Instant::now();
+    let report = clean(&args.paths, &out, &args.options, &progress)?;
+    progress.finish_and_clear();
+    let path = out.join("cleaned.json");
+    let text = serde_json::to_string_pretty(&as_json(&report)).expect("strings and numbers are valid JSON");
+    atomic_file::write(&path, text.as_bytes())
+        .with_context(|| format!("failed to write {}", path.display()))?;
+    print_report(&report, start.elapsed().as_secs_f64());
+    print_written(&report.written, &out);
+    println!("samples of what was dropped are in {}", path.display());
+    Ok(())
+}
+
+fn print_report(report: &Cleaned, seconds: f64) {
+    let share = |n: usize| 100.0 * n as f64 / report.documents.max(1) as f64;
+    let megabytes = report.bytes as f64 / 1e6;
+    println!(
+        "read      {:>10} documents in {} files, {megabytes:.1} MB in {seconds:.1} s ({:.1} MB/s)",
+        report.documents,
+        report.files,
+        megabytes / seconds
+    );
+    for (reason, dropped) in &report.dropped {
+        let (n, megabytes) = (dropped.documents, dropped.bytes as f64 / 1e6);
+        println!("dropped   {n:>10} {:>6.2} % {megabytes:>9.1} MB  {}", share(n), reason.name());
+    }
+    for (language, [documents, chars]) in &report.languages {
+        println!("kept      {documents:>10} {:>6.2} %  {language}, {chars} characters", share(*documents));
+    }
+    if report.lines_dropped > 0 {
+        println!("removed   {:>10} lines of symbols alone", report.lines_dropped);
+    }
+    if let Some(documents) = report.full_after {
+        eprintln!(
+            "warning: the memory for duplicates was full after {documents} documents; later ones were only \
+             compared with these (--dedup-memory)"
+        );
+    }
+}
+
+fn as_json(report: &Cleaned) -> serde_json::Value {
+    let dropped = report.dropped.iter().map(|(reason, dropped)| {
+        json!({
+            "reason": reason.name(),
+            "documents": dropped.documents,
+            "bytes": dropped.bytes,
+            "samples": dropped.samples,
+        })
+    });
+    let kept = report.languages.iter();
+    let kept = kept
+        .map(|(language, [n, chars])| json!({ "language": language, "documents": n, "characters": chars }));
+    json!({
+        "files": report.files,
+        "documents": report.documents,
+        "bytes": report.bytes,
+        "dropped": dropped.collect::<Vec<_>>(),
+        "lines_dropped": report.lines_dropped,
+        "kept": kept.collect::<Vec<_>>(),
+        "duplicates_full_after": report.full_after,
+    })
+}

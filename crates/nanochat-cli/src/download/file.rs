@@ -1,0 +1,247 @@
+//! One file: fetched into `<name>.part`, gone on with after a break or a kill, checked, then given its name.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use indicatif::ProgressBar;
+use ring::digest;
+
+use super::http::{Answer, Client, Failure, passing, shown};
+
+/// Failures in a row, without a byte of progress between them, before a file is given up.
+const TRIES: u32 = 6;
+/// Times that a file may arrive whole but wrong.
+const WRONG: u32 = 2;
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A file to fetch, and what is known of it beforehand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    pub url: String,
+    pub size: Option<u64>,
+    pub checksum: Option<Checksum>,
+}
+
+/// In hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    Sha256(String),
+    /// SHA-1 of `blob <size>\0` and the content, as git names files.
+    GitBlob(String),
+}
+
+/// Fetches `remote` to `path`, whose folder is made if missing. A file that is there with the right size is kept.
+/// `pause` is the time before the first new try; it doubles with each. Progress counts bytes.
+pub fn fetch(
+    client: &Client,
+    remote: &Remote,
+    path: &Path,
+    pause: Duration,
+    progress: &ProgressBar,
+) -> anyhow::Result<()> {
+    if let Ok(found) = path.metadata()
+        && (remote.size.is_none() || remote.size == Some(found.len()))
+    {
+        progress.inc(found.len());
+        return Ok(());
+    }
+    let mut part = Part::open(path, remote.clone(), progress)?;
+    let (mut failures, mut wrong) = (0, 0);
+    loop {
+        let before = part.len;
+        let failure = match part.go_on(client).and_then(|()| part.check()) {
+            Ok(()) => return part.finish(path),
+            Err(Failure::Lasting(reason)) => bail!(reason),
+            Err(Failure::Passing { reason, wait }) => (reason, wait),
+        };
+        let (reason, wait) = failure;
+        wrong += u32::from(part.len == 0 && before > 0);
+        failures = if part.len > before { 1 } else { failures + 1 };
+        if failures >= TRIES || wrong >= WRONG {
+            return Err(anyhow!("{reason}; gave up after {failures} tries, run the same command to go on"));
+        }
+        let pause = (pause * 2u32.pow(failures - 1)).min(LONGEST_PAUSE);
+        std::thread::sleep(wait.unwrap_or(pause).max(pause));
+    }
+}
+
+/// The part of a file that is here already.
+struct Part<'p> {
+    remote: Remote,
+    path: PathBuf,
+    file: File,
+    len: u64,
+    /// Known from the start or from an answer.
+    size: Option<u64>,
+    progress: &'p ProgressBar,
+}
+
+impl<'p> Part<'p> {
+    fn open(path: &Path, remote: Remote, progress: &'p ProgressBar) -> anyhow::Result<Part<'p>> {
+        let folder = path.parent().context("a file has a folder")?;
+        fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+        let part = with_suffix(path, ".part");
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(&part);
+        let mut file = open.with_context(|| format!("failed to open {}", part.display()))?;
+        file.try_lock().map_err(|_| anyhow!("{} is being downloaded by another process", path.display()))?;
+        let len = file.seek(SeekFrom::End(0)).with_context(|| part.display().to_string())?;
+        progress.inc(len);
+        Ok(Part { size: remote.size, remote, path: part, file, len, progress })
+    }
+
+    /// Reads what is missing. All is there when it returns Ok, as far as sizes tell.
+    fn go_on(&mut self, client: &Client) -> Result<(), Failure> {
+        if self.size.is_some_and(|size| self.len > size) {
+            self.restart()?;
+        }
+        if self.size == Some(self.len) {
+            return Ok(());
+        }
+        // Without a checksum only the server can say whether it still has the same file.
+        let version = fs::read_to_string(self.version_path()).unwrap_or_default();
+        if self.len > 0 && self.remote.checksum.is_none() && version.is_empty() {
+            self.restart()?;
+        }
+        let mut headers = Vec::new();
+        if self.len > 0 {
+            headers.push(("range", format!("bytes={}-", self.len)));
+            if self.remote.checksum.is_none() {
+                headers.push(("if-range", version));
+            }
+        }
+        let mut answer = client.get(&self.remote.url, &headers)?;
+        self.begin(&answer)?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let n = match answer.body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(error) => return Err(self.passing(&format!("stopped at {} bytes ({error})", self.len))),
+            };
+            if self.size.is_some_and(|size| self.len + n as u64 > size) {
+                self.restart()?;
+                return Err(self.passing("sends more than the size it has"));
+            }
+            self.file.write_all(&buffer[..n]).map_err(|error| self.disk(error))?;
+            self.len += n as u64;
+            self.progress.inc(n as u64);
+        }
+        match self.size {
+            Some(size) if self.len < size => {
+                Err(self.passing(&format!("ended at {} of {size} bytes", self.len)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the answer's bytes belong, and how many there will be.
+    fn begin(&mut self, answer: &Answer) -> Result<(), Failure> {
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        let total = match answer.status {
+            206 => {
+                let range = answer.header("content-range").and_then(|value| value.strip_prefix("bytes "));
+                let (from, total) = range.and_then(|range| range.split_once('/')).unwrap_or_default();
+                let from = from.split_once('-').and_then(|(from, _)| number(from));
+                if from != Some(self.len) {
+                    self.restart()?;
+                    return Err(self.passing("sent another part than it was asked for"));
+                }
+                number(total)
+            }
+            416 => {
+                self.restart()?;
+                return Err(self.passing("has no more bytes"));
+            }
+            _ => {
+                self.restart()?; // the whole file, from its beginning
+                self.remember_version(answer)?;
+                self.learn_checksum(answer);
+                answer.header("content-length").and_then(number)
+            }
+        };
+        if let (Some(expected), Some(total)) = (self.remote.size, total)
+            && expected != total
+        {
+            return Err(self.passing(&format!("has {total} bytes instead of {expected}")));
+        }
+        self.size = total.or(self.remote.size);
+        Ok(())
+    }
+
+    /// The hub names the SHA-256 of large files when it redirects to them.
+    fn learn_checksum(&mut self, answer: &Answer) {
+        let named = answer.header("x-linked-etag").map(|etag| etag.trim_matches('"').to_lowercase());
+        if let Some(sha) = named.filter(|sha| sha.len() == 64 && sha.bytes().all(|b| b.is_ascii_hexdigit())) {
+            self.remote.checksum.get_or_insert(Checksum::Sha256(sha));
+        }
+    }
+
+    fn remember_version(&mut self, answer: &Answer) -> Result<(), Failure> {
+        let strong = answer.header("etag").filter(|etag| !etag.starts_with("W/"));
+        let version = strong.or(answer.header("last-modified")).unwrap_or_default();
+        fs::write(self.version_path(), version).map_err(|error| self.disk(error))
+    }
+
+    fn check(&mut self) -> Result<(), Failure> {
+        let Some(checksum) = self.remote.checksum.clone() else { return Ok(()) };
+        self.file.rewind().map_err(|error| self.disk(error))?;
+        let (algorithm, expected, prefix) = match &checksum {
+            Checksum::Sha256(expected) => (&digest::SHA256, expected, String::new()),
+            Checksum::GitBlob(expected) => {
+                (&digest::SHA1_FOR_LEGACY_USE_ONLY, expected, format!("blob {}\0", self.len))
+            }
+        };
+        let mut context = digest::Context::new(algorithm);
+        context.update(prefix.as_bytes());
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match self.file.read(&mut buffer).map_err(|error| self.disk(error))? {
+                0 => break,
+                n => context.update(&buffer[..n]),
+            }
+        }
+        let found: String = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        if found == *expected {
+            return Ok(());
+        }
+        self.restart()?;
+        Err(self.passing(&format!("arrived with the checksum {found} instead of {expected}")))
+    }
+
+    fn finish(self, path: &Path) -> anyhow::Result<()> {
+        let what = || format!("failed to write {}", path.display());
+        self.file.sync_all().with_context(what)?;
+        fs::rename(&self.path, path).with_context(what)?;
+        let _ = fs::remove_file(self.version_path()); // not there if the part was found whole
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<(), Failure> {
+        self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(|error| self.disk(error))?;
+        self.progress.set_position(self.progress.position().saturating_sub(self.len));
+        self.len = 0;
+        self.size = self.remote.size;
+        Ok(())
+    }
+
+    fn version_path(&self) -> PathBuf {
+        with_suffix(&self.path, ".version")
+    }
+
+    fn passing(&self, what: &str) -> Failure {
+        passing(format!("{} {what}", shown(&self.remote.url)))
+    }
+
+    fn disk(&self, error: std::io::Error) -> Failure {
+        Failure::Lasting(format!("failed to write {}: {error}", self.path.display()))
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,112 @@
+//! What to fetch: the public sets by name, repositories of a Hugging Face hub, plain addresses.
+
+use std::path::{Component, Path};
+
+use anyhow::{Context, anyhow, bail};
+use serde_json::Value;
+
+use super::file::{Checksum, Remote};
+use super::http::{Client, Failure};
+
+/// The sets of the guides. Those of pretraining are shards that become `base_data`.
+pub const SETS: [(&str, &str, bool); 9] = [
+    ("fineweb-edu", "hf:karpathy/fineweb-edu-100b-shuffle", true),
+    ("climbmix", "hf:karpathy/climbmix-400b-shuffle", true),
+    ("smoltalk", "hf:HuggingFaceTB/smol-smoltalk", false),
+    ("mmlu", "hf:cais/mmlu", false),
+    ("gsm8k", "hf:openai/gsm8k", false),
+    ("arc", "hf:allenai/ai2_arc", false),
+    ("humaneval", "hf:openai/openai_humaneval", false),
+    ("eval-bundle", "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", false),
+    (
+        "words",
+        "https://raw.githubusercontent.com/dwyl/english-words/refs/heads/master/words_alpha.txt",
+        false,
+    ),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepoKind {
+    Dataset,
+    Model,
+}
+
+/// A file of a repository: where it goes below the repository's folder, and how to get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepoFile {
+    pub path: String,
+    pub remote: Remote,
+}
+
+/// `owner/name`, and the revision behind an @.
+pub fn parse_repo(text: &str) -> anyhow::Result<(String, String)> {
+    let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
+    let fine = |part: &str| {
+        let plain = part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        plain && !part.is_empty() && !part.starts_with('.')
+    };
+    match repo.split_once('/') {
+        Some((owner, name)) if fine(owner) && fine(name) && fine(revision) => {
+            Ok((repo.into(), revision.into()))
+        }
+        _ => bail!("{text:?} is not a repository such as hf:owner/name or hf:owner/name@revision"),
+    }
+}
+
+/// All files of a repository, by path.
+pub fn list(client: &Client, endpoint: &str, kind: RepoKind, repo: &str) -> anyhow::Result<Vec<RepoFile>> {
+    let (repo, revision) = parse_repo(repo)?;
+    let (api, files) = match kind {
+        RepoKind::Dataset => ("datasets", format!("{endpoint}/datasets/{repo}")),
+        RepoKind::Model => ("models", format!("{endpoint}/{repo}")),
+    };
+    let mut page = Some(format!("{endpoint}/api/{api}/{repo}/tree/{revision}?recursive=true"));
+    let mut found = Vec::new();
+    while let Some(url) = page {
+        let (text, next) = client.text(&url).map_err(|failure| match failure {
+            Failure::Passing { reason, .. } | Failure::Lasting(reason) => anyhow!(reason),
+        })?;
+        let entries: Vec<Value> = serde_json::from_str(&text)
+            .with_context(|| format!("the list of files of {repo} is not what a hub answers"))?;
+        for entry in entries.iter().filter(|entry| entry["type"] == "file") {
+            found.push(file_of(entry, &files, &revision).with_context(|| format!("in the list of {repo}"))?);
+        }
+        page = next.filter(|_| !entries.is_empty());
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+fn file_of(entry: &Value, files: &str, revision: &str) -> anyhow::Result<RepoFile> {
+    let path = entry["path"].as_str().context("a file has no path")?;
+    // The path becomes one on this disk, so it may only lead downwards.
+    let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || path.is_empty() || path.contains(['\\', '\0']) {
+        bail!("{path:?} is not a path inside a folder");
+    }
+    let checksum = match entry["lfs"]["oid"].as_str() {
+        Some(oid) => Some(Checksum::Sha256(oid.trim_start_matches("sha256:").to_lowercase())),
+        None => entry["oid"].as_str().map(|oid| Checksum::GitBlob(oid.to_lowercase())),
+    };
+    let url = format!("{files}/resolve/{revision}/{}", escaped(path));
+    let size = entry["lfs"]["size"].as_u64().or(entry["size"].as_u64());
+    Ok(RepoFile { path: path.into(), remote: Remote { url, size, checksum } })
+}
+
+/// Percent-encodes all but what a path in an address may hold.
+fn escaped(path: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    path.bytes().map(byte).collect()
+}
+
+/// The first `n` parquet files and the last, which is validation.
+pub fn first_shards(files: Vec<RepoFile>, n: usize) -> Vec<RepoFile> {
+    let shards: Vec<RepoFile> = files.into_iter().filter(|file| file.path.ends_with(".parquet")).collect();
+    let last = shards.len().saturating_sub(1);
+    shards.into_iter().enumerate().filter(|(i, _)| *i < n || *i == last).map(|(_, file)| file).collect()
+}

@@ -1,0 +1,168 @@
+//! `nanochat data download` and `nanochat download model`: files that arrive whole, through bad networks.
+
+mod file;
+mod http;
+mod hub;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use file::{Remote, fetch};
+use http::Client;
+use hub::{RepoKind, SETS, first_shards, list};
+
+/// Before the first new try after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Fetch a model for `nanochat chat -m`
+#[derive(Debug, clap::Subcommand)]
+pub enum DownloadCommand {
+    /// A Hugging Face model repository
+    Model {
+        /// hf:owner/name, or hf:owner/name@revision
+        repo: String,
+        /// The folder of the model [default: models/owner--name in the base directory]
+        #[arg(long)]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        network: Network,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DownloadArgs {
+    /// Sets (fineweb-edu, climbmix: shards for base_data; smoltalk, mmlu, gsm8k, arc, humaneval, eval-bundle,
+    /// words), hf:owner/name[@revision], or addresses
+    #[arg(required = true, value_name = "SET|hf:owner/name|URL")]
+    what: Vec<String>,
+    /// Of a repository, only the first N parquet files and the last, which is for validation
+    #[arg(short = 'n', value_name = "N")]
+    shards: Option<usize>,
+    /// Of a repository, only files whose path contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// The folder [default: base_data for pretraining sets, else downloads/NAME, in the base directory]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    network: Network,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Network {
+    /// Another Hugging Face hub, such as a mirror
+    #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co")]
+    mirror: String,
+    /// Files at the same time
+    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    jobs: u8,
+    /// Seconds that a server may send nothing before the connection is given up and tried anew
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    timeout: u64,
+}
+
+/// A file to fetch and where to.
+struct Item {
+    remote: Remote,
+    path: PathBuf,
+}
+
+pub fn run_data(args: &DownloadArgs, base_dir: &Path) -> anyhow::Result<()> {
+    let endpoint = args.network.mirror.trim_end_matches('/');
+    let client = args.network.client()?;
+    let mut items = Vec::new();
+    for what in &args.what {
+        let set = SETS.iter().find(|(name, ..)| name == what);
+        let address = set.map_or(what.as_str(), |(_, address, _)| address);
+        let is_base = set.is_some_and(|(.., is_base)| *is_base);
+        if let Some(repo) = address.strip_prefix("hf:") {
+            let mut files = list(&client, endpoint, RepoKind::Dataset, repo)?;
+            files.retain(|file| args.only.as_ref().is_none_or(|text| file.path.contains(text.as_str())));
+            if is_base || args.shards.is_some() {
+                files = first_shards(files, args.shards.unwrap_or(usize::MAX));
+            }
+            if files.is_empty() {
+                bail!("{what} has no such files");
+            }
+            let folder =
+                if is_base { "base_data".into() } else { format!("downloads/{}", folder_name(repo)) };
+            let folder = args.out.clone().unwrap_or_else(|| base_dir.join(folder));
+            items.extend(files.into_iter().map(|f| Item { path: folder.join(f.path), remote: f.remote }));
+        } else if address.starts_with("http://") || address.starts_with("https://") {
+            let name = address.split(['?', '#']).next().and_then(|plain| plain.rsplit('/').next());
+            let name = name.filter(|name| !["", ".", ".."].contains(name));
+            let name = name.with_context(|| format!("{address} does not name a file"))?;
+            let folder = args.out.clone().unwrap_or_else(|| base_dir.join("downloads"));
+            let remote = Remote { url: address.into(), size: None, checksum: None };
+            items.push(Item { remote, path: folder.join(name) });
+        } else {
+            let names: Vec<&str> = SETS.iter().map(|(name, ..)| *name).collect();
+            bail!("{what} is neither a set ({}) nor hf:owner/name nor an address", names.join(", "));
+        }
+    }
+    fetch_all(&client, items, args.network.jobs)
+}
+
+pub fn run(command: &DownloadCommand, base_dir: &Path) -> anyhow::Result<()> {
+    let DownloadCommand::Model { repo, out, network } = command;
+    let client = network.client()?;
+    let name = repo.strip_prefix("hf:").unwrap_or(repo);
+    let files = list(&client, network.mirror.trim_end_matches('/'), RepoKind::Model, name)?;
+    let folder = out.clone().unwrap_or_else(|| base_dir.join("models").join(folder_name(name)));
+    let items = files.into_iter().map(|file| Item { path: folder.join(file.path), remote: file.remote });
+    fetch_all(&client, items.collect(), network.jobs)?;
+    println!("now run `nanochat chat -m {}`", folder.display());
+    Ok(())
+}
+
+impl Network {
+    fn client(&self) -> anyhow::Result<Client> {
+        let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty());
+        let token = token.map(|token| token.trim().to_string());
+        Client::new(&self.mirror, token, Duration::from_secs(self.timeout)).map_err(anyhow::Error::msg)
+    }
+}
+
+/// `owner/name@revision` as one name.
+fn folder_name(repo: &str) -> String {
+    repo.replace('/', "--")
+}
+
+/// Fetches all, some at a time. Files that fail do not keep the others from arriving.
+fn fetch_all(client: &Client, items: Vec<Item>, jobs: u8) -> anyhow::Result<()> {
+    let (count, total) = (items.len(), items.iter().map(|item| item.remote.size).sum::<Option<u64>>());
+    let style = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+    let progress = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
+    progress.set_length(total.unwrap_or(0));
+    let queue = Mutex::new(VecDeque::from(items));
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..usize::from(jobs).min(count) {
+            scope.spawn(|| {
+                let next = || queue.lock().expect("no code panics while it holds this lock").pop_front();
+                while let Some(Item { remote, path }) = next() {
+                    match fetch(client, &remote, &path, PAUSE, &progress) {
+                        Ok(()) => progress.suspend(|| eprintln!("{}", path.display())),
+                        Err(error) => failures.lock().expect("as above").push(error),
+                    }
+                }
+            });
+        }
+    });
+    progress.finish_and_clear();
+    let mut failures = failures.into_inner().expect("as above");
+    match failures.len() {
+        0 => println!("{count} files are there"),
+        1 => return Err(failures.remove(0)),
+        n => return Err(failures.remove(0).context(format!("{n} of {count} files failed, the first"))),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+//! Downloads from a server that misbehaves, on this machine.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ring::digest;
+
+use super::file::{Checksum, Remote, fetch};
+use super::http::{Client, Failure};
+use super::hub::{RepoKind, first_shards, list, parse_repo};
+use super::*;
+
+/// One request as it came: its path and its headers in lower case.
+#[derive(Clone, Debug)]
+struct Request {
+    path: String,
+    headers: HashMap<String, String>,
+}
+
+impl Request {
+    /// The first byte asked for.
+    fn from(&self) -> Option<usize> {
+        self.headers.get("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+    }
+}
+
+struct Server {
+    url: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+/// Answers the n-th request (from 0) with `answer`, one connection each. Ends with the test's process.
+fn serve(answer: impl Fn(usize, &Request, &mut TcpStream) + Send + Sync + 'static) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let (seen, answer, count) = (requests.clone(), Arc::new(answer), AtomicUsize::new(0));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let n = count.fetch_add(1, Ordering::SeqCst);
+            let (seen, answer) = (seen.clone(), answer.clone());
+            std::thread::spawn(move || handle(n, stream, &seen, &*answer));
+        }
+    });
+    Server { url, requests }
+}
+
+fn handle(
+    n: usize,
+    mut stream: TcpStream,
+    seen: &Mutex<Vec<Request>>,
+    answer: &impl Fn(usize, &Request, &mut TcpStream),
+) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let Some(first) = lines.next() else { return };
+    let path = first.split(' ').nth(1).unwrap_or_default().to_string();
+    let headers = lines.take_while(|line| !line.is_empty()).filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.to_lowercase(), value.trim().to_string()))
+    });
+    let request = Request { path, headers: headers.collect() };
+    seen.lock().unwrap().push(request.clone());
+    answer(n, &request, &mut stream);
+}
+
+/// A whole answer; failures of writing are the client's business.
+fn say(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) {
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}Connection: close\r\n\r\n", body.len());
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+}
+
+/// As a good server: the whole, or the part asked for.
+fn give(stream: &mut TcpStream, request: &Request, content: &[u8]) {
+    match request.from() {
+        None => say(stream, "200 OK", "ETag: \"v1\"\r\n", content),
+        Some(from) => {
+            let range = format!("Content-Range: bytes {from}-{}/{}\r\n", content.len() - 1, content.len());
+            say(stream, "206 Partial Content", &range, &content[from..]);
+        }
+    }
+}
+
+/// Promises all of `content` from where it was asked for, sends `n` bytes, hangs up.
+fn break_off(stream: &mut TcpStream, request: &Request, content: &[u8], n: usize) {
+    let from = request.from().unwrap_or(0);
+    let status = match request.from() {
+        None => "200 OK\r\nETag: \"v1\"".to_string(),
+        Some(_) => format!(
+            "206 Partial Content\r\nContent-Range: bytes {from}-{}/{}",
+            content.len() - 1,
+            content.len()
+        ),
+    };
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", content.len() - from);
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&content[from..from + n]));
+}
+
+fn content() -> Vec<u8> {
+    (0..300_000u32).flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 8).to_le_bytes()).collect()
+}
+
+fn sha256(bytes: &[u8]) -> Checksum {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    Checksum::Sha256(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn client(server: &Server) -> Client {
+    Client::new(&server.url, None, Duration::from_millis(300)).unwrap()
+}
+
+/// Fetches `/file` of the server; what lies there afterwards, or the sentence.
+fn download(server: &Server, size: Option<u64>, checksum: Option<Checksum>) -> Result<Vec<u8>, String> {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("sub/file");
+    let remote = Remote { url: format!("{}/file", server.url), size, checksum };
+    let progress = ProgressBar::hidden();
+    match fetch(&client(server), &remote, &path, Duration::from_millis(1), &progress) {
+        Ok(()) => {
+            let names: Vec<_> =
+                fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(names, ["file"], "something is left beside it");
+            let bytes = fs::read(&path).unwrap();
+            assert_eq!(progress.position(), bytes.len() as u64);
+            Ok(bytes)
+        }
+        Err(error) => {
+            assert!(!path.exists(), "a file that failed has its name");
+            Err(format!("{error:#}"))
+        }
+    }
+}
+
+#[test]
+fn resets_breaks_and_errors_that_pass_end_well() {
+    let whole = content();
+    let served = whole.clone();
+    let server = serve(move |n, request, stream| match n {
+        0 => {} // hangs up without a word
+        1 => say(stream, "503 Service Unavailable", "", b""),
+        2 => say(stream, "429 Too Many Requests", "Retry-After: 0\r\n", b"slow down"),
+        3 => break_off(stream, request, &served, 500_000),
+        4 => break_off(stream, request, &served, 0),
+        5 => break_off(stream, request, &served, 300_001),
+        _ => give(stream, request, &served),
+    });
+    assert!(download(&server, Some(whole.len() as u64), Some(sha256(&whole))).unwrap() == whole);
+    let from: Vec<Option<usize>> = server.requests.lock().unwrap().iter().map(Request::from).collect();
+    assert_eq!(from[4..], [Some(500_000), Some(500_000), Some(800_001)]);
+}
+
+#[test]
+fn without_ranges_or_sizes_it_begins_again() {
+    let whole = content();
+    let served = whole.clone();
+    let server = serve(move |n, request, stream| match n {
+        0 => break_off(stream, request, &served, 400_000),
+        _ => say(stream, "200 OK", "", &served), // knows no ranges
+    });
+    assert!(download(&server, None, None).unwrap() == whole);
+    // Another version of the file than the part is of: the server says so by sending all of it.
+    let (old, new) = (vec![1; 1_000], whole.clone());
+    let server = serve(move |n, request, stream| match n {
+        0 => break_off(stream, request, &old, 600),
+        _ => {
+            assert_eq!(request.headers["if-range"], "\"v1\"");
+            say(stream, "200 OK", "ETag: \"v2\"\r\n", &new);
+        }
+    });
+    assert!(download(&server, None, None).unwrap() == whole);
+    let served = whole.clone();
+    let server = serve(move |_, _, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for chunk in served.chunks(70_000) {
+            let _ = write!(stream, "{:x}\r\n", chunk.len());
+            let _ = stream.write_all(chunk).and_then(|()| stream.write_all(b"\r\n"));
+        }
+        let _ = stream.write_all(b"0\r\n\r\n");
+    });
+    assert!(download(&server, None, None).unwrap() == whole);
+}
+
+#[test]
+fn a_server_that_falls_silent_is_left() {
+    let whole = content();
+    let served = whole.clone();
+    let server = serve(move |n, request, stream| match n {
+        0 => std::thread::sleep(Duration::from_secs(5)),
+        1 => {
+            break_off(stream, request, &served, 1_000);
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        _ => give(stream, request, &served),
+    });
+    let start = Instant::now();
+    assert!(download(&server, Some(whole.len() as u64), None).unwrap() == whole);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[test]
+fn what_is_wrong_in_size_or_content_never_gets_its_name() {
+    let whole = content();
+    let size = whole.len() as u64;
+    let served = whole.clone();
+    let server = serve(move |_, request, stream| give(stream, request, &served));
+    let error = download(&server, Some(size - 1), None).unwrap_err();
+    assert!(error.contains("has 1200000 bytes instead of 1199999"), "{error}");
+    let error = download(&server, Some(size), Some(sha256(b"other"))).unwrap_err();
+    assert!(error.contains("arrived with the checksum"), "{error}");
+    assert!(download(&server, Some(size), Some(sha256(&whole))).is_ok());
+    // Damaged once, whole the next time.
+    let served = whole.clone();
+    let server = serve(move |n, request, stream| {
+        let mut bytes = served.clone();
+        bytes[77] ^= u8::from(n == 0);
+        give(stream, request, &bytes);
+    });
+    assert!(download(&server, Some(size), Some(sha256(&whole))).unwrap() == whole);
+    // More than promised, in an answer that does not say how much it is.
+    let server = serve(|_, _, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        while stream.write_all(&[0; 65_536]).is_ok() {}
+    });
+    let error = download(&server, Some(100_000), None).unwrap_err();
+    assert!(error.contains("sends more than the size it has"), "{error}");
+}
+
+#[test]
+fn failures_that_last_are_one_sentence_at_once() {
+    for (status, words) in
+        [("404 Not Found", "there is no such file"), ("401 Unauthorized", "HF_TOKEN"), ("418 Teapot", "418")]
+    {
+        let server = serve(move |_, _, stream| say(stream, status, "", b""));
+        let error = download(&server, None, None).unwrap_err();
+        assert!(error.contains(words) && error.contains("/file"), "{error}");
+        assert_eq!(server.requests.lock().unwrap().len(), 1);
+    }
+    let server = serve(|_, _, stream| say(stream, "500 Oops", "", b""));
+    let error = download(&server, None, None).unwrap_err();
+    assert!(error.contains("answered 500; gave up after 6 tries"), "{error}");
+    let server = serve(|_, _, stream| say(stream, "302 Found", "Location: /file\r\n", b""));
+    assert!(download(&server, None, None).unwrap_err().contains("redirects in a circle"));
+}
+
+#[test]
+fn the_token_stays_with_its_host_and_out_of_messages() {
+    let other = serve(|n, request, stream| match n {
+        0 => give(stream, request, b"content"),
+        _ => say(stream, "404 Gone", "", b""),
+    });
+    let target = format!("{}/signed?Signature=secret", other.url);
+    let hub = serve(move |n, _, stream| match n {
+        0 => say(stream, "307 Moved", "Location: /here\r\n", b""), // relative, on the same host
+        _ => {
+            let etag =
+                "X-Linked-ETag: \"ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73\"\r\n";
+            say(stream, "302 Found", &format!("Location: {target}\r\n{etag}"), b"");
+        }
+    });
+    let client = Client::new(&hub.url, Some("hf_secret".into()), Duration::from_secs(1)).unwrap();
+    let get = || client.get(&format!("{}/file", hub.url), &[]);
+    let answer = get().ok().unwrap();
+    // The checksum that the hub named on the way is known at the end.
+    assert!(answer.header("x-linked-etag").unwrap().contains("ed7002b4"));
+    let Err(Failure::Lasting(error)) = get() else { panic!("404 is lasting") };
+    assert!(error.contains("/signed answered 404") && !error.contains("secret"), "{error}");
+    let requests = |server: &Server| server.requests.lock().unwrap().clone();
+    assert!(requests(&hub).iter().all(|request| request.headers["authorization"] == "Bearer hf_secret"));
+    assert!(requests(&other).iter().all(|request| !request.headers.contains_key("authorization")));
+}
+
+#[test]
+fn a_repository_is_listed_page_by_page_and_its_first_shards_taken() {
+    let server = serve(|n, request, stream| {
+        assert!(
+            request.path.starts_with("/api/datasets/owner/name/tree/main?recursive=true"),
+            "{}",
+            request.path
+        );
+        let file = |i: usize| {
+            let lfs = format!(r#""lfs": {{"oid": "ab{i}", "size": {i}00}}"#);
+            format!(r#"{{"type": "file", "path": "data/shard {i}.parquet", "size": 134, "oid": "x", {lfs}}}"#)
+        };
+        let folder = r#"{"type": "directory", "path": "data", "oid": "y", "size": 0}"#;
+        let readme = r#"{"type": "file", "path": "README.md", "size": 3, "oid": "cd"}"#;
+        match n {
+            0 => {
+                let link = format!("Link: <{}&cursor=2>; rel=\"next\"\r\n", request.path);
+                say(
+                    stream,
+                    "200 OK",
+                    &link,
+                    format!("[{folder},{},{},{readme}]", file(2), file(1)).as_bytes(),
+                );
+            }
+            _ => say(stream, "200 OK", "", format!("[{},{}]", file(3), file(4)).as_bytes()),
+        }
+    });
+    let files = list(&client(&server), &server.url, RepoKind::Dataset, "owner/name").unwrap();
+    assert_eq!((files.len(), files[0].path.as_str()), (5, "README.md"));
+    assert_eq!(files[0].remote.checksum, Some(Checksum::GitBlob("cd".into())));
+    let taken = first_shards(files, 2);
+    let names: Vec<&str> = taken.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(names, ["data/shard 1.parquet", "data/shard 2.parquet", "data/shard 4.parquet"]);
+    let Remote { url, size, checksum } = &taken[0].remote;
+    assert_eq!(url, &format!("{}/datasets/owner/name/resolve/main/data/shard%201.parquet", server.url));
+    assert_eq!((*size, checksum), (Some(100), &Some(Checksum::Sha256("ab1".into()))));
+}
+
+#[test]
+fn a_repository_cannot_name_files_outside_its_folder() {
+    for path in ["../evil", "/etc/passwd", "a/../../b", "a\\\\b", ""] {
+        let body = format!(r#"[{{"type": "file", "path": "{path}", "size": 1, "oid": "x"}}]"#);
+        let server = serve(move |_, _, stream| say(stream, "200 OK", "", body.as_bytes()));
+        let error = list(&client(&server), &server.url, RepoKind::Model, "owner/name").unwrap_err();
+        assert!(format!("{error:#}").contains("not a path inside a folder"), "{path}: {error:#}");
+    }
+    for bad in ["owner", "owner/name/more", "../name", "owner/..", "o/n@a/b", "o/n?x"] {
+        assert!(parse_repo(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn git_names_of_small_files_are_checked() {
+    let server = serve(|_, request, stream| give(stream, request, b"hello\n"));
+    let git = |name: &str| download(&server, Some(6), Some(Checksum::GitBlob(name.into())));
+    assert_eq!(git("ce013625030ba8dba906f756967f9e9ca394464a").unwrap(), b"hello\n");
+    assert!(git("0000000000000000000000000000000000000000").is_err());
+}

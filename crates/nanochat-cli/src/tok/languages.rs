@@ -1,0 +1,98 @@
+//! What tokenizers do to each language of some text: characters and bytes per token, tokens that are only a
+//! part of a character, and how many of the common Chinese characters are one token.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use nanochat::dataset::{DataError, Shards, Split};
+use nanochat::language::is_han;
+use nanochat::text_stats::TextStats;
+use nanochat_tokenizer::Tokenizer;
+
+/// Ranks of frequency up to which Chinese characters are looked at: 500 make up three quarters of modern
+/// text, 3,500 more than 99 %.
+const HANZI: [usize; 4] = [500, 1_000, 2_000, 3_500];
+/// Languages with less than this share of the text are left out of the table.
+const LEAST_SHARE: f64 = 0.01;
+
+/// Prints a row for each tokenizer and language of the validation text of `corpora`, up to `max_chars` each.
+pub fn print(
+    tokenizers: &[(String, Tokenizer)],
+    corpora: &[(String, Shards)],
+    max_chars: u64,
+) -> Result<(), DataError> {
+    println!(
+        "{:<12}{:<20}{:>9}{:>9}{:>9}{:>11}",
+        "language", "tokenizer", "tokens", "ch/tok", "B/tok", "fallback"
+    );
+    for (name, shards) in corpora {
+        let mut rows: Vec<(u64, &str, String)> = Vec::new();
+        for (label, tokenizer) in tokenizers {
+            let stats = TextStats::of(shards, Split::Val, Some(tokenizer), max_chars)?;
+            for (language, amount) in &stats.languages {
+                let per = |n: u64| n as f64 / amount.tokens.max(1) as f64;
+                if amount.chars as f64 >= LEAST_SHARE * stats.all.chars as f64 {
+                    let row = format!(
+                        "{:<12}{:<20}{:>9}{:>9.3}{:>9.3}{:>9.2} %",
+                        format!("{name}: {language}"),
+                        format!("{label} ({})", tokenizer.vocab_size()),
+                        amount.tokens,
+                        per(amount.chars),
+                        per(amount.bytes),
+                        100.0 * per(amount.fallback),
+                    );
+                    rows.push((amount.chars, language, row));
+                }
+            }
+        }
+        rows.sort_by_key(|(chars, language, _)| (Reverse(*chars), *language));
+        rows.iter().for_each(|(.., row)| println!("{row}"));
+    }
+    print_hanzi(tokenizers, corpora, max_chars)
+}
+
+/// The share of the most frequent Chinese characters of the training text that are one token each.
+fn print_hanzi(
+    tokenizers: &[(String, Tokenizer)],
+    corpora: &[(String, Shards)],
+    max_chars: u64,
+) -> Result<(), DataError> {
+    let hanzi = by_frequency(corpora, max_chars)?;
+    if hanzi.len() < HANZI[0] {
+        return Ok(());
+    }
+    print!("\n{:<32}", "common hanzi that are one token");
+    HANZI.iter().for_each(|n| print!("{:>10}", format!("first {n}")));
+    println!();
+    for (label, tokenizer) in tokenizers {
+        print!("{:<32}", format!("{label} ({})", tokenizer.vocab_size()));
+        for n in HANZI {
+            let common = &hanzi[..n.min(hanzi.len())];
+            let whole = common.iter().filter(|c| tokenizer.encode(&c.to_string()).len() == 1).count();
+            print!("{:>9.1} %", 100.0 * whole as f64 / common.len() as f64);
+        }
+        println!();
+    }
+    Ok(())
+}
+
+fn by_frequency(corpora: &[(String, Shards)], max_chars: u64) -> Result<Vec<char>, DataError> {
+    let mut counts: HashMap<char, u64> = HashMap::new();
+    for (_, shards) in corpora {
+        let mut read = 0;
+        for text in shards.texts(Split::Train) {
+            for c in text?.chars() {
+                read += 1;
+                if is_han(c) {
+                    *counts.entry(c).or_default() += 1;
+                }
+            }
+            if read >= max_chars {
+                break;
+            }
+        }
+    }
+    let mut hanzi: Vec<(Reverse<u64>, char)> = counts.into_iter().map(|(c, n)| (Reverse(n), c)).collect();
+    hanzi.sort();
+    Ok(hanzi.into_iter().map(|(_, c)| c).collect())
+}

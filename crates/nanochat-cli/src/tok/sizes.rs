@@ -1,0 +1,46 @@
+//! `nanochat tok sizes`: what vocabularies of several sizes do to each language. One training suffices: a smaller
+//! vocabulary is the beginning of a larger one.
+
+use std::path::Path;
+
+use clap::Args;
+use nanochat_tokenizer::{Tokenizer, TrainOptions};
+
+use super::{Corpus, Texts, languages, train_on};
+
+#[derive(Debug, Args)]
+pub struct SizesArgs {
+    /// Vocabulary sizes to compare
+    #[arg(long, num_args = 1.., default_values_t = [30_000, 40_000, 50_000, 65_536])]
+    sizes: Vec<usize>,
+    /// Stop reading after this many characters
+    #[arg(long, default_value_t = TrainOptions::default().max_chars)]
+    max_chars: usize,
+    /// Of each document, read no more than this many characters
+    #[arg(long, default_value_t = TrainOptions::default().max_document_chars)]
+    doc_cap: usize,
+    /// Characters of validation text to measure on, for each folder
+    #[arg(long, default_value_t = 2_000_000)]
+    eval_chars: u64,
+    #[command(flatten)]
+    texts: Texts,
+}
+
+pub fn run(args: &SizesArgs, base_dir: &Path) -> anyhow::Result<()> {
+    let corpora = args.texts.open(base_dir)?;
+    let options = TrainOptions {
+        vocab_size: args.sizes.iter().copied().max().unwrap_or_default(),
+        max_chars: args.max_chars,
+        max_document_chars: args.doc_cap,
+        ..TrainOptions::default()
+    };
+    let (largest, _) = train_on(&corpora, &options)?;
+    let mut sizes = args.sizes.clone();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let of_size = |size: &usize| Ok(("trained".to_string(), largest.with_vocab_size(*size)?));
+    let tokenizers: Vec<(String, Tokenizer)> = sizes.iter().map(of_size).collect::<anyhow::Result<_>>()?;
+    let corpora: Vec<_> = corpora.into_iter().map(|Corpus { name, shards, .. }| (name, shards)).collect();
+    languages::print(&tokenizers, &corpora, args.eval_chars)?;
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! `nanochat data`: from raw files to a corpus by the binary, a download killed in the middle, files made to fill
+//! the memory.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::*;
+
+const ZH: &str = "春天来了，院子里的桃花开得正好。老人坐在树下，给孩子们讲很久以前的故事。故事里有一条会说话的河，\
+    每到夜里就把白天听见的事情告诉月亮。孩子们听得入了迷，谁也不愿意先回家吃饭。";
+const EN: &str = "The old bridge had stood over the river for more than a hundred years, and the people of the \
+    village said that it would outlive them all. Every spring the water rose to its arches, and every summer \
+    children jumped from it to cool themselves, while their parents watched with worry and with envy.";
+
+/// `n` documents that all differ, as JSON lines.
+fn corpus(path: &Path, text: &str, n: usize) {
+    let words = ["山", "河", "north", "south", "木", "火", "east", "west"];
+    let line = |i: usize| {
+        let own: Vec<String> =
+            (0..60).map(|k| format!("{}{}", words[(i * 3 + k) % 8], i * 61 + k * k)).collect();
+        json!({ "text": format!("{text} {}", own.join(" ")) }).to_string() + "\n"
+    };
+    fs::write(path, (0..n).map(line).collect::<String>()).unwrap();
+}
+
+#[test]
+fn clean_mix_count_and_train_a_tokenizer_on_two_languages() {
+    let base = tempfile::tempdir().unwrap();
+    let at = |name: &str| base.path().join(name).display().to_string();
+    for (name, text) in [("zh", ZH), ("en", EN)] {
+        corpus(&base.path().join(format!("{name}.jsonl")), text, 80);
+        let raw = at(&format!("{name}.jsonl"));
+        let line = format!("data clean {raw} --out {} --dedup exact --no-rules --width letters", at(name));
+        let said = output(nanochat(base.path(), &line));
+        assert!(said.contains("80 documents in 1 files"), "{said}");
+    }
+    let report: Value =
+        serde_json::from_slice(&fs::read(base.path().join("zh/cleaned.json")).unwrap()).unwrap();
+    assert_eq!(
+        report["kept"][0],
+        json!({ "language": "zh", "documents": 80, "characters": report["kept"][0]["characters"] })
+    );
+    let sources = format!("zh=0.7:{} en=0.3:{}", at("zh"), at("en"));
+    let said = output(nanochat(base.path(), &format!("data mix {sources} --total 100000")));
+    let share: Option<f64> = said.split_whitespace().nth(1).and_then(|share| share.parse().ok());
+    assert!((share.unwrap() - 70.0).abs() < 1.0 && said.contains("epochs of"), "{said}");
+    run(base.path(), &format!("data mix {sources} --total 100000 --out {}", at("again")));
+    for name in ["shard_00000.parquet", "shard_00001.parquet"] {
+        let [a, b] =
+            ["base_data", "again"].map(|folder| fs::read(base.path().join(folder).join(name)).unwrap());
+        assert!(a == b, "two mixtures with one seed differ in {name}");
+    }
+    let said = output(nanochat(base.path(), &format!("tok train --vocab-size 400 --mix {sources}")));
+    assert!(said.contains("zh ") && said.contains("en "), "{said}");
+    let said = output(nanochat(base.path(), &format!("tok sizes --sizes 300 400 --mix {sources}")));
+    assert!(
+        said.contains("zh: zh") && said.contains("trained (300)") && said.contains("trained (400)"),
+        "{said}"
+    );
+    let said = output(nanochat(base.path(), "data stats --depth 4"));
+    assert!(said.contains("d4 (") && said.contains("epochs"), "{said}");
+    refuses(base.path(), "data mix zh:x", &["NAME=WEIGHT:FOLDER"]);
+    refuses(base.path(), "data download nothing", &["neither a set", "fineweb-edu"]);
+}
+
+/// Runs it to its end; whether it succeeded, and its peak memory in bytes, watched while it runs.
+#[cfg(target_os = "linux")]
+fn peak_memory_of(mut command: std::process::Command) -> (bool, u64) {
+    let mut child = command.spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) << 10);
+        if let Some(status) = child.try_wait().unwrap() {
+            return (status.success(), peak);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn files_made_to_fill_the_memory_are_refused_in_little_of_it() {
+    let base = tempfile::tempdir().unwrap();
+    // A line of 2 GB: a sparse file of zeros costs no disk.
+    let long = base.path().join("long.jsonl");
+    File::create(&long).unwrap().set_len(2_000_000_000).unwrap();
+    // 2 GB of zeros in 60 KB.
+    let bomb = base.path().join("bomb.jsonl.zst");
+    let packed = zstd_of_zeros(2_000);
+    fs::write(&bomb, packed).unwrap();
+    for path in [long, bomb] {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("nanochat"));
+        command.args(["data", "clean"]).arg(&path).arg("--out").arg(base.path().join("out"));
+        command.stderr(std::process::Stdio::null());
+        let (succeeded, peak) = peak_memory_of(command);
+        assert!(!succeeded && peak < 400 << 20, "{}: {peak} bytes", path.display());
+    }
+}
+
+/// A frame for each megabyte of zeros, end to end.
+#[cfg(target_os = "linux")]
+fn zstd_of_zeros(megabytes: usize) -> Vec<u8> {
+    // Magic, a header for a window of 1 MiB, then RLE blocks of 128 KiB of one zero byte.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x50];
+    for i in 0..8 {
+        let header: u32 = (131_072 << 3) | 1 << 1 | u32::from(i == 7);
+        frame.extend(&header.to_le_bytes()[..3]);
+        frame.push(0);
+    }
+    frame.repeat(megabytes)
+}
+
+/// Serves `content` with ranges; the first answer stops in the middle until the test ends.
+fn serve(content: Vec<u8>, asked: Arc<Mutex<Vec<Option<usize>>>>, sent: Arc<AtomicUsize>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/file.bin", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let from = range_of(&stream);
+            let first = asked.lock().unwrap().is_empty();
+            asked.lock().unwrap().push(from);
+            let (content, sent) = (content.clone(), sent.clone());
+            std::thread::spawn(move || answer(stream, &content, from, first, &sent));
+        }
+    });
+    url
+}
+
+fn range_of(stream: &TcpStream) -> Option<usize> {
+    let lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    let range = lines.map(|line| line.to_lowercase()).filter(|line| line.starts_with("range:")).last()?;
+    range.split_once("bytes=")?.1.trim_end_matches('-').parse().ok()
+}
+
+fn answer(mut stream: TcpStream, content: &[u8], from: Option<usize>, stop: bool, sent: &AtomicUsize) {
+    let (start, total) = (from.unwrap_or(0), content.len());
+    let status = if from.is_some() { "206 Partial Content" } else { "200 OK" };
+    let range = format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1);
+    let head =
+        format!("HTTP/1.1 {status}\r\nETag: \"v1\"\r\n{range}Content-Length: {}\r\n\r\n", total - start);
+    let end = if stop { total / 2 } else { total };
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&content[start..end]));
+    sent.store(end, Ordering::SeqCst);
+    if stop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_download_goes_on_where_it_was() {
+    let base = tempfile::tempdir().unwrap();
+    let content: Vec<u8> =
+        (0..1_000_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let (asked, sent) = (Arc::default(), Arc::default());
+    let url = serve(content.clone(), Arc::clone(&asked), Arc::clone(&sent));
+    let part = base.path().join("downloads/file.bin.part");
+    let mut child = start(base.path(), &format!("data download {url}"));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::metadata(&part).map_or(0, |part| part.len()) < 2_000_000 {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "nothing arrives");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    signal(&child, "KILL");
+    let _ = child.wait();
+    run(base.path(), &format!("data download {url}"));
+    assert!(fs::read(base.path().join("downloads/file.bin")).unwrap() == content);
+    assert_eq!(*asked.lock().unwrap(), [None, Some(2_000_000)]);
+    assert_eq!(fs::read_dir(base.path().join("downloads")).unwrap().count(), 1);
+}
