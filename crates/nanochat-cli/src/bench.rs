@@ -3,6 +3,7 @@
 use anyhow::Result;
 use nanochat::bench::infer::{InferBench, infer};
 use nanochat::bench::{TrainBench, ops, train};
+use nanochat_serve::bench::{Percentiles, ServeBench};
 use nanochat_tensor::Device;
 
 #[derive(clap::Subcommand)]
@@ -13,6 +14,8 @@ pub enum BenchCommand {
     Ops(TrainArgs),
     /// Time answers: the first token, and decoding at several batch sizes
     Infer(InferArgs),
+    /// Load a running server: first tokens, time per token, throughput
+    Serve(ServeArgs),
 }
 
 #[derive(clap::Args)]
@@ -33,11 +36,21 @@ pub struct InferArgs {
     json: bool,
 }
 
+#[derive(clap::Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    bench: ServeBench,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 pub fn run(command: BenchCommand, device: &Device) -> Result<()> {
     match command {
         BenchCommand::Train(args) => run_train(&args, device),
         BenchCommand::Ops(args) => run_ops(&args, device),
         BenchCommand::Infer(args) => run_infer(&args, device),
+        BenchCommand::Serve(args) => run_serve(&args),
     }
 }
 
@@ -99,6 +112,27 @@ fn run_infer(args: &InferArgs, device: &Device) -> Result<()> {
             "{:>5} {prompts:<16} {:>9.1} ms {:>6.2} ms {:>9.1} {share:>9}",
             batch.rows, batch.first_token_ms, batch.step_ms, batch.tokens_per_second
         );
+    }
+    Ok(())
+}
+
+fn run_serve(args: &ServeArgs) -> Result<()> {
+    let speed = nanochat_serve::bench::run(&args.bench)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&speed)?);
+        return Ok(());
+    }
+    println!("{} answers of {} clients in {:.1} s", speed.requests, args.bench.clients, speed.seconds);
+    println!("{:>12.1} tok/s", speed.tokens_per_second);
+    println!("{:>12.2} answers/s", speed.requests_per_second);
+    println!("{:>12} told to come again", speed.refused);
+    println!("{:<14} {:>9} {:>9} {:>9} {:>9}", "ms", "p50", "p90", "p99", "max");
+    for (name, Percentiles { p50, p90, p99, max }) in [
+        ("first token", speed.first_token_ms),
+        ("between tokens", speed.token_ms),
+        ("whole answer", speed.answer_ms),
+    ] {
+        println!("{name:<14} {p50:>9.1} {p90:>9.1} {p99:>9.1} {max:>9.1}");
     }
     Ok(())
 }

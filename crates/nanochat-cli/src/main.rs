@@ -12,6 +12,7 @@ mod eval;
 mod export;
 mod plan;
 mod report;
+mod serve;
 mod speedrun;
 mod tok;
 mod train;
@@ -54,6 +55,8 @@ enum Command {
     Speedrun(speedrun::SpeedrunCommand),
     /// Talk to a model
     Chat(chat::ChatCommand),
+    /// Serve a model: a web chat, and an API that OpenAI's clients speak
+    Serve(serve::ServeCommand),
     /// Make training text: the built-in corpus, or your own files
     #[command(subcommand)]
     Data(data::DataCommand),
@@ -72,7 +75,7 @@ enum Command {
     Report(report::ReportCommand),
     /// Write a checkpoint's model as a Hugging Face folder of its own
     Export(export::ExportCommand),
-    /// Measure the speed of training
+    /// Measure speed: of training, of answers, of a server
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// What this machine has for training on a GPU, and what is missing
@@ -111,6 +114,7 @@ impl Cli {
         match self.command {
             Command::Speedrun(command) => speedrun::run(&command, &base_dir, self.device),
             Command::Chat(command) => chat::run(&command, &base_dir, &self.device.open()?),
+            Command::Serve(command) => serve::run(&command, &base_dir, self.device),
             Command::Data(command) => data::run(command, &base_dir),
             Command::Tok(command) => tok::run(command, &base_dir),
             Command::Train(command) => train::run(command, &base_dir, &self.device.open()?),
