@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::anyhow;
 use clap::{Parser, Subcommand};
@@ -83,12 +83,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    end_quietly_when_nobody_reads();
+    let ends_quietly = end_quietly_when_nobody_reads();
     let cli = match arguments().and_then(arguments::expand).map(Cli::try_parse_from) {
         Ok(Ok(cli)) => cli,
         Ok(Err(error)) => error.exit(),
         Err(error) => return fail(&error),
     };
+    // A client who leaves must not end a server.
+    ends_quietly.store(!cli.command.speaks_http(), Ordering::Relaxed);
     // A GPU that fails at work, by running out of memory say, unwinds from wherever it was used.
     match catch_unwind(AssertUnwindSafe(|| cli.run())) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -97,6 +99,12 @@ fn main() -> ExitCode {
             Some(sentence) => fail(&anyhow::anyhow!("{sentence}")),
             None => resume_unwind(panic),
         },
+    }
+}
+
+impl Command {
+    fn speaks_http(&self) -> bool {
+        matches!(self, Command::Serve(_) | Command::Bench(bench::BenchCommand::Serve(_)))
     }
 }
 
@@ -145,9 +153,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// `nanochat report | head` is no error.
-fn end_quietly_when_nobody_reads() {
-    let always = Arc::new(AtomicBool::new(true));
+/// `nanochat report | head` is no error, as long as this holds.
+fn end_quietly_when_nobody_reads() -> Arc<AtomicBool> {
+    let holds = Arc::new(AtomicBool::new(true));
     // Fails only for signals that cannot be caught, which SIGPIPE is not.
-    let _ = signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 0, always);
+    let _ = signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 0, holds.clone());
+    holds
 }

@@ -22,12 +22,13 @@ const MOST: usize = 2_048;
 /// For the head of a request, and so for an idle connection too: both wait for a head.
 const HEAD: Duration = Duration::from_secs(20);
 
-/// Serves until `stop` ends, then takes nothing more and gives what is under way `grace`; `abort` tells it to end.
+/// Serves until `stop` ends, then takes nothing more and lets what is under way finish until `late` ends; then `abort`
+/// tells it to end.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     stop: impl Future<Output = ()>,
-    grace: Duration,
+    late: impl Future<Output = ()>,
     abort: impl FnOnce(),
 ) {
     let places = Arc::new(Semaphore::new(MOST));
@@ -67,7 +68,11 @@ pub async fn serve(
     drop(listener);
     let drained = drain.shutdown();
     tokio::pin!(drained);
-    if tokio::time::timeout(grace, &mut drained).await.is_err() {
+    let all_done = tokio::select! {
+        () = &mut drained => true,
+        () = late => false,
+    };
+    if !all_done {
         abort();
         // Everybody is told why; then there is no more waiting.
         let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;

@@ -43,6 +43,7 @@ use nanochat_tensor::{Device, Precision};
 use nanochat_tokenizer::Tokenizer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use access::Access;
 use error::ApiError;
@@ -217,13 +218,27 @@ pub fn run(
     let grace = Duration::from_secs(options.grace);
     runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (counted, signals) = watch::channel(0);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                counted.send_modify(|count| *count += 1);
+            }
+        });
+        let nth = |n| {
+            let mut signals = signals.clone();
+            async move { drop(signals.wait_for(|count| *count >= n).await) }
+        };
         let stop = async {
-            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            nth(1).await;
             eprintln!("stopping: running answers have {} s; another signal ends them now", grace.as_secs());
             queue.drain();
         };
+        let late = async {
+            tokio::select! { () = nth(2) => {}, () = tokio::time::sleep(grace) => {} }
+        };
         ready(bound);
-        connection::serve(listener, router(server), stop, grace, || queue.abort()).await;
+        connection::serve(listener, router(server), stop, late, || queue.abort()).await;
         anyhow::Ok(())
     })?;
     queue.abort();

@@ -89,28 +89,38 @@ function say(text) {
   answer(open);
 }
 
+/** What the server takes of a conversation: 8,000 characters a message, 32,000 in all, no answer without a word. */
+function withinLimits(nodes) {
+  const messages = [];
+  for (const node of nodes) {
+    const said = node.parts.map((part) => part.text).join("");
+    if (!said.trim()) messages.pop(); // nor the question to it
+    else messages.push({ role: node.role, content: [...said].length > 8000 ? said.slice(0, 8000) : node.parts });
+  }
+  const length = (message) => (typeof message.content === "string" ? message.content : message.content.map((part) => part.text).join("")).length;
+  while (messages.length > 2 && messages.reduce((sum, message) => sum + length(message), 0) > 28000) messages.splice(0, 2);
+  return messages;
+}
+
 /** Answers the last message of `chat`, as it comes. */
 async function answer(chat) {
-  const history = store.path(chat).filter((node) => node.parts.length);
-  const messages = history.map((node) => ({ role: node.role, content: node.parts }));
+  const messages = withinLimits(store.path(chat));
   const node = store.add(chat, chat.at, "assistant", []);
   const mine = { chat, node, bubble: null, abort: new AbortController(), drawing: false };
   running = mine;
   draw();
   status(words.answering);
-  let first = 0;
+  const began = performance.now();
   try {
     const result = await api.answer(messages, mine.abort.signal, (delta) => {
       if (delta.dropped_messages) node.dropped = true;
       if (!delta.content && !delta.tool) return;
-      first ||= performance.now();
       append(node.parts, delta);
       drawSoon(mine);
     });
     node.finish = result.finish;
     node.tokens = result.tokens;
-    const seconds = (performance.now() - first) / 1000;
-    if (result.tokens > 1) node.rate = Math.round(((result.tokens - 1) / Math.max(seconds, 0.001)) * 10) / 10;
+    node.rate = Math.round((10 * 1000 * result.tokens) / Math.max(performance.now() - began, 1)) / 10;
   } catch (error) {
     if (error.name === "AbortError") node.finish = "stopped";
     else node.error = error.message;

@@ -10,6 +10,7 @@ mod logprobs;
 mod sampling;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use nanochat::engine::Finish;
@@ -34,7 +35,11 @@ pub async fn models(State(server): State<Shared>) -> Json<Value> {
     Json(json!({"object": "list", "data": [model_json(&server)]}))
 }
 
-pub async fn model(State(server): State<Shared>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub async fn model(
+    State(server): State<Shared>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let id = id.map_or_else(|_| "not UTF-8".to_string(), |Path(id)| id);
     check_model(&server, Some(&id))?;
     Ok(Json(model_json(&server)))
 }
