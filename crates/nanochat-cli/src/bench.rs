@@ -117,7 +117,8 @@ fn run_infer(args: &InferArgs, device: &Device) -> Result<()> {
 }
 
 fn run_serve(args: &ServeArgs) -> Result<()> {
-    let speed = nanochat_serve::bench::run(&args.bench)?;
+    let key = std::env::var("NANOCHAT_API_KEY").ok();
+    let speed = nanochat_serve::bench::run(&ServeBench { key, ..args.bench.clone() })?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&speed)?);
         return Ok(());

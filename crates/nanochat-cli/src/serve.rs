@@ -31,7 +31,9 @@ pub fn run(command: &ServeCommand, base_dir: &Path, device: DeviceChoice) -> Res
     let LoadedModel { model, tokenizer, folder } = command.model.load(base_dir, &Device::Cpu)?;
     let name = command.options.name.clone().unwrap_or_else(|| name(&folder));
     eprintln!("serving {} as {name}", folder.display());
-    nanochat_serve::run(model, tokenizer, name, &devices, &command.options, |address| {
+    let listed_keys = std::env::var("NANOCHAT_API_KEYS").ok();
+    let options = ServeOptions { listed_keys, ..command.options.clone() };
+    nanochat_serve::run(model, tokenizer, name, &devices, &options, |address| {
         println!("http://{address}");
     })
 }

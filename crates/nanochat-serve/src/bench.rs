@@ -39,6 +39,9 @@ pub struct ServeBench {
     /// Prompts are drawn from the first N tokens of the vocabulary
     #[arg(long, value_parser = values::count, default_value_t = 256)]
     pub vocab_size: usize,
+    /// Key that the server wants.
+    #[arg(skip)]
+    pub key: Option<String>,
 }
 
 /// What was measured.
@@ -157,7 +160,7 @@ async fn ask(
     let mut refused = 0;
     loop {
         let started = Instant::now();
-        let response = send(connection, address, body.to_string()).await?;
+        let response = send(connection, address, bench.key.as_deref(), body.to_string()).await?;
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             refused += 1;
             let _ = response.into_body().collect().await?; // the connection serves again
@@ -168,10 +171,15 @@ async fn ask(
     }
 }
 
-async fn send(connection: &mut Option<Client>, address: &str, body: String) -> Result<Response<Incoming>> {
+async fn send(
+    connection: &mut Option<Client>,
+    address: &str,
+    key: Option<&str>,
+    body: String,
+) -> Result<Response<Incoming>> {
     let mut request =
         Request::post("/v1/completions").header("host", address).header("content-type", "application/json");
-    if let Ok(key) = std::env::var("NANOCHAT_API_KEY") {
+    if let Some(key) = key {
         request = request.header("authorization", format!("Bearer {key}"));
     }
     let request = request.body(Full::new(Bytes::from(body)))?;

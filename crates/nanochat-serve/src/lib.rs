@@ -66,6 +66,9 @@ pub struct ServeOptions {
     /// File with the keys that clients must show, one a line (or NANOCHAT_API_KEYS, apart by commas)
     #[arg(long, value_name = "FILE")]
     pub api_keys: Option<PathBuf>,
+    /// More keys, apart by commas.
+    #[arg(skip)]
+    pub listed_keys: Option<String>,
     /// Requests a minute that each key may make (without keys, each address) [default: any number]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate_limit: Option<u32>,
@@ -178,8 +181,7 @@ pub fn run(
     options: &ServeOptions,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
-    let keys = std::env::var("NANOCHAT_API_KEYS").ok();
-    let keys = access::read_keys(options.api_keys.as_deref(), keys.as_deref())?;
+    let keys = access::read_keys(options.api_keys.as_deref(), options.listed_keys.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let address = SocketAddr::new(options.host, options.port);
     let listener = runtime.block_on(TcpListener::bind(address));

@@ -59,7 +59,7 @@ function actions(node, versions, act, element) {
   if (versions.length > 1) {
     const at = versions.indexOf(node);
     const to = (step, text, label) =>
-      button(text, () => act.show(versions[at + step]), { "aria-label": label, disabled: !versions[at + step] });
+      button(text, () => act.show(versions[at + step]), { "aria-label": label, class: "step", disabled: !versions[at + step] });
     row.append(to(-1, "‹", words.previous), `${at + 1}/${versions.length}`, to(1, "›", words.next));
   }
   const copy = button(words.copy, () => copyText(textOf(node), copy));

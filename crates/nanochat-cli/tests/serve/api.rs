@@ -31,6 +31,22 @@ fn a_chat_is_the_same_streamed_and_whole() {
 }
 
 #[test]
+fn a_front_ends_request_is_understood() {
+    let server = Server::start(&tool_model(), "");
+    let text = json!([{"type": "text", "text": "hi"}]);
+    let streamed = server.post(
+        CHAT,
+        json!({
+            "model": "small", "stream": true, "stream_options": {"include_usage": true}, "user": "someone", "stop": null,
+            "messages": [{"role": "developer", "content": "be kind"}, {"role": "user", "content": text, "name": "a"}],
+            "n": null, "max_tokens": null, "temperature": 0.7, "tools": [], "tool_choice": "none", "logit_bias": {},
+            "response_format": {"type": "text"}, "metadata": {"chat": "1"}, "seed": null, "top_p": 1, "store": false,
+        }),
+    );
+    assert_eq!((streamed.status, streamed.streamed().as_str()), (200, "ok"));
+}
+
+#[test]
 fn samples_differ_and_a_seed_repeats_them() {
     let server = Server::start(&random_model(), "");
     let body = json!({"messages": user("x"), "n": 4, "seed": 1, "temperature": 1.5, "max_tokens": 12});
@@ -191,10 +207,10 @@ fn special_tokens_in_a_text_are_text() {
 
 #[test]
 fn what_the_server_says_of_itself() {
-    let mut server = Server::start(&random_model(), "--replicas 2");
+    let mut server = Server::start(&endless_model(), "--replicas 2");
     server.assert_well();
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "small");
-    assert_eq!(server.get("/v1/models/small").json()["max_model_len"], 512);
+    assert_eq!(server.get("/v1/models/small").json()["max_model_len"], 4096);
     assert_eq!(server.get("/health").json()["num_gpus"], 2);
     server.ask(CHAT, json!({"messages": user("x"), "max_tokens": 5, "n": 3}));
     let stats = server.get("/stats").json();
@@ -249,6 +265,10 @@ fn rows_of_clients_who_leave_are_freed() {
         let mut socket =
             server.open(CHAT, json!({"messages": user("x"), "max_tokens": 4000, "stream": true}));
         socket.read_exact(&mut [0; 400]).unwrap();
+    }
+    for _ in 0..6 {
+        let _whole = server.open(CHAT, json!({"messages": user("x"), "max_tokens": 4000}));
+        std::thread::sleep(std::time::Duration::from_millis(30));
     }
     let waits = server.ask(CHAT, json!({"messages": user("x"), "max_tokens": 3}));
     assert_eq!(waits["usage"]["completion_tokens"], 3);
@@ -309,7 +329,5 @@ fn the_load_generator_measures_a_server() {
     bench.args(flags.split_whitespace()).arg(server.url());
     let speed: Value = serde_json::from_slice(&bench.assert().success().get_output().stdout).unwrap();
     assert_eq!((&speed["requests"], &speed["refused"]), (&json!(10), &json!(0)));
-    assert!(
-        speed["tokens"].as_u64().unwrap() >= 10 && speed["first_token_ms"]["p99"].as_f64().unwrap() > 0.0
-    );
+    assert!(speed["tokens"].as_u64().unwrap() > 0 && speed["first_token_ms"]["p99"].as_f64().unwrap() > 0.0);
 }
