@@ -5,13 +5,18 @@ of the papers (Muon: Keller Jordan, https://kellerjordan.github.io/posts/muon/; 
 rounds its iteration to bfloat16.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, NanoChatForCausalLM
+
+if TYPE_CHECKING:  # the trainer alone runs where there is no transformers
+    from transformers import NanoChatForCausalLM
 
 MATRIX_LR = 0.02
 EMBEDDING_LR = 0.2
@@ -22,6 +27,8 @@ WARMDOWN_RATIO = 0.2
 
 def load_model(folder: Path, attention: str = "eager") -> NanoChatForCausalLM:
     """The float32 model of a checkpoint folder."""
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
     return every_row_learns(model)
 
@@ -52,9 +59,10 @@ def muon_momentum(step: int) -> float:
     return (1 - risen) * 0.85 + risen * 0.95
 
 
-def orthogonalize(update: torch.Tensor) -> torch.Tensor:
+def orthogonalize(update: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Five quintic Newton-Schulz steps, which push every singular value of (rows, cols) towards 1."""
     a, b, c = 3.4445, -4.7750, 2.0315
+    update = update.to(dtype)
     tall = update.size(0) > update.size(1)
     x = update.T if tall else update
     x = x / (x.norm() + 1e-7)
@@ -67,8 +75,8 @@ def orthogonalize(update: torch.Tensor) -> torch.Tensor:
 class Muon:
     """Momentum, orthogonalized, for the matrices inside the blocks."""
 
-    def __init__(self, matrices: list[torch.nn.Parameter]):
-        self.matrices = matrices
+    def __init__(self, matrices: list[torch.nn.Parameter], dtype: torch.dtype):
+        self.matrices, self.dtype = matrices, dtype
         self.buffers = [torch.zeros_like(w) for w in matrices]
 
     @torch.no_grad()
@@ -77,20 +85,20 @@ class Muon:
             buf.mul_(momentum).add_(w.grad, alpha=1 - momentum)
             nesterov = (1 - momentum) * w.grad + momentum * buf
             rows, cols = w.shape
-            w.sub_(lr * math.sqrt(max(1.0, rows / cols)) * orthogonalize(nesterov))
+            w.sub_(lr * math.sqrt(max(1.0, rows / cols)) * orthogonalize(nesterov, self.dtype))
 
 
 class Trainer:
     """One optimizer step at a time, with nanochat's groups, rates and schedule."""
 
-    def __init__(self, model: NanoChatForCausalLM, num_steps: int):
+    def __init__(self, model: NanoChatForCausalLM, num_steps: int, muon_dtype: torch.dtype = torch.float32):
         self.model = model.train()
         self.num_steps = num_steps
-        self.muon = Muon([w for name, w in model.named_parameters() if name.startswith("model.layers.")])
+        self.muon = Muon([w for name, w in model.named_parameters() if name.startswith("model.layers.")], muon_dtype)
         scale = (model.config.hidden_size / 768) ** -0.5
         groups = [
             {"params": [model.lm_head.weight], "lr": UNEMBEDDING_LR * scale},
-            {"params": [model.model.embed_tokens.weight], "lr": EMBEDDING_LR * scale},
+            {"params": [model.get_parameter("model.embed_tokens.weight")], "lr": EMBEDDING_LR * scale},
         ]
         self.adamw = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, foreach=False)
         self.initial_lrs = [group["lr"] for group in self.adamw.param_groups]

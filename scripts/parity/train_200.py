@@ -2,9 +2,9 @@
 
     python scripts/parity/train_200.py INITIAL_FOLDER BATCHES --ours metrics.jsonl --out reference_losses.json
 
-INITIAL_FOLDER is a checkpoint folder (config.json, model.safetensors) with the weights before the first step; BATCHES a
-safetensors file of `inputs` and `targets`, (steps, B, T), integers, ignored targets -1. Every line of --ours that has
-both `step` (from 0) and `loss` (mean over the batch's targets, before the update, not smoothed) is compared.
+INITIAL_FOLDER is a checkpoint folder (config.json, model.safetensors) with the weights before the first step; BATCHES
+what the example `parity_batches` writes. Every line of --ours that has both `step` (from 0) and `loss` (mean over the
+batch's targets, before the update, not smoothed) is compared.
 Float32 on the CPU, like ours. Exits with 1 when a loss differs by more than --tolerance.
 """
 
@@ -14,14 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-from safetensors.torch import load_file
+from safetensors import safe_open
 
 from reference import Trainer, load_model, write_json
 
 
 def train(folder: Path, batches: Path) -> list[float]:
-    tensors = load_file(batches)
-    inputs, targets = tensors["inputs"], tensors["targets"]
+    with safe_open(batches, "pt") as file:
+        tokens, sizes = file.get_tensor("tokens").long(), file.metadata()
+    shape = (len(tokens), int(sizes["batch_size"]), int(sizes["sequence_len"]))
+    inputs, targets = tokens[:, :-1].reshape(shape), tokens[:, 1:].reshape(shape)
     trainer = Trainer(load_model(folder, attention="sdpa"), num_steps=len(inputs))
     losses, start = [], time.time()
     for step in range(len(inputs)):

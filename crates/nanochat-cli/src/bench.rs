@@ -1,45 +1,28 @@
 //! `nanochat bench`: how fast this machine is.
 
 use anyhow::Result;
-use nanochat::bench::infer::{InferBench, infer};
-use nanochat::bench::{TrainBench, ops, train};
-use nanochat_serve::bench::{Percentiles, ServeBench};
+use nanochat::bench::infer::{InferBench, InferSpeed, infer};
+use nanochat::bench::{OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, ops, train};
+use nanochat_serve::bench::{Percentiles, ServeBench, ServeSpeed};
 use nanochat_tensor::Device;
+use serde::Serialize;
 
 #[derive(clap::Subcommand)]
 pub enum BenchCommand {
     /// Time training steps on random tokens
-    Train(TrainArgs),
-    /// Time each op of a training step alone
-    Ops(TrainArgs),
+    Train(Command<TrainBench>),
+    /// Time each op of a training step alone, and the step beside them
+    Ops(Command<OpsBench>),
     /// Time answers: the first token, and decoding at several batch sizes
-    Infer(InferArgs),
+    Infer(Command<InferBench>),
     /// Load a running server: first tokens, time per token, throughput
-    Serve(ServeArgs),
+    Serve(Command<ServeBench>),
 }
 
 #[derive(clap::Args)]
-pub struct TrainArgs {
+pub struct Command<Bench: clap::Args> {
     #[command(flatten)]
-    bench: TrainBench,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(clap::Args)]
-pub struct InferArgs {
-    #[command(flatten)]
-    bench: InferBench,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(clap::Args)]
-pub struct ServeArgs {
-    #[command(flatten)]
-    bench: ServeBench,
+    bench: Bench,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -47,55 +30,74 @@ pub struct ServeArgs {
 
 pub fn run(command: BenchCommand, device: &Device) -> Result<()> {
     match command {
-        BenchCommand::Train(args) => run_train(&args, device),
-        BenchCommand::Ops(args) => run_ops(&args, device),
-        BenchCommand::Infer(args) => run_infer(&args, device),
-        BenchCommand::Serve(args) => run_serve(&args),
+        BenchCommand::Train(command) => show(command.json, &train(&command.bench, device)?, print_train),
+        BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
+        BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
+        BenchCommand::Serve(Command { bench, json }) => {
+            let key = std::env::var("NANOCHAT_API_KEY").ok();
+            show(json, &nanochat_serve::bench::run(&ServeBench { key, ..bench })?, print_serve)
+        }
     }
 }
 
-fn run_ops(args: &TrainArgs, device: &Device) -> Result<()> {
-    let speeds = ops(&args.bench, device)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&speeds)?);
-        return Ok(());
-    }
-    println!("{:<32} {:>20} {:>20}", format!("d{} on {device}", args.bench.depth), "forward", "backward");
-    for op in speeds {
-        let part = |ms: f64, rate: f64| format!("{ms:.3} ms {rate:>8.2}");
-        let (forward, backward) =
-            (part(op.forward_ms, op.forward_rate), part(op.backward_ms, op.backward_rate));
-        println!("{:<32} {forward:>20} {backward:>20} {}", op.name, op.unit);
+fn show<Speed: Serialize>(json: bool, speed: &Speed, print: impl Fn(&Speed)) -> Result<()> {
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(speed)?),
+        false => print(speed),
     }
     Ok(())
 }
 
-fn run_train(args: &TrainArgs, device: &Device) -> Result<()> {
-    let speed = train(&args.bench, device)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&speed)?);
-        return Ok(());
+fn print_ops(speed: &OpsSpeed) {
+    let OpsSpeed { ceiling, ops, floor_ms, train } = speed;
+    println!(
+        "d{} on {}: a large product at {:.2} TFLOP/s, a copy at {:.3} TB/s",
+        train.depth, train.device, ceiling.product_tflops, ceiling.copy_tb_per_second
+    );
+    println!("{:<32} {:>5} {:>20} {:>20} {:>18}", "", "count", "forward", "backward", "of the ceiling");
+    for op in ops {
+        let OpSpeed { name, count, unit, of_ceiling, .. } = op;
+        let part = |ms: f64, rate: f64| format!("{ms:.3} ms {rate:>8.2}");
+        let (forward, backward) =
+            (part(op.forward_ms, op.forward_rate), part(op.backward_ms, op.backward_rate));
+        println!(
+            "{name:<32} {count:>5} {forward:>20} {backward:>20} {unit:<8} {:>7.1} %",
+            100.0 * of_ceiling
+        );
     }
-    println!("d{} ({:.1}M parameters) on {}", speed.depth, speed.parameters as f64 / 1e6, speed.device);
+    let step = train.micro_step_ms;
+    println!("{floor_ms:>12.1} ms all of them as often as a micro-step does them");
+    println!("{step:>12.1} ms the micro-step: {:.1} % of it is the ops'", 100.0 * floor_ms / step);
+    println!("{:>12.1} ms the optimizer's step", train.optimizer_ms);
+}
+
+fn print_train(speed: &TrainSpeed) {
+    println!(
+        "d{} ({:.1}M parameters) on {}, {} rows, --recompute {}",
+        speed.depth,
+        speed.parameters as f64 / 1e6,
+        speed.device,
+        speed.device_batch_size,
+        speed.recompute
+    );
     println!("{:>12.0} tok/s", speed.tokens_per_second);
     if let Some(mfu) = speed.mfu {
         println!("{:>12.1} % MFU", 100.0 * mfu);
     }
     println!("{:>12.1} ms a micro-step", speed.micro_step_ms);
     println!("{:>12.1} ms an optimizer step", speed.optimizer_ms);
-    if let Some(peak) = speed.peak_memory_gib {
-        println!("{peak:>12.2} GiB at most");
+    if let Some(busy) = speed.gpu_busy {
+        println!("{:>12.1} % of the step the GPU worked", 100.0 * busy);
+    }
+    let planned = speed.planned_memory_gib;
+    match speed.peak_memory_gib {
+        Some(peak) => println!("{peak:>12.2} GiB at most, {planned:.2} by the plan"),
+        None => println!("{planned:>12.2} GiB by the plan"),
     }
     println!("{:>12.4} loss", speed.loss);
-    Ok(())
 }
 
-fn run_infer(args: &InferArgs, device: &Device) -> Result<()> {
-    let speed = infer(&args.bench, device)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&speed)?);
-        return Ok(());
-    }
+fn print_infer(speed: &InferSpeed) {
     let gigabytes = speed.weight_bytes as f64 / 1e9;
     println!("d{} on {}: {gigabytes:.3} GB of {} weights", speed.depth, speed.device, speed.weights);
     if let Some(rate) = speed.read_gb_per_second {
@@ -113,17 +115,10 @@ fn run_infer(args: &InferArgs, device: &Device) -> Result<()> {
             batch.rows, batch.first_token_ms, batch.step_ms, batch.tokens_per_second
         );
     }
-    Ok(())
 }
 
-fn run_serve(args: &ServeArgs) -> Result<()> {
-    let key = std::env::var("NANOCHAT_API_KEY").ok();
-    let speed = nanochat_serve::bench::run(&ServeBench { key, ..args.bench.clone() })?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&speed)?);
-        return Ok(());
-    }
-    println!("{} answers of {} clients in {:.1} s", speed.requests, args.bench.clients, speed.seconds);
+fn print_serve(speed: &ServeSpeed) {
+    println!("{} answers in {:.1} s", speed.requests, speed.seconds);
     println!("{:>12.1} tok/s", speed.tokens_per_second);
     println!("{:>12.2} answers/s", speed.requests_per_second);
     println!("{:>12} told to come again", speed.refused);
@@ -135,5 +130,4 @@ fn run_serve(args: &ServeArgs) -> Result<()> {
     ] {
         println!("{name:<14} {p50:>9.1} {p90:>9.1} {p99:>9.1} {max:>9.1}");
     }
-    Ok(())
 }

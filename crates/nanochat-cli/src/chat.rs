@@ -14,6 +14,7 @@ use nanochat::checkpoint::{self, LoadedModel, Stage};
 use nanochat::conversation::{Content, Conversation, Message, Role};
 use nanochat::engine::{Engine, EngineOptions, Finish, Request};
 use nanochat::sampler::SampleOptions;
+use nanochat::stages::fit;
 use nanochat::values;
 use nanochat_tensor::{Device, Precision};
 use nanochat_tokenizer::Tokenizer;
@@ -41,6 +42,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     pub fn load(&self, base_dir: &Path, device: &Device) -> Result<LoadedModel> {
         let loaded = checkpoint::load_folder(&self.folder(base_dir)?)?;
+        fit::check_shapes(&loaded.model.config, device)?;
         Ok(LoadedModel { model: loaded.model.to_device(device), ..loaded })
     }
 

@@ -1,39 +1,109 @@
 //! `nanochat doctor`: what training on a GPU needs, what of it is here, and how to get the rest.
 
-use anyhow::Result;
-use nanochat_tensor::Device;
-use nanochat_tensor::cuda::libraries;
+use std::fs;
 
-pub fn run() -> Result<()> {
-    libraries::preload();
-    for library in libraries::NEEDED {
-        match libraries::find(library.name) {
-            Some(path) => println!("{:<10} {path} ({})", library.name, library.what_for),
-            None => println!(
-                "{:<10} missing ({}); get it with `pip install {}`, or install the CUDA toolkit",
-                library.name, library.what_for, library.wheel
-            ),
-        }
+use anyhow::{Result, anyhow};
+use nanochat_tensor::cuda::libraries::{self, NEEDED, Needed, dotted};
+use nanochat_tensor::cuda::{Cuda, cache_dir};
+use nanochat_tensor::{Device, DeviceChoice};
+
+/// Fails only where a GPU was asked for (`--device cuda`) and cannot be used.
+pub fn run(wanted: DeviceChoice) -> Result<()> {
+    line("driver", &driver());
+    for library in NEEDED {
+        line(library.name, &found_or_missing(&library));
     }
-    let folders = libraries::folders();
-    if !folders.is_empty() {
-        println!("looked in  the system's library path");
-        folders.iter().for_each(|folder| println!("           {}", folder.display()));
-    }
-    match Device::cuda(0) {
-        Ok(Device::Cuda(gpu)) => {
-            let (major, minor) = gpu.compute_capability();
-            let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
-            let (free, total) = (gib(gpu.free_bytes()), gib(gpu.total_bytes()));
-            println!("GPU        {}", gpu.name());
-            println!("driver     CUDA {}", libraries::driver_version().unwrap_or_else(|| "unknown".into()));
-            println!("capability {major}.{minor}, kernels for {}", gpu.arch());
-            println!("memory     {free:.1} GiB free of {total:.1} GiB");
-            println!("ready      train with --device cuda");
-        }
+    line("looked in", "the system's library path");
+    libraries::folders().iter().for_each(|folder| line("", &folder.display().to_string()));
+    line("kernels", &kernel_cache());
+    let device = Device::cuda(0);
+    match &device {
+        Ok(Device::Cuda(gpu)) => describe(gpu),
         Ok(Device::Cpu) => {}
-        Err(error) => println!("GPU        {error}"),
+        Err(error) => line("GPU", &error.to_string()),
     }
-    println!("CPU        {} threads; --device cpu always works", std::thread::available_parallelism()?);
-    Ok(())
+    let threads = std::thread::available_parallelism()?;
+    line("CPU", &format!("{threads} threads; --device cpu always works"));
+    match (wanted, device) {
+        (DeviceChoice::Cuda, Err(_)) => Err(anyhow!("--device cuda does not work here; see above")),
+        _ => Ok(()),
+    }
+}
+
+fn line(name: &str, text: &str) {
+    println!("{name:<10} {text}");
+}
+
+fn driver() -> String {
+    let Some(cuda) = libraries::driver_version() else {
+        return "missing; install NVIDIA's driver, 570 or later: the package nvidia-driver of Debian and Fedora, \
+                nvidia-driver-570-server of Ubuntu, or nvidia.com/drivers (in a container: --gpus all)"
+            .into();
+    };
+    let number = driver_number().unwrap_or_else(|| "of unknown number".into());
+    format!("{number}, runs CUDA up to {}", dotted(cuda))
+}
+
+/// The driver's own number, such as 580.95.05.
+fn driver_number() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let is_number = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.lines().next()?.split_whitespace().find(is_number).map(str::to_string)
+}
+
+fn found_or_missing(library: &Needed) -> String {
+    let Needed { name, what_for, .. } = library;
+    match libraries::version(name) {
+        Some(version) => {
+            let path = libraries::path(name).unwrap_or_else(|| "loaded".into());
+            format!("{} {path} ({what_for})", dotted(version))
+        }
+        None => format!("missing ({what_for}); get it with {}", how_to_get(library)),
+    }
+}
+
+/// By the generation of CUDA that the driver runs.
+fn how_to_get(library: &Needed) -> String {
+    let Needed { wheel, package, .. } = library;
+    match libraries::driver_version() {
+        Some((12, _)) => {
+            format!("`pip install {wheel}-cu12`, or the package {package}-12-8 of NVIDIA's repository")
+        }
+        _ => format!("`pip install {wheel}`, or the package {package}-13-0 of NVIDIA's repository"),
+    }
+}
+
+fn kernel_cache() -> String {
+    let Some(folder) = cache_dir() else {
+        return "compiled at every start: set NANOCHAT_CUDA_CACHE to a folder".into();
+    };
+    let files: Vec<u64> = fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()))
+        .collect();
+    let megabytes = files.iter().sum::<u64>() as f64 / 1e6;
+    format!("{} ({} files, {megabytes:.1} MB)", folder.display(), files.len())
+}
+
+fn describe(gpu: &Cuda) {
+    let (major, minor) = gpu.compute_capability();
+    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+    let (free, total) = (gib(gpu.free_bytes()), gib(gpu.total_bytes()));
+    line("GPU", &format!("{}, compute capability {major}.{minor}, kernels for {}", gpu.name(), gpu.arch()));
+    line("memory", &format!("{free:.1} GiB free of {total:.1} GiB"));
+    line("ready", "train with --device cuda");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_comes_with_a_way_to_get_it() {
+        for library in NEEDED {
+            let way = how_to_get(&library);
+            assert!(way.contains("pip install nvidia-") && way.contains(library.package), "{way}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::loss_eval::BitsPerByte;
 use nanochat::report::{Column, Section, log_section};
 use nanochat::values;
-use nanochat_tensor::Device;
+use nanochat_tensor::{Device, Precision};
 use serde_json::json;
 
 use crate::chat::ModelArgs;
@@ -56,6 +56,9 @@ pub struct BpbArgs {
     /// Rows in one forward pass
     #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_024), default_value_t = 8)]
     device_batch_size: usize,
+    /// Measure as if weights were stored in f32, bf16 or int8, as chat can do
+    #[arg(long, default_value_t = Precision::F32)]
+    weights: Precision,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -126,7 +129,11 @@ fn print_scores(scores: &ChatScores) {
 }
 
 fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device) -> Result<()> {
-    let loaded = args.model.load(base_dir, device)?;
+    let mut loaded = args.model.load(base_dir, &Device::Cpu)?;
+    if args.weights != Precision::F32 {
+        loaded.model = loaded.model.rounded(args.weights);
+    }
+    loaded.model = loaded.model.to_device(device);
     let dir = args.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
     let shards = Shards::open(&dir, OnBadShard::Refuse)?;
     let byte_lengths = loaded.tokenizer.byte_lengths();

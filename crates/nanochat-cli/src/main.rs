@@ -131,7 +131,7 @@ impl Cli {
             Command::Report(command) => report::run(command, &base_dir),
             Command::Export(command) => export::run(&command, &base_dir),
             Command::Bench(command) => bench::run(command, &self.device.open()?),
-            Command::Doctor => doctor::run(),
+            Command::Doctor => doctor::run(self.device),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nanochat::plan::{Gpu, Language, Plan, PlanOptions, all_depths, largest_within, plan};
+use nanochat::plan::{Gpu, Kept, Language, Plan, PlanOptions, all_depths, largest_within, plan};
 use nanochat_tokenizer::Tokenizer;
 
 /// Say what a training run takes: parameters, tokens, steps, memory, time, money
@@ -159,6 +159,7 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
     if let (Some(epochs), Some(shards)) = (plan.epochs, options.shards) {
         rows.push(("epochs", format!("{epochs:.2}"), format!("of {shards} shards, the last for validation")));
     }
+    let kept = if on_cpu { Kept::on_cpu(model) } else { Kept::on_gpu(model) }.a_layer(options.recompute);
     let explain = |gpu: &str, cpu: &str| if on_cpu { cpu.to_string() } else { gpu.to_string() };
     rows.extend([
         (
@@ -169,9 +170,9 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
         (
             "  weights",
             gigabytes(memory.weights),
-            explain("matrices and lm_head f32 and a bf16 copy, wte bf16", "all f32"),
+            explain("all f32, matrices and lm_head also a bf16 copy", "all f32"),
         ),
-        ("  gradients", gigabytes(memory.gradients), explain("f32, of wte bf16", "all f32")),
+        ("  gradients", gigabytes(memory.gradients), "all f32".to_string()),
         (
             "  optimizer",
             gigabytes(memory.optimizer),
@@ -180,13 +181,13 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
         (
             "  activations",
             gigabytes(memory.activations),
-            format!("10·B·T·C = 10·{b}·{t}·{c} {} values a layer", explain("bf16", "f32")),
+            format!("{kept}·B·T·C = {kept}·{b}·{t}·{c} {} values a layer", explain("bf16", "f32")),
         ),
         (
             "  logits",
             gigabytes(memory.logits),
             explain(
-                "4,096 rows at a time, f32 and bf16",
+                "4,096 rows at a time, and lm_head's gradient (V·C)",
                 "a chunk of 4 Mi values, and lm_head's gradient (V·C)",
             ),
         ),

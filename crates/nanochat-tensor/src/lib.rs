@@ -6,6 +6,7 @@
 //!   `cpu.rs` is the kernel, `cuda.rs` launches that of `<op>.cu`.
 //! - [`optim`]: what the optimizer does on a GPU. [`cuda`]: one NVIDIA GPU.
 //! - [`packed`]: weights for generation in f32, bf16 or int8.
+//! - [`profile`]: where the time of a step goes.
 //! - [`gemm`]: matrix products on strided views. [`simd`]: the loops everything else is made of.
 //! - [`safetensors`]: weights on disk.
 
@@ -15,6 +16,7 @@ pub mod gemm;
 pub mod ops;
 pub mod optim;
 pub mod packed;
+pub mod profile;
 mod rng;
 pub mod safetensors;
 pub mod simd;

@@ -1,14 +1,16 @@
 //! Reverse-mode autograd over coarse ops: forward pushes one closure per op, backward pops them.
 
+use std::any::type_name;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::ops::elementwise;
+use crate::profile;
 use crate::simd;
 use crate::tensor::{Target, Tensor, TensorId};
 
-type Backward = Box<dyn FnOnce(&Tensor, &mut Grads)>;
+type Backward = Box<dyn FnOnce(Tensor, &mut Grads)>;
 
 /// The ops of one forward pass, in order. Each op folder adds its method here in an `impl Tape`.
 pub struct Tape {
@@ -19,6 +21,8 @@ pub struct Tape {
 struct Recorded {
     output: TensorId,
     shape: Vec<usize>,
+    /// The type of the closure, which tells the op's name.
+    closure: &'static str,
     backward: Backward,
 }
 
@@ -42,11 +46,36 @@ impl Tape {
     }
 
     /// Called by an op at the end of its forward. What the closure captures is what is saved.
-    pub(crate) fn record(&self, output: &Tensor, backward: impl FnOnce(&Tensor, &mut Grads) + 'static) {
+    pub(crate) fn record<F: FnOnce(&Tensor, &mut Grads) + 'static>(&self, output: &Tensor, backward: F) {
+        self.push(output, type_name::<F>(), move |dy, grads| backward(&dy, grads));
+    }
+
+    /// As `record`, for a backward that wants dy for itself.
+    fn push(
+        &self,
+        output: &Tensor,
+        closure: &'static str,
+        backward: impl FnOnce(Tensor, &mut Grads) + 'static,
+    ) {
         if self.recording {
+            profile::forward_done(closure);
             let (output, shape) = (output.id(), output.shape().to_vec());
-            self.ops.borrow_mut().push(Recorded { output, shape, backward: Box::new(backward) });
+            self.ops.borrow_mut().push(Recorded { output, shape, closure, backward: Box::new(backward) });
         }
+    }
+
+    /// `f(x)`, of which x alone is kept: its ops are run again in backward, and then gone through
+    /// (gradient checkpointing, Chen et al. 2016). `f` must give the same values both times.
+    pub fn recompute(&self, x: &Tensor, f: impl Fn(&Tape, &Tensor) -> Tensor + 'static) -> Tensor {
+        let y = f(&Tape::off(), x);
+        let x = x.clone();
+        self.push(&y, "recompute", move |dy, grads| {
+            let tape = Tape::new();
+            let y = f(&tape, &x);
+            grads.add(&y, dy);
+            tape.unwind(grads);
+        });
+        y
     }
 
     /// Adds d(scale · loss)/d(tensor) into `grads`. Consumes the tape, so every saved activation is
@@ -54,10 +83,17 @@ impl Tape {
     pub fn backward(self, loss: &Tensor, scale: f32, grads: &mut Grads) {
         assert_eq!(loss.len(), 1, "backward starts at a scalar, found {:?}", loss.shape());
         grads.add(loss, Tensor::new(vec![scale], &[1]));
+        self.unwind(grads);
+    }
+
+    /// Runs every op that led to a gradient backward, the last one first.
+    fn unwind(self, grads: &mut Grads) {
         for op in self.ops.into_inner().into_iter().rev() {
             if let Some(dy) = grads.0.remove(&op.output) {
                 // A reshape keeps the id, so the gradient may come in the shape of a later view.
-                (op.backward)(&dy.reshape(&op.shape), grads);
+                let begin = profile::backward_begins();
+                (op.backward)(dy.reshape(&op.shape), grads);
+                profile::backward_done(op.closure, begin);
             }
         }
     }
@@ -114,5 +150,62 @@ impl Grads {
 
     pub fn clear(&mut self) {
         self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Device;
+    use crate::testing::{gpu, randn};
+
+    fn branch(tape: &Tape, x: &Tensor, w: &Tensor) -> Tensor {
+        tape.residual_add(x, &tape.relu_squared(&tape.linear(&tape.rms_norm(x), w)))
+    }
+
+    /// Two branches in a row, each recorded or recomputed.
+    fn chain(tape: &Tape, x: &Tensor, w: &Tensor, recomputed: bool) -> Tensor {
+        let step = |x: &Tensor| match recomputed {
+            false => branch(tape, x, w),
+            true => {
+                let w = w.clone();
+                tape.recompute(x, move |tape, x| branch(tape, x, &w))
+            }
+        };
+        step(&step(&tape.linear(x, w)))
+    }
+
+    fn assert_recomputing_changes_no_bit(device: &Device) {
+        let on_device = |shape: &[usize], seed| randn(shape, seed).to_device(device);
+        let (x, w) = (on_device(&[40, 64], 0).to_activation(), on_device(&[64, 64], 1));
+        let run = |recomputed| {
+            let (tape, mut grads) = (Tape::new(), Grads::default());
+            let y = chain(&tape, &x, &w, recomputed);
+            grads.add(&y, on_device(&[40, 64], 2).to_activation());
+            tape.backward(&Tensor::zeros(&[1]), 0.0, &mut grads);
+            [&y, grads.get(&x).unwrap(), grads.get(&w).unwrap()].map(|t| t.host().into_owned())
+        };
+        assert_eq!(run(false), run(true));
+    }
+
+    #[test]
+    fn recomputing_changes_no_bit_of_values_and_gradients() {
+        assert_recomputing_changes_no_bit(&Device::Cpu);
+    }
+
+    #[test]
+    fn recomputing_changes_no_bit_on_the_gpu() {
+        let Some(device) = gpu() else { return };
+        assert_recomputing_changes_no_bit(&device);
+    }
+
+    #[test]
+    fn a_recomputed_branch_keeps_its_input_alone() {
+        let (x, w) = (randn(&[6, 16], 0), randn(&[16, 16], 1));
+        for (recomputed, ops) in [(false, 9), (true, 3)] {
+            let tape = Tape::new();
+            chain(&tape, &x, &w, recomputed);
+            assert_eq!(tape.ops.borrow().len(), ops);
+        }
     }
 }

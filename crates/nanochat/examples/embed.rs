@@ -1,8 +1,9 @@
-//! nanochat inside a program of your own: load a model folder, ask, print the answer as it comes.
+//! nanochat inside a program of your own: load a model folder, ask, print the answer.
 //!
 //! cargo run --release -p nanochat --example embed -- MODEL_FOLDER "Why is the sky blue?"
 
 use anyhow::{Context, Result};
+use nanochat::answer;
 use nanochat::checkpoint::{LoadedModel, load_folder};
 use nanochat::conversation::Conversation;
 use nanochat::engine::{Engine, EngineOptions, Event, Request};
@@ -21,16 +22,14 @@ fn main() -> Result<()> {
     let options = SampleOptions::default();
     engine.submit(Request { prompt, samples: 1, max_tokens: 256, options, stream: 0 })?;
 
-    let mut text = nanochat_tokenizer::StreamDecoder::new(&tokenizer);
+    let mut ids = Vec::new();
     while !engine.is_idle() {
         for event in engine.step() {
-            if let Event::Token { id, .. } = event
-                && !tokenizer.is_special(id)
-            {
-                print!("{}", text.push(id)); // whole characters only
+            if let Event::Token { id, .. } = event {
+                ids.push(id); // as they come; `StreamDecoder` makes whole characters of them
             }
         }
     }
-    println!("{}", text.finish());
+    println!("{}", answer::visible_text(&tokenizer, &ids)); // without the calls of tools
     Ok(())
 }

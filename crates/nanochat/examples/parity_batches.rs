@@ -1,8 +1,12 @@
-//! Writes what `scripts/parity/train_200.py` trains on: the initial weights and the batches of
-//! `nanochat train base` with the same depth, batch and seed.
+//! Writes what the scripts in scripts/parity and the example `parity_train` train on: the initial weights and the
+//! batches of `nanochat train base` with the same depth, batch and seed.
 //!
 //! cargo run --release -p nanochat --example parity_batches -- BASE_DIR OUT DEPTH BATCH SEQ STEPS
+//!
+//! OUT/batches.safetensors holds `tokens` (steps, B·T + 1) in 16 bits: B·T inputs, and one more for the last
+//! target. Its metadata says the rest, so that it can be carried alone: 300 steps of 32 x 2,048 are 39 MB.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -24,23 +28,25 @@ fn main() -> Result<()> {
     };
     let (base_dir, out) = (PathBuf::from(base_dir), PathBuf::from(out));
     let number = |text: &String| text.parse::<usize>().with_context(|| format!("{text} is no number"));
-    let shape = [number(batch)?, number(seq)?];
+    let (shape, steps) = ([number(batch)?, number(seq)?], number(steps)?);
     let tokenizer = Tokenizer::from_file(&base_dir.join("tokenizer/tokenizer.json"))?;
     let config = GptConfig::from_depth(number(depth)?, tokenizer.vocab_size(), shape[1])?;
     write_folder(&out, &Gpt::init(config, SEED), &tokenizer, SaveAs::F32)?;
 
     let shards = Shards::open(&base_dir.join("base_data"), OnBadShard::Refuse)?;
     let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, shape, [0, 1], None)?;
-    let (mut inputs, mut targets): (Vec<u8>, Vec<u8>) = Default::default();
-    for _ in 0..number(steps)? {
+    let mut tokens: Vec<u8> = Vec::new();
+    for _ in 0..steps {
         let batch = loader.next_batch()?;
-        inputs.extend(batch.inputs.iter().flat_map(|id| id.to_le_bytes()));
-        targets.extend(batch.targets.iter().flat_map(|id| id.to_le_bytes()));
+        for id in batch.inputs.iter().chain(batch.targets.last()) {
+            tokens.extend(u16::try_from(*id).context("the vocabulary is above 65,536")?.to_le_bytes());
+        }
     }
-    let shape = vec![number(steps)?, shape[0], shape[1]];
-    let view = |bytes| TensorView::new(Dtype::I32, shape.clone(), bytes);
-    let tensors = [("inputs", view(&inputs)?), ("targets", view(&targets)?)];
-    safetensors::serialize_to_file(tensors, None, &out.join("batches.safetensors"))?;
+    let view = TensorView::new(Dtype::U16, vec![steps, shape[0] * shape[1] + 1], &tokens)?;
+    let sizes = [("depth", depth.clone()), ("vocab_size", config.vocab_size.to_string())];
+    let sizes = sizes.into_iter().chain([("batch_size", batch.clone()), ("sequence_len", seq.clone())]);
+    let metadata: HashMap<String, String> = sizes.map(|(name, size)| (name.to_string(), size)).collect();
+    safetensors::serialize_to_file([("tokens", view)], Some(metadata), &out.join("batches.safetensors"))?;
     println!("wrote {} with initial weights and batches.safetensors", out.display());
     Ok(())
 }

@@ -15,6 +15,8 @@ use crate::dataset::{Chunk, DataError, RowAt, Shards, Split};
 
 /// Chunks tokenised ahead of training: 4 × 128 documents, a few MB, hide a slow disk's hiccups.
 const CHUNKS_AHEAD: usize = 4;
+/// Batches packed ahead: all of a usual step, 8 of 65,536 tokens, so that a GPU does not wait for them.
+const BATCHES_AHEAD: usize = 8;
 
 /// The next token a loader gives: token `token` of the document (its `<|bos|>` is token 0) in row
 /// `document` of row group `row_group`. Resuming from it continues the stream exactly.
@@ -27,8 +29,14 @@ pub struct LoaderState {
     pub token: usize,
 }
 
-/// Reads and tokenises in a thread of its own, which ends when this is dropped.
+/// Reads, tokenises and packs in two threads of its own, which end when this is dropped.
 pub struct DataLoader {
+    ahead: Receiver<Result<(Batch, LoaderState), DataError>>,
+    state: LoaderState,
+}
+
+/// The thread that cuts tokens into batches.
+struct Packer {
     shards: Shards,
     split: Split,
     shape: [usize; 2],
@@ -72,10 +80,38 @@ impl DataLoader {
         let reader = Reader { shards: shards.clone(), split, tokenizer, bos, rank, world, send };
         std::thread::spawn(move || reader.run(epoch, at));
         let current = Tokens { epoch, at, documents: Vec::new() };
-        Ok(DataLoader { shards, split, shape: [b, t], ahead, current, document: 0, token })
+        let packer = Packer { shards, split, shape: [b, t], ahead, current, document: 0, token };
+        let state = packer.state();
+        let (send, ahead) = sync_channel(BATCHES_AHEAD);
+        std::thread::spawn(move || packer.run(&send));
+        Ok(DataLoader { ahead, state })
     }
 
     pub fn next_batch(&mut self) -> Result<Batch, DataError> {
+        let (batch, state) = self.ahead.recv().expect("the packer sends until it has sent an error")?;
+        self.state = state;
+        Ok(batch)
+    }
+
+    /// The position of the first token of the next batch.
+    pub fn state(&self) -> LoaderState {
+        self.state.clone()
+    }
+}
+
+impl Packer {
+    /// Sends batches, each with the position after it, until the loader is gone or an error has been sent.
+    fn run(mut self, send: &SyncSender<Result<(Batch, LoaderState), DataError>>) {
+        loop {
+            let next = self.next_batch().map(|batch| (batch, self.state()));
+            let last = next.is_err();
+            if send.send(next).is_err() || last {
+                return;
+            }
+        }
+    }
+
+    fn next_batch(&mut self) -> Result<Batch, DataError> {
         let len = self.shape[0] * self.shape[1];
         let mut tokens = Vec::with_capacity(len + 1);
         while tokens.len() < len + 1 {
@@ -96,8 +132,7 @@ impl DataLoader {
         Ok(Batch { inputs: tokens, targets, weights: vec![1.0; len], shape: self.shape })
     }
 
-    /// The position of the first token of the next batch.
-    pub fn state(&self) -> LoaderState {
+    fn state(&self) -> LoaderState {
         let at = self.current.at;
         LoaderState {
             epoch: self.current.epoch,
@@ -124,7 +159,7 @@ impl DataLoader {
     }
 }
 
-/// The thread behind a loader.
+/// The thread that reads and tokenises.
 struct Reader {
     shards: Shards,
     split: Split,

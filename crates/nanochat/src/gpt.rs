@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use nanochat_tensor::{Device, Precision, Rng, RotaryTable, Tape, Tensor};
+use rayon::prelude::*;
 
 use crate::batch::Batch;
-use crate::config::GptConfig;
+use crate::config::{GptConfig, Recompute};
 
 const ROTARY_BASE: f32 = 10_000.0;
 
@@ -19,6 +20,8 @@ const ROTARY_REACH: usize = 10;
 #[derive(Clone)]
 pub struct Gpt {
     pub config: GptConfig,
+    /// What training does not keep for its backward pass.
+    pub recompute: Recompute,
     wte: Tensor, // (V, C)
     blocks: Vec<Block>,
     lm_head: Tensor, // (V, C)
@@ -65,28 +68,30 @@ impl Gpt {
     /// | c_q, c_k, c_v, c_fc | normal, std min(1, √(fan_out / fan_in)) / √fan_in |
     pub fn init(config: GptConfig, seed: u64) -> Gpt {
         let (c, kv_dim) = (config.n_embd, config.kv_dim());
-        let mut stream = 0;
-        let mut normal = |rows: usize, cols: usize, std: f32| {
-            stream += 1;
-            let mut rng = Rng::new(&[seed, stream]);
+        let normal = |stream: usize, rows: usize, cols: usize, std: f32| {
+            let mut rng = Rng::new(&[seed, stream as u64]);
             Tensor::new((0..rows * cols).map(|_| std * rng.normal()).collect(), &[rows, cols])
         };
-        let wte = normal(config.vocab_size, c, 1.0);
-        let mut matrix = |fan_out: usize, fan_in: usize| {
-            let std = (fan_out as f32 / fan_in as f32).sqrt().min(1.0) / (fan_in as f32).sqrt();
-            normal(fan_out, fan_in, std)
+        let wte = normal(1, config.vocab_size, c, 1.0);
+        let block = |layer: usize| {
+            let matrix = |n: usize, fan_out: usize, fan_in: usize| {
+                let std = (fan_out as f32 / fan_in as f32).sqrt().min(1.0) / (fan_in as f32).sqrt();
+                normal(2 + 4 * layer + n, fan_out, fan_in, std)
+            };
+            Block {
+                attn: CausalSelfAttention {
+                    c_q: matrix(0, c, c),
+                    c_k: matrix(1, kv_dim, c),
+                    c_v: matrix(2, kv_dim, c),
+                    c_proj: Tensor::zeros(&[c, c]),
+                },
+                mlp: Mlp { c_fc: matrix(3, 4 * c, c), c_proj: Tensor::zeros(&[c, 4 * c]) },
+            }
         };
-        let block = |_| Block {
-            attn: CausalSelfAttention {
-                c_q: matrix(c, c),
-                c_k: matrix(kv_dim, c),
-                c_v: matrix(kv_dim, c),
-                c_proj: Tensor::zeros(&[c, c]),
-            },
-            mlp: Mlp { c_fc: matrix(4 * c, c), c_proj: Tensor::zeros(&[c, 4 * c]) },
-        };
-        let blocks = (0..config.n_layer).map(block).collect();
-        Gpt { config, wte, blocks, lm_head: Tensor::zeros(&[config.vocab_size, c]), rotary: rotary(config) }
+        // The 1.9 billion values of a d32 would take one thread half a minute.
+        let blocks = (0..config.n_layer).into_par_iter().map(block).collect();
+        let lm_head = Tensor::zeros(&[config.vocab_size, c]);
+        Gpt { config, recompute: Recompute::None, wte, blocks, lm_head, rotary: rotary(config) }
     }
 
     /// A model whose weights `weight(name, shape)` provides, asked in the order of `params`.
@@ -110,7 +115,7 @@ impl Gpt {
             blocks.push(Block { attn, mlp });
         }
         let lm_head = weight("lm_head.weight", &[v, c])?;
-        Ok(Gpt { config, wte, blocks, lm_head, rotary: rotary(config) })
+        Ok(Gpt { config, recompute: Recompute::None, wte, blocks, lm_head, rotary: rotary(config) })
     }
 
     /// The model with its weights on `device`, in float32; on a GPU it computes in bf16.
@@ -128,6 +133,15 @@ impl Gpt {
             }
         }
         packed
+    }
+
+    /// The model with the values that `packed` weights have, in f32: to measure what packing costs.
+    pub fn rounded(&self, precision: Precision) -> Gpt {
+        let mut rounded = self.packed(precision);
+        for (_, _, weight) in rounded.params_mut() {
+            *weight = Tensor::new(weight.host().into_owned(), weight.shape());
+        }
+        rounded
     }
 
     pub fn device(&self) -> Device {
@@ -152,9 +166,22 @@ impl Gpt {
         logits
     }
 
+    /// ids (B, T) -> normalized hidden states (B·T, C), every row attending to itself
     fn hidden_in_batch(&self, tape: &Tape, ids: &[u32], [b, t]: [usize; 2]) -> Tensor {
-        let positions: Arc<[usize]> = (0..b * t).map(|n| n % t).collect();
-        self.hidden(tape, ids, [b, t], &positions, &mut |_, q, k, v| tape.attention(q, k, v, None))
+        let tokens = self.tokens([b, t], (0..b * t).map(|n| n % t).collect());
+        let mut x = tape.rms_norm(&tape.embedding(ids, &self.wte)); // (B·T, C)
+        for block in &self.blocks {
+            let (block, tokens) = (block.clone(), tokens.clone());
+            x = match self.recompute {
+                Recompute::None => block.forward(tape, &x, &tokens),
+                Recompute::Mlp => {
+                    let x = block.attn.forward_in_batch(tape, &x, &tokens);
+                    tape.recompute(&x, move |tape, x| block.mlp.forward(tape, x))
+                }
+                Recompute::Block => tape.recompute(&x, move |tape, x| block.forward(tape, x, &tokens)),
+            };
+        }
+        tape.rms_norm(&x)
     }
 
     /// ids and positions (B, T) -> normalized hidden states (B·T, C)
@@ -162,25 +189,21 @@ impl Gpt {
         &self,
         tape: &Tape,
         ids: &[u32],
-        [b, t]: [usize; 2],
+        shape: [usize; 2],
         positions: &Arc<[usize]>,
         attend: Attend,
     ) -> Tensor {
-        let GptConfig { n_head, n_kv_head, n_embd, .. } = self.config;
-        let d = self.config.head_dim();
+        let tokens = self.tokens(shape, positions.clone());
         let mut x = tape.rms_norm(&tape.embedding(ids, &self.wte)); // (B·T, C)
         for (layer, Block { attn, mlp }) in self.blocks.iter().enumerate() {
-            let normed = tape.rms_norm(&x);
-            let heads = |w: &Tensor, n: usize| tape.linear(&normed, w).reshape(&[b, t, n, d]);
-            let q = tape.rotary_qk_norm(&heads(&attn.c_q, n_head), &self.rotary, positions);
-            let k = tape.rotary_qk_norm(&heads(&attn.c_k, n_kv_head), &self.rotary, positions);
-            let y = attend(layer, &q, &k, &heads(&attn.c_v, n_kv_head)); // (B, T, H, D)
-            x = tape.linear_add(&x, &y.reshape(&[b * t, n_embd]), &attn.c_proj);
-
-            let h = tape.linear(&tape.rms_norm(&x), &mlp.c_fc); // (B·T, 4C)
-            x = tape.relu_squared_linear_add(&x, &h, &mlp.c_proj);
+            x = attn.forward(tape, &x, &tokens, |q, k, v| attend(layer, q, k, v));
+            x = mlp.forward(tape, &x);
         }
         tape.rms_norm(&x)
+    }
+
+    fn tokens(&self, shape: [usize; 2], positions: Arc<[usize]>) -> Tokens {
+        Tokens { config: self.config, shape, positions, rotary: self.rotary.clone() }
     }
 
     /// How many positions the rotary table reaches.
@@ -209,7 +232,52 @@ impl Gpt {
     }
 }
 
+/// What the layers of one pass share.
+#[derive(Clone)]
+struct Tokens {
+    config: GptConfig,
+    shape: [usize; 2], // B, T
+    positions: Arc<[usize]>,
+    rotary: Arc<RotaryTable>,
+}
+
+impl CausalSelfAttention {
+    /// x (B·T, C) -> x + attention of its norm
+    fn forward(
+        &self,
+        tape: &Tape,
+        x: &Tensor,
+        tokens: &Tokens,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Tensor,
+    ) -> Tensor {
+        let Tokens { config, shape: [b, t], positions, rotary } = tokens;
+        let GptConfig { n_head, n_kv_head, n_embd, .. } = *config;
+        let normed = tape.rms_norm(x);
+        let heads = |w: &Tensor, n: usize| tape.linear(&normed, w).reshape(&[*b, *t, n, config.head_dim()]);
+        let q = tape.rotary_qk_norm(&heads(&self.c_q, n_head), rotary, positions);
+        let k = tape.rotary_qk_norm(&heads(&self.c_k, n_kv_head), rotary, positions);
+        let y = attend(&q, &k, &heads(&self.c_v, n_kv_head)); // (B, T, H, D)
+        tape.linear_add(x, &y.reshape(&[b * t, n_embd]), &self.c_proj)
+    }
+
+    fn forward_in_batch(&self, tape: &Tape, x: &Tensor, tokens: &Tokens) -> Tensor {
+        self.forward(tape, x, tokens, |q, k, v| tape.attention(q, k, v, None))
+    }
+}
+
+impl Mlp {
+    /// x (B·T, C) -> x + MLP of its norm
+    fn forward(&self, tape: &Tape, x: &Tensor) -> Tensor {
+        let h = tape.linear(&tape.rms_norm(x), &self.c_fc); // (B·T, 4C)
+        tape.relu_squared_linear_add(x, &h, &self.c_proj)
+    }
+}
+
 impl Block {
+    fn forward(&self, tape: &Tape, x: &Tensor, tokens: &Tokens) -> Tensor {
+        self.mlp.forward(tape, &self.attn.forward_in_batch(tape, x, tokens))
+    }
+
     fn weights(&self) -> [(&'static str, &Tensor); 6] {
         let Block { attn, mlp } = self;
         [
@@ -245,6 +313,8 @@ fn rotary(config: GptConfig) -> Arc<RotaryTable> {
 
 #[cfg(test)]
 mod tests {
+    use nanochat_tensor::Grads;
+
     use super::*;
 
     #[test]
@@ -262,14 +332,38 @@ mod tests {
         assert!(gpt.logits(&[1, 2, 3, 4], [2, 2]).data().iter().all(|&z| z == 0.0));
     }
 
-    #[test]
-    fn a_token_does_not_see_the_tokens_after_it() {
-        let config = GptConfig::from_depth(2, 50, 8).unwrap();
+    /// A model none of whose weights is zero.
+    fn random(config: GptConfig) -> Gpt {
         let mut gpt = Gpt::init(config, 1);
         for (i, (_, _, w)) in gpt.params_mut().into_iter().enumerate() {
             let mut rng = Rng::new(&[7, i as u64]);
             w.data_mut().iter_mut().for_each(|w| *w = 0.1 * rng.normal());
         }
+        gpt
+    }
+
+    #[test]
+    fn recomputing_changes_no_bit_of_loss_and_gradients() {
+        let mut gpt = random(GptConfig::from_depth(4, 50, 8).unwrap().with_kv_heads(1).unwrap());
+        let ids: Vec<u32> = (0..16).map(|i| i * 7 % 50).collect();
+        let targets = ids.iter().map(|id| (id + 1) % 50).collect();
+        let batch = Batch { inputs: ids, targets, weights: vec![1.0; 16], shape: [2, 8] };
+        let mut gradients = |recompute| {
+            gpt.recompute = recompute;
+            let (tape, mut grads) = (Tape::new(), Grads::default());
+            let (loss, _) = gpt.loss_sum(&tape, &batch);
+            tape.backward(&loss, 0.5, &mut grads);
+            let grads = gpt.params().into_iter().map(|(_, _, w)| grads.get(w).unwrap().data().to_vec());
+            (loss.item(), grads.collect::<Vec<_>>())
+        };
+        let none = gradients(Recompute::None);
+        assert_eq!(none, gradients(Recompute::Mlp));
+        assert_eq!(none, gradients(Recompute::Block));
+    }
+
+    #[test]
+    fn a_token_does_not_see_the_tokens_after_it() {
+        let gpt = random(GptConfig::from_depth(2, 50, 8).unwrap());
         let (one, other) = (gpt.logits(&[1, 2, 3, 4], [1, 4]), gpt.logits(&[1, 2, 9, 9], [1, 4]));
         assert_eq!(one.data()[..100], other.data()[..100]);
         assert_ne!(one.data()[100..], other.data()[100..]);

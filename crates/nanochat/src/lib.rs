@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod optim;
 mod partial_dir;
 pub mod plan;
+pub mod profile;
 pub mod report;
 pub mod sampler;
 pub mod schedule;

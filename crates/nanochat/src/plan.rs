@@ -3,13 +3,15 @@
 //! Everything follows from `depth` by nanochat's rules. A configuration that cannot run is refused with
 //! the nearest one that can.
 
+mod fit;
 mod memory;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigError, GptConfig};
+use crate::config::{ConfigError, GptConfig, Recompute};
 
-pub use memory::Memory;
+pub use fit::what_fits;
+pub use memory::{Kept, Memory};
 
 /// Tokens a step at which the default learning rates were found.
 const USUAL_BATCH: usize = 524_288;
@@ -109,6 +111,9 @@ pub struct PlanOptions {
     /// Sequences a device works on at once [default: the most, up to 32, that fit and divide]
     #[arg(long)]
     pub device_batch_size: Option<usize>,
+    /// What is computed a second time in the backward pass instead of kept
+    #[arg(long, value_enum, default_value_t)]
+    pub recompute: Recompute,
     /// Tokens in one optimizer step, over all devices
     #[arg(long, default_value_t = USUAL_BATCH)]
     pub total_batch_size: usize,
@@ -245,7 +250,8 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     let chars_per_token = options.chars_per_token.unwrap_or(usual_chars);
     let characters = tokens as f64 * chars_per_token;
     let flops = model.flops_per_token() * tokens as f64;
-    let (pretraining, whole_run) = bills(depth, flops, options);
+    let recomputed = model.recomputed_flops_per_token(options.recompute) * tokens as f64;
+    let (pretraining, whole_run) = bills(depth, flops + recomputed, options);
     Ok(Plan {
         depth,
         model,
@@ -349,8 +355,8 @@ fn device_batch(depth: usize, model: &GptConfig, options: &PlanOptions) -> Resul
 
 fn memory(model: &GptConfig, device_batch: usize, options: &PlanOptions) -> Memory {
     match options.gpu {
-        Gpu::Cpu => Memory::cpu(model, device_batch, options.gpus),
-        _ => Memory::gpu(model, device_batch, options.gpus),
+        Gpu::Cpu => Memory::cpu(model, device_batch, options.gpus, options.recompute),
+        _ => Memory::gpu(model, device_batch, options.gpus, options.recompute),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The step that every training stage shares.
 
+use nanochat_tensor::profile::part;
 use nanochat_tensor::{Grads, Tape};
 
 use crate::batch::Batch;
@@ -32,7 +33,7 @@ impl Diverged {
     }
 }
 
-/// One optimizer step over `micro_batches`. Losses are sums, scaled once by the weight of the whole
+/// One optimizer step over `micro_batches`; after an error the weights are of no use. Losses are sums, scaled once by the weight of the whole
 /// step, so every token counts alike however the step is cut.
 pub fn step(
     model: &mut Gpt,
@@ -46,17 +47,15 @@ pub fn step(
     let mut losses = Vec::with_capacity(micro_batches.len());
     for batch in micro_batches {
         let tape = Tape::new();
-        let (loss_sum, _) = model.loss_sum(&tape, batch);
-        tape.backward(&loss_sum, scale, &mut grads); // adds into grads, frees the activations
+        let (loss_sum, _) = part("forward", || model.loss_sum(&tape, batch));
+        // Adds into grads, frees the activations.
+        part("backward", || tape.backward(&loss_sum, scale, &mut grads));
         losses.push(loss_sum);
     }
-    // Read when all are under way: on a GPU a read waits.
+    let grad_norm = part("optimizer", || optimizer.step(model, &mut grads, moment));
+    // Read when all is under way: on a GPU a read waits.
     let loss: f32 = losses.iter().fold(0.0, |sum, loss| sum + scale * loss.item());
-    if !loss.is_finite() {
-        return Err(Diverged { loss, grad_norm: f32::NAN });
-    }
-    let grad_norm = optimizer.step(model, &mut grads, moment);
-    if !grad_norm.is_finite() {
+    if !loss.is_finite() || !grad_norm.is_finite() {
         return Err(Diverged { loss, grad_norm });
     }
     Ok(StepResult { loss, grad_norm })

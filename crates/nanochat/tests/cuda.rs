@@ -1,27 +1,34 @@
 //! Training on a GPU in bf16 against the CPU in float32: the same weights, the same batches, the same losses.
 
 use nanochat::batch::Batch;
-use nanochat::config::GptConfig;
+use nanochat::config::{GptConfig, Recompute};
 use nanochat::gpt::Gpt;
 use nanochat::optim::{Moment, Optimizer, Rates};
 use nanochat::train;
-use nanochat_tensor::{Device, Rng};
+use nanochat_tensor::{Device, Grads, Rng, Tensor};
 
 const STEPS: usize = 20;
 
+/// The GPU, or a line that says that the test was skipped; fails instead where a GPU is demanded.
+fn gpu() -> Option<Device> {
+    let device = Device::cuda(0);
+    if let Err(error) = &device {
+        assert!(std::env::var_os("NANOCHAT_REQUIRE_GPU").is_none(), "{error}");
+        println!("skipped: {error}");
+    }
+    device.ok()
+}
+
+/// Head_dim 128 with grouped queries, and a vocabulary that is no multiple of anything.
+fn small() -> GptConfig {
+    GptConfig::from_depth(4, 301, 96).unwrap().with_kv_heads(1).unwrap()
+}
+
 #[test]
 fn losses_on_the_gpu_are_those_of_the_cpu() {
-    let device = match Device::cuda(0) {
-        Ok(device) => device,
-        Err(error) => {
-            assert!(std::env::var_os("NANOCHAT_REQUIRE_GPU").is_none(), "{error}");
-            println!("skipped: {error}");
-            return;
-        }
-    };
-    // Head_dim 128 with grouped queries, and a vocabulary that is no multiple of anything.
-    let config = GptConfig::from_depth(4, 301, 96).unwrap().with_kv_heads(1).unwrap();
-    let (cpu, gpu) = (losses(config, &Device::Cpu), losses(config, &device));
+    let Some(device) = gpu() else { return };
+    let losses = |device| losses(small(), device, Recompute::None);
+    let (cpu, gpu) = (losses(&Device::Cpu), losses(&device));
     println!("CPU {cpu:?}\nGPU {gpu:?}");
     assert!(cpu[STEPS - 1] < cpu[0] - 1.0, "the CPU did not learn: {cpu:?}");
     for (step, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
@@ -29,15 +36,66 @@ fn losses_on_the_gpu_are_those_of_the_cpu() {
     }
 }
 
-fn losses(config: GptConfig, device: &Device) -> Vec<f32> {
-    let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
+#[test]
+fn recomputing_on_the_gpu_gives_the_same_losses() {
+    let Some(device) = gpu() else { return };
+    let [none, mlp, block] = [Recompute::None, Recompute::Mlp, Recompute::Block]
+        .map(|recompute| losses(small(), &device, recompute));
+    for (step, none) in none.iter().enumerate() {
+        for (name, other) in [("mlp", mlp[step]), ("block", block[step])] {
+            assert!((none - other).abs() < 1e-3, "step {step}: none {none}, {name} {other}");
+        }
+    }
+}
+
+/// The same gradients for both. AdamW is float32 on both, so 1e-4; Muon's iteration is bf16 on the GPU.
+#[test]
+fn updates_on_the_gpu_are_those_of_the_cpu() {
+    let Some(device) = gpu() else { return };
+    let updated = |device: &Device| {
+        let mut model = Gpt::init(small(), 3).to_device(device);
+        let before: Vec<Vec<f32>> = model.params().iter().map(|(_, _, w)| w.host().into_owned()).collect();
+        let mut optimizer = Optimizer::new(&model, RATES, 1.0);
+        let norms: Vec<f32> = (0..3)
+            .map(|step| {
+                let mut grads = Grads::default();
+                for (i, (_, _, weight)) in model.params().iter().enumerate() {
+                    let mut rng = Rng::new(&[step, i as u64]);
+                    let values = (0..weight.len()).map(|_| 0.01 * rng.normal()).collect();
+                    grads.add(weight, Tensor::new(values, weight.shape()).to_device(device));
+                }
+                optimizer.step(&mut model, &mut grads, MOMENT)
+            })
+            .collect();
+        let params = model.params();
+        let change = |((name, _, w), before): (&(String, _, &Tensor), &Vec<f32>)| {
+            (name.clone(), w.host().iter().zip(before).map(|(w, before)| w - before).collect::<Vec<f32>>())
+        };
+        (norms, params.iter().zip(&before).map(change).collect::<Vec<_>>())
+    };
+    let (cpu, gpu) = (updated(&Device::Cpu), updated(&device));
+    for (cpu, gpu) in cpu.0.iter().zip(&gpu.0) {
+        assert!((cpu - gpu).abs() < 1e-4 * cpu, "norms: CPU {cpu}, GPU {gpu}");
+    }
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+    for ((name, cpu), (_, gpu)) in cpu.1.iter().zip(&gpu.1) {
+        let difference = norm(&mut cpu.iter().zip(gpu).map(|(a, b)| a - b)) / norm(&mut cpu.iter().copied());
+        let tolerance = if name.contains(".h.") { 5e-2 } else { 1e-4 };
+        assert!(difference <= tolerance, "{name}: {difference}");
+    }
+}
+
+const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
+const MOMENT: Moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
+
+fn losses(config: GptConfig, device: &Device, recompute: Recompute) -> Vec<f32> {
     let mut model = Gpt::init(config, 3).to_device(device);
-    let mut optimizer = Optimizer::new(&model, rates, 1.0);
+    model.recompute = recompute;
+    let mut optimizer = Optimizer::new(&model, RATES, 1.0);
     let mut rng = Rng::new(&[5]);
-    let moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
     let mut step = |_| {
         let micro_batches: Vec<Batch> = (0..2).map(|_| batch(&mut rng, config)).collect();
-        train::step(&mut model, &mut optimizer, &micro_batches, moment).unwrap().loss
+        train::step(&mut model, &mut optimizer, &micro_batches, MOMENT).unwrap().loss
     };
     (0..STEPS).map(&mut step).collect()
 }

@@ -191,3 +191,34 @@ fn programs_can_read_what_is_measured_and_planned() {
     let scores = json("eval chat --questions 2 --json");
     assert!(scores["by_kind"].as_object().is_some_and(|kinds| !kinds.is_empty()), "{scores}");
 }
+
+#[test]
+fn a_recorded_run_learns_the_same_and_leaves_a_trace() {
+    let base = prepared();
+    let runs = base.path().join("base_checkpoints");
+    run(base.path(), &format!("{TINY} --num-iterations 6 --model-tag plain"));
+    let recorded = format!("{TINY} --num-iterations 6 --model-tag recorded --profile 2 --recompute block");
+    let said = said(nanochat(base.path(), &recorded));
+    assert!(said.contains("2 steps recorded") && said.contains("linear backward"), "{said}");
+    assert_same_run(&runs.join("plain"), &runs.join("recorded"));
+    let text = fs::read_to_string(runs.join("recorded/profile.json")).unwrap();
+    let trace: Value = serde_json::from_str(&text).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let count = |name: &str| events.iter().filter(|event| event["name"] == name).count();
+    assert_eq!(["feeding", "forward", "backward", "optimizer"].map(count), [2; 4]);
+}
+
+/// Here on machines without a GPU; what a GPU does is tested beside the kernels.
+#[test]
+fn a_gpu_that_is_not_there_is_said_in_a_sentence() {
+    let base = prepared();
+    let doctor = nanochat(base.path(), "--device cuda doctor").output().unwrap();
+    if doctor.status.success() {
+        println!("skipped: there is a GPU");
+        return;
+    }
+    assert!(String::from_utf8(doctor.stdout).unwrap().contains("driver"));
+    for line in [&format!("--device cuda {TINY} --num-iterations 1"), "--device cuda bench train"] {
+        refuses(base.path(), line, &["`nanochat doctor`"]);
+    }
+}

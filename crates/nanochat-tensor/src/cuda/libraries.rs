@@ -8,17 +8,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use cudarc::driver::sys;
+
+use super::DeviceError;
+
 /// A library that training needs.
 pub struct Needed {
     pub name: &'static str,
     pub what_for: &'static str,
     /// The Python package that has it.
     pub wheel: &'static str,
+    /// The package for Linux that has it, before its version.
+    pub package: &'static str,
 }
 
 pub const NEEDED: [Needed; 2] = [
-    Needed { name: "nvrtc", what_for: "compiles the kernels", wheel: "nvidia-cuda-nvrtc" },
-    Needed { name: "cublasLt", what_for: "matrix products", wheel: "nvidia-cublas" },
+    Needed {
+        name: "nvrtc",
+        what_for: "compiles the kernels",
+        wheel: "nvidia-cuda-nvrtc",
+        package: "cuda-nvrtc",
+    },
+    Needed { name: "cublasLt", what_for: "matrix products", wheel: "nvidia-cublas", package: "libcublas" },
 ];
 
 /// Names in the order they must be opened: each before those that need it.
@@ -47,15 +58,76 @@ pub fn find(name: &str) -> Option<String> {
     by_name.or_else(|| in_folders(name).map(|path| path.display().to_string()))
 }
 
-/// The newest CUDA that the driver runs, such as 13.0.
-pub fn driver_version() -> Option<String> {
+/// A version of CUDA, such as (12, 8).
+pub type Version = (i32, i32);
+
+/// The first driver with every function that is called (R570), and the first compiler that takes every kernel.
+const OLDEST: Version = (12, 8);
+
+/// The newest CUDA that the driver runs; None without a driver.
+pub fn driver_version() -> Option<Version> {
     let mut version = 0;
-    // SAFETY: libcuda is looked for first; the call writes one number.
-    let asked = unsafe {
-        cudarc::driver::sys::is_culib_present().then(|| cudarc::driver::sys::cuDriverGetVersion(&mut version))
-    };
+    // SAFETY: libcuda is looked for first; the call, which every driver has, writes one number.
+    let asked = unsafe { sys::is_culib_present().then(|| sys::cuDriverGetVersion(&mut version)) };
     asked?.result().ok()?;
-    Some(format!("{}.{}", version / 1000, version % 1000 / 10))
+    Some((version / 1000, version % 1000 / 10))
+}
+
+/// The version of a library of `NEEDED`, by its own word; None if it is not there.
+pub fn version(name: &str) -> Option<Version> {
+    preload();
+    find(name)?;
+    match name {
+        "nvrtc" => {
+            let (mut major, mut minor) = (0, 0);
+            // SAFETY: the library was found; the call writes two numbers.
+            let asked = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
+            asked.result().ok().map(|()| (major, minor))
+        }
+        _ => {
+            // SAFETY: the library was found; the call only reads a number, 130100 for 13.1.
+            let version = unsafe { cudarc::cublaslt::sys::cublasLtGetVersion() } as i32;
+            Some((version / 10_000, version % 10_000 / 100))
+        }
+    }
+}
+
+/// The file of a library that this process has opened.
+pub fn path(name: &str) -> Option<String> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    let prefix = format!("lib{name}.so");
+    let is_it = |path: &&str| path.rsplit('/').next().is_some_and(|file| file.starts_with(&prefix));
+    paths.into_iter().find(is_it).map(str::to_string)
+}
+
+pub(super) fn check_driver() -> Result<(), DeviceError> {
+    let found = driver_version().ok_or(DeviceError::NoDriver)?;
+    match found < OLDEST {
+        true => Err(DeviceError::OldDriver { found: dotted(found), needed: dotted(OLDEST) }),
+        false => Ok(()),
+    }
+}
+
+/// Both libraries are there, new enough for the kernels and not of a later generation than the driver.
+pub(super) fn check_libraries() -> Result<(), DeviceError> {
+    let driver = driver_version().map_or(OLDEST.0, |(major, _)| major);
+    for Needed { name: library, .. } in NEEDED {
+        let found = version(library).ok_or(DeviceError::NoLibrary { library })?;
+        let wrong = |needed| Err(DeviceError::WrongLibrary { library, found: dotted(found), needed });
+        if library == "nvrtc" && found < OLDEST {
+            return wrong(format!("{} or later", dotted(OLDEST)));
+        }
+        if found.0 > driver {
+            return wrong(format!("{driver} for this driver"));
+        }
+    }
+    Ok(())
+}
+
+/// 12.8
+pub fn dotted((major, minor): Version) -> String {
+    format!("{major}.{minor}")
 }
 
 /// The folders that are searched, those that exist.

@@ -8,16 +8,22 @@ mod buffer;
 mod kernels;
 pub mod libraries;
 mod matmul;
+mod staging;
+mod tensor_map;
 
 use std::any::Any;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
+
+use crate::profile;
 
 pub(crate) use buffer::{Buffer, Dtype};
+pub use kernels::cache_dir;
 pub(crate) use kernels::{Launch, blocks, sources};
 pub(crate) use matmul::{Operand, Output, Product};
+pub(crate) use tensor_map::TensorMap;
 
 /// Why there is no GPU to work on.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +34,20 @@ pub enum DeviceError {
     NoGpu(usize),
     #[error("{name} is of compute capability {}.{}; 8.0 (Ampere) or later is needed for bf16", capability.0, capability.1)]
     TooOld { name: String, capability: (i32, i32) },
+    #[error(
+        "the NVIDIA driver is for CUDA {found}, and {needed} is needed; update the driver to 570 or later"
+    )]
+    OldDriver { found: String, needed: String },
     #[error("{library} was not found; `nanochat doctor` says where it was looked for and how to get it")]
     NoLibrary { library: &'static str },
+    #[error(
+        "{library} is of CUDA {found}, and {needed} is needed; `nanochat doctor` says how to get another"
+    )]
+    WrongLibrary { library: &'static str, found: String, needed: String },
+    #[error("other programs hold nearly all memory of GPU {0}; `nvidia-smi` lists them")]
+    Full(usize),
+    #[error("GPU {0} is given to another program alone, or not in order; `nvidia-smi` says more")]
+    Unavailable(usize),
     #[error("failed to open GPU {ordinal}: {message}")]
     Open { ordinal: usize, message: String },
 }
@@ -50,6 +68,9 @@ pub(crate) fn fail(message: String) -> ! {
     std::panic::resume_unwind(Box::new(GpuFailure(message)))
 }
 
+/// What cuBLASLt's workspace and the kernels take before the first tensor.
+const LEAST_FREE_BYTES: usize = 256 << 20;
+
 pub struct Cuda {
     name: String,
     arch: &'static str,
@@ -58,8 +79,11 @@ pub struct Cuda {
     stream: Arc<CudaStream>,
     kernels: kernels::Kernels,
     matmul: matmul::Matmul,
+    staging: Mutex<staging::Staging>,
     /// The positions that the layers of one forward pass share, uploaded once.
     positions: Mutex<Option<Positions>>,
+    /// What to do when memory ends, for the sentence that says so.
+    advice: Mutex<String>,
 }
 
 /// Positions of tokens, on both sides.
@@ -71,11 +95,8 @@ struct Positions {
 impl Cuda {
     pub fn open(ordinal: usize) -> Result<Arc<Cuda>, DeviceError> {
         libraries::preload();
-        // SAFETY: only asks the dynamic loader whether libcuda can be opened.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(DeviceError::NoDriver);
-        }
-        let open = |e: DriverError| DeviceError::Open { ordinal, message: describe(e) };
+        libraries::check_driver()?;
+        let open = |e| cannot_open(ordinal, e);
         let count = CudaContext::device_count().map_err(open)?;
         if ordinal as i32 >= count {
             return Err(DeviceError::NoGpu(ordinal));
@@ -88,11 +109,10 @@ impl Cuda {
         }
         // SAFETY: all work runs on the one stream below, in order; nothing is left for events to order.
         unsafe { context.disable_event_tracking() };
-        for library in ["nvrtc", "cublasLt"] {
-            if libraries::find(library).is_none() {
-                return Err(DeviceError::NoLibrary { library });
-            }
+        if result::mem_get_info().map_err(open)?.0 < LEAST_FREE_BYTES {
+            return Err(DeviceError::Full(ordinal));
         }
+        libraries::check_libraries()?;
         let stream = context.new_stream().map_err(open)?;
         keep_freed_memory(&context).map_err(open)?;
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
@@ -101,8 +121,18 @@ impl Cuda {
         let kernels = kernels::Kernels::new(arch);
         let matmul = matmul::Matmul::new(&name, &stream)
             .map_err(|e| DeviceError::Open { ordinal, message: format!("cuBLASLt: {e}") })?;
-        let positions = Mutex::default();
-        Ok(Arc::new(Cuda { name, arch, multiprocessors, context, stream, kernels, matmul, positions }))
+        Ok(Arc::new(Cuda {
+            name,
+            arch,
+            multiprocessors,
+            context,
+            stream,
+            kernels,
+            matmul,
+            staging: Mutex::default(),
+            positions: Mutex::default(),
+            advice: Mutex::new("use a smaller --device-batch-size".into()),
+        }))
     }
 
     pub fn name(&self) -> &str {
@@ -126,9 +156,22 @@ impl Cuda {
         self.check(self.context.total_mem(), "asking for the memory")
     }
 
+    /// Bytes that tensors of this program can still get: what the driver has, and what the pool keeps for it.
     pub fn free_bytes(&self) -> usize {
         self.bind();
-        self.check(result::mem_get_info(), "asking for the free memory").0
+        let free = self.check(result::mem_get_info(), "asking for the free memory").0;
+        let reserved = self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
+        free + reserved.saturating_sub(self.used_bytes())
+    }
+
+    /// Bytes of tensors held now.
+    pub fn used_bytes(&self) -> usize {
+        self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)
+    }
+
+    /// What the user shall do if memory ends: a whole clause, such as "--device-batch-size 8 fits".
+    pub fn advise_when_full(&self, advice: String) {
+        *self.advice.lock().unwrap_or_else(|e| e.into_inner()) = advice;
     }
 
     /// Most bytes of tensors held at one time.
@@ -142,15 +185,20 @@ impl Cuda {
 
     /// Milliseconds of GPU time that `work` takes.
     pub fn time(&self, work: impl FnOnce()) -> f32 {
-        let event = || {
-            let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-            self.check(self.stream.record_event(flags), "recording an event")
-        };
-        let start = event();
+        let start = self.event();
         work();
-        let end = event();
-        self.synchronize();
-        self.check(start.elapsed_ms(&end), "reading a clock")
+        self.milliseconds(&start, &self.event())
+    }
+
+    /// A point in the stream whose time can be asked for.
+    pub(crate) fn event(&self) -> CudaEvent {
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        self.check(self.stream.record_event(flags), "recording an event")
+    }
+
+    /// From one event to a later one; waits for both.
+    pub(crate) fn milliseconds(&self, from: &CudaEvent, to: &CudaEvent) -> f32 {
+        self.check(from.elapsed_ms(to), "reading a clock")
     }
 
     /// Makes this GPU the calling thread's; the driver's functions want that.
@@ -164,29 +212,46 @@ impl Cuda {
         // SAFETY: the stream is alive as long as self; the pointer's only owner is the Buffer.
         match unsafe { result::malloc_async(self.stream.cu_stream(), bytes) } {
             Ok(ptr) => Buffer::new(self.clone(), ptr, len, dtype),
-            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => fail(format!(
-                "the GPU is out of memory: {} more were asked for, {} of its {} are in use by this program; use a smaller --device-batch-size",
-                gib(bytes),
-                gib(self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)),
-                gib(self.total_bytes()),
-            )),
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => self.fail_full(bytes),
             Err(e) => fail(format!("allocating {} on {} failed: {}", gib(bytes), self.name, describe(e))),
         }
     }
 
+    fn fail_full(&self, asked: usize) -> ! {
+        let [asked, free, used, total] =
+            [asked, self.free_bytes(), self.used_bytes(), self.total_bytes()].map(gib);
+        let advice = self.advice();
+        fail(format!(
+            "the GPU is out of memory: {asked} more were asked for, {free} of its {total} are free and {used} in use by this program; {advice}"
+        ))
+    }
+
+    fn advice(&self) -> String {
+        self.advice.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
     pub(crate) fn zeros(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
         let buffer = self.alloc(len, dtype);
-        // SAFETY: the buffer is at least so many bytes long.
-        let set =
-            unsafe { result::memset_d8_async(buffer.ptr(), 0, len * dtype.size(), self.stream.cu_stream()) };
+        let set = profile::kernel(
+            || "clear".into(),
+            // SAFETY: the buffer is at least so many bytes long.
+            || unsafe {
+                result::memset_d8_async(buffer.ptr(), 0, len * dtype.size(), self.stream.cu_stream())
+            },
+        );
         self.check(set, "clearing memory");
         buffer
     }
 
-    /// `data` on the GPU. The driver copies it before this returns or holds it pinned: it may be changed after.
+    /// `data` on the GPU; it may be changed as soon as this returns.
     pub(crate) fn upload<T: bytemuck::Pod>(self: &Arc<Cuda>, data: &[T], dtype: Dtype) -> Buffer {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let buffer = self.alloc(bytes.len() / dtype.size(), dtype);
+        if bytes.len() <= staging::LARGEST {
+            let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
+            profile::kernel(|| "upload".into(), || staging.copy(self, buffer.ptr(), bytes));
+            return buffer;
+        }
         // SAFETY: the buffer is as long as `data`; a copy from pageable memory returns when it is staged.
         let copied = unsafe { result::memcpy_htod_async(buffer.ptr(), bytes, self.stream.cu_stream()) };
         self.check(copied, "copying to the GPU");
@@ -206,15 +271,20 @@ impl Cuda {
     /// Copies `bytes` between buffers of the GPU.
     pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) {
         self.bind();
-        // SAFETY: callers pass buffers of at least so many bytes.
-        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        let copied = profile::kernel(
+            || "copy".into(),
+            // SAFETY: callers pass buffers of at least so many bytes.
+            || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) },
+        );
         self.check(copied, "copying on the GPU");
     }
 
-    /// The positions as u32 on the GPU; the last ones are kept.
+    /// The positions as u32 on the GPU; the last ones are kept, so those of training are copied once.
     pub(crate) fn positions(self: &Arc<Cuda>, positions: &Arc<[usize]>) -> Arc<Buffer> {
         let mut last = self.positions.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(last) = last.as_ref().filter(|last| Arc::ptr_eq(&last.host, positions)) {
+        let same = |last: &Positions| Arc::ptr_eq(&last.host, positions) || last.host == *positions;
+        if let Some(last) = last.as_mut().filter(|last| same(last)) {
+            last.host = positions.clone(); // the next layer's question is answered by the address
             return last.on_gpu.clone();
         }
         let values: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
@@ -236,7 +306,11 @@ impl Cuda {
     }
 
     pub(crate) fn check<T>(&self, outcome: Result<T, DriverError>, doing: &str) -> T {
-        outcome.unwrap_or_else(|e| fail(format!("{doing} failed on {}: {}", self.name, describe(e))))
+        outcome.unwrap_or_else(|e| {
+            let full = e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+            let advice = if full { format!("; {}", self.advice()) } else { String::new() };
+            fail(format!("{doing} failed on {}: {}{advice}", self.name, describe(e)))
+        })
     }
 }
 
@@ -251,6 +325,22 @@ fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
     }
 }
 
+/// Why a GPU could not be opened, by the driver's code.
+fn cannot_open(ordinal: usize, error: DriverError) -> DeviceError {
+    use sys::CUresult as Code;
+    match error.0 {
+        Code::CUDA_ERROR_NO_DEVICE | Code::CUDA_ERROR_INVALID_DEVICE => DeviceError::NoGpu(ordinal),
+        Code::CUDA_ERROR_STUB_LIBRARY => DeviceError::NoDriver,
+        Code::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::Full(ordinal),
+        Code::CUDA_ERROR_DEVICE_UNAVAILABLE => DeviceError::Unavailable(ordinal),
+        Code::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | Code::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            let message = "the parts of the NVIDIA driver are of different versions; restart the machine, or install the driver anew".to_string();
+            DeviceError::Open { ordinal, message }
+        }
+        _ => DeviceError::Open { ordinal, message: describe(error) },
+    }
+}
+
 /// The driver's own words for an error.
 fn describe(error: DriverError) -> String {
     let text = error.error_string().ok().and_then(|text| text.to_str().ok());
@@ -259,4 +349,40 @@ fn describe(error: DriverError) -> String {
 
 fn gib(bytes: usize) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::Device;
+    use crate::testing::gpu;
+
+    #[test]
+    fn memory_that_ends_is_one_sentence_and_not_the_end() {
+        let Some(Device::Cuda(gpu)) = gpu() else { return };
+        gpu.advise_when_full("less fits".into());
+        let asked = catch_unwind(AssertUnwindSafe(|| gpu.alloc(gpu.total_bytes(), Dtype::F32)));
+        let panic = asked.err().expect("four times the card was given");
+        let sentence = gpu_failure(&*panic).expect("another panic");
+        let parts = ["out of memory", "were asked for", "are free", "less fits"];
+        assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
+        let mut zeros = [1.0f32; 8];
+        gpu.download(gpu.zeros(8, Dtype::F32).ptr(), &mut zeros);
+        assert_eq!(zeros, [0.0; 8]);
+    }
+
+    #[test]
+    fn errors_of_opening_have_a_sentence_each() {
+        use sys::CUresult as Code;
+        let sentence = |code| cannot_open(3, DriverError(code)).to_string();
+        assert!(sentence(Code::CUDA_ERROR_NO_DEVICE).contains("no GPU 3"));
+        assert!(sentence(Code::CUDA_ERROR_OUT_OF_MEMORY).contains("other programs hold"));
+        assert!(sentence(Code::CUDA_ERROR_DEVICE_UNAVAILABLE).contains("another program alone"));
+        assert!(sentence(Code::CUDA_ERROR_STUB_LIBRARY).contains("no NVIDIA driver"));
+        assert!(sentence(Code::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH).contains("different versions"));
+        let old = DeviceError::OldDriver { found: "12.2".into(), needed: "12.8".into() }.to_string();
+        assert!(old.contains("12.2") && old.contains("570"), "{old}");
+    }
 }

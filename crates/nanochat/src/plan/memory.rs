@@ -2,11 +2,8 @@
 
 use serde::Serialize;
 
-use crate::config::GptConfig;
+use crate::config::{GptConfig, Recompute};
 
-/// Values a layer keeps for the backward pass, in units of B·T·C: q, k, v and the attention's output (4), the
-/// MLP's hidden values (4), and the inputs of its two norms (2). What the norms and relu² give is recomputed.
-const ACTIVATIONS_A_LAYER: usize = 10;
 /// Rows of logits that exist at a time on a GPU.
 const GPU_LOGIT_ROWS: usize = 4_096;
 /// Logits that exist at a time on the CPU, as in its `linear_softcap_cross_entropy`.
@@ -25,29 +22,29 @@ pub struct Memory {
 impl Memory {
     /// bf16 compute. All weights are float32; matrices and `lm_head` have a bf16 copy to multiply with. Muon
     /// keeps one buffer, AdamW two, shared out among `world_size` devices. Beside its chunk of logits the loss
-    /// holds the gradients of its micro-step. Measured on an H200, d20 at batch 32: 40.5 GiB where this says 40.0.
-    pub fn gpu(model: &GptConfig, device_batch: usize, world_size: usize) -> Memory {
+    /// holds the gradients of its micro-step. Measured on an H200, d20 at batch 32: 40.5 GiB where this says 40.3.
+    pub fn gpu(model: &GptConfig, device_batch: usize, world_size: usize, recompute: Recompute) -> Memory {
         let (matrices, head) = (model.matrix_params(), model.embedding_params());
         let (wte, tokens) = (head, device_batch * model.sequence_len);
         Memory {
             weights: ((4 + 2) * (matrices + head) + 4 * wte) as f64,
             gradients: (4 * (matrices + head + wte)) as f64,
             optimizer: (4 * matrices + 2 * 4 * (head + wte)) as f64 / world_size as f64,
-            activations: 2.0 * activations(model, device_batch),
+            activations: 2.0 * activations(model, device_batch, Kept::on_gpu(model), recompute),
             logits: (2 * model.vocab_size * GPU_LOGIT_ROWS.min(tokens) + 4 * head + 2 * tokens * model.n_embd)
                 as f64,
         }
     }
 
     /// All in float32. The loss holds `lm_head`'s gradient of its own micro-step beside the sum.
-    pub fn cpu(model: &GptConfig, device_batch: usize, world_size: usize) -> Memory {
+    pub fn cpu(model: &GptConfig, device_batch: usize, world_size: usize, recompute: Recompute) -> Memory {
         let (matrices, embeddings) = (model.matrix_params(), 2 * model.embedding_params());
         let rows = (CPU_LOGITS / model.vocab_size).clamp(16, 1_024).min(device_batch * model.sequence_len);
         Memory {
             weights: (4 * model.params()) as f64,
             gradients: (4 * model.params()) as f64,
             optimizer: (4 * (matrices + 2 * embeddings)) as f64 / world_size as f64,
-            activations: 4.0 * activations(model, device_batch),
+            activations: 4.0 * activations(model, device_batch, Kept::on_cpu(model), recompute),
             logits: (4 * (rows * model.vocab_size + model.embedding_params())) as f64,
         }
     }
@@ -57,8 +54,47 @@ impl Memory {
     }
 }
 
-/// Values of all layers: 10·B·T·C each.
-fn activations(model: &GptConfig, device_batch: usize) -> f64 {
-    let values_a_token = ACTIVATIONS_A_LAYER * model.n_layer * model.n_embd;
-    values_a_token as f64 * model.sequence_len as f64 * device_batch as f64
+/// Values a layer keeps for the backward pass, in units of B·T·C.
+#[derive(Clone, Copy)]
+pub struct Kept {
+    attention: f64,
+    mlp: f64,
+}
+
+impl Kept {
+    /// The norm's output, q, k, v and the attention's output; the norm's output and relu²'s (4 C). That is 10
+    /// where every head has keys of its own.
+    pub fn on_gpu(model: &GptConfig) -> Kept {
+        let keys_and_values = 2.0 * model.kv_dim() as f64 / model.n_embd as f64;
+        Kept { attention: 3.0 + keys_and_values, mlp: 5.0 }
+    }
+
+    /// The CPU also keeps what goes into relu².
+    pub fn on_cpu(model: &GptConfig) -> Kept {
+        Kept { mlp: 9.0, ..Kept::on_gpu(model) }
+    }
+
+    /// Of one layer. What is recomputed keeps its input alone.
+    pub fn a_layer(self, recompute: Recompute) -> f64 {
+        match recompute {
+            Recompute::None => self.attention + self.mlp,
+            Recompute::Mlp => self.attention + 1.0,
+            Recompute::Block => 1.0,
+        }
+    }
+
+    /// Of the layer that backward has come to and runs again.
+    fn replayed(self, recompute: Recompute) -> f64 {
+        match recompute {
+            Recompute::None => 0.0,
+            Recompute::Mlp => self.mlp,
+            Recompute::Block => self.attention + self.mlp,
+        }
+    }
+}
+
+/// Values of all layers, the one that is replayed, and the two norms outside of them.
+fn activations(model: &GptConfig, device_batch: usize, kept: Kept, recompute: Recompute) -> f64 {
+    let units = model.n_layer as f64 * kept.a_layer(recompute) + kept.replayed(recompute) + 2.0;
+    units * (device_batch * model.sequence_len) as f64 * model.n_embd as f64
 }

@@ -8,6 +8,7 @@ fn options() -> PlanOptions {
         chars_per_token: None,
         max_seq_len: 2048,
         device_batch_size: None,
+        recompute: Recompute::None,
         total_batch_size: USUAL_BATCH,
         gpu: Gpu::H100,
         gpus: 8,
@@ -69,7 +70,7 @@ fn memory_is_the_sum_of_what_is_stored() {
     let d20 = plan(20, &PlanOptions { gpus: 1, ..options() }).unwrap();
     assert_eq!(d20.grad_accum_steps, 8);
     let memory = d20.memory;
-    assert_eq!(memory.activations, 10.0 * 32.0 * 2048.0 * 1280.0 * 2.0 * 20.0);
+    assert_eq!(memory.activations, (10.0 * 20.0 + 2.0) * 32.0 * 2048.0 * 1280.0 * 2.0);
     let (matrices, embedding) = (393_216_000.0, 83_886_080.0);
     assert_eq!(memory.weights, 6.0 * (matrices + embedding) + 4.0 * embedding);
     assert_eq!(memory.optimizer, 4.0 * matrices + 16.0 * embedding);
@@ -86,6 +87,33 @@ fn memory_is_the_sum_of_what_is_stored() {
     };
     let total = plan(4, &cpu).unwrap().memory.total();
     assert!((0.5..1.2).contains(&(total / (1u64 << 30) as f64)), "{total}");
+}
+
+#[test]
+fn recomputing_trades_memory_for_time() {
+    let with = |recompute| plan(20, &PlanOptions { recompute, ..options() }).unwrap();
+    let [none, mlp, block] = [Recompute::None, Recompute::Mlp, Recompute::Block].map(with);
+    let unit = 32.0 * 2048.0 * 1280.0 * 2.0;
+    assert_eq!(mlp.memory.activations, (6.0 * 20.0 + 5.0 + 2.0) * unit);
+    assert_eq!(block.memory.activations, (20.0 + 10.0 + 2.0) * unit);
+    assert_eq!(none.flops, block.flops);
+    let share = |plan: &Plan| plan.pretraining.hours / none.pretraining.hours;
+    assert!((1.1..1.25).contains(&share(&mlp)) && (1.25..1.34).contains(&share(&block)));
+}
+
+#[test]
+fn what_fits_is_named_with_its_flags() {
+    let d20 = plan(20, &options()).unwrap().model;
+    let gib = |n: f64| n * f64::from(1 << 30);
+    assert_eq!(what_fits(&d20, 32, gib(80.0)), "--device-batch-size 32 fits");
+    let some = what_fits(&d20, 32, gib(24.0));
+    let most = "--device-batch-size 8, --device-batch-size 16 --recompute mlp";
+    assert_eq!(some, format!("{most} or --device-batch-size 32 --recompute block fits"));
+    assert!(what_fits(&d20, 32, gib(4.0)).starts_with("no batch fits"));
+    // Each of them does fit.
+    let fits = |batch, recompute| Memory::gpu(&d20, batch, 1, recompute).total() < gib(24.0);
+    assert!(fits(8, Recompute::None) && fits(16, Recompute::Mlp) && fits(32, Recompute::Block));
+    assert!(!fits(16, Recompute::None) && !fits(32, Recompute::Mlp));
 }
 
 #[test]

@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use nanochat_tensor::Device;
+use nanochat_tensor::profile::part;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::fit;
 use super::run::{Run, RunSettings};
 use crate::answer;
 use crate::checkpoint::Stage;
@@ -19,8 +21,7 @@ use crate::engine::{Engine, Request};
 use crate::gpt::Gpt;
 use crate::loss_eval::BitsPerByte;
 use crate::optim::{Optimizer, Rates};
-use crate::plan::Memory;
-use crate::report::{self, Column, Section};
+use crate::report::{Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
 use crate::train::{self, Diverged};
@@ -118,7 +119,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
     let config = config(settings, tokenizer.vocab_size())?;
     let rows = [settings.device_batch_size, settings.max_seq_len];
     let grad_accum_steps = grad_accum_steps(settings.total_batch_size, rows[0].saturating_mul(rows[1]))?;
-    check_memory(&config, rows[0])?;
+    fit::check(&config, rows[0], settings.run.recompute, device)?;
     let num_iterations = num_iterations(settings, &config)?;
     let data_dir = settings.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
     let shards = Shards::open(&data_dir, settings.bad_shards)?;
@@ -132,6 +133,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         || Gpt::init(config, settings.run.seed),
         |model| Optimizer::new(model, settings.rates, settings.grad_clip),
     )?;
+    model.recompute = settings.run.recompute;
     let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, rows, [0, 1], position.as_ref())?;
     let schedule = Schedule::Trapezoid {
         num_iterations,
@@ -173,8 +175,9 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
             break;
         }
         let started = Instant::now();
-        let micro_batches =
-            (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
+        run.begin_step(step, device);
+        let feed = || (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>();
+        let micro_batches = part("feeding", feed)?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
             .map_err(|diverged| run.diverged(step, diverged))?;
@@ -191,21 +194,6 @@ fn config(settings: &BaseSettings, vocab_size: usize) -> Result<GptConfig> {
         bail!("--warmup-ratio and --warmdown-ratio add up to {ramps}; together they may be at most 1");
     }
     Ok(config.with_kv_heads(settings.n_kv_head.unwrap_or(config.n_head))?)
-}
-
-/// Refuses what this machine cannot hold: the system would end the process without a word.
-fn check_memory(config: &GptConfig, device_batch_size: usize) -> Result<()> {
-    let needed = Memory::cpu(config, device_batch_size, 1).total();
-    match report::memory_bytes() {
-        Some(there) if needed > there => bail!(
-            "depth {} with a vocabulary of {} and a device batch of {device_batch_size} needs {:.1} GB of memory, and this machine has {:.1}; choose a smaller --depth, --device-batch-size or vocabulary",
-            config.n_layer,
-            config.vocab_size,
-            needed / 1e9,
-            there / 1e9
-        ),
-        _ => Ok(()),
-    }
 }
 
 /// Micro-batches in a step; the total must be a multiple of one.

@@ -8,21 +8,23 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Device, profile as recorder};
 use nanochat_tokenizer::Tokenizer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoints, LoadedModel, Stage, TrainState, load_folder};
+use crate::config::Recompute;
 use crate::curve::stage_charts;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, MetricsWriter, read_metrics};
 use crate::optim::Optimizer;
+use crate::profile;
 use crate::report::{self, Section};
 use crate::train::{Diverged, StepResult};
 
-/// Settings that say where a run is kept and how it starts.
+/// Settings that say where a run is kept, how it starts, and how it uses its device.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunSettings {
     /// Name of the run [default: d{depth}; when finetuning, the deepest base model's]
@@ -43,7 +45,18 @@ pub struct RunSettings {
     /// Seed of every random choice: initial weights, order of conversations
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+    /// Compute a part of the activations a second time instead of keeping them, for less memory
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// Record N steps, after two, into profile.json of the run's folder: a trace for ui.perfetto.dev (0: none)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[serde(default)]
+    pub profile: usize,
 }
+
+/// Steps before those that are recorded: they compile kernels and fill pools.
+const UNRECORDED: usize = 2;
 
 /// A tag names a folder, and no other than its own.
 fn tag(value: &str) -> Result<String, String> {
@@ -53,7 +66,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 9] = [
+const FREE: [&str; 11] = [
     "model_tag",
     "save_every",
     "keep",
@@ -63,6 +76,8 @@ const FREE: [&str; 9] = [
     "eval_tokens",
     "sample_every",
     "bad_shards",
+    "recompute",
+    "profile",
 ];
 
 /// The user asked the run to stop; everything is saved.
@@ -254,6 +269,29 @@ impl Run {
         }
     }
 
+    /// Called when a step begins, before it is fed: the steps of `--profile` are recorded from here.
+    pub fn begin_step(&self, step: usize, device: &Device) {
+        if self.settings.profile > 0 && step == self.first_step() + UNRECORDED {
+            recorder::start(device);
+        }
+    }
+
+    /// Writes and tells what was recorded, if anything was.
+    fn end_recording(&self) -> Result<()> {
+        let spans = recorder::finish();
+        if !spans.is_empty() {
+            let path = self.checkpoints.dir().join("profile.json");
+            profile::write(&path, &spans).with_context(|| format!("failed to write {}", path.display()))?;
+            self.say(&format!(
+                "{}
+open {} in ui.perfetto.dev",
+                profile::summary(&spans),
+                path.display()
+            ));
+        }
+        Ok(())
+    }
+
     /// Logs one training step and moves the progress on.
     pub fn log_step(
         &mut self,
@@ -264,6 +302,9 @@ impl Run {
         lr: f32,
     ) -> Result<()> {
         self.prune()?;
+        if step + 1 == self.first_step() + UNRECORDED + self.settings.profile {
+            self.end_recording()?;
+        }
         let tokens_per_second = tokens as f64 / seconds;
         self.metrics.log(
             step as u64,
@@ -291,6 +332,7 @@ impl Run {
 
     /// Ends a run that reached its horizon: its section of the report, with settings and curves.
     pub fn finish(&mut self, base_dir: &Path, mut section: Section) -> Result<()> {
+        self.end_recording()?;
         self.progress.finish();
         self.prune()?;
         section.seconds = self.seconds();

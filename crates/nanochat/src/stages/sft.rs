@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use nanochat_tensor::profile::part;
 use nanochat_tensor::{Device, Tape};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::fit;
 use super::run::{Run, RunSettings};
 use crate::chat_loader::ChatLoader;
 use crate::checkpoint::{self, Stage};
@@ -72,6 +74,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         .to_string();
     let source = checkpoint::load_folder(&source)?;
     let (tokenizer, config) = (source.tokenizer, source.model.config);
+    fit::check(&config, settings.device_batch_size, settings.run.recompute, device)?;
     let chat_data = base_dir.join("chat_data");
     let files = match settings.data.as_slice() {
         [] => vec![chat_data.join("train.jsonl")],
@@ -85,6 +88,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
     let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings)?;
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
+    model.recompute = settings.run.recompute;
     let rows = [settings.device_batch_size, config.sequence_len];
     let mut loader =
         ChatLoader::new(&conversations, &tokenizer, rows, [0, 1], settings.run.seed, position.as_ref())?;
@@ -131,7 +135,9 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
             break;
         }
         let started = Instant::now();
-        let micro_batches: Vec<_> = (0..grad_accum_steps).map(|_| loader.next_batch()).collect();
+        run.begin_step(step, device);
+        let feed = || (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Vec<_>>();
+        let micro_batches = part("feeding", feed);
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
             .map_err(|diverged| run.diverged(step, diverged))?;

@@ -2,8 +2,7 @@
 // side streamed past it in tiles through shared memory, two in flight (cp.async). Scores never leave registers:
 // the layout of an accumulator is that of a left operand.
 //
-// Products run on mma.m16n8k16, which every card from sm_80 has, or on Hopper's wgmma.m64nNk16, by which four
-// warps multiply 64 rows straight from shared memory. Both leave a warp the same 16 rows in the same registers.
+// Products run on mma.m16n8k16, which every card from sm_80 has. Hopper has faster ways: attention_sm90.cu.
 //
 // Exponents are base 2: p = 2^(s * scale2 - lse2) with scale2 = log2(e) / sqrt(D).
 
@@ -11,25 +10,17 @@
 #define THREADS 256
 #define LOG2E 1.4426950408889634f
 
+#define FORWARD_KEYS 64
+#define BACKWARD_STAGE 32
+
+// lse and delta have `padded` rows a head, T rounded up to whole tiles.
 struct Shape {
-    u32 t, h, kvh, window;
+    u32 t, padded, h, kvh, window;
     float scale;
 };
 
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-#define WGMMA 1
-#define FORWARD_KEYS 128
-#define BACKWARD_STAGE 64
-#define GROUP 64
-#else
-#define WGMMA 0
-#define FORWARD_KEYS 64
-#define BACKWARD_STAGE 32
-#define GROUP 16
-#endif
-
 // Address of the 16-byte chunk `chunk` of row `row` in a tile of N rows. A tile is stored in columns of 64 values,
-// 128 bytes; the xor spreads rows that are read together over all banks, in the pattern that wgmma knows.
+// 128 bytes; the xor spreads rows that are read together over all banks.
 template <int N>
 __device__ inline u32 at(u32 tile, u32 row, u32 chunk) {
     return tile + chunk / 8 * (N * 128) + row * 128 + ((chunk % 8 ^ row % 8) << 4);
@@ -41,13 +32,10 @@ __device__ inline void copy16(u32 to, const void* from, bool real) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(real ? 16 : 0));
 }
 __device__ inline void commit() { asm volatile("cp.async.commit_group;"); }
-// All but the last N groups of copies have arrived, for wgmma too.
+// All but the last N groups of copies have arrived.
 template <int N>
 __device__ inline void wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N));
-#if WGMMA
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
 }
 
 // Rows first .. first + N of one head into a tile; rows from `t` on read as zeros.
@@ -61,95 +49,6 @@ __device__ inline void load_tile(u32 tile, const bf16* head, u64 stride, u32 fir
         copy16(at<N>(tile, row, chunk), head + (u64)(real ? first + row : 0) * stride + chunk * 8, real);
     }
 }
-
-#if WGMMA
-
-// Where wgmma finds an operand: 1,024 bytes from eight rows to the next eight, `columns` bytes from a column of 64
-// values to the next (for operands read along their rows), 128-byte swizzle.
-__device__ inline u64 operand(u32 address, u32 columns) {
-    return (u64)(address >> 4 & 0x3fff) | (u64)(columns >> 4) << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;
-}
-
-// Keeps the compiler from touching registers that wgmma works on meanwhile.
-template <int N>
-__device__ inline void hold(float (&c)[N][4]) {
-#pragma unroll
-    for (int i = 0; i < N; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) asm volatile("" : "+f"(c[i][j])::"memory");
-}
-__device__ inline void start() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void started() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-
-#define ACC4(i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-#define ACC16(i) ACC4(i), ACC4(i + 1), ACC4(i + 2), ACC4(i + 3)
-#define R32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define R64 R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define WGMMA_TEXT(N, REGS, A, B, TRANSPOSED) \
-    "{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" N "k16.f32.bf16.bf16 {" REGS "}, " A ", " B ", p, 1, 1, " TRANSPOSED ";}"
-
-// c (64, N) += a (64, 16) * b (N, 16)^T, both in shared memory
-__device__ inline void wgmma(float (&c)[8][4], u64 a, u64 b) {
-    asm volatile(WGMMA_TEXT("64", R32, "%32", "%33", "0, 0") : ACC16(0), ACC16(4) : "l"(a), "l"(b));
-}
-__device__ inline void wgmma(float (&c)[16][4], u64 a, u64 b) {
-    asm volatile(WGMMA_TEXT("128", R64, "%64", "%65", "0, 0")
-                 : ACC16(0), ACC16(4), ACC16(8), ACC16(12)
-                 : "l"(a), "l"(b));
-}
-// c (64, N) += a (64, 16) * b (16, N), a in registers
-__device__ inline void wgmma(float (&c)[8][4], const u32 (&a)[4], u64 b) {
-    asm volatile(WGMMA_TEXT("64", R32, "{%32, %33, %34, %35}", "%36", "1")
-                 : ACC16(0), ACC16(4)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-__device__ inline void wgmma(float (&c)[16][4], const u32 (&a)[4], u64 b) {
-    asm volatile(WGMMA_TEXT("128", R64, "{%64, %65, %66, %67}", "%68", "1")
-                 : ACC16(0), ACC16(4), ACC16(8), ACC16(12)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-// s (16, N) += a (16, D) * tile (N, D)^T, the 16 rows of `a` beginning at `row` of tile `a_tile` of ROWS rows.
-// Started, not done: `finish` waits.
-template <int D, int N>
-__device__ inline void times_transposed(float (&s)[N / 8][4], u32 a_tile, u32 row, u32 tile) {
-    hold(s);
-    start();
-#pragma unroll
-    for (int k = 0; k < D / 16; k++) {
-        u32 a = a_tile + k / 4 * (ROWS * 128) + row / 64 * (64 * 128) + k % 4 * 32;
-        u32 b = tile + k / 4 * (N * 128) + k % 4 * 32;
-        wgmma(s, operand(a, 16), operand(b, 16));
-    }
-    started();
-}
-
-// out (16, D) += p (16, N) * tile (N, D), p being accumulators rounded to bf16. Started, not done.
-template <int D, int N>
-__device__ inline void times(float (&out)[D / 8][4], const float (&p)[N / 8][4], u32 tile) {
-    u32 a[N / 16][4];
-#pragma unroll
-    for (int k = 0; k < N / 16; k++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            a[k][j] = pack(p[2 * k + j / 2][j % 2 * 2], p[2 * k + j / 2][j % 2 * 2 + 1]);
-            asm volatile("" : "+r"(a[k][j])::"memory");
-        }
-    hold(out);
-    start();
-#pragma unroll
-    for (int k = 0; k < N / 16; k++) wgmma(out, a[k], operand(tile + k * 2048, N * 128));
-    started();
-}
-
-// Waits until all products but the last PENDING started are done; x is the result of one of those.
-template <int PENDING, int N>
-__device__ inline void finish(float (&x)[N][4]) {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-    hold(x);
-}
-
-#else
 
 __device__ inline void ldmatrix(u32 (&r)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -202,14 +101,6 @@ __device__ inline void times(float (&out)[D / 8][4], const float (&p)[N / 8][4],
         }
     }
 }
-
-template <int PENDING, int N>
-__device__ inline void finish(float (&)[N][4]) {}
-
-#endif
-
-// The shuffle tells the compiler that all lanes agree: products must not be started where they might not.
-__device__ inline u32 this_warp() { return __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0); }
 
 // Whether the query at `q` sees the key at `k`. Written for unsigned: k > q wraps to a large distance.
 __device__ inline bool sees(u32 q, u32 k, u32 window) { return q - k < window && k <= q; }
@@ -267,7 +158,7 @@ __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k
     u32 q_tile = shared_address(memory), k_tiles = q_tile + ROWS * D * 2, v_tiles = k_tiles + 2 * TILE;
     // Late queries see the most keys: they go first, so that no long block is left over at the end.
     u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
-    u32 warp = this_warp(), lane = threadIdx.x % WARP;
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     u64 stride = (u64)s.h * D, kv_stride = (u64)s.kvh * D;
     u32 kv_head = h * s.kvh / s.h;
     q += b * s.t * stride + h * D;
@@ -277,14 +168,14 @@ __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k
 
     u32 seen = first + ROWS < s.t ? first + ROWS : s.t;
     u32 begin = (first + 1 > s.window ? first + 1 - s.window : 0) / KEYS, end = (seen + KEYS - 1) / KEYS;
-    auto load = [&](u32 k_next, u32 v_next) {
-        if (k_next < end) load_tile<D, KEYS>(k_tiles + k_next % 2 * TILE, k, kv_stride, k_next * KEYS, s.t);
-        if (v_next < end) load_tile<D, KEYS>(v_tiles + v_next % 2 * TILE, v, kv_stride, v_next * KEYS, s.t);
+    auto load = [&](u32 tile) {
+        if (tile >= end) return;
+        load_tile<D, KEYS>(k_tiles + tile % 2 * TILE, k, kv_stride, tile * KEYS, s.t);
+        load_tile<D, KEYS>(v_tiles + tile % 2 * TILE, v, kv_stride, tile * KEYS, s.t);
         commit();
     };
     load_tile<D, ROWS>(q_tile, q, stride, first, s.t);
-    load(begin, end);
-    load(begin + 1, begin);
+    load(begin);
 
     float out[D / 8][4] = {}, largest[2] = {-INFINITY_F, -INFINITY_F}, total[2] = {}, keep[2];
     float scale2 = s.scale * LOG2E;
@@ -297,58 +188,41 @@ __device__ inline void forward(bf16* y, float* lse, const bf16* q, const bf16* k
             for (int j = 0; j < 4; j++)
                 if (!sees(my_row + j / 2 * 8, tile * KEYS + n * 8 + lane % 4 * 2 + j % 2, s.window)) p[n][j] = -INFINITY_F;
     };
-    wait<1>();
-    __syncthreads();
-    float p[KEYS / 8][4] = {};
-    times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tiles + begin % 2 * TILE);
-    finish<0>(p);
-    mask(p, begin);
-    softmax(p, largest, total, keep, scale2);
-    for (u32 tile = begin; tile + 1 < end; tile++) {
+    for (u32 tile = begin; tile < end; tile++) {
         wait<0>();
         __syncthreads();
-        load(tile + 2, tile + 1);
-        // The scores of the next tile come before the values of this one, and their softmax is taken while those
-        // are multiplied.
-        float next[KEYS / 8][4] = {};
-        times_transposed<D, KEYS>(next, q_tile, warp * 16, k_tiles + (tile + 1) % 2 * TILE);
-        times<D, KEYS>(out, p, v_tiles + tile % 2 * TILE);
-        finish<1>(next);
-        mask(next, tile + 1);
-        softmax(next, largest, total, keep, scale2);
-        finish<0>(out);
+        load(tile + 1);
+        float p[KEYS / 8][4] = {};
+        times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tiles + tile % 2 * TILE);
+        mask(p, tile);
+        softmax(p, largest, total, keep, scale2);
         multiply(out, keep);
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int j = 0; j < 4; j++) p[n][j] = next[n][j];
+        times<D, KEYS>(out, p, v_tiles + tile % 2 * TILE);
     }
-    wait<0>();
-    __syncthreads();
-    times<D, KEYS>(out, p, v_tiles + (end - 1) % 2 * TILE);
-    finish<0>(out);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         total[half] = sum_lanes(total[half], 4);
         u32 row = my_row + half * 8;
         if (lane % 4 == 0 && row < s.t)
-            lse[((u64)b * s.h + h) * s.t + row] = largest[half] * scale2 + log2f(total[half]);
+            lse[((u64)b * s.h + h) * s.padded + row] = largest[half] * scale2 + log2f(total[half]);
     }
     store<D>(y, stride, my_first, s.t, out, 1.0f / total[0], 1.0f / total[1]);
 }
 
-// delta (B, H, T) = rowsum(dy * y); D / 8 lanes to a row
+// delta (B, H, padded) = rowsum(dy * y), 0 for rows after the last; D / 8 lanes to a row
 template <int D>
-__device__ inline void row_products(float* delta, const bf16* dy, const bf16* y, u32 t, u32 h, u32 total) {
+__device__ inline void row_products(float* delta, const bf16* dy, const bf16* y, Shape s, u32 total) {
     const int LANES = D / 8;
     u32 n = (blockIdx.x * blockDim.x + threadIdx.x) / LANES, i = threadIdx.x % LANES * 8;
+    u32 h = n % s.h, row = n / s.h % s.padded, b = n / s.h / s.padded;
     float sum = 0.0f;
-    if (n < total) {
-        Eight a = load8(dy + (u64)n * D + i), b = load8(y + (u64)n * D + i);
-        for (int j = 0; j < 8; j++) sum += a.v[j] * b.v[j];
+    if (n < total && row < s.t) {
+        u64 from = (((u64)b * s.t + row) * s.h + h) * D + i;
+        Eight a = load8(dy + from), c = load8(y + from);
+        for (int j = 0; j < 8; j++) sum += a.v[j] * c.v[j];
     }
     sum = sum_lanes(sum, LANES);
-    if (n < total && i == 0) delta[((u64)(n / h / t) * h + n % h) * t + n / h % t] = sum;
+    if (n < total && i == 0) delta[((u64)b * s.h + h) * s.padded + row] = sum;
 }
 
 // 128 keys of one key head against all queries that see them, for every query head that shares it.
@@ -360,7 +234,7 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
     __shared__ float row_lse[2][QUERIES], row_delta[2][QUERIES];
     u32 k_tile = shared_address(memory), v_tile = k_tile + ROWS * D * 2, q_tiles = v_tile + ROWS * D * 2;
     u32 first = blockIdx.x * ROWS, kv_head = blockIdx.y, b = blockIdx.z;
-    u32 warp = this_warp(), lane = threadIdx.x % WARP;
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     u64 stride = (u64)s.h * D, kv_stride = (u64)s.kvh * D, batch = (u64)b * s.t;
     u32 group = s.h / s.kvh;
     k += batch * kv_stride + kv_head * D;
@@ -376,7 +250,7 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
         commit();
         if (threadIdx.x < QUERIES) {
             u32 row = tile * QUERIES + threadIdx.x;
-            u64 from = ((u64)b * s.h + h) * s.t + row;
+            u64 from = ((u64)b * s.h + h) * s.padded + row;
             // Beyond the end p must be 0: 2^(0 - 1e30).
             row_lse[n % 2][threadIdx.x] = row < s.t ? lse[from] : 1e30f;
             row_delta[n % 2][threadIdx.x] = row < s.t ? delta[from] : 0.0f;
@@ -388,7 +262,7 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
 
     float dk_out[D / 8][4] = {}, dv_out[D / 8][4] = {};
     float scale2 = s.scale * LOG2E;
-    u32 my_first = first + warp * 16, my_key = my_first + lane / 4, group_first = first + warp * 16 / GROUP * GROUP;
+    u32 my_first = first + warp * 16, my_key = my_first + lane / 4;
     for (u32 n = 0; n < tiles * group; n++) {
         if (n + 1 < tiles * group) {
             load(n + 1);
@@ -399,13 +273,11 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
         __syncthreads();
         u32 q_tile = q_tiles + n % 2 * STAGE, dy_tile = q_tile + QUERIES * D * 2;
         u32 query = (begin + n % tiles) * QUERIES;
-        if (query + QUERIES > group_first) {
+        if (query + QUERIES > my_first) {
             float p[QUERIES / 8][4] = {}, ds[QUERIES / 8][4] = {};
-            // Each product runs while the values for the next are made of the one before.
             times_transposed<D, QUERIES>(p, k_tile, warp * 16, q_tile);
             times_transposed<D, QUERIES>(ds, v_tile, warp * 16, dy_tile);
             bool edge = my_first + 15 > query || query + QUERIES - 1 - my_first >= s.window;
-            finish<1>(p);
 #pragma unroll
             for (int i = 0; i < QUERIES / 8; i++)
 #pragma unroll
@@ -415,15 +287,12 @@ __device__ inline void backward_kv(bf16* dk, bf16* dv, const bf16* dy, const bf1
                     if (edge && !sees(query + column, my_key + j / 2 * 8, s.window)) p[i][j] = 0.0f;
                 }
             times<D, QUERIES>(dv_out, p, dy_tile);
-            finish<1>(ds);
 #pragma unroll
             for (int i = 0; i < QUERIES / 8; i++)
 #pragma unroll
                 for (int j = 0; j < 4; j++)
                     ds[i][j] = p[i][j] * (ds[i][j] - row_delta[n % 2][i * 8 + lane % 4 * 2 + j % 2]);
             times<D, QUERIES>(dk_out, ds, q_tile);
-            finish<0>(dv_out);
-            finish<0>(dk_out);
         }
         __syncthreads();
     }
@@ -440,7 +309,7 @@ __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const
     extern __shared__ __align__(1024) unsigned char memory[];
     u32 q_tile = shared_address(memory), dy_tile = q_tile + ROWS * D * 2, kv_tiles = dy_tile + ROWS * D * 2;
     u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z;
-    u32 warp = this_warp(), lane = threadIdx.x % WARP;
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     u64 stride = (u64)s.h * D, kv_stride = (u64)s.kvh * D, batch = (u64)b * s.t;
     u32 kv_head = h * s.kvh / s.h;
     q += batch * stride + h * D;
@@ -461,10 +330,10 @@ __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const
     load(begin);
 
     float out[D / 8][4] = {}, my_lse[2], my_delta[2], scale2 = s.scale * LOG2E;
-    u32 my_first = first + warp * 16, my_row = my_first + lane / 4, group_first = first + warp * 16 / GROUP * GROUP;
+    u32 my_first = first + warp * 16, my_row = my_first + lane / 4;
     for (int half = 0; half < 2; half++) {
         u32 row = my_row + half * 8;
-        u64 from = ((u64)b * s.h + h) * s.t + row;
+        u64 from = ((u64)b * s.h + h) * s.padded + row;
         my_lse[half] = row < s.t ? lse[from] : 1e30f;
         my_delta[half] = row < s.t ? delta[from] : 0.0f;
     }
@@ -477,12 +346,11 @@ __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const
         }
         __syncthreads();
         u32 k_tile = kv_tiles + tile % 2 * STAGE, v_tile = k_tile + KEYS * D * 2;
-        if (tile * KEYS < group_first + GROUP) {
+        if (tile * KEYS < my_first + 16) {
             float p[KEYS / 8][4] = {}, ds[KEYS / 8][4] = {};
             times_transposed<D, KEYS>(p, q_tile, warp * 16, k_tile);
             times_transposed<D, KEYS>(ds, dy_tile, warp * 16, v_tile);
             bool edge = tile * KEYS + KEYS > my_first + 1 || my_first + 16 > tile * KEYS + s.window;
-            finish<1>(p);
 #pragma unroll
             for (int i = 0; i < KEYS / 8; i++)
 #pragma unroll
@@ -491,40 +359,35 @@ __device__ inline void backward_q(bf16* dq, const bf16* dy, const bf16* q, const
                     p[i][j] = exp2_fast(p[i][j] * scale2 - my_lse[j / 2]);
                     if (edge && !sees(my_row + j / 2 * 8, key, s.window)) p[i][j] = 0.0f;
                 }
-            finish<0>(ds);
 #pragma unroll
             for (int i = 0; i < KEYS / 8; i++)
 #pragma unroll
                 for (int j = 0; j < 4; j++) ds[i][j] = p[i][j] * (ds[i][j] - my_delta[j / 2]);
             times<D, KEYS>(out, ds, k_tile);
-            finish<0>(out);
         }
         __syncthreads();
     }
     store<D>(dq + batch * stride + h * D, stride, my_first, s.t, out, s.scale, s.scale);
 }
 
-#define SHAPE {t, h, kvh, window, scale}
+#define SIZES u32 t, u32 padded, u32 h, u32 kvh, u32 window, float scale
+#define SHAPE {t, padded, h, kvh, window, scale}
 #define KERNELS(D)                                                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
-        attention_forward_##D(bf16* y, float* lse, const bf16* q, const bf16* k, const bf16* v, u32 t, u32 h, u32 kvh, \
-                              u32 window, float scale) {                                                               \
+        attention_forward_##D(bf16* y, float* lse, const bf16* q, const bf16* k, const bf16* v, SIZES) {               \
         forward<D>(y, lse, q, k, v, SHAPE);                                                                            \
     }                                                                                                                  \
-    extern "C" __global__ void attention_delta_##D(float* delta, const bf16* dy, const bf16* y, u32 t, u32 h,          \
-                                                   u32 total) {                                                        \
-        row_products<D>(delta, dy, y, t, h, total);                                                                    \
+    extern "C" __global__ void attention_delta_##D(float* delta, const bf16* dy, const bf16* y, SIZES, u32 total) {    \
+        row_products<D>(delta, dy, y, SHAPE, total);                                                                   \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
         attention_backward_kv_##D(bf16* dk, bf16* dv, const bf16* dy, const bf16* q, const bf16* k, const bf16* v,     \
-                                  const float* lse, const float* delta, u32 t, u32 h, u32 kvh, u32 window,             \
-                                  float scale) {                                                                       \
+                                  const float* lse, const float* delta, SIZES) {                                       \
         backward_kv<D>(dk, dv, dy, q, k, v, lse, delta, SHAPE);                                                        \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
         attention_backward_q_##D(bf16* dq, const bf16* dy, const bf16* q, const bf16* k, const bf16* v,                \
-                                 const float* lse, const float* delta, u32 t, u32 h, u32 kvh, u32 window,              \
-                                 float scale) {                                                                        \
+                                 const float* lse, const float* delta, SIZES) {                                        \
         backward_q<D>(dq, dy, q, k, v, lse, delta, SHAPE);                                                             \
     }
 

@@ -152,4 +152,24 @@ mod tests {
             assert_gpu_agrees(&inputs, 3, |tape, v| tape.attention(&v[0], &v[1], &v[2], window));
         }
     }
+
+    /// Batch 1 and 3, lengths on both sides of a tile, grouped queries and windows, for both sizes of a head.
+    #[test]
+    fn gpu_agrees_with_the_cpu_at_odd_sizes() {
+        for (b, t, h, kvh, window) in [
+            (1, 2, 2, 1, None),
+            (1, 63, 8, 1, None),
+            (3, 65, 4, 4, Some(33)),
+            (1, 127, 4, 2, Some(128)),
+            (1, 129, 6, 2, Some(64)),
+            (1, 257, 2, 1, None),
+            (1, 384, 4, 2, Some(1_000)),
+            (1, 1_025, 2, 2, Some(500)),
+        ] {
+            for d in [64, 128] {
+                let inputs = [(h, 0), (kvh, 1), (kvh, 2)].map(|(heads, seed)| randn(&[b, t, heads, d], seed));
+                assert_gpu_agrees(&inputs, 3, |tape, v| tape.attention(&v[0], &v[1], &v[2], window));
+            }
+        }
+    }
 }

@@ -93,6 +93,8 @@ mod tests {
             let (table, positions) = (RotaryTable::new(90, d, 10_000.0), Arc::from([0, 1, 2, 5, 0, 88]));
             let x = randn(&[2, 3, 5, d], 0);
             assert_gpu_agrees(&[x], 1, |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions));
+            let (x, positions) = (randn(&[1, 83, 1, d], 1), (0..83).collect());
+            assert_gpu_agrees(&[x], 1, |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions));
         }
     }
 }

@@ -1,0 +1,99 @@
+//! Page-locked memory of the CPU, from which small copies to the GPU go without holding up either side.
+//!
+//! A copy from ordinary memory waits until the driver has staged it. Here the values of a batch are copied into
+//! a locked buffer, and the copy to the GPU is left to the stream. A buffer is taken again once its copy is done;
+//! as the CPU runs a micro-step or two ahead, a handful of buffers is soon all there is.
+
+use std::ffi::c_void;
+
+use cudarc::driver::{CudaEvent, result, sys};
+
+use super::Cuda;
+
+/// Copies up to this size go through here: 4 MiB are the ids of a million tokens. Weights, which are copied
+/// once, take the driver's own way.
+pub(super) const LARGEST: usize = 4 << 20;
+
+/// The locked buffers, those in use and those free.
+#[derive(Default)]
+pub(super) struct Staging(Vec<Locked>);
+
+struct Locked {
+    ptr: *mut c_void,
+    bytes: usize,
+    /// Passed by the stream when the last copy from here is done.
+    copied: CudaEvent,
+}
+
+// SAFETY: a plain allocation, used behind the lock of its owner.
+unsafe impl Send for Locked {}
+
+impl Staging {
+    /// Copies `data` to the address `to` of the GPU, in the stream's order.
+    pub fn copy(&mut self, gpu: &Cuda, to: u64, data: &[u8]) {
+        let free = |locked: &Locked| locked.bytes >= data.len() && locked.copied.is_complete();
+        let at = self.0.iter().position(free).unwrap_or_else(|| {
+            self.0.push(Locked::new(gpu, data.len()));
+            self.0.len() - 1
+        });
+        let Locked { ptr, copied, .. } = &self.0[at];
+        // SAFETY: the buffer has room for `data` and no copy reads it; `to` is as large by the caller's word, and
+        // the buffer stays until the event below has passed.
+        let started = unsafe {
+            std::ptr::copy_nonoverlapping(data.as_ptr(), ptr.cast::<u8>(), data.len());
+            let locked = std::slice::from_raw_parts(ptr.cast::<u8>(), data.len());
+            result::memcpy_htod_async(to, locked, gpu.stream.cu_stream())
+        };
+        gpu.check(started, "copying to the GPU");
+        gpu.check(copied.record(&gpu.stream), "recording an event");
+    }
+}
+
+impl Locked {
+    /// Sizes are rounded up, so that rows of other lengths find it large enough too.
+    fn new(gpu: &Cuda, bytes: usize) -> Locked {
+        let bytes = bytes.next_power_of_two();
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        let copied = gpu.check(gpu.context.new_event(flags), "making an event");
+        // SAFETY: freed once, in `drop`.
+        let ptr = gpu.check(unsafe { result::malloc_host(bytes, 0) }, "locking memory");
+        Locked { ptr, bytes, copied }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Errors show at the next call to the driver, if there is one.
+        let _ = self.copied.synchronize();
+        // SAFETY: from `malloc_host`, and no copy reads it any more.
+        let _ = unsafe { result::free_host(self.ptr) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Dtype;
+    use super::LARGEST;
+    use crate::Device;
+    use crate::testing::gpu;
+
+    /// Many at a time, so that buffers are in use when they are wanted; each changed right after.
+    #[test]
+    fn copies_arrive_as_they_were_sent() {
+        let Some(Device::Cuda(gpu)) = gpu() else { return };
+        let values = |n: usize, len: usize| (0..len).map(|i| (n * 31 + i) as u32).collect::<Vec<u32>>();
+        let lengths = |n: usize| [1, 7, 1_000, 65_536, LARGEST / 4, LARGEST / 4 + 1][n % 6];
+        let send = |n: usize| {
+            let mut data = values(n, lengths(n));
+            let buffer = gpu.upload(&data, Dtype::F32);
+            data.fill(0);
+            buffer
+        };
+        let buffers: Vec<_> = (0..60).map(send).collect();
+        for (n, buffer) in buffers.iter().enumerate() {
+            let mut back = vec![0u32; buffer.len()];
+            gpu.download(buffer.ptr(), &mut back);
+            assert!(back == values(n, lengths(n)), "upload {n} of {} values", back.len());
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What Hopper's tensor memory accelerator (TMA) must know of a tensor to fetch tiles of it.
+
+use cudarc::driver::{DeviceRepr, sys};
+
+use super::Cuda;
+
+/// Values and rows of a tile: 64 bf16 are the 128 bytes within which the TMA spreads rows over memory banks.
+const TILE: [u32; 2] = [64, 64];
+
+/// A CUtensorMap, passed to kernels by value.
+#[repr(transparent)]
+pub(crate) struct TensorMap(sys::CUtensorMap);
+
+// SAFETY: the kernels' parameter has the same 128 bytes, which mean something to the GPU alone.
+unsafe impl DeviceRepr for TensorMap {}
+
+impl Cuda {
+    /// Tiles of 64 tokens by 64 values of one head, of a bf16 tensor (B, T, H, D) at `ptr`. What lies beyond T is read
+    /// as zeros and not written.
+    pub(crate) fn tensor_map(&self, ptr: u64, [b, t, h, d]: [usize; 4]) -> TensorMap {
+        self.bind();
+        let sizes = [d, h, t, b].map(|size| size as u64);
+        let strides = [d, h * d, t * h * d].map(|values| 2 * values as u64);
+        let (tile, steps) = ([TILE[0], 1, TILE[1], 1], [1; 4]);
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        // SAFETY: the arrays are of the four dimensions (three strides) that are named; the driver only reads them
+        // and writes the map. It checks the address and the strides.
+        let made = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                4,
+                ptr as *mut std::ffi::c_void,
+                sizes.as_ptr(),
+                strides.as_ptr(),
+                tile.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        self.check(made.result(), "describing a tensor");
+        TensorMap(map)
+    }
+}

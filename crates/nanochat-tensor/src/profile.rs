@@ -1,0 +1,258 @@
+//! Where the time of a step goes: spans of the CPU's and the GPU's time, recorded while asked for.
+//!
+//! All work of a step is given out by one thread, so the recording is a thread's own: `start`, some steps, and
+//! `finish` gives what they did. On a GPU the times are those of events in its stream: around every launch, and
+//! between the ops of a tape. While nothing is recorded, a span costs a look at a flag.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cudarc::driver::CudaEvent;
+
+use crate::Device;
+use crate::cuda::Cuda;
+
+/// A stretch of time with a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    pub name: String,
+    pub kind: Kind,
+    /// Of the GPU's time, else of the CPU's.
+    pub on_gpu: bool,
+    /// Since the recording began.
+    pub start_us: f64,
+    pub duration_us: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A part of the step, such as the optimizer
+    Part,
+    /// An op of a tape, forward or backward
+    Op,
+    /// One launch or copy on the GPU
+    Kernel,
+}
+
+thread_local! {
+    static RECORDING: RefCell<Option<Recording>> = const { RefCell::new(None) };
+}
+
+struct Recording {
+    gpu: Option<Arc<Cuda>>,
+    started: Instant,
+    started_on_gpu: Option<CudaEvent>,
+    /// Where the last part or op began or ended: there the next op begins.
+    last: Mark,
+    spans: Vec<(String, Kind, [Mark; 2])>,
+}
+
+/// A point of time; the GPU's comes to be when the GPU gets there.
+#[derive(Clone)]
+pub(crate) enum Mark {
+    Cpu(Instant),
+    Gpu(Rc<CudaEvent>),
+}
+
+/// Records from here on what this thread does, on `device`.
+pub fn start(device: &Device) {
+    device.synchronize();
+    let (gpu, started_on_gpu) = match device {
+        Device::Cpu => (None, None),
+        Device::Cuda(gpu) => (Some(gpu.clone()), Some(gpu.event())),
+    };
+    device.synchronize();
+    let started = Instant::now();
+    let last = Mark::Cpu(started);
+    let mut recording = Recording { gpu, started, started_on_gpu, last, spans: Vec::new() };
+    recording.last = recording.mark();
+    RECORDING.set(Some(recording));
+}
+
+/// Ends the recording, waits for the GPU, and gives all spans in the order of their ends.
+pub fn finish() -> Vec<Span> {
+    let Some(recording) = RECORDING.take() else { return Vec::new() };
+    if let Some(gpu) = &recording.gpu {
+        gpu.synchronize();
+    }
+    let span = |(name, kind, [from, to]): &(String, Kind, [Mark; 2])| {
+        let (start_us, end_us) = (recording.microseconds(from), recording.microseconds(to));
+        let on_gpu = matches!(from, Mark::Gpu(_));
+        Span { name: name.clone(), kind: *kind, on_gpu, start_us, duration_us: (end_us - start_us).max(0.0) }
+    };
+    recording.spans.iter().map(span).collect()
+}
+
+/// Does `work` as a part of the step: a span of the CPU's time and, where there is one, of the GPU's.
+pub fn part<T>(name: &str, work: impl FnOnce() -> T) -> T {
+    let begin = recording(|r| (Mark::Cpu(Instant::now()), r.step_on()));
+    let done = work();
+    if let Some((on_cpu, on_device)) = begin {
+        recording(|r| {
+            r.push(name, Kind::Part, [on_cpu, Mark::Cpu(Instant::now())]);
+            let end = r.step_on();
+            if r.gpu.is_some() {
+                r.push(name, Kind::Part, [on_device, end]);
+            }
+        });
+    }
+    done
+}
+
+/// Does `work`, a launch or a copy on the GPU.
+pub(crate) fn kernel<T>(name: impl FnOnce() -> String, work: impl FnOnce() -> T) -> T {
+    let begin = recording(|r| r.mark());
+    let done = work();
+    if let Some(begin) = begin {
+        recording(|r| {
+            let end = r.mark();
+            r.push(&name(), Kind::Kernel, [begin, end]);
+        });
+    }
+    done
+}
+
+/// An op has given its work to the device; `closure` is the type of its backward, which is named after it.
+pub(crate) fn forward_done(closure: &'static str) {
+    recording(|r| {
+        let (begin, end) = (r.last.clone(), r.step_on());
+        r.push(op_name(closure), Kind::Op, [begin, end]);
+    });
+}
+
+pub(crate) fn backward_begins() -> Option<Mark> {
+    recording(Recording::step_on)
+}
+
+pub(crate) fn backward_done(closure: &'static str, begin: Option<Mark>) {
+    if let Some(begin) = begin {
+        recording(|r| {
+            let end = r.step_on();
+            r.push(&format!("{} backward", op_name(closure)), Kind::Op, [begin, end]);
+        });
+    }
+}
+
+fn recording<T>(f: impl FnOnce(&mut Recording) -> T) -> Option<T> {
+    RECORDING.with_borrow_mut(|recording| recording.as_mut().map(f))
+}
+
+/// `…::<impl …::Tape>::rms_norm::{{closure}}` is rms_norm's.
+fn op_name(closure: &'static str) -> &'static str {
+    let path = closure.trim_end_matches("::{{closure}}");
+    path.rsplit("::").next().unwrap_or(path)
+}
+
+impl Recording {
+    /// Now, by the clock of the device.
+    fn mark(&mut self) -> Mark {
+        match &self.gpu {
+            None => Mark::Cpu(Instant::now()),
+            Some(gpu) => Mark::Gpu(Rc::new(gpu.event())),
+        }
+    }
+
+    fn step_on(&mut self) -> Mark {
+        self.last = self.mark();
+        self.last.clone()
+    }
+
+    fn push(&mut self, name: &str, kind: Kind, marks: [Mark; 2]) {
+        self.spans.push((name.to_string(), kind, marks));
+    }
+
+    fn microseconds(&self, mark: &Mark) -> f64 {
+        match (mark, &self.started_on_gpu, &self.gpu) {
+            (Mark::Cpu(at), _, _) => 1e6 * at.duration_since(self.started).as_secs_f64(),
+            (Mark::Gpu(event), Some(started), Some(gpu)) => 1e3 * f64::from(gpu.milliseconds(started, event)),
+            (Mark::Gpu(_), _, _) => unreachable!("an event of a recording without a GPU"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{gpu, randn};
+    use crate::{Grads, Tape, Tensor};
+
+    /// A branch and its backward, the second time recomputed.
+    fn step(device: &Device) {
+        let [x, w] = [0, 1].map(|seed| randn(&[64, 64], seed).to_device(device));
+        let x = x.to_activation();
+        let (tape, mut grads) = (Tape::new(), Grads::default());
+        let y = part("forward", || {
+            let weight = w.clone();
+            let z = tape.linear(&tape.rms_norm(&x), &w);
+            tape.recompute(&z, move |tape, z| tape.linear(&tape.rms_norm(z), &weight))
+        });
+        grads.add(&y, y.clone());
+        part("backward", || tape.backward(&Tensor::zeros(&[1]), 0.0, &mut grads));
+    }
+
+    fn recorded(device: &Device) -> Vec<Span> {
+        start(device);
+        step(device);
+        finish()
+    }
+
+    /// Any two spans of one clock lie apart or one inside the other, up to the clock's `tick` in µs.
+    fn assert_nested(spans: &[Span], tick: f64) {
+        let end = |s: &Span| s.start_us + s.duration_us;
+        for (i, a) in spans.iter().enumerate() {
+            for b in spans[i + 1..].iter().filter(|b| b.on_gpu == a.on_gpu) {
+                let apart = end(a) <= b.start_us + tick || end(b) <= a.start_us + tick;
+                let within = |a: &Span, b: &Span| a.start_us >= b.start_us - tick && end(a) <= end(b) + tick;
+                assert!(apart || within(a, b) || within(b, a), "{a:?} and {b:?} cross");
+            }
+        }
+    }
+
+    fn names(spans: &[Span], kind: Kind) -> Vec<&str> {
+        spans.iter().filter(|s| s.kind == kind).map(|s| s.name.as_str()).collect()
+    }
+
+    const OPS: [&str; 10] = [
+        "rms_norm",
+        "linear",
+        "recompute",
+        // Run again, then gone through.
+        "rms_norm",
+        "linear",
+        "linear backward",
+        "rms_norm backward",
+        "recompute backward",
+        "linear backward",
+        "rms_norm backward",
+    ];
+
+    #[test]
+    fn ops_lie_inside_the_parts_of_the_step() {
+        let spans = recorded(&Device::Cpu);
+        assert_eq!(names(&spans, Kind::Op), OPS);
+        assert_eq!(names(&spans, Kind::Part), ["forward", "backward"]);
+        assert_nested(&spans, 0.0);
+        let (parts, ops): (Vec<&Span>, Vec<&Span>) = spans.iter().partition(|s| s.kind == Kind::Part);
+        let sum = |spans: &[&Span]| spans.iter().map(|s| s.duration_us).sum::<f64>();
+        assert!(sum(&parts) > 0.0 && sum(&ops) > 0.0 && spans.iter().all(|s| !s.on_gpu));
+    }
+
+    #[test]
+    fn nothing_is_recorded_unasked() {
+        step(&Device::Cpu);
+        assert_eq!(finish(), []);
+    }
+
+    #[test]
+    fn kernels_lie_inside_the_ops_of_the_gpu() {
+        let Some(device) = gpu() else { return };
+        step(&device); // compiles the kernels
+        let spans = recorded(&device);
+        assert_eq!(names(&spans, Kind::Op), OPS);
+        assert!(names(&spans, Kind::Kernel).iter().any(|name| name.starts_with("rms_norm_forward")));
+        assert!(spans.iter().all(|s| s.on_gpu || s.kind == Kind::Part));
+        assert_nested(&spans, 1.0);
+    }
+}

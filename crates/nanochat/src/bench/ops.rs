@@ -1,0 +1,224 @@
+//! Every op of a micro-step alone, looped, beside what the device can do and beside the micro-step itself.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Result;
+use nanochat_tensor::{Device, Grads, Rng, RotaryTable, Tape, Tensor};
+use serde::Serialize;
+
+use super::{Sizes, TrainBench, TrainSpeed, random_batch, train};
+use crate::batch::Batch;
+use crate::config::GptConfig;
+use crate::stages::fit;
+
+/// Runs given to a GPU before it is waited for: then it never waits itself.
+const GPU_ROUND: usize = 8;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct OpsBench {
+    #[command(flatten)]
+    pub sizes: Sizes,
+    /// How long each op is looped, forward and backward
+    #[arg(long, default_value_t = 0.5)]
+    pub seconds: f64,
+}
+
+/// What the device does at its best, measured in the same call.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Ceiling {
+    /// Copying a large array: bytes read and written.
+    pub copy_tb_per_second: f64,
+    /// One large product.
+    pub product_tflops: f64,
+}
+
+/// One op at the sizes of a model.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpSpeed {
+    pub name: &'static str,
+    /// How often a micro-step does it.
+    pub count: usize,
+    pub forward_ms: f64,
+    pub backward_ms: f64,
+    /// TFLOP/s of a product, TB/s of all else: each input read once, each output written once.
+    pub forward_rate: f64,
+    pub backward_rate: f64,
+    pub unit: &'static str,
+    /// The higher of both rates as a share of the ceiling.
+    pub of_ceiling: f64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct OpsSpeed {
+    pub ceiling: Ceiling,
+    pub ops: Vec<OpSpeed>,
+    /// All ops of a micro-step, as often as it does them, each as fast as in its loop.
+    pub floor_ms: f64,
+    /// The step of the same model, timed in this call.
+    pub train: TrainSpeed,
+}
+
+/// Times every op of a micro-step of the model that `bench` names, and the step.
+pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
+    let sizes = &bench.sizes;
+    fit::check_shapes(&sizes.config()?, device)?;
+    let total_batch_size = 2 * sizes.micro_tokens();
+    let train = train(&TrainBench { sizes: sizes.clone(), total_batch_size, steps: 2 }, device)?;
+    let ceiling = ceiling(device, bench.seconds);
+    let ops = Inputs::new(sizes.config()?, [sizes.device_batch_size, sizes.max_seq_len], device);
+    let ops = ops.timed(bench.seconds, ceiling);
+    let floor_ms = ops.iter().map(|op| op.count as f64 * (op.forward_ms + op.backward_ms)).sum();
+    Ok(OpsSpeed { ceiling, ops, floor_ms, train })
+}
+
+fn ceiling(device: &Device, seconds: f64) -> Ceiling {
+    let (values, side) = match device {
+        Device::Cpu => (1 << 24, 1_024),
+        Device::Cuda(_) => (1 << 28, 8_192),
+    };
+    let copy_ms = {
+        let source = random(&[values / 1_024, 1_024], 1.0, device);
+        let mut there = vec![0.0; if let Device::Cpu = device { values } else { 0 }];
+        looped(device, seconds, || match device {
+            Device::Cpu => there.copy_from_slice(source.data()),
+            Device::Cuda(_) => drop(source.slice_rows(0..source.rows())),
+        })
+    };
+    let [x, w] = [1.0, 0.01].map(|std| random(&[side, side], std, device));
+    let x = x.to_activation();
+    let product_ms = looped(device, seconds, || drop(Tape::off().linear(&x, &w)));
+    Ceiling {
+        copy_tb_per_second: 2.0 * 4.0 * values as f64 / copy_ms / 1e9,
+        product_tflops: 2.0 * (side as f64).powi(3) / product_ms / 1e9,
+    }
+}
+
+/// Normal numbers, repeated after a million: drawing hundreds of millions would take longer than the test.
+fn random(shape: &[usize], std: f32, device: &Device) -> Tensor {
+    let mut rng = Rng::new(&[shape.len() as u64, shape[0] as u64]);
+    let some: Vec<f32> = (0..1 << 20).map(|_| std * rng.normal()).collect();
+    let values = some.iter().cycle().take(shape.iter().product()).copied().collect();
+    Tensor::new(values, shape).to_device(device)
+}
+
+/// Milliseconds of one run of `work`, the mean over at least `seconds`.
+fn looped(device: &Device, seconds: f64, mut work: impl FnMut()) -> f64 {
+    let round = if let Device::Cpu = device { 1 } else { GPU_ROUND };
+    work();
+    device.synchronize();
+    let (started, mut runs) = (Instant::now(), 0);
+    while runs < 3 || started.elapsed().as_secs_f64() < seconds {
+        (0..round).for_each(|_| work());
+        device.synchronize();
+        runs += round;
+    }
+    1e3 * started.elapsed().as_secs_f64() / runs as f64
+}
+
+/// What the ops of a micro-step work on. C = n_embd, V = vocab_size.
+struct Inputs {
+    config: GptConfig,
+    device: Device,
+    batch: Batch,
+    x: Tensor,          // (B·T, C)
+    residual: Tensor,   // (B·T, C)
+    wide: Tensor,       // (B·T, 4C)
+    heads: [Tensor; 3], // (B, T, H, D)
+    wte: Tensor,        // (V, C)
+    lm_head: Tensor,    // (V, C)
+    square: Tensor,     // (C, C)
+    c_fc: Tensor,       // (4C, C)
+    c_proj: Tensor,     // (C, 4C)
+}
+
+impl Inputs {
+    fn new(config: GptConfig, [b, t]: [usize; 2], device: &Device) -> Inputs {
+        let GptConfig { n_embd: c, n_head: h, vocab_size: v, .. } = config;
+        let random = |shape: &[usize], std| random(shape, std, device);
+        let activation = |shape: &[usize]| random(shape, 1.0).to_activation();
+        Inputs {
+            config,
+            device: device.clone(),
+            batch: random_batch(v, [b, t]),
+            x: activation(&[b * t, c]),
+            residual: activation(&[b * t, c]),
+            wide: activation(&[b * t, 4 * c]),
+            heads: [(); 3].map(|()| activation(&[b, t, h, config.head_dim()])),
+            wte: random(&[v, c], 1.0),
+            lm_head: random(&[v, c], 0.02),
+            square: random(&[c, c], 0.03),
+            c_fc: random(&[4 * c, c], 0.03),
+            c_proj: random(&[c, 4 * c], 0.03),
+        }
+    }
+
+    fn timed(&self, seconds: f64, ceiling: Ceiling) -> Vec<OpSpeed> {
+        let Inputs { config, device, batch, x, residual, wide, heads, .. } = self;
+        let GptConfig { n_embd: c, n_head: h, vocab_size: v, n_layer, .. } = *config;
+        let ([b, t], d) = (batch.shape, config.head_dim());
+        let n = b * t;
+        let (table, positions) =
+            (RotaryTable::new(t, d, 10_000.0), (0..n).map(|n| n % t).collect::<Arc<[usize]>>());
+
+        let width = if let Device::Cpu = device { 4.0 } else { 2.0 };
+        let time = |name, count, unit, [forward, backward]: [f64; 2], f: &dyn Fn(&Tape) -> Tensor| {
+            let [forward_ms, backward_ms] = time_op(device, seconds, f);
+            let rate = |work: f64, ms: f64| if work > 0.0 { work / ms / 1e9 } else { 0.0 };
+            let rates = [rate(forward, forward_ms), rate(backward, backward_ms)];
+            let [forward_rate, backward_rate] = rates;
+            let best = if unit == TB { ceiling.copy_tb_per_second } else { ceiling.product_tflops };
+            let of_ceiling = forward_rate.max(backward_rate) / best;
+            OpSpeed { name, count, forward_ms, backward_ms, forward_rate, backward_rate, unit, of_ceiling }
+        };
+        // Arrays of B·T·C values read or written.
+        let moves = |name, count, [forward, backward]: [f64; 2], f: &dyn Fn(&Tape) -> Tensor| {
+            time(name, count, TB, [forward, backward].map(|arrays| width * arrays * (n * c) as f64), f)
+        };
+        let product = |name, count, inp: usize, out: usize, f: &dyn Fn(&Tape) -> Tensor| {
+            let flops = 2.0 * (n * inp * out) as f64;
+            time(name, count, TFLOP, [flops, 2.0 * flops], f)
+        };
+        let scores = 2.0 * (b * h * t * t * d) as f64;
+        let loss_flops = [6.0 * (n * c * v) as f64, 0.0];
+        vec![
+            moves("embedding", 1, [3.0, 3.0], &|tape| tape.embedding(&batch.inputs, &self.wte)),
+            moves("rms_norm", 2 * n_layer + 2, [2.0, 3.0], &|tape| tape.rms_norm(x)),
+            moves("rotary_qk_norm", 2 * n_layer, [2.0, 3.0], &|tape| {
+                tape.rotary_qk_norm(&heads[0], &table, &positions)
+            }),
+            time("attention", n_layer, TFLOP, [scores, 2.5 * scores], &|tape| {
+                tape.attention(&heads[0], &heads[1], &heads[2], None)
+            }),
+            product("linear C to C", 3 * n_layer, c, c, &|tape| tape.linear(x, &self.square)),
+            product("linear_add C to C", n_layer, c, c, &|tape| tape.linear_add(residual, x, &self.square)),
+            product("linear C to 4C", n_layer, c, 4 * c, &|tape| tape.linear(x, &self.c_fc)),
+            product("relu_squared_linear_add 4C to C", n_layer, c, 4 * c, &|tape| {
+                tape.relu_squared_linear_add(residual, wide, &self.c_proj)
+            }),
+            // Its gradients are computed along with the loss: forward has all three products.
+            time("loss with gradients", 1, TFLOP, loss_flops, &|tape| {
+                tape.linear_softcap_cross_entropy(x, &self.lm_head, &batch.targets, &batch.weights).0
+            }),
+        ]
+    }
+}
+
+const TB: &str = "TB/s";
+const TFLOP: &str = "TFLOP/s";
+
+/// Milliseconds of one forward pass that records, and of its backward.
+fn time_op(device: &Device, seconds: f64, f: &dyn Fn(&Tape) -> Tensor) -> [f64; 2] {
+    let unrelated = Tensor::zeros(&[1]); // backward wants a scalar to start at
+    let forward = looped(device, seconds / 2.0, || drop(f(&Tape::new())));
+    let both = looped(device, seconds / 2.0, || {
+        let (tape, mut grads) = (Tape::new(), Grads::default());
+        let y = f(&tape);
+        let is_loss = y.len() == 1;
+        if !is_loss {
+            grads.add(&y, y.clone());
+        }
+        tape.backward(if is_loss { &y } else { &unrelated }, 1.0, &mut grads);
+    });
+    [forward, (both - forward).max(0.0)]
+}
