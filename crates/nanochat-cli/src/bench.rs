@@ -3,6 +3,7 @@
 use anyhow::Result;
 use nanochat::bench::infer::{InferBench, InferSpeed, infer};
 use nanochat::bench::{OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, ops, train};
+use nanochat_serve::bench::{Percentiles, ServeBench, ServeSpeed};
 use nanochat_tensor::Device;
 use serde::Serialize;
 
@@ -14,6 +15,8 @@ pub enum BenchCommand {
     Ops(Command<OpsBench>),
     /// Time answers: the first token, and decoding at several batch sizes
     Infer(Command<InferBench>),
+    /// Load a running server: first tokens, time per token, throughput
+    Serve(Command<ServeBench>),
 }
 
 #[derive(clap::Args)]
@@ -30,6 +33,10 @@ pub fn run(command: BenchCommand, device: &Device) -> Result<()> {
         BenchCommand::Train(command) => show(command.json, &train(&command.bench, device)?, print_train),
         BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
         BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
+        BenchCommand::Serve(Command { bench, json }) => {
+            let key = std::env::var("NANOCHAT_API_KEY").ok();
+            show(json, &nanochat_serve::bench::run(&ServeBench { key, ..bench })?, print_serve)
+        }
     }
 }
 
@@ -107,5 +114,20 @@ fn print_infer(speed: &InferSpeed) {
             "{:>5} {prompts:<16} {:>9.1} ms {:>6.2} ms {:>9.1} {share:>9}",
             batch.rows, batch.first_token_ms, batch.step_ms, batch.tokens_per_second
         );
+    }
+}
+
+fn print_serve(speed: &ServeSpeed) {
+    println!("{} answers in {:.1} s", speed.requests, speed.seconds);
+    println!("{:>12.1} tok/s", speed.tokens_per_second);
+    println!("{:>12.2} answers/s", speed.requests_per_second);
+    println!("{:>12} told to come again", speed.refused);
+    println!("{:<14} {:>9} {:>9} {:>9} {:>9}", "ms", "p50", "p90", "p99", "max");
+    for (name, Percentiles { p50, p90, p99, max }) in [
+        ("first token", speed.first_token_ms),
+        ("between tokens", speed.token_ms),
+        ("whole answer", speed.answer_ms),
+    ] {
+        println!("{name:<14} {p50:>9.1} {p90:>9.1} {p99:>9.1} {max:>9.1}");
     }
 }

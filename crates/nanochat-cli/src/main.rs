@@ -13,6 +13,7 @@ mod eval;
 mod export;
 mod plan;
 mod report;
+mod serve;
 mod speedrun;
 mod tok;
 mod train;
@@ -22,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::anyhow;
 use clap::{Parser, Subcommand};
@@ -55,6 +56,8 @@ enum Command {
     Speedrun(speedrun::SpeedrunCommand),
     /// Talk to a model
     Chat(chat::ChatCommand),
+    /// Serve a model: a web chat, and an API that OpenAI's clients speak
+    Serve(serve::ServeCommand),
     /// Make training text: the built-in corpus, or your own files
     #[command(subcommand)]
     Data(data::DataCommand),
@@ -76,7 +79,7 @@ enum Command {
     Report(report::ReportCommand),
     /// Write a checkpoint's model as a Hugging Face folder of its own
     Export(export::ExportCommand),
-    /// Measure the speed of training
+    /// Measure speed: of training, of answers, of a server
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// What this machine has for training on a GPU, and what is missing
@@ -84,12 +87,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    end_quietly_when_nobody_reads();
+    let ends_quietly = end_quietly_when_nobody_reads();
     let cli = match arguments().and_then(arguments::expand).map(Cli::try_parse_from) {
         Ok(Ok(cli)) => cli,
         Ok(Err(error)) => error.exit(),
         Err(error) => return fail(&error),
     };
+    // A client who leaves must not end a server.
+    ends_quietly.store(!cli.command.speaks_http(), Ordering::Relaxed);
     // A GPU that fails at work, by running out of memory say, unwinds from wherever it was used.
     match catch_unwind(AssertUnwindSafe(|| cli.run())) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -98,6 +103,12 @@ fn main() -> ExitCode {
             Some(sentence) => fail(&anyhow::anyhow!("{sentence}")),
             None => resume_unwind(panic),
         },
+    }
+}
+
+impl Command {
+    fn speaks_http(&self) -> bool {
+        matches!(self, Command::Serve(_) | Command::Bench(bench::BenchCommand::Serve(_)))
     }
 }
 
@@ -115,6 +126,7 @@ impl Cli {
         match self.command {
             Command::Speedrun(command) => speedrun::run(&command, &base_dir, self.device),
             Command::Chat(command) => chat::run(&command, &base_dir, &self.device.open()?),
+            Command::Serve(command) => serve::run(&command, &base_dir, self.device),
             Command::Data(command) => data::run(command, &base_dir),
             Command::Download(command) => download::run(&command, &base_dir),
             Command::Tok(command) => tok::run(command, &base_dir),
@@ -146,9 +158,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// `nanochat report | head` is no error.
-fn end_quietly_when_nobody_reads() {
-    let always = Arc::new(AtomicBool::new(true));
+/// `nanochat report | head` is no error, as long as this holds.
+fn end_quietly_when_nobody_reads() -> Arc<AtomicBool> {
+    let holds = Arc::new(AtomicBool::new(true));
     // Fails only for signals that cannot be caught, which SIGPIPE is not.
-    let _ = signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 0, always);
+    let _ = signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 0, holds.clone());
+    holds
 }

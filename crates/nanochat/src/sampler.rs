@@ -223,7 +223,8 @@ fn likeliest(logits: &[f32], k: usize) -> Vec<Candidate> {
     found
 }
 
-fn log_probabilities(logits: &[f32], chosen: u32, top: usize) -> Logprobs {
+/// Log-probabilities of `chosen` and of the `top` likeliest tokens, from `logits` [vocab].
+pub(crate) fn log_probabilities(logits: &[f32], chosen: u32, top: usize) -> Logprobs {
     let highest = simd::max(logits).min(f32::MAX);
     let exp = |z: &f32| if z.is_nan() { 0.0 } else { f64::from(simd::exp(z - highest)) };
     let log_sum = highest + logits.iter().map(exp).sum::<f64>().ln() as f32;

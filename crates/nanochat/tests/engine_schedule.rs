@@ -8,7 +8,7 @@ use nanochat::config::GptConfig;
 use nanochat::engine::backend::{Backend, Step};
 use nanochat::engine::pages::PageCopy;
 use nanochat::engine::{Engine, EngineOptions, Event, Finish, Request, RequestId};
-use nanochat::sampler::{Drawn, SampleOptions};
+use nanochat::sampler::{Drawn, Logprobs, SampleOptions};
 use nanochat_tensor::{PAGE, Rng};
 
 const CONTEXT: usize = 6 * PAGE;
@@ -47,6 +47,10 @@ impl Backend for Checker {
 
     fn copy_page(&mut self, copy: PageCopy) {
         self.pages[copy.to as usize] = self.pages[copy.from as usize];
+    }
+
+    fn score(&mut self, _: &[u32], _: usize) -> Vec<Logprobs> {
+        unreachable!("no text is scored here")
     }
 
     fn run(&mut self, step: &Step) -> Vec<Drawn> {

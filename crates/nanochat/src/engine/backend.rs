@@ -9,9 +9,10 @@ use nanochat_tensor::{CachedRow, Device, KvPages, PAGE, Precision, Tape, Tensor}
 use rayon::prelude::*;
 
 use super::pages::PageCopy;
+use super::score::score;
 use crate::config::GptConfig;
 use crate::gpt::Gpt;
-use crate::sampler::{Drawn, SampleOptions, Seen, sample};
+use crate::sampler::{Drawn, Logprobs, SampleOptions, Seen, sample};
 
 /// The tokens of one step, of any number of sequences.
 pub struct Step<'a> {
@@ -51,6 +52,9 @@ pub trait Backend: Send {
     /// Runs the tokens through the model, writes their keys and values into the pages, and chooses a token for every
     /// draw. A sequence has at most one part in a step; pages that several parts hold are only read.
     fn run(&mut self, step: &Step) -> Vec<Drawn>;
+
+    /// Log-probabilities of `ids[1..]` and of the `top` likeliest tokens in the place of each; the cache has no part in it.
+    fn score(&mut self, ids: &[u32], top: usize) -> Vec<Logprobs>;
 }
 
 pub struct ModelBackend {
@@ -141,5 +145,9 @@ impl Backend for ModelBackend {
             };
             step.draws.par_iter().map(draw).collect()
         })
+    }
+
+    fn score(&mut self, ids: &[u32], top: usize) -> Vec<Logprobs> {
+        rayon::scope(|_| score(&self.model, ids, top))
     }
 }

@@ -15,6 +15,7 @@ pub mod backend;
 pub mod pages;
 mod request;
 mod row;
+mod score;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -24,7 +25,7 @@ use nanochat_tensor::{PAGE, Precision};
 use nanochat_tokenizer::Tokenizer;
 
 use crate::gpt::Gpt;
-use crate::sampler::Drawn;
+use crate::sampler::{Drawn, Logprobs};
 use backend::{Backend, Draw, ModelBackend, Part, Step};
 use pages::Pages;
 pub use request::{Completion, Event, Finish, NewToken, Request, RequestError, RequestId};
@@ -155,6 +156,17 @@ impl<'t> Engine<'t> {
         let samples = 0..request.samples;
         self.waiting.push_back(Row::new(id, Arc::new(request), samples));
         Ok(id)
+    }
+
+    /// Log-probabilities of `ids[1..]`, each after the tokens before it, and of the `top` likeliest tokens in its
+    /// place. Computed at once: rows wait meanwhile.
+    pub fn score(&mut self, ids: &[u32], top: usize) -> Result<Vec<Logprobs>, RequestError> {
+        let (context, vocab_size) = (self.context(), self.backend.config().vocab_size);
+        match ids.iter().find(|&&token| token as usize >= vocab_size) {
+            Some(&token) => Err(RequestError::UnknownToken { token, vocab_size }),
+            None if ids.len() > context => Err(RequestError::PromptTooLong { found: ids.len(), context }),
+            None => Ok(self.backend.score(ids, top)),
+        }
     }
 
     /// Ends a request and frees its pages at once; no event of it follows. False: it was over, or there was none.

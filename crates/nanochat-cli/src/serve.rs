@@ -1,0 +1,64 @@
+//! `nanochat serve`: a model behind HTTP.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use nanochat::checkpoint::{LoadedModel, Stage};
+use nanochat::values;
+use nanochat_serve::ServeOptions;
+use nanochat_tensor::{Device, DeviceChoice};
+
+use crate::chat::ModelArgs;
+
+#[derive(clap::Args)]
+pub struct ServeCommand {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Copies of the model: with --device cuda one on each of the first N GPUs
+    #[arg(long, value_name = "N", value_parser = values::count, default_value_t = 1)]
+    replicas: usize,
+    #[command(flatten)]
+    options: ServeOptions,
+}
+
+pub fn run(command: &ServeCommand, base_dir: &Path, device: DeviceChoice) -> Result<()> {
+    ensure!(command.replicas <= 64, "--replicas may be 64 at most, found {}", command.replicas);
+    let open = |gpu| match device {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda => Device::cuda(gpu),
+    };
+    let devices: Vec<Device> = (0..command.replicas).map(open).collect::<Result<_, _>>()?;
+    let LoadedModel { model, tokenizer, folder } = command.model.load(base_dir, &Device::Cpu)?;
+    let name = command.options.name.clone().unwrap_or_else(|| name(&folder));
+    eprintln!("serving {} as {name}", folder.display());
+    let listed_keys = std::env::var("NANOCHAT_API_KEYS").ok();
+    let options = ServeOptions { listed_keys, ..command.options.clone() };
+    nanochat_serve::run(model, tokenizer, name, &devices, &options, |address| {
+        println!("http://{address}");
+    })
+}
+
+/// `nanochat-d4` for a checkpoint `chatsft_checkpoints/d4/step_000500`; of another folder its own name.
+fn name(folder: &Path) -> String {
+    let part = |path: Option<&Path>| Some(path?.file_name()?.to_string_lossy().into_owned());
+    let stage = part(folder.parent().and_then(Path::parent));
+    let stages = [Stage::Base, Stage::Sft];
+    match part(folder.parent()).filter(|_| stages.iter().any(|s| stage.as_deref() == Some(s.folder()))) {
+        Some(tag) => format!("nanochat-{tag}"),
+        None => part(folder.canonicalize().ok().as_deref()).unwrap_or_else(|| "nanochat".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_named_after_its_run_or_its_folder() {
+        assert_eq!(name(Path::new("/x/chatsft_checkpoints/d4/step_000500")), "nanochat-d4");
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("my-model");
+        std::fs::create_dir(&folder).unwrap();
+        assert_eq!(name(&folder), "my-model");
+    }
+}

@@ -1,0 +1,11 @@
+//! `nanochat serve` by its binary: real requests, hostile ones, load, and the page in a browser.
+//!
+//! The tests of `load` and `browser` run where NANOCHAT_SLOW=1 is set; the browser is Chromium.
+#![cfg(unix)]
+
+mod api;
+mod browser;
+mod common;
+mod devtools;
+mod hostile;
+mod load;

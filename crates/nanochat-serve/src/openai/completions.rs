@@ -1,0 +1,280 @@
+//! `/v1/completions`: going on with a text. A text is put after `<|bos|>`, as every document was in training; a list of
+//! token ids is taken as it is.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use nanochat::conversation::PartKind;
+use nanochat::sampler::{Logprobs, SampleOptions};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::logprobs::Lists;
+use super::sampling::room;
+use super::{MOST_SAMPLES, Sampling, check_model, finish_reason, usage};
+use crate::body::JsonBody;
+use crate::error::ApiError;
+use crate::events;
+use crate::generation::{Generation, Said, score};
+use crate::{Server, Shared};
+
+#[derive(Deserialize)]
+pub struct CompletionRequest {
+    prompt: Prompts,
+    max_tokens: Option<usize>,
+    logprobs: Option<usize>,
+    echo: Option<bool>,
+    suffix: Option<String>,
+    best_of: Option<usize>,
+    #[serde(flatten)]
+    sampling: Sampling,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "prompt must be a text, a list of texts, a list of token ids, or a list of those"
+)]
+enum Prompts {
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<u32>),
+    TokenLists(Vec<Vec<u32>>),
+}
+
+/// One prompt: the model's tokens, of which the first `hidden` are not the client's.
+struct Prompt {
+    ids: Vec<u32>,
+    hidden: usize,
+}
+
+/// What a choice says and what is known of its tokens.
+#[derive(Default)]
+struct Choice {
+    text: String,
+    /// Characters so far.
+    length: usize,
+    lists: Lists,
+    finish: Option<&'static str>,
+}
+
+struct Completion {
+    server: Shared,
+    request: CompletionRequest,
+    prompts: Vec<Prompt>,
+    id: String,
+    created: u64,
+}
+
+pub async fn completions(
+    State(server): State<Shared>,
+    JsonBody(request): JsonBody<CompletionRequest>,
+) -> Result<Response, ApiError> {
+    check_model(&server, request.sampling.model.as_deref())?;
+    let prompts = prompts(&server, &request)?;
+    let options = options(&server, &request)?;
+    let (id, created) = (server.fresh_id("cmpl"), server.now());
+    let completion = Completion { server, request, prompts, id, created };
+    // Checked before the prompts are scored: mistakes cost nothing.
+    let mut requests = Vec::new();
+    for prompt in &completion.prompts {
+        let only_scores = completion.echoes() && completion.request.max_tokens == Some(0);
+        if !only_scores {
+            let room = room(&completion.server, prompt.ids.len(), completion.request.max_tokens, 16)?;
+            requests.extend(completion.request.sampling.requests(&prompt.ids, room, options));
+        }
+    }
+    let choices = completion.echoed().await?;
+    let generation = Generation::start(&completion.server, requests, &completion.request.sampling.stop)?;
+    match completion.request.sampling.streams() {
+        true => Ok(completion.stream(generation, choices)),
+        false => completion.whole(generation, choices).await.map(|answer| Json(answer).into_response()),
+    }
+}
+
+fn prompts(server: &Server, request: &CompletionRequest) -> Result<Vec<Prompt>, ApiError> {
+    let text = |text: &String| {
+        let bos = server.tokenizer.special("<|bos|>");
+        let mut ids: Vec<u32> = bos.into_iter().collect();
+        let hidden = ids.len();
+        server.tokenizer.encode_into(text, &mut ids);
+        Prompt { ids, hidden }
+    };
+    let tokens = |ids: &Vec<u32>| Prompt { ids: ids.clone(), hidden: 0 };
+    let prompts: Vec<Prompt> = match &request.prompt {
+        Prompts::Text(one) => vec![text(one)],
+        Prompts::Texts(many) => many.iter().map(text).collect(),
+        Prompts::Tokens(one) => vec![tokens(one)],
+        Prompts::TokenLists(many) => many.iter().map(tokens).collect(),
+    };
+    let bad = |message: String| Err(ApiError::bad("prompt", message));
+    let (samples, known) = (request.sampling.samples()?, server.tokenizer.vocab_size());
+    if prompts.is_empty() || prompts.len() * samples > MOST_SAMPLES {
+        return bad(format!(
+            "1 to {MOST_SAMPLES} answers may be asked for, found {}",
+            prompts.len() * samples
+        ));
+    }
+    for Prompt { ids, .. } in &prompts {
+        match ids.iter().find(|id| **id as usize >= known) {
+            Some(id) => return bad(format!("token {id} is outside the vocabulary of {known}")),
+            None if ids.is_empty() => return bad("the prompt is empty".into()),
+            // One token has to be left for the answer unless nothing is asked for.
+            None if ids.len() > server.context => {
+                let message =
+                    format!("the prompt has {} tokens, and the model sees {}", ids.len(), server.context);
+                return Err(ApiError::bad("prompt", message).code("context_length_exceeded"));
+            }
+            None => {}
+        }
+    }
+    Ok(prompts)
+}
+
+fn options(server: &Server, request: &CompletionRequest) -> Result<SampleOptions, ApiError> {
+    if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
+        return Err(ApiError::bad("suffix", "suffix is not supported"));
+    }
+    if request.best_of.is_some_and(|best_of| best_of != request.sampling.n.unwrap_or(1)) {
+        return Err(ApiError::bad("best_of", "best_of other than n is not supported"));
+    }
+    if let Some(top) = request.logprobs.filter(|top| *top > 20) {
+        return Err(ApiError::bad("logprobs", format!("logprobs must be 0 to 20, found {top}")));
+    }
+    // The model's own distribution, as elsewhere: evaluations rely on it.
+    let defaults = SampleOptions { temperature: 1.0, top_k: 0, ..SampleOptions::default() };
+    Ok(SampleOptions { logprobs: request.logprobs, ..request.sampling.options(server, defaults)? })
+}
+
+impl Completion {
+    fn echoes(&self) -> bool {
+        self.request.echo.unwrap_or(false)
+    }
+
+    /// All choices, with their prompts where these are to be repeated.
+    async fn echoed(&self) -> Result<Vec<Choice>, ApiError> {
+        let samples = self.request.sampling.samples()?;
+        let mut choices = Vec::with_capacity(self.prompts.len() * samples);
+        for prompt in &self.prompts {
+            let scores = match self.request.logprobs.filter(|_| self.echoes()) {
+                Some(top) => score(&self.server, prompt.ids.clone(), top).await?,
+                None => Vec::new(),
+            };
+            choices.extend((0..samples).map(|_| self.choice(prompt, &scores)));
+        }
+        Ok(choices)
+    }
+
+    fn choice(&self, prompt: &Prompt, scores: &[Logprobs]) -> Choice {
+        let (tokenizer, mut choice) = (&self.server.tokenizer, Choice::default());
+        if !self.echoes() {
+            return choice;
+        }
+        let mut decoder = nanochat_tokenizer::StreamDecoder::new(tokenizer);
+        for (i, &id) in prompt.ids.iter().enumerate().skip(prompt.hidden) {
+            if self.request.logprobs.is_some() {
+                choice.lists.push(
+                    tokenizer,
+                    id,
+                    i.checked_sub(1).map(|before| &scores[before]),
+                    choice.length,
+                );
+            }
+            choice.say(&decoder.push(id));
+        }
+        choice.say(&decoder.finish());
+        choice.finish = Some("length"); // unless there is an answer
+        choice
+    }
+
+    fn take(&self, choices: &mut [Choice], said: Said) -> usize {
+        let choice = &mut choices[said.sample];
+        if let Some((id, logprobs)) = &said.logprobs {
+            choice.lists.push(&self.server.tokenizer, *id, Some(logprobs), choice.length);
+        }
+        for part in said.parts.iter().filter(|part| part.kind == PartKind::Text) {
+            choice.say(&part.text);
+        }
+        choice.finish = said.finish.map(finish_reason);
+        said.sample
+    }
+
+    fn choice_json(&self, index: usize, choice: &mut Choice) -> Value {
+        let logprobs = self.request.logprobs.map(|_| choice.lists.take());
+        let text = std::mem::take(&mut choice.text);
+        json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": choice.finish})
+    }
+
+    fn json(&self, choices: Vec<Value>) -> Value {
+        json!({
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.server.model,
+            "choices": choices,
+        })
+    }
+
+    fn usage(&self, generation: &Generation) -> Value {
+        usage(self.prompts.iter().map(|prompt| prompt.ids.len()).sum(), generation.tokens)
+    }
+
+    async fn whole(self, mut generation: Generation, mut choices: Vec<Choice>) -> Result<Value, ApiError> {
+        while let Some(said) = generation.next(&self.server).await {
+            self.take(&mut choices, said?);
+        }
+        let choices = choices.iter_mut().enumerate().map(|(i, choice)| self.choice_json(i, choice)).collect();
+        let mut answer = self.json(choices);
+        answer["usage"] = self.usage(&generation);
+        Ok(answer)
+    }
+
+    fn stream(self, mut generation: Generation, mut choices: Vec<Choice>) -> Response {
+        events::respond(async move |events| {
+            let chunk = |choices| {
+                let mut chunk = self.json(choices);
+                if self.request.sampling.includes_usage() {
+                    chunk["usage"] = Value::Null;
+                }
+                chunk
+            };
+            if self.echoes() {
+                let answers = self.request.max_tokens != Some(0);
+                for (i, choice) in choices.iter_mut().enumerate() {
+                    choice.finish = choice.finish.filter(|_| !answers);
+                    events.send(chunk(vec![self.choice_json(i, choice)])).await?;
+                }
+            }
+            loop {
+                let said = tokio::select! {
+                    said = generation.next(&self.server) => said,
+                    () = events.gone() => return Err(events::Gone),
+                };
+                match said {
+                    None => break,
+                    Some(Err(error)) => return events.send(error.body()).await,
+                    Some(Ok(said)) => {
+                        let i = self.take(&mut choices, said);
+                        let choice = &mut choices[i];
+                        if !choice.text.is_empty() || !choice.lists.is_empty() || choice.finish.is_some() {
+                            events.send(chunk(vec![self.choice_json(i, choice)])).await?;
+                        }
+                    }
+                }
+            }
+            if self.request.sampling.includes_usage() {
+                let mut last = self.json(Vec::new());
+                last["usage"] = self.usage(&generation);
+                events.send(last).await?;
+            }
+            events.send("[DONE]").await
+        })
+    }
+}
+
+impl Choice {
+    fn say(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.length += text.chars().count();
+    }
+}

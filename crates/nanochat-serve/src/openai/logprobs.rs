@@ -1,0 +1,66 @@
+//! Log-probabilities in the two forms of OpenAI's API.
+
+use nanochat::sampler::Logprobs;
+use nanochat_tokenizer::Tokenizer;
+use serde_json::{Map, Value, json};
+
+/// Of one token, as chats have it: lossy text beside the exact bytes.
+pub fn in_chat(tokenizer: &Tokenizer, id: u32, logprobs: &Logprobs) -> Value {
+    let entry = |id: u32, logprob: f32| {
+        let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+        json!({"token": String::from_utf8_lossy(bytes), "logprob": finite(logprob), "bytes": bytes})
+    };
+    let mut value = entry(id, logprobs.chosen);
+    value["top_logprobs"] = logprobs.top.iter().map(|&(id, logprob)| entry(id, logprob)).collect();
+    value
+}
+
+/// Of many tokens, as completions have it: lists side by side.
+#[derive(Default)]
+pub struct Lists {
+    tokens: Vec<String>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<Map<String, Value>>>,
+    text_offset: Vec<usize>,
+}
+
+impl Lists {
+    /// `logprobs` is None where nothing stands before the token; `offset` counts characters.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32, logprobs: Option<&Logprobs>, offset: usize) {
+        self.tokens.push(name(tokenizer, id));
+        self.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.chosen)));
+        self.top_logprobs.push(logprobs.map(|logprobs| {
+            let top = logprobs.top.iter();
+            top.map(|&(id, logprob)| (name(tokenizer, id), json!(finite(logprob)))).collect()
+        }));
+        self.text_offset.push(offset);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    pub fn take(&mut self) -> Value {
+        let Lists { tokens, token_logprobs, top_logprobs, text_offset } = std::mem::take(self);
+        json!({
+            "tokens": tokens,
+            "token_logprobs": token_logprobs,
+            "top_logprobs": top_logprobs,
+            "text_offset": text_offset,
+        })
+    }
+}
+
+/// A token's text; where it is only a part of a character, its bytes, so that names stay distinct.
+fn name(tokenizer: &Tokenizer, id: u32) -> String {
+    let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_string(),
+        Err(_) => bytes.iter().fold("bytes:".to_string(), |name, byte| format!("{name}\\x{byte:02x}")),
+    }
+}
+
+/// JSON has no infinity; this is what OpenAI writes for a token that cannot be.
+fn finite(logprob: f32) -> f32 {
+    logprob.max(-9999.0)
+}

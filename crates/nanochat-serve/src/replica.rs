@@ -1,0 +1,136 @@
+//! A replica: one engine on one device, in a thread of its own. It takes work from the queue when it has room, steps,
+//! and hands out what each step brought.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use nanochat::engine::{Engine, EngineOptions, Event, RequestId, Stats};
+use nanochat::gpt::Gpt;
+use nanochat_tensor::cuda::gpu_failure;
+use nanochat_tokenizer::Tokenizer;
+
+use crate::metrics::Metrics;
+use crate::queue::{Job, Queue, Update, Work};
+
+/// What the rest of the server sees of a replica.
+pub struct Replica {
+    pub device: String,
+    stats: Mutex<Option<Stats>>,
+}
+
+impl Replica {
+    /// None: it has failed or stopped.
+    pub fn stats(&self) -> Option<Stats> {
+        *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn publish(&self, stats: Option<Stats>) {
+        *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stats;
+    }
+}
+
+/// Starts the thread; it ends when the queue says so, or when the device fails.
+pub fn start(
+    index: usize,
+    model: Gpt,
+    tokenizer: Tokenizer,
+    options: EngineOptions,
+    queue: Arc<Queue>,
+    metrics: Arc<Metrics>,
+) -> (Arc<Replica>, JoinHandle<()>) {
+    let replica =
+        Arc::new(Replica { device: model.device().to_string(), stats: Mutex::new(Some(Stats::default())) });
+    queue.replica_started();
+    let shared = replica.clone();
+    let work = move || {
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            let engine = Engine::with_options(&model, Some(&tokenizer), options);
+            drop(model); // the engine has its own weights
+            Worker { index, engine, queue: &queue, metrics: &metrics, active: HashMap::new() }
+                .serve(options.max_rows, &shared);
+        }));
+        shared.publish(None);
+        queue.replica_ended();
+        if let Err(panic) = served {
+            let why = gpu_failure(&*panic).map_or("a bug in nanochat".to_string(), |why| why.to_string());
+            eprintln!("replica {index} has failed and answers nothing more: {why}");
+        }
+    };
+    let thread = std::thread::Builder::new().name(format!("replica-{index}"));
+    (replica, thread.spawn(work).expect("a thread for the replica"))
+}
+
+struct Worker<'a> {
+    index: usize,
+    engine: Engine<'a>,
+    queue: &'a Queue,
+    metrics: &'a Metrics,
+    active: HashMap<RequestId, Active>,
+}
+
+struct Active {
+    job: Job,
+    tokens: u32,
+    first: Option<Instant>,
+}
+
+impl Worker<'_> {
+    fn serve(&mut self, max_rows: usize, replica: &Replica) {
+        loop {
+            let room = max_rows.saturating_sub(self.active.len());
+            let Some(work) = self.queue.take(room, self.active.is_empty()) else { return };
+            work.into_iter().for_each(|work| self.begin(work));
+            let engine = &mut self.engine;
+            self.active.retain(|&id, active| {
+                let goes_on = !active.job.is_abandoned();
+                if !goes_on {
+                    engine.cancel(id);
+                }
+                goes_on
+            });
+            let before = self.engine.stats();
+            let events = self.engine.step();
+            let stats = self.engine.stats();
+            self.metrics.step(&before, &stats);
+            events.into_iter().for_each(|event| self.hand_out(event));
+            replica.publish(Some(stats));
+        }
+    }
+
+    fn begin(&mut self, work: Work) {
+        match work {
+            Work::Score(scoring) => {
+                let _ = scoring.reply.send(self.engine.score(&scoring.ids, scoring.top)); // or the client left
+            }
+            Work::Generate(job) => match self.engine.submit(job.request.clone()) {
+                Ok(id) => drop(self.active.insert(id, Active { job, tokens: 0, first: None })),
+                // Requests are checked before they are queued; what is dropped here tells its client.
+                Err(error) => eprintln!("a request was refused by the engine: {error}"),
+            },
+        }
+    }
+
+    fn hand_out(&mut self, event: Event) {
+        match event {
+            Event::Token { request, id, logprobs, .. } => {
+                let Some(active) = self.active.get_mut(&request) else { return };
+                active.tokens += 1;
+                if active.first.is_none() {
+                    active.first = Some(Instant::now());
+                    self.metrics.first_token.observe(active.job.arrived.elapsed());
+                }
+                active.job.send(Update::Token { replica: self.index, id, logprobs });
+            }
+            Event::Finished { request, finish, .. } => {
+                let Some(mut active) = self.active.remove(&request) else { return };
+                if let (Some(first), tokens @ 2..) = (active.first, active.tokens) {
+                    self.metrics.token.observe(first.elapsed() / (tokens - 1));
+                }
+                active.job.send(Update::Finished(finish));
+            }
+        }
+    }
+}
