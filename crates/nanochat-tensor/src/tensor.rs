@@ -212,20 +212,6 @@ impl Tensor {
         }
     }
 
-    /// Rows `rows` of it, copied.
-    pub fn slice_rows(&self, rows: std::ops::Range<usize>) -> Tensor {
-        let (c, shape) = (self.cols(), [rows.len(), self.cols()]);
-        match self.gpu() {
-            None => Tensor::new(self.data()[rows.start * c..rows.end * c].to_vec(), &shape),
-            Some(gpu) => {
-                let (part, size) = (Tensor::unwritten(gpu, self.dtype(), &shape), self.dtype().size());
-                let from = self.buffer().ptr() + (rows.start * c * size) as u64;
-                gpu.copy(part.buffer().ptr(), from, rows.len() * c * size);
-                part
-            }
-        }
-    }
-
     /// These rows of it, copied.
     pub fn gather_rows(&self, rows: &[usize]) -> Tensor {
         let (c, shape) = (self.cols(), [rows.len(), self.cols()]);

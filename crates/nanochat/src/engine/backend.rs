@@ -60,7 +60,6 @@ pub trait Backend: Send {
 pub struct ModelBackend {
     model: Gpt,
     layers: Vec<KvPages>,
-    reserved: usize,
 }
 
 impl ModelBackend {
@@ -72,7 +71,7 @@ impl ModelBackend {
             Device::Cuda(_) => model.clone(),
         };
         let layer = |_| KvPages::new(config.n_kv_head, config.head_dim());
-        ModelBackend { model, layers: (0..config.n_layer).map(layer).collect(), reserved: 0 }
+        ModelBackend { model, layers: (0..config.n_layer).map(layer).collect() }
     }
 
     /// Logits (parts that are drawn from, V), and for every part its row.
@@ -123,11 +122,7 @@ impl Backend for ModelBackend {
     }
 
     fn reserve(&mut self, pages: usize) {
-        if pages > self.reserved {
-            // Growing by half keeps the copies rare without doubling the memory of a long run.
-            self.reserved = pages.max(self.reserved + self.reserved / 2);
-            self.layers.iter_mut().for_each(|layer| layer.grow(self.reserved));
-        }
+        self.layers.iter_mut().for_each(|layer| layer.grow(pages));
     }
 
     fn copy_page(&mut self, copy: PageCopy) {
