@@ -78,7 +78,7 @@ pub fn evaluate(
 /// All items of a task, in order.
 pub fn answer(model: &Gpt, tokenizer: &Tokenizer, task: &BundleTask, items: &Items) -> Vec<Answered> {
     let prompts: Vec<Prompt> = prompts(tokenizer, task, items);
-    let spans: Vec<&Span> = prompts.iter().flat_map(|prompt| &prompt.options).collect();
+    let spans: Vec<&[Span]> = prompts.iter().map(|prompt| prompt.options.as_slice()).collect();
     if task.format == Format::LanguageModeling {
         let greedy = spans_are_greedy(model, &spans);
         return greedy.into_iter().map(|right| Answered { losses: Vec::new(), right }).collect();
