@@ -57,23 +57,16 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device) -> Result<()> {
         for file in &scores.missing {
             println!("missing: {}", folder.join("eval_data").join(file).display());
         }
-        println!("{} {:.4}", name(&scores), scores.core);
+        println!("{} {:.4}", scores.name(), scores.core);
+        println!("{:.1} s without loading the model", started.elapsed().as_secs_f64());
     }
     Ok(())
-}
-
-/// A partial score must not be taken for the whole one.
-fn name(scores: &CoreScores) -> String {
-    match scores.missing.len() {
-        0 => "CORE".into(),
-        missing => format!("CORE (partial: {missing} of {} tasks missing)", scores.tasks.len() + missing),
-    }
 }
 
 fn section(scores: &CoreScores, stage: Stage, limit: usize) -> Section {
     let mut section = Section::new(&format!("CORE after {}", stage.name()));
     section.column = Some(stage.into());
-    section.metrics.insert(name(scores), scores.core.into());
+    section.metrics.insert(scores.name(), scores.core.into());
     if limit > 0 {
         section.settings.insert("items of each task".into(), limit.into());
     }

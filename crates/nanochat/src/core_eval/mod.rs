@@ -42,6 +42,16 @@ pub struct Answered {
     pub right: bool,
 }
 
+impl CoreScores {
+    /// A partial score must not be taken for the whole one.
+    pub fn name(&self) -> String {
+        match self.missing.len() {
+            0 => "CORE".into(),
+            missing => format!("CORE (partial: {missing} of {} tasks missing)", self.tasks.len() + missing),
+        }
+    }
+}
+
 /// Runs every task of `bundle` that is there, on its first `limit` items (0: all). `progress` sees each result.
 pub fn evaluate(
     model: &Gpt,

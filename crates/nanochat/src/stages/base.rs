@@ -10,6 +10,7 @@ use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::core_metric::{CoreMetric, CoreMetricArgs};
 use super::fit;
 use super::run::{Run, RunSettings};
 use crate::answer;
@@ -79,6 +80,9 @@ pub struct BaseSettings {
     /// Print samples every N steps (0: at the end only)
     #[arg(long, default_value_t = 1000)]
     pub sample_every: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub core: CoreMetricArgs,
     /// Folder of parquet shards [default: {base-dir}/base_data]
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -124,6 +128,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
     let data_dir = settings.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
     let shards = Shards::open(&data_dir, settings.bad_shards)?;
     let validations = validations(settings, &shards)?;
+    let core = CoreMetric::open(&settings.core, base_dir)?;
 
     let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
     let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings)?;
@@ -166,6 +171,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         if last || is_due(step, settings.eval_every) {
             section.metrics = evaluate(&mut run, step, &model, &tokenizer, &validations, settings)?;
         }
+        core.measure(&mut run, [step, num_iterations], &model, &tokenizer, &mut section)?;
         if last || (step > 0 && is_due(step, settings.sample_every)) {
             let lines = samples(&model, &tokenizer, &settings.sample_prompt);
             lines.iter().for_each(|line| run.say(&format!("  {line}")));
