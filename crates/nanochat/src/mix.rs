@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use nanochat_tensor::Rng;
 use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
 
 use crate::dataset::{DataError, OnBadShard, ShardWriter, Shards, Split, Written};
 
@@ -13,7 +14,8 @@ use crate::dataset::{DataError, OnBadShard, ShardWriter, Shards, Split, Written}
 const SHUFFLE_BYTES: usize = 64 << 20;
 
 /// A source as a user writes it: `zh=0.7:FOLDER`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Source {
     pub name: String,
     /// Above 0; only the ratio to the others counts.
@@ -61,6 +63,20 @@ impl std::str::FromStr for Source {
             }
             _ => Err(wanted.into()),
         }
+    }
+}
+
+impl TryFrom<String> for Source {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Source, String> {
+        text.parse()
+    }
+}
+
+impl From<Source> for String {
+    fn from(Source { name, weight, dir }: Source) -> String {
+        format!("{name}={weight}:{}", dir.display())
     }
 }
 
@@ -312,7 +328,8 @@ mod tests {
     #[test]
     fn sources_are_written_as_name_weight_folder() {
         let source = "zh=0.7:data/a:b".parse::<Source>().unwrap();
-        assert_eq!((source.name.as_str(), source.weight, source.dir), ("zh", 0.7, "data/a:b".into()));
+        assert_eq!((source.name.as_str(), source.weight, &source.dir), ("zh", 0.7, &"data/a:b".into()));
+        assert_eq!(String::from(source), "zh=0.7:data/a:b");
         for bad in ["zh", "zh=0.7", "zh=0:x", "zh=nan:x", "=1:x", "zh=1:", "zh=-1:x"] {
             assert!(bad.parse::<Source>().is_err(), "{bad}");
         }

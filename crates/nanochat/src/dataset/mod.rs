@@ -5,6 +5,7 @@ mod error;
 mod shard;
 mod write;
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -53,7 +54,8 @@ pub struct Shards {
 struct Shard {
     path: PathBuf,
     name: String,
-    row_groups: usize,
+    /// Rows of each row group.
+    rows: Arc<[usize]>,
 }
 
 /// Where a row is. `shard` is its index in the split's list.
@@ -77,31 +79,34 @@ impl Shards {
     /// downloads before a run starts.
     pub fn open(dir: &Path, on_bad: OnBadShard) -> Result<Shards, DataError> {
         let mut paths = parquet_files(dir)?;
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let last = paths.pop().ok_or_else(|| DataError::NoShards { dir: dir.into() })?;
         if paths.is_empty() {
-            return Err(DataError::OneShard { dir: dir.into(), name: name(&last) });
+            return Err(DataError::OneShard { dir: dir.into(), name: file_name(&last) });
         }
-        let shards = Shards {
-            dir: dir.into(),
-            train: Arc::new([]),
-            val: Arc::new([]),
-            on_bad,
-            warned: Arc::default(),
-        };
-        let open = |path: PathBuf| match ParquetTexts::open(&path, "text") {
-            Ok(file) => Ok(Shard { name: name(&path), row_groups: file.num_row_groups(), path }),
-            Err(reason) => Err((path, reason)),
-        };
-        let val = open(last).map_err(|(path, reason)| DataError::BadValidationShard { path, reason })?;
+        let shards = Shards::of_validation(dir, last, on_bad)?;
         let mut train = Vec::new();
-        for opened in paths.into_par_iter().map(open).collect::<Vec<_>>() {
+        for opened in paths.into_par_iter().map(Shard::open).collect::<Vec<_>>() {
             match opened {
                 Ok(shard) => train.push(shard),
                 Err((path, reason)) => shards.bad(&path, reason)?,
             }
         }
-        Ok(Shards { train: train.into(), val: [val].into(), ..shards })
+        Ok(Shards { train: train.into(), ..shards })
+    }
+
+    /// Validation alone: the last shard of a folder, which may be its only one, or a single file.
+    pub fn open_validation(path: &Path, on_bad: OnBadShard) -> Result<Shards, DataError> {
+        let last = match path.is_dir() {
+            true => parquet_files(path)?.pop().ok_or_else(|| DataError::NoShards { dir: path.into() })?,
+            false => path.into(),
+        };
+        Shards::of_validation(path, last, on_bad)
+    }
+
+    fn of_validation(dir: &Path, val: PathBuf, on_bad: OnBadShard) -> Result<Shards, DataError> {
+        let bad = |(path, reason)| DataError::BadValidationShard { path, reason };
+        let val = [Shard::open(val).map_err(bad)?].into();
+        Ok(Shards { dir: dir.into(), train: Arc::new([]), val, on_bad, warned: Arc::default() })
     }
 
     /// All texts of a split in order, for training a tokenizer.
@@ -122,13 +127,29 @@ impl Shards {
     /// Whether rank `rank` has anything to read in a split.
     pub(crate) fn check_rank(&self, split: Split, rank: usize, world: usize) -> Result<(), DataError> {
         let list = self.list(split);
-        if list.iter().all(|shard| shard.row_groups == 0) {
+        if list.iter().all(|shard| shard.rows.is_empty()) {
             return Err(self.empty(split));
         }
-        if list.iter().all(|shard| shard.row_groups <= rank) {
+        if list.iter().all(|shard| shard.rows.len() <= rank) {
             return Err(DataError::NoRowGroups { dir: self.dir.clone(), split: split.name(), rank, world });
         }
         Ok(())
+    }
+
+    /// How much of one pass over a split lies before a row, 0 to 1.
+    pub(crate) fn passed(&self, split: Split, at: RowAt) -> f64 {
+        let (mut before, mut all) = (0, 0);
+        for (i, shard) in self.list(split).iter().enumerate() {
+            for (group, rows) in shard.rows.iter().enumerate() {
+                all += rows;
+                before += match (i, group).cmp(&(at.shard, at.row_group)) {
+                    Ordering::Less => *rows,
+                    Ordering::Equal => at.row.min(*rows),
+                    Ordering::Greater => 0,
+                };
+            }
+        }
+        before as f64 / all.max(1) as f64
     }
 
     pub(crate) fn shard_name(&self, split: Split, index: usize) -> &str {
@@ -168,6 +189,15 @@ impl Shards {
         let mut warned = self.warned.lock().expect("no code panics while it holds this lock");
         if warned.insert(path.into()) {
             eprintln!("warning: {message}");
+        }
+    }
+}
+
+impl Shard {
+    fn open(path: PathBuf) -> Result<Shard, (PathBuf, String)> {
+        match ParquetTexts::open(&path, "text") {
+            Ok(file) => Ok(Shard { name: file_name(&path), rows: file.row_counts().into(), path }),
+            Err(reason) => Err((path, reason)),
         }
     }
 }
@@ -254,6 +284,10 @@ impl Chunks {
         self.bad_rows = 0;
         self.at = RowAt { shard: self.at.shard + 1, row_group: self.rank, row: 0 };
     }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The `*.parquet` files of a folder, sorted by name.

@@ -198,3 +198,29 @@ fn a_shard_that_unpacks_to_a_thousand_times_its_size_is_refused() {
     let error = shards.texts(Split::Train).next().unwrap().unwrap_err().to_string();
     assert!(error.contains("shard_00000.parquet") && error.contains("are no text"), "{error}");
 }
+
+#[test]
+fn validation_may_be_a_single_file_and_a_pass_has_a_length() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("data");
+    write(&dir, 5_000, 40_000);
+    let shards = Shards::open(&dir, OnBadShard::Refuse).unwrap();
+    let file = dir.join("shard_00004.parquet");
+    let alone = Shards::open_validation(&file, OnBadShard::Refuse).unwrap();
+    assert_eq!(read(&alone, Split::Val), read(&shards, Split::Val));
+    let one = temp.path().join("one");
+    fs::create_dir(&one).unwrap();
+    fs::rename(&file, one.join("any name.parquet")).unwrap();
+    let alone = Shards::open_validation(&one, OnBadShard::Refuse).unwrap();
+    assert_eq!(read(&alone, Split::Val).len(), 500);
+    let error = Shards::open_validation(&temp.path().join("none"), OnBadShard::Refuse).unwrap_err();
+    assert!(error.to_string().contains("none cannot be read"), "{error}");
+
+    let mut last = -1.0;
+    for chunk in shards.chunks(Split::Train, 0, 1, RowAt::default()) {
+        let passed = shards.passed(Split::Train, chunk.unwrap().at);
+        assert!(passed > last, "{passed} after {last}");
+        last = passed;
+    }
+    assert!((0.95..1.0).contains(&last), "{last}");
+}
