@@ -115,7 +115,8 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         }
         let started = Instant::now();
         run.begin_step(step, device);
-        let feed = || (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>();
+        let mut next = || loader.next_batch().map(|batch| batch.regular(device, rows[0], rows[1]));
+        let feed = || (0..grad_accum_steps).map(|_| next()).collect::<Result<Vec<_>, _>>();
         let micro_batches = part("feeding", feed)?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
@@ -162,10 +163,10 @@ fn validation_loss(
     let mut loader = ChatLoader::new(mixture, tokenizer, rows, [0, 1], 0, None)?;
     let (mut loss, mut weight, mut seen) = (0.0, 0.0, 0);
     while seen < VAL_CONVERSATIONS.min(mixture.len()) {
-        let batch = loader.next_batch()?;
+        let batch = loader.next_batch()?.regular(&model.device(), rows[0], rows[1]);
         loss += f64::from(model.loss_sum(&Tape::off(), &batch).0.item());
         weight += batch.weights.iter().map(|&w| f64::from(w)).sum::<f64>();
-        seen += batch.shape[0];
+        seen += rows[0];
     }
     Ok(loss / weight)
 }
