@@ -280,7 +280,8 @@ fn validations(settings: &BaseSettings, corpora: &[(Shards, f64)]) -> Result<Vec
         let shards = Shards::open_validation(Path::new(path), settings.bad_shards)?;
         all.push(Validation { name: name.into(), corpora: vec![(shards, 1.0)] });
     }
-    for (source, corpus) in settings.data.iter().zip(corpora) {
+    let several = if corpora.len() > 1 { settings.data.as_slice() } else { &[] }; // of one it would be `val` again
+    for (source, corpus) in several.iter().zip(corpora) {
         all.push(Validation { name: source.name.clone(), corpora: vec![corpus.clone()] });
     }
     let mut names = BTreeSet::new();
