@@ -123,8 +123,8 @@ struct Validation {
 }
 
 pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<()> {
-    let (settings, rows, total_batch_size) = &settings.sized_for(device);
-    let (rows, total_batch_size) = (*rows, *total_batch_size);
+    let (settings, rows, total_batch_size) = settings.sized_for(device);
+    let settings = &settings;
     let tokenizer_path = base_dir.join("tokenizer").join("tokenizer.json");
     let tokenizer = Tokenizer::from_file(&tokenizer_path)
         .context("base training needs a tokenizer: `nanochat tok train`")?;
@@ -175,9 +175,8 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         if last || is_due(step, settings.eval_every) {
             section.metrics =
                 evaluate(&mut run, step, &model, &tokenizer, &validations, rows, settings.eval_tokens)?;
-            section
-                .results
-                .insert("epochs".into(), log_epochs(&mut run, step, settings, &corpora, &loader)?.into());
+            let epochs = log_epochs(&mut run, step, settings, &corpora, &loader)?;
+            section.results.insert("epochs".into(), epochs.into());
         }
         if last || (step > 0 && is_due(step, settings.sample_every)) {
             let lines = samples(&model, &tokenizer, &settings.sample_prompt);
