@@ -167,7 +167,7 @@ impl Checkpoints {
         let error = |error| CheckpointError::Write { path: temporary.clone(), error };
         remove_if_there(&temporary).map_err(error)?;
         let written = write_folder(&temporary, model, tokenizer, SaveAs::F32).and_then(|()| {
-            let tensors = optimizer.tensors();
+            let tensors = optimizer.iter().map(|(name, tensor)| (name.clone(), tensor));
             safetensors::save(&temporary.join("optimizer.safetensors"), tensors, SaveAs::F32)?;
             write_json(&temporary.join("train_state.json"), &json!(state))
         });
