@@ -6,10 +6,12 @@
 //!   `cpu.rs` is the kernel, `cuda.rs` launches that of `<op>.cu`.
 //! - [`optim`]: what the optimizer does on a GPU. [`cuda`]: one NVIDIA GPU.
 //! - [`packed`]: weights for generation in f32, bf16 or int8.
+//! - [`comm`]: several processes that work together, each with its own device.
 //! - [`profile`]: where the time of a step goes.
 //! - [`gemm`]: matrix products on strided views. [`simd`]: the loops everything else is made of.
 //! - [`safetensors`]: weights on disk.
 
+pub mod comm;
 pub mod cuda;
 mod device;
 pub mod gemm;
@@ -27,6 +29,7 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 
+pub use comm::Comm;
 pub use device::{Device, DeviceChoice, DeviceError};
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
 pub use ops::rotary_qk_norm::RotaryTable;

@@ -257,6 +257,11 @@ impl Tensor {
         self.buffer().dtype()
     }
 
+    /// Whether its values lie on a GPU in bf16.
+    pub(crate) fn is_bf16(&self) -> bool {
+        self.gpu().is_some() && self.dtype() == Dtype::Bf16
+    }
+
     /// The address of the values in bf16.
     #[track_caller]
     pub(crate) fn bf16_ptr(&self) -> u64 {
