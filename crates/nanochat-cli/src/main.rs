@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use nanochat::stages::run::Interrupted;
-use nanochat_tensor::DeviceChoice;
+use nanochat_tensor::{Comm, DeviceChoice};
 use nanochat_tensor::cuda::gpu_failure;
 
 /// From raw text to a chat model of your own, on a laptop or on GPUs.
@@ -123,6 +123,7 @@ impl Cli {
             Some(dir) => dir,
             None => default_base_dir()?,
         };
+        let comm = Comm::alone();
         match self.command {
             Command::Speedrun(command) => speedrun::run(&command, &base_dir, self.device),
             Command::Chat(command) => chat::run(&command, &base_dir, &self.device.open()?),
@@ -130,12 +131,12 @@ impl Cli {
             Command::Data(command) => data::run(command, &base_dir),
             Command::Download(command) => download::run(&command, &base_dir),
             Command::Tok(command) => tok::run(command, &base_dir),
-            Command::Train(command) => train::run(command, &base_dir, &self.device.open()?),
-            Command::Eval(command) => eval::run(&command, &base_dir, &self.device.open()?),
+            Command::Train(command) => train::run(command, &base_dir, &self.device.open()?, &comm),
+            Command::Eval(command) => eval::run(&command, &base_dir, &self.device.open()?, &comm),
             Command::Plan(command) => plan::run(*command),
             Command::Report(command) => report::run(command, &base_dir),
             Command::Export(command) => export::run(&command, &base_dir),
-            Command::Bench(command) => bench::run(command, &self.device.open()?),
+            Command::Bench(command) => bench::run(command, &self.device.open()?, &comm),
             Command::Doctor => doctor::run(self.device),
         }
     }
