@@ -28,8 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use nanochat::stages::run::Interrupted;
-use nanochat_tensor::{Comm, DeviceChoice};
 use nanochat_tensor::cuda::gpu_failure;
+use nanochat_tensor::{Comm, DeviceChoice};
 
 /// From raw text to a chat model of your own, on a laptop or on GPUs.
 ///

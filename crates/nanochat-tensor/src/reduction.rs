@@ -89,7 +89,11 @@ impl Reduction {
     /// This rank's part of each bucket. A rank that had nothing to learn from adds zeros.
     pub(crate) fn finish(mut self) -> Vec<Tensor> {
         let missing = self.places.len();
-        assert!([0, self.weights].contains(&missing), "{missing} of {} weights got no gradient", self.weights);
+        assert!(
+            [0, self.weights].contains(&missing),
+            "{missing} of {} weights got no gradient",
+            self.weights
+        );
         while self.sent.len() < self.buckets.len() {
             self.send();
         }

@@ -17,8 +17,8 @@ use nanochat::huggingface::save_weights;
 use nanochat::optim::{Optimizer, Rates};
 use nanochat::schedule::Schedule;
 use nanochat::train;
-use nanochat_tensor::{Comm, DeviceChoice};
 use nanochat_tensor::safetensors::SaveAs;
+use nanochat_tensor::{Comm, DeviceChoice};
 use safetensors::SafeTensors;
 
 const SEED: u64 = 42;

@@ -142,7 +142,9 @@ pub fn train(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<TrainSp
         optimizer_ms: 1e3 * update / steps,
         gpu_busy,
         peak_memory_gib,
-        planned_memory_gib: memory(&config, sizes.device_batch_size, comm.world_size(), sizes.recompute).total() / GIB,
+        planned_memory_gib: memory(&config, sizes.device_batch_size, comm.world_size(), sizes.recompute)
+            .total()
+            / GIB,
         loss,
     })
 }

@@ -296,9 +296,8 @@ mod tests {
             assert_eq!(straight.next_batch().unwrap(), resumed.next_batch().unwrap());
         }
         let other = loader(10, None).state().clone();
-        let error = ChatLoader::new(&mixture(set(11)), &tokenizer(), [4, 300], 7, Some(&other))
-            .err()
-            .unwrap();
+        let error =
+            ChatLoader::new(&mixture(set(11)), &tokenizer(), [4, 300], 7, Some(&other)).err().unwrap();
         assert!(error.to_string().contains("10") && error.to_string().contains("11"), "{error}");
     }
 

@@ -389,9 +389,8 @@ mod tests {
     #[test]
     fn what_cannot_work_is_said_at_once() {
         let (_temp, shards) = corpus(3_000);
-        let new = |from: Option<&LoaderState>| {
-            DataLoader::new(&shards, Split::Train, &tokenizer(), [1, 8], from)
-        };
+        let new =
+            |from: Option<&LoaderState>| DataLoader::new(&shards, Split::Train, &tokenizer(), [1, 8], from);
         let mut state = new(None).unwrap().state();
         state.sources[0].shard = "shard_00099.parquet".into();
         let error = new(Some(&state)).err().unwrap().to_string();

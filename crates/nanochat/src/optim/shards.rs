@@ -26,7 +26,10 @@ pub struct Shard {
 
 impl Shard {
     /// Where each of its weights lies in it.
-    pub fn places<'a>(&'a self, len: impl Fn(usize) -> usize + 'a) -> impl Iterator<Item = (usize, Range<usize>)> {
+    pub fn places<'a>(
+        &'a self,
+        len: impl Fn(usize) -> usize + 'a,
+    ) -> impl Iterator<Item = (usize, Range<usize>)> {
         self.params.iter().scan(0, move |at, &param| {
             let place = *at..*at + len(param);
             *at = place.end;

@@ -22,8 +22,7 @@ fn copy(model: &Gpt) -> Gpt {
     copy
 }
 
-/// The gradients of rank `rank` of `world`, which add up to those of a single one; all but the first of many ranks may
-/// have none.
+/// The gradients of rank `rank` of `world`, which add up to those of a single one. The last of several has none.
 fn gradients(model: &Gpt, step: u64, [rank, world]: [usize; 2]) -> Grads {
     let mut grads = Grads::default();
     if rank > 0 && rank + 1 == world {
@@ -39,7 +38,11 @@ fn gradients(model: &Gpt, step: u64, [rank, world]: [usize; 2]) -> Grads {
 }
 
 /// Weights and norms after some steps of `optimizer`.
-fn trained(model: &mut Gpt, optimizer: &mut Optimizer, steps: std::ops::Range<u64>) -> (Vec<Vec<f32>>, Vec<f32>) {
+fn trained(
+    model: &mut Gpt,
+    optimizer: &mut Optimizer,
+    steps: std::ops::Range<u64>,
+) -> (Vec<Vec<f32>>, Vec<f32>) {
     let ranks = [optimizer.comm().rank(), optimizer.comm().world_size()];
     let norms = steps.map(|step| {
         let mut grads = gradients(model, step, ranks);
@@ -85,7 +88,7 @@ fn any_number_of_ranks_makes_the_weights_of_one() {
             assert!(rank == &ranks[0], "ranks of {world} have other weights");
         }
         assert_near(&ranks[0].0, &weights);
-        assert_near(&[ranks[0].1.clone()], &[norms.clone()]);
+        assert_near(std::slice::from_ref(&ranks[0].1), std::slice::from_ref(&norms));
     }
 }
 

@@ -72,7 +72,11 @@ pub fn update(rule: &Rule, updates: &mut [Update], rates: &Rates, steps: u64, mo
 }
 
 fn adamw_step(update: &mut Update, rates: &Rates, steps: u64, moment: Moment, clip: &Tensor) {
-    let step = adamw::Step { lr: rates.of(update.shard.role) * moment.lr_multiplier, weight_decay: rates.weight_decay, step: steps };
+    let step = adamw::Step {
+        lr: rates.of(update.shard.role) * moment.lr_multiplier,
+        weight_decay: rates.weight_decay,
+        step: steps,
+    };
     let (Some((weight, range)), [exp_avg, exp_avg_sq]) = (&mut update.weight, &mut *update.memories) else {
         return;
     };

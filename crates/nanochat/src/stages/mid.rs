@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use nanochat_tensor::{Comm, Device};
 use nanochat_tensor::profile::part;
+use nanochat_tensor::{Comm, Device};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

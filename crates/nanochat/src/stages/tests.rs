@@ -56,7 +56,7 @@ fn prepared() -> TempDir {
     fs::create_dir(temp.path().join("tokenizer")).unwrap();
     tokenizer().save(&temp.path().join("tokenizer/tokenizer.json")).unwrap();
     let line = |i: usize| {
-        let answer = if i % 3 == 0 { "no" } else { "yes" };
+        let answer = if i.is_multiple_of(3) { "no" } else { "yes" };
         format!(
             r#"[{{"role": "user", "content": "q{}"}}, {{"role": "assistant", "content": "{answer}"}}]"#,
             i % 7
@@ -89,13 +89,16 @@ fn curve(dir: &Path, stage: Stage, name: &str) -> Vec<(u64, f64)> {
     lines.iter().filter_map(|line| Some((line.step, line.get(name)?))).collect()
 }
 
-/// Losses within 1e-3, relative to one at least where they may be near 0.
+/// Values within 1e-3, relative where they are not near 0.
 #[track_caller]
 fn assert_same(got: &[(u64, f64)], want: &[(u64, f64)], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for ((step, got), (at, want)) in got.iter().zip(want) {
         assert_eq!(step, at, "{what}");
-        assert!((got - want).abs() <= 1e-3 * want.abs().max(0.1), "{what}, step {step}: {got} instead of {want}");
+        assert!(
+            (got - want).abs() <= 1e-3 * want.abs().max(0.1),
+            "{what}, step {step}: {got} instead of {want}"
+        );
     }
 }
 
@@ -122,13 +125,9 @@ fn any_number_of_ranks_gives_the_losses_of_one_in_every_stage() {
     compare(Stage::Base, BASE, dir, &["loss", "grad_norm", "val_bpb"]);
     compare(Stage::Mid, &format!("{MID} {data}"), dir, &["loss", "grad_norm", "chat_bpb"]);
     compare(Stage::Sft, &format!("{SFT} {data}"), dir, &["loss", "grad_norm", "val_loss"]);
-    let rewards = curve_of_rl(dir, &format!("{RL} {data}"));
-    assert!(rewards.iter().any(|(_, reward)| *reward > 0.0 && *reward < 1.0), "nothing to learn: {rewards:?}");
-}
-
-fn curve_of_rl(dir: &Path, line: &str) -> Vec<(u64, f64)> {
-    compare(Stage::Rl, line, dir, &["reward", "policy_loss", "pass@1"]);
-    curve(dir, Stage::Rl, "reward")
+    compare(Stage::Rl, &format!("{RL} {data}"), dir, &["reward", "policy_loss", "grad_norm", "pass@1"]);
+    let steps_learned = curve(dir, Stage::Rl, "policy_loss").len();
+    assert!(steps_learned > 30, "only {steps_learned} of 50 steps had better and worse answers");
 }
 
 #[test]
@@ -153,7 +152,7 @@ fn a_run_goes_on_with_any_number_of_ranks() {
 #[test]
 fn all_ranks_stop_when_the_loss_is_no_number() {
     let temp = prepared();
-    let line = format!("{BASE} --embedding-lr 1e30 --unembedding-lr 1e30");
+    let line = format!("{BASE} --matrix-lr 1e38 --embedding-lr 1e38 --unembedding-lr 1e38");
     let errors = on_ranks(3, |comm| {
         base::run(&settings(&line), temp.path(), &Device::Cpu, &comm).unwrap_err().to_string()
     });

@@ -313,7 +313,8 @@ impl Learner<'_> {
     ) -> Result<()> {
         let n = self.settings.eval_samples;
         let problems: Vec<&Problem> = problems.iter().collect();
-        let groups = roll_out(&self.model, self.tokenizer, &problems, self.sampling(n), EVAL_STREAMS, &run.comm)?;
+        let groups =
+            roll_out(&self.model, self.tokenizer, &problems, self.sampling(n), EVAL_STREAMS, &run.comm)?;
         let right = |group: &Vec<Rollout>| group.iter().filter(|answer| answer.reward > 0.0).count();
         let right: Vec<usize> = groups.iter().map(right).collect();
         let ks = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|&k| k <= n);
