@@ -4,7 +4,7 @@ use anyhow::Result;
 use nanochat::bench::infer::{InferBench, InferSpeed, infer};
 use nanochat::bench::{OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, ops, train};
 use nanochat_serve::bench::{Percentiles, ServeBench, ServeSpeed};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Comm, Device};
 use serde::Serialize;
 
 #[derive(clap::Subcommand)]
@@ -28,9 +28,12 @@ pub struct Command<Bench: clap::Args> {
     json: bool,
 }
 
-pub fn run(command: BenchCommand, device: &Device) -> Result<()> {
+pub fn run(command: BenchCommand, device: &Device, comm: &Comm) -> Result<()> {
     match command {
-        BenchCommand::Train(command) => show(command.json, &train(&command.bench, device)?, print_train),
+        BenchCommand::Train(command) => {
+            let speed = train(&command.bench, device, comm)?;
+            if comm.is_first() { show(command.json, &speed, print_train) } else { Ok(()) }
+        }
         BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
         BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
         BenchCommand::Serve(Command { bench, json }) => {

@@ -185,12 +185,21 @@ impl Cli {
             Command::Data(command) => data::run(command, &base_dir),
             Command::Download(command) => download::run(&command, &base_dir),
             Command::Tok(command) => tok::run(command, &base_dir),
-            Command::Train(command) => train::run(command, &base_dir, open()?),
-            Command::Eval(command) => eval::run(&command, &base_dir, open()?),
+            Command::Train(command) => {
+                let (device, comm) = open()?;
+                train::run(command, &base_dir, &device, &comm)
+            }
+            Command::Eval(command) => {
+                let (device, comm) = open()?;
+                eval::run(&command, &base_dir, &device, &comm)
+            }
+            Command::Bench(command) => {
+                let (device, comm) = open()?;
+                bench::run(command, &device, &comm)
+            }
             Command::Plan(command) => plan::run(*command),
             Command::Report(command) => report::run(command, &base_dir),
             Command::Export(command) => export::run(&command, &base_dir),
-            Command::Bench(command) => bench::run(command, open()?),
             Command::Doctor => doctor::run(device),
         }
     }

@@ -20,11 +20,11 @@ pub enum TrainCommand {
     Rl(RlSettings),
 }
 
-pub fn run(command: TrainCommand, base_dir: &Path, (device, comm): (Device, Comm)) -> anyhow::Result<()> {
+pub fn run(command: TrainCommand, base_dir: &Path, device: &Device, comm: &Comm) -> anyhow::Result<()> {
     match command {
-        TrainCommand::Base(settings) => base::run(&settings, base_dir, &device, &comm),
-        TrainCommand::Mid(settings) => mid::run(&settings, base_dir, &device, &comm),
-        TrainCommand::Sft(settings) => sft::run(&settings, base_dir, &device, &comm),
-        TrainCommand::Rl(settings) => rl::run(&settings, base_dir, &device, &comm),
+        TrainCommand::Base(settings) => base::run(&settings, base_dir, device, comm),
+        TrainCommand::Mid(settings) => mid::run(&settings, base_dir, device, comm),
+        TrainCommand::Sft(settings) => sft::run(&settings, base_dir, device, comm),
+        TrainCommand::Rl(settings) => rl::run(&settings, base_dir, device, comm),
     }
 }

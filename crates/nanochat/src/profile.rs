@@ -83,7 +83,7 @@ pub fn summary(spans: &[Span]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nanochat_tensor::{Device, profile};
+    use nanochat_tensor::{Comm, Device, profile};
 
     use super::*;
     use crate::batch::Batch;
@@ -100,7 +100,7 @@ mod tests {
     fn a_step_on_the_cpu_is_a_valid_trace_of_parts_and_ops() {
         let mut model = Gpt::init(GptConfig::from_depth(2, 50, 8).unwrap(), 1);
         let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
-        let mut optimizer = Optimizer::new(&model, rates, 1.0);
+        let mut optimizer = Optimizer::new(&model, rates, 1.0, &Comm::alone());
         let ids: Vec<u32> = (0..16).collect();
         let batch = Batch { inputs: ids.clone(), targets: ids, weights: vec![1.0; 16], shape: [2, 8] };
         let moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };

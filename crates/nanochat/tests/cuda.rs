@@ -5,7 +5,7 @@ use nanochat::config::{GptConfig, Recompute};
 use nanochat::gpt::Gpt;
 use nanochat::optim::{Moment, Optimizer, Rates};
 use nanochat::train;
-use nanochat_tensor::{Device, Grads, Rng, Tensor};
+use nanochat_tensor::{Comm, Device, Grads, Rng, Tensor};
 
 const STEPS: usize = 20;
 
@@ -55,7 +55,7 @@ fn updates_on_the_gpu_are_those_of_the_cpu() {
     let updated = |device: &Device| {
         let mut model = Gpt::init(small(), 3).to_device(device);
         let before: Vec<Vec<f32>> = model.params().iter().map(|(_, _, w)| w.host().into_owned()).collect();
-        let mut optimizer = Optimizer::new(&model, RATES, 1.0);
+        let mut optimizer = Optimizer::new(&model, RATES, 1.0, &Comm::alone());
         let norms: Vec<f32> = (0..3)
             .map(|step| {
                 let mut grads = Grads::default();
@@ -91,7 +91,7 @@ const MOMENT: Moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
 fn losses(config: GptConfig, device: &Device, recompute: Recompute) -> Vec<f32> {
     let mut model = Gpt::init(config, 3).to_device(device);
     model.recompute = recompute;
-    let mut optimizer = Optimizer::new(&model, RATES, 1.0);
+    let mut optimizer = Optimizer::new(&model, RATES, 1.0, &Comm::alone());
     let mut rng = Rng::new(&[5]);
     let mut step = |_| {
         let micro_batches: Vec<Batch> = (0..2).map(|_| batch(&mut rng, config)).collect();

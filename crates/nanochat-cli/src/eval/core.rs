@@ -7,7 +7,7 @@ use anyhow::Result;
 use nanochat::checkpoint::Stage;
 use nanochat::core_eval::{self, Bundle, CoreScores};
 use nanochat::report::{Section, log_section};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Comm, Device};
 
 use super::row;
 use crate::chat::ModelArgs;
@@ -30,7 +30,7 @@ pub struct CoreArgs {
     json: bool,
 }
 
-pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let folder = args.bundle.clone().unwrap_or_else(|| base_dir.join("eval_bundle"));
     let mut bundle = Bundle::open(&folder)?;
     let whole = args.task.is_empty();
@@ -39,11 +39,14 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device) -> Result<()> {
     }
     let loaded = args.model.load_for_text(base_dir, device)?;
     let started = Instant::now();
-    let scores = core_eval::evaluate(&loaded.model, &loaded.tokenizer, &bundle, args.limit, |task| {
-        if !args.json {
+    let scores = core_eval::evaluate(&loaded.model, &loaded.tokenizer, &bundle, args.limit, comm, |task| {
+        if comm.is_first() && !args.json {
             println!("{}   centered {:7.4}", row(&task.label, &task.score), task.centered);
         }
     })?;
+    if !comm.is_first() {
+        return Ok(());
+    }
     if whole {
         let stage = Stage::of(&loaded.folder).unwrap_or(Stage::Base);
         let mut section = section(&scores, stage, args.limit);

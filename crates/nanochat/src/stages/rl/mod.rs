@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use nanochat_tensor::profile::part;
-use nanochat_tensor::{Device, Rng};
+use nanochat_tensor::{Comm, Device, Rng};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -27,6 +27,7 @@ use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, read_metrics};
 use crate::mixture::MixtureArgs;
 use crate::optim::{Moment, Optimizer, Rates};
+use crate::ranks;
 use crate::report::{Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
@@ -112,11 +113,12 @@ const EVAL_STREAMS: u64 = 1 << 40;
 /// Held-out answers that the report shows.
 const SHOWN: usize = 6;
 
-pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let tag = settings.run.model_tag.as_deref();
     let source = settings.source.load(base_dir, tag, &[Stage::Sft, Stage::Mid])?;
     let (tokenizer, context) = (source.tokenizer, source.model.config.sequence_len);
-    fit::check(&source.model.config, settings.device_batch_size, settings.run.recompute, device)?;
+    let recompute = settings.run.recompute;
+    fit::check(&source.model.config, settings.device_batch_size, recompute, device, comm.world_size())?;
     let mixtures = settings.mixture.open("rl", base_dir)?;
     let read = |mixture| read_problems(mixture, &tokenizer, context, settings.max_new_tokens);
     let ((problems, left_out), (mut held_out, _)) = (read(&mixtures[0])?, read(&mixtures[1])?);
@@ -124,10 +126,11 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
     let questions = problems.len();
     let num_iterations = num_iterations(settings, questions)?;
 
-    let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings)?;
-    let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0);
+    let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings, comm)?;
+    run.say(&format!("starting from {}", source.folder.display()));
+    let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
     let (mut model, optimizer, position) = run.restore(&tokenizer, device, || source.model, new_optimizer)?;
-    model.recompute = settings.run.recompute;
+    model.recompute = recompute;
     let position = position.unwrap_or(Position { questions, reference: source.folder });
     if position.questions != questions {
         bail!("the run was started with {} questions, but now there are {questions}", position.questions);
@@ -137,10 +140,10 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
         false => None,
     };
     let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };
-    eprintln!(
+    run.say(&format!(
         "{}: {questions} questions ({left_out} too long), {num_iterations} steps of {} with {} answers each",
         source.tag, settings.examples_per_step, settings.num_samples
-    );
+    ));
     let mut section = Section { column: Some(Column::Rl), ..Section::new("Reinforcement learning") };
     section.results.insert("questions".into(), questions.into());
     run.show_progress("rl", num_iterations);
@@ -165,7 +168,9 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
         let asked = questions_of(step, &problems, settings);
         learner.step(&mut run, step, &asked, schedule.at(step))?;
     }
-    note_beginning(&run, &mut section)?;
+    if comm.is_first() {
+        note_beginning(&run, &mut section)?;
+    }
     run.finish(base_dir, section)
 }
 
@@ -221,7 +226,7 @@ impl Learner<'_> {
         let started = Instant::now();
         let stream = (step * problems.len()) as u64;
         let sampling = self.sampling(self.settings.num_samples);
-        let answer = || roll_out(&self.model, self.tokenizer, problems, sampling, stream);
+        let answer = || roll_out(&self.model, self.tokenizer, problems, sampling, stream, &run.comm);
         let groups = part("answering", answer)?;
         let generated = started.elapsed().as_secs_f64();
         let answers = || groups.iter().flatten();
@@ -261,11 +266,13 @@ impl Learner<'_> {
         let mut answers = weighted_by_advantage(groups, settings.kl_coef > 0.0);
         answers.sort_by_key(|answer| answer.row.ids.len());
         let context = self.model.config.sequence_len;
-        let batches: Vec<(Batch, Vec<bool>)> =
-            answers.chunks(settings.device_batch_size).map(|answers| batch(answers, context)).collect();
-        if batches.is_empty() {
+        if answers.is_empty() {
             return Ok(None);
         }
+        let comm = self.optimizer.comm();
+        let chunks: Vec<&[Rollout]> = answers.chunks(settings.device_batch_size).collect();
+        let batches: Vec<(Batch, Vec<bool>)> =
+            ranks::mine(comm, chunks.len()).map(|i| batch(chunks[i], context)).collect();
         let on_policy = settings.updates_per_step == 1 && self.reference.is_none();
         let nll = |model: &Gpt| -> Vec<Vec<f32>> {
             batches.iter().map(|(batch, sampled)| policy::nll(model, batch, sampled)).collect()
@@ -306,14 +313,15 @@ impl Learner<'_> {
     ) -> Result<()> {
         let n = self.settings.eval_samples;
         let problems: Vec<&Problem> = problems.iter().collect();
-        let groups = roll_out(&self.model, self.tokenizer, &problems, self.sampling(n), EVAL_STREAMS)?;
+        let groups =
+            roll_out(&self.model, self.tokenizer, &problems, self.sampling(n), EVAL_STREAMS, &run.comm)?;
         let right = |group: &Vec<Rollout>| group.iter().filter(|answer| answer.reward > 0.0).count();
         let right: Vec<usize> = groups.iter().map(right).collect();
         let ks = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|&k| k <= n);
         let share = |k| right.iter().map(|&c| pass_at(k, c, n)).sum::<f64>() / right.len() as f64;
         let values: Vec<(String, f64)> = ks.map(|k| (format!("pass@{k}"), share(k))).collect();
         let named: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        run.metrics.log(step as u64, &named)?;
+        run.log(step, &named)?;
         let said: String = named.iter().map(|(name, value)| format!(" {name} {value:.3}")).collect();
         run.say(&format!("step {step}:{said} on {} held-out questions", problems.len()));
         for (name, value) in values {
