@@ -133,9 +133,9 @@ impl Command {
         matches!(self, Command::Train(_) | Command::Eval(_) | Command::Bench(bench::BenchCommand::Train(_)))
     }
 
-    /// Whether it knows itself what to do with several GPUs.
-    fn starts_ranks(&self) -> bool {
-        matches!(self, Command::Speedrun(_) | Command::Serve(_))
+    /// Whether it knows by itself what to do with `--gpus`.
+    fn counts_gpus(&self) -> bool {
+        matches!(self, Command::Speedrun(_) | Command::Serve(_) | Command::Plan(_))
     }
 }
 
@@ -152,8 +152,8 @@ impl Cli {
             Some(_) => DeviceChoice::Cuda,
         });
         if !self.command.works_in_ranks() {
-            let is_none = self.gpus.is_none() || self.command.starts_ranks();
-            ensure!(is_none, "--gpus is for `train`, `eval`, `bench train`, `serve` and `speedrun`");
+            let fits = self.gpus.is_none() || self.command.counts_gpus();
+            ensure!(fits, "--gpus is for `train`, `eval`, `bench train`, `serve`, `speedrun` and `plan`");
             return self.run_on(device, 0, &Comm::alone());
         }
         let patience = Duration::from_secs(self.rank_timeout);

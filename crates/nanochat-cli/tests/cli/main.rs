@@ -10,4 +10,5 @@ mod full_disk;
 #[cfg(unix)]
 mod kills;
 mod pipeline;
+mod ranks;
 mod resume;
