@@ -154,28 +154,32 @@ impl Cli {
         if !self.command.works_in_ranks() {
             let fits = self.gpus.is_none() || self.command.counts_gpus();
             ensure!(fits, "--gpus is for `train`, `eval`, `bench train`, `serve`, `speedrun` and `plan`");
-            return self.run_on(device, 0, &Comm::alone());
+            return self.run_on(device, None, &Comm::alone());
         }
         let patience = Duration::from_secs(self.rank_timeout);
         let started = launch::started(patience, |name| std::env::var(name).ok())?;
         match (self.gpus, &started) {
-            (Some(gpus), None) => launch::run(gpus, args),
+            (Some(gpus), None) => launch::start(gpus, args),
             _ => {
-                let local_rank = started.as_ref().map_or(0, |started| started.local_rank);
+                let local_rank = started.as_ref().map(|started| started.local_rank);
                 launch::take_part(started, |comm| self.run_on(device, local_rank, comm))
             }
         }
     }
 
-    fn run_on(self, device: DeviceChoice, local_rank: usize, comm: &Comm) -> anyhow::Result<()> {
+    /// `local_rank`: of this machine's, if it was started as one of several or so that it might be.
+    fn run_on(self, device: DeviceChoice, local_rank: Option<usize>, comm: &Comm) -> anyhow::Result<()> {
         let base_dir = match self.base_dir {
             Some(dir) => dir,
             None => default_base_dir()?,
         };
         // The GPU of this rank, and the ranks by way of it.
         let open = || -> anyhow::Result<(Device, Comm)> {
-            let device = device.open(local_rank)?;
-            let comm = comm.clone().with_nccl(&device)?;
+            let device = device.open(local_rank.unwrap_or(0))?;
+            let comm = match local_rank {
+                Some(_) => comm.clone().with_nccl(&device)?,
+                None => comm.clone(),
+            };
             Ok((device, comm))
         };
         match self.command {

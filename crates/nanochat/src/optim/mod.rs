@@ -105,8 +105,10 @@ impl Optimizer {
         let mut gathering = Vec::with_capacity(self.shards.len());
         for (rule, mut updates) in rounds {
             update::update(&rule, &mut updates, &self.rates, self.steps, moment, &clip);
-            let part = |update: Update| (update.shard, self.comm.all_gather(update.updated_part(&device)));
-            gathering.extend(updates.into_iter().map(part));
+            for update in updates {
+                let shard = update.shard;
+                gathering.push((shard, self.comm.all_gather(update.updated_part(&device))));
+            }
         }
         for (shard, gathered) in gathering {
             let gathered = gathered.wait();

@@ -95,11 +95,12 @@ fn adamw_step(update: &mut Update, rates: &Rates, steps: u64, moment: Moment, cl
 }
 
 fn muon_step(updates: &mut [Update], lr: f32, moment: Moment, clip: &Tensor) {
-    let param = |update: &mut Update| {
-        let (weight, _) = update.weight.as_mut()?;
-        Some(MuonParam { weight, grad: &update.grad, momentum_buffer: &mut update.memories[0] })
-    };
-    let params: Vec<MuonParam> = updates.iter_mut().filter_map(param).collect();
+    let mut params = Vec::with_capacity(updates.len());
+    for Update { weight, grad, memories, .. } in updates {
+        if let Some((weight, _)) = weight {
+            params.push(MuonParam { weight, grad, momentum_buffer: &mut memories[0] });
+        }
+    }
     match clip.device() {
         Device::Cpu => params.into_par_iter().for_each(|MuonParam { weight, grad, momentum_buffer }| {
             muon::update(weight, grad.data(), momentum_buffer.data_mut(), lr, moment.muon_momentum);

@@ -55,7 +55,9 @@ impl Pending {
 /// Whoever forgets a collective still keeps its memory until it is done.
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.finish();
+        if !thread::panicking() {
+            self.finish();
+        }
     }
 }
 
