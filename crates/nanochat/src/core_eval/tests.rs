@@ -139,10 +139,7 @@ fn mistakes_in_a_bundle_are_named() {
         }
         let model = Gpt::init(GptConfig::from_depth(1, 265, 8).unwrap(), 0);
         let bundle = Bundle::open(temp.path());
-        bundle
-            .and_then(|bundle| evaluate(&model, &tokenizer(), &bundle, 0, &Comm::alone(), |_| ()))
-            .unwrap_err()
-            .to_string()
+        bundle.and_then(|bundle| evaluate(&model, &tokenizer(), &bundle, 0, &Comm::alone(), |_| ())).unwrap_err().to_string()
     };
     let cases = [
         (("core.yaml", ""), "it has core.yaml and eval_data/"),

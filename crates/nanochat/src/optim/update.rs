@@ -11,17 +11,17 @@ use super::shards::{Rule, Shard};
 use super::{Moment, Rates, adamw};
 
 /// This rank's part of a shard.
-pub struct Update<'a> {
-    pub shard: &'a Shard,
+pub struct Update<'s, 'w> {
+    pub shard: &'s Shard,
     /// Which values of which weight; None where the shard has nothing for this rank.
-    pub weight: Option<(&'a mut Tensor, Range<usize>)>,
+    pub weight: Option<(&'w mut Tensor, Range<usize>)>,
     /// (part)
     pub grad: Tensor,
     /// (part) each
-    pub memories: &'a mut [Tensor],
+    pub memories: &'w mut [Tensor],
 }
 
-impl Update<'_> {
+impl Update<'_, '_> {
     /// The values that other ranks are to have, (part): shared where they are a whole weight, else copied.
     pub fn updated_part(self, device: &Device) -> Tensor {
         let part = self.shard.part;
