@@ -92,6 +92,23 @@ fn print_train(speed: &TrainSpeed) {
     if let Some(busy) = speed.gpu_busy {
         println!("{:>12.1} % of the step the GPU worked", 100.0 * busy);
     }
+    if let Some(ranks) = &speed.ranks {
+        println!(
+            "{:>12.3} x the {:.0} tok/s of one rank alone: {:.1} % for each of {}",
+            ranks.times,
+            ranks.alone_tokens_per_second,
+            100.0 * ranks.efficiency,
+            ranks.count
+        );
+        if let (Some(collectives), Some(waited), Some(share)) =
+            (ranks.collectives_ms, ranks.exposed_ms, ranks.exposed)
+        {
+            println!(
+                "{waited:>12.1} ms of a step, {:.1} %, waiting for collectives of {collectives:.1} ms",
+                100.0 * share
+            );
+        }
+    }
     let planned = speed.planned_memory_gib;
     match speed.peak_memory_gib {
         Some(peak) => println!("{peak:>12.2} GiB at most, {planned:.2} by the plan"),

@@ -15,6 +15,7 @@ use crate::config::{GptConfig, Recompute};
 use crate::gpt::Gpt;
 use crate::optim::{Moment, Optimizer, Rates};
 use crate::plan::Memory;
+use crate::profile::communication_ms;
 use crate::ranks;
 use crate::stages::fit;
 
@@ -74,11 +75,29 @@ pub struct TrainSpeed {
     /// Time of all kernels and copies of one more step, each measured by itself, as a share of a timed step's
     /// time: what is missing to 1 the GPU waited. None on the CPU.
     pub gpu_busy: Option<f64>,
+    /// None on one rank.
+    pub ranks: Option<RanksSpeed>,
     pub peak_memory_gib: Option<f64>,
     /// What `nanochat plan` says of the same.
     pub planned_memory_gib: f64,
     /// Loss of the last micro-batch: a speed without a number that is right is worth nothing.
     pub loss: f32,
+}
+
+/// What was measured of several ranks.
+#[derive(Clone, Debug, Serialize)]
+pub struct RanksSpeed {
+    pub count: usize,
+    /// Tokens a second of a rank that does the same step by itself, all ranks at the same time.
+    pub alone_tokens_per_second: f64,
+    /// Speed over that, and the share that it is of as many ranks apart.
+    pub times: f64,
+    pub efficiency: f64,
+    /// Of a step in which GPUs were giving each other gradients and weights; None on the CPU, which does nothing else then.
+    pub collectives_ms: Option<f64>,
+    /// Of these the ones in which computing waited, and their share of the step.
+    pub exposed_ms: Option<f64>,
+    pub exposed: Option<f64>,
 }
 
 impl Sizes {
@@ -91,7 +110,28 @@ impl Sizes {
     }
 }
 
+/// Times training, of all ranks together and then of each alone.
 pub fn train(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<TrainSpeed> {
+    let (mut speed, communication_ms) = train_in(bench, device, comm)?;
+    if comm.world_size() > 1 || communication_ms.is_some() {
+        let alone = train_in(bench, device, &Comm::alone())?.0.tokens_per_second;
+        let (times, step_ms) =
+            (speed.tokens_per_second / alone, 1e3 * bench.total_batch_size as f64 / speed.tokens_per_second);
+        speed.ranks = Some(RanksSpeed {
+            count: comm.world_size(),
+            alone_tokens_per_second: alone,
+            times,
+            efficiency: times / comm.world_size() as f64,
+            collectives_ms: communication_ms.map(|[collectives, _]| collectives),
+            exposed_ms: communication_ms.map(|[_, exposed]| exposed),
+            exposed: communication_ms.map(|[_, exposed]| exposed / step_ms),
+        });
+    }
+    Ok(speed)
+}
+
+/// The speed of these ranks, and `communication_ms` of a step.
+fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSpeed, Option<[f64; 2]>)> {
     let sizes = &bench.sizes;
     let (config, micro_tokens) = (sizes.config()?, sizes.micro_tokens());
     if micro_tokens == 0 || !bench.total_batch_size.is_multiple_of(micro_tokens) || bench.steps == 0 {
@@ -121,32 +161,39 @@ pub fn train(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<TrainSp
     let peak_memory_gib = device.memory().map(|(peak, _)| peak as f64 / GIB);
     let steps = bench.steps as f64;
     let step_seconds = (micro + update) / steps;
-    let gpu_busy = matches!(device, Device::Cuda(_)).then(|| {
+    let recorded = matches!(device, Device::Cuda(_)).then(|| {
         profile::start(device);
         step(&mut model, &mut optimizer, &batch, micro_steps, scale, device);
-        let kernels = profile::finish().into_iter().filter(|span| span.kind == Kind::Kernel);
+        profile::finish()
+    });
+    let gpu_busy = recorded.as_ref().map(|spans| {
+        let kernels = spans.iter().filter(|span| span.kind == Kind::Kernel);
         1e-6 * kernels.map(|span| span.duration_us).sum::<f64>() / step_seconds
     });
     let tokens_per_second = bench.total_batch_size as f64 / step_seconds;
     let peak = sizes.peak_tflops.or_else(|| peak_tflops(&device.to_string()));
     let memory = if gpu_busy.is_some() { Memory::gpu } else { Memory::cpu };
-    Ok(TrainSpeed {
+    let speed = TrainSpeed {
         device: device.to_string(),
         depth: sizes.depth,
         parameters: config.params(),
         device_batch_size: sizes.device_batch_size,
         recompute: sizes.recompute,
         tokens_per_second,
-        mfu: peak.map(|peak| config.flops_per_token() * tokens_per_second / (peak * 1e12)),
+        mfu: peak.map(|peak| {
+            config.flops_per_token() * tokens_per_second / (peak * 1e12 * comm.world_size() as f64)
+        }),
         micro_step_ms: 1e3 * micro / steps / micro_steps.max(1) as f64,
         optimizer_ms: 1e3 * update / steps,
         gpu_busy,
+        ranks: None,
         peak_memory_gib,
         planned_memory_gib: memory(&config, sizes.device_batch_size, comm.world_size(), sizes.recompute)
             .total()
             / GIB,
         loss,
-    })
+    };
+    Ok((speed, recorded.as_deref().and_then(communication_ms)))
 }
 
 /// Seconds of the micro-steps and of the optimizer, and the last loss.

@@ -1,6 +1,5 @@
 //! Ranks that are threads of one process: what tests of sharded work run on.
 
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -25,7 +24,7 @@ pub fn in_process(world_size: usize) -> Vec<Comm> {
             threads[to].from.push(Mutex::new(receiver));
         }
     }
-    threads.into_iter().map(|thread| Comm(Arc::new(thread))).collect()
+    threads.into_iter().map(Comm::over).collect()
 }
 
 impl Channel for Thread {
