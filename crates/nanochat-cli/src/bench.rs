@@ -135,6 +135,13 @@ fn print_infer(speed: &InferSpeed) {
             batch.rows, batch.first_token_ms, batch.step_ms, batch.tokens_per_second
         );
     }
+    for whole in &speed.whole {
+        let (rows, requests) = (whole.rows, whole.requests);
+        println!(
+            "{rows:>5} rows answer {requests} prompts, these included, at {:.1} tok/s",
+            whole.tokens_per_second
+        );
+    }
 }
 
 fn print_serve(speed: &ServeSpeed) {

@@ -2,6 +2,7 @@
 
 mod chat;
 mod core;
+mod exam;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,8 @@ pub enum EvalCommand {
     Chat(chat::ChatArgs),
     /// Compute CORE, the few-shot score of base models, from a bundle of 22 tasks
     Core(core::CoreArgs),
+    /// Put C-Eval, CMMLU and MMLU to a base model, with solved questions before each
+    Exam(exam::ExamArgs),
     /// Measure bits per byte on training and validation text
     Bpb(BpbArgs),
 }
@@ -50,6 +53,7 @@ pub fn run(command: &EvalCommand, base_dir: &Path, device: &Device, comm: &Comm)
     match command {
         EvalCommand::Chat(args) => chat::run(args, base_dir, device, comm),
         EvalCommand::Core(args) => core::run(args, base_dir, device, comm),
+        EvalCommand::Exam(args) => exam::run(args, base_dir, device, comm),
         EvalCommand::Bpb(args) => bpb(args, base_dir, device, comm),
     }
 }

@@ -33,6 +33,7 @@ pub use comm::Comm;
 pub use device::{Device, DeviceChoice, DeviceError};
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
 pub use ops::rotary_qk_norm::RotaryTable;
+pub use ops::take_rows::RowIndex;
 pub use packed::Precision;
 pub use reduction::{Bucket, Reduction};
 pub use rng::Rng;

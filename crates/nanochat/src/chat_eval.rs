@@ -132,9 +132,13 @@ fn letters(
     };
     let ids = |i: usize| task.letters(i).iter().map(id).collect::<Result<Vec<u32>>>();
     let ids = items.iter().map(|&i| ids(i)).collect::<Result<Vec<_>>>()?;
-    let chosen = after_each(model, prompts, |i, logits| {
+    let mut offered: Vec<u32> = ids.iter().flatten().copied().collect();
+    offered.sort_unstable();
+    offered.dedup();
+    let chosen = after_each(model, prompts, &offered, |i, logits| {
         progress();
-        argmax(&ids[i].iter().map(|&id| logits[id as usize]).collect::<Vec<f32>>())
+        let logit = |id| logits[offered.binary_search(id).expect("all are among the offered")];
+        argmax(&ids[i].iter().map(logit).collect::<Vec<f32>>())
     });
     Ok(items.iter().zip(chosen).map(|(&i, letter)| vec![task.letters(i)[letter].clone()]).collect())
 }

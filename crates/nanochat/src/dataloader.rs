@@ -172,7 +172,7 @@ impl Source {
         tokenizer: &Tokenizer,
         from: Option<&SourceState>,
     ) -> Result<Source, DataError> {
-        shards.check_rank(split, 0, 1)?;
+        shards.check_not_empty(split)?;
         let bos = tokenizer.special("<|bos|>").ok_or(ConversationError::NoSpecial("<|bos|>"))?;
         let (epoch, at) = match from {
             None => (0, RowAt::default()),
@@ -255,7 +255,7 @@ impl Reader {
     fn run(&self, first_epoch: u64, mut from: RowAt) {
         for epoch in first_epoch.. {
             let mut any = from != RowAt::default(); // a pass from the middle may find nothing left
-            for chunk in self.shards.chunks(self.split, 0, 1, from) {
+            for chunk in self.shards.chunks(self.split, from) {
                 let tokens = chunk.map(|chunk| self.tokenize(epoch, chunk));
                 any |= tokens.as_ref().is_ok_and(|tokens| tokens.documents.iter().any(|d| !d.is_empty()));
                 let last = tokens.is_err();
@@ -313,7 +313,7 @@ mod tests {
     fn epoch_tokens(shards: &Shards) -> Vec<u32> {
         let tokenizer = tokenizer();
         let mut tokens = Vec::new();
-        for chunk in shards.chunks(Split::Train, 0, 1, RowAt::default()) {
+        for chunk in shards.chunks(Split::Train, RowAt::default()) {
             for text in chunk.unwrap().texts {
                 tokens.push(tokenizer.special("<|bos|>").unwrap());
                 tokens.extend(tokenizer.encode(&text.unwrap()));

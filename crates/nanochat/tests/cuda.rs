@@ -7,6 +7,7 @@ use nanochat::config::{GptConfig, Recompute};
 use nanochat::gpt::Gpt;
 use nanochat::optim::{Moment, Optimizer, Rates};
 use nanochat::ranks::mine_of;
+use nanochat::span_loss::{Span, after_each, argmax, span_losses, spans_are_greedy};
 use nanochat::train;
 use nanochat_tensor::comm::in_process;
 use nanochat_tensor::{Comm, Device, Grads, Rng, Tensor};
@@ -38,6 +39,53 @@ fn losses_on_the_gpu_are_those_of_the_cpu() {
     for (step, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
         assert!((cpu - gpu).abs() < 0.02, "step {step}: CPU {cpu}, GPU {gpu}");
     }
+}
+
+/// Shared beginnings, the padding that only a GPU has, and both kinds of answers.
+#[test]
+fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
+    let Some(device) = gpu() else { return };
+    let cpu = random(small());
+    let gpu = cpu.clone().to_device(&device);
+    let group = |i: usize| -> Vec<Span> {
+        let mut rng = Rng::new(&[5, i as u64]);
+        let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.below(301) as u32).collect() };
+        let begin = ids(3 + 7 * i);
+        let ends: Vec<Vec<u32>> = (1..5).map(|n| ids(n)).collect();
+        ends.into_iter().map(|end| Span { ids: [begin.clone(), end].concat(), start: begin.len() }).collect()
+    };
+    let groups: Vec<Vec<Span>> = (0..60).map(group).collect();
+    let groups: Vec<&[Span]> = groups.iter().map(Vec::as_slice).collect();
+    for (cpu, gpu) in span_losses(&cpu, &groups).iter().zip(span_losses(&gpu, &groups)) {
+        assert!((cpu - gpu).abs() < 0.05, "CPU {cpu}, GPU {gpu}");
+    }
+    let prompts: Vec<Vec<u32>> = groups.iter().map(|group| group[0].ids.clone()).collect();
+    let letters = |model| after_each(model, &prompts, &[65, 66, 67, 68], |_, logits| logits.to_vec());
+    for (cpu, gpu) in letters(&cpu).iter().flatten().zip(letters(&gpu).iter().flatten()) {
+        assert!((cpu - gpu).abs() < 0.1, "CPU {cpu}, GPU {gpu}");
+    }
+    // What the model itself would write is greedy there too, unless two tokens are nearly alike.
+    let own = |ids: &Vec<u32>| {
+        let logits = cpu.logits(ids, [1, ids.len()]);
+        let last = &logits.data()[(ids.len() - 1) * 301..];
+        let best = argmax(last);
+        let is_clear = last.iter().enumerate().all(|(i, z)| i == best || last[best] - z > 0.1);
+        let ids = [ids.as_slice(), &[best as u32]].concat();
+        is_clear.then(|| [Span { start: ids.len() - 1, ids }])
+    };
+    let own: Vec<[Span; 1]> = prompts.iter().filter_map(own).collect();
+    let own: Vec<&[Span]> = own.iter().map(|span| span.as_slice()).collect();
+    assert!(own.len() > 20 && spans_are_greedy(&gpu, &own).iter().all(|&greedy| greedy));
+}
+
+/// A model none of whose weights is zero.
+fn random(config: GptConfig) -> Gpt {
+    let mut model = Gpt::init(config, 1);
+    for (i, (_, _, w)) in model.params_mut().into_iter().enumerate() {
+        let (mut rng, std) = (Rng::new(&[7, i as u64]), (w.cols() as f32).sqrt().recip());
+        w.data_mut().iter_mut().for_each(|w| *w = std * rng.normal());
+    }
+    model
 }
 
 #[test]

@@ -101,6 +101,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
             }
             Err(_) => {}
         }
+        println!("{:.1} s without loading the model", started.elapsed().as_secs_f64());
     }
     let mut section = section(&scores, &totals, &loaded, args.limit);
     if !args.task.is_empty() {

@@ -7,6 +7,7 @@ mod common;
 mod data;
 #[cfg(target_os = "linux")]
 mod full_disk;
+mod guide;
 #[cfg(unix)]
 mod kills;
 mod pipeline;

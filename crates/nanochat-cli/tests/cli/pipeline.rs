@@ -220,6 +220,33 @@ fn tasks_are_measured_while_finetuning() {
 }
 
 #[test]
+fn core_is_computed_while_pretraining_if_there_is_a_bundle() {
+    let base = prepared();
+    let train = format!("{TINY} --num-iterations 4 --core-metric-every 2 --overwrite");
+    assert!(said(nanochat(base.path(), &train)).contains("CORE is not computed: there is no"));
+    let folder = base.path().join("eval_bundle");
+    fs::create_dir_all(folder.join("eval_data")).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    let task = "icl_tasks:\n- label: go\n  dataset_uri: go.jsonl\n  num_fewshot: [2]\n  \
+                icl_task_type: language_modeling\n";
+    write("core.yaml", task);
+    write("eval_meta_data.csv", "Eval Task,Random baseline\ngo,0\n");
+    let items: Vec<String> =
+        (0..9).map(|i| format!("{{\"context\": \"c{i}\", \"continuation\": \"d\"}}")).collect();
+    write("eval_data/go.jsonl", &items.join("\n"));
+    run(base.path(), &train);
+    let lines = metrics(&base.path().join("base_checkpoints/d1"));
+    let measured = lines.iter().filter(|line| line.get("CORE").is_some());
+    assert_eq!(measured.map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4]);
+    assert!(base.path().join("report/base-training-core.svg").exists());
+    run(base.path(), &format!("{train} --no-core"));
+    assert!(metrics(&base.path().join("base_checkpoints/d1")).iter().all(|line| line.get("CORE").is_none()));
+    refuses(base.path(), &format!("{train} --core-metric-max-per-task 2"), &["go", "it needs 3 items"]);
+    write("core.yaml", &task.replace("[2]", "[x]"));
+    refuses(base.path(), &train, &["num_fewshot x is not a number"]);
+}
+
+#[test]
 fn a_recorded_run_learns_the_same_and_leaves_a_trace() {
     let base = prepared();
     let runs = base.path().join("base_checkpoints");

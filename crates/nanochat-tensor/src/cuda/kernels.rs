@@ -35,6 +35,7 @@ pub(crate) mod sources {
     use super::Source;
 
     sources! {
+        argmax: "../ops/argmax/argmax.cu",
         attention: "../ops/attention/attention.cu",
         attention_sm90: "../ops/attention/attention_sm90.cu",
         elementwise: "../ops/elementwise/elementwise.cu",
@@ -44,6 +45,7 @@ pub(crate) mod sources {
         relu_squared: "../ops/relu_squared/relu_squared.cu",
         rms_norm: "../ops/rms_norm/rms_norm.cu",
         rotary_qk_norm: "../ops/rotary_qk_norm/rotary_qk_norm.cu",
+        take_rows: "../ops/take_rows/take_rows.cu",
     }
 }
 

@@ -2,6 +2,7 @@
 //! backward; `cpu.rs` is the kernel on the CPU, `cuda.rs` launches those of `<op>.cu` on a GPU. A new op is
 //! one folder and one line here.
 
+mod argmax;
 mod attention;
 pub(crate) mod attention_with_kv_cache;
 pub(crate) mod elementwise;
@@ -12,6 +13,7 @@ mod relu_squared;
 mod residual_add;
 mod rms_norm;
 pub(crate) mod rotary_qk_norm;
+pub(crate) mod take_rows;
 
 pub use linear_softcap_cross_entropy::softcap;
 pub use rms_norm::EPS;

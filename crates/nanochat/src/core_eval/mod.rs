@@ -44,6 +44,16 @@ pub struct Answered {
     pub right: bool,
 }
 
+impl CoreScores {
+    /// A partial score must not be taken for the whole one.
+    pub fn name(&self) -> String {
+        match self.missing.len() {
+            0 => "CORE".into(),
+            missing => format!("CORE (partial: {missing} of {} tasks missing)", self.tasks.len() + missing),
+        }
+    }
+}
+
 /// Runs every task of `bundle` that is there, on its first `limit` items (0: all). `progress` sees each result.
 pub fn evaluate(
     model: &Gpt,
@@ -92,7 +102,7 @@ pub fn answer(
 }
 
 fn answer_prompts(model: &Gpt, task: &BundleTask, prompts: &[Prompt]) -> Vec<Answered> {
-    let spans: Vec<&Span> = prompts.iter().flat_map(|prompt| &prompt.options).collect();
+    let spans: Vec<&[Span]> = prompts.iter().map(|prompt| prompt.options.as_slice()).collect();
     if task.format == Format::LanguageModeling {
         let greedy = spans_are_greedy(model, &spans);
         return greedy.into_iter().map(|right| Answered { losses: Vec::new(), right }).collect();

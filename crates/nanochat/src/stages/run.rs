@@ -66,7 +66,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 16] = [
+const FREE: [&str; 20] = [
     "model_tag",
     "save_every",
     "keep",
@@ -79,6 +79,10 @@ const FREE: [&str; 16] = [
     "eval_task",
     "eval_task_every",
     "eval_task_limit",
+    "core_metric_every",
+    "core_metric_max_per_task",
+    "core_bundle",
+    "no_core",
     "sample_every",
     "bad_shards",
     "recompute",

@@ -120,9 +120,13 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm
         let started = Instant::now();
         run.begin_step(step, device);
         let mut tokens = 0;
-        let next = |_| loader.next_batch().inspect(|batch| tokens += batch.inputs.len());
+        let next = |_| {
+            let batch = loader.next_batch()?.regular(device, rows[0], rows[1]);
+            tokens += batch.inputs.len();
+            Ok(batch)
+        };
         let all = (0..grad_accum_steps).map(next);
-        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, _>>();
+        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, DataError>>();
         let micro_batches = part("feeding", feed)?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
@@ -169,7 +173,7 @@ fn validation_loss(
     let mut loader = ChatLoader::new(mixture, tokenizer, rows, 0, None)?;
     let batches = (0..VAL_CONVERSATIONS.min(mixture.len()).div_ceil(rows[0])).map(|_| loader.next_batch());
     let measured = |batch: Result<Batch, DataError>| {
-        let batch = batch?;
+        let batch = batch?.regular(&model.device(), rows[0], rows[1]);
         let weight = batch.weights.iter().map(|&w| f64::from(w)).sum::<f64>();
         Ok((f64::from(model.loss_sum(&Tape::off(), &batch).0.item()), weight))
     };

@@ -23,6 +23,7 @@ use super::run::{Run, RunSettings};
 use super::source::SourceArgs;
 use crate::batch::{Batch, Row};
 use crate::checkpoint::{self, Stage};
+use crate::config::GptConfig;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, read_metrics};
 use crate::mixture::MixtureArgs;
@@ -51,9 +52,9 @@ pub struct RlSettings {
     /// Answers to each question
     #[arg(long, value_parser = values::count, default_value_t = 16)]
     pub num_samples: usize,
-    /// Answers in one forward pass of training
-    #[arg(long, value_parser = values::count, default_value_t = 8)]
-    pub device_batch_size: usize,
+    /// Answers in one forward pass of training [default: 8; on a GPU 32]
+    #[arg(long, value_parser = values::count)]
+    pub device_batch_size: Option<usize>,
     /// Times to go through the questions
     #[arg(long, default_value_t = 1.0)]
     pub num_epochs: f64,
@@ -106,6 +107,8 @@ struct Position {
     reference: PathBuf,
 }
 
+const CPU_DEVICE_BATCH: usize = 8;
+const GPU_DEVICE_BATCH: usize = 32;
 /// First part of the keys of the questions' shuffles.
 const QUESTIONS: u64 = 3;
 /// Streams of held-out answers begin here, far from those of training.
@@ -117,12 +120,14 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
     let tag = settings.run.model_tag.as_deref();
     let source = settings.source.load(base_dir, tag, &[Stage::Sft, Stage::Mid])?;
     let (tokenizer, context) = (source.tokenizer, source.model.config.sequence_len);
-    let recompute = settings.run.recompute;
-    fit::check(&source.model.config, settings.device_batch_size, recompute, device, comm.world_size())?;
     let mixtures = settings.mixture.open("rl", base_dir)?;
     let read = |mixture| read_problems(mixture, &tokenizer, context, settings.max_new_tokens);
     let ((problems, left_out), (mut held_out, _)) = (read(&mixtures[0])?, read(&mixtures[1])?);
     held_out.truncate(settings.eval_examples);
+    let longest = problems.iter().map(|problem| problem.prompt.len()).max().unwrap_or(0);
+    let sizes = GptConfig { sequence_len: longest + settings.max_new_tokens, ..source.model.config };
+    let rows = device_batch_size(settings, device);
+    fit::check(&sizes, rows, settings.run.recompute, device, comm.world_size())?;
     let questions = problems.len();
     let num_iterations = num_iterations(settings, questions)?;
 
@@ -130,7 +135,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
     run.say(&format!("starting from {}", source.folder.display()));
     let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
     let (mut model, optimizer, position) = run.restore(&tokenizer, device, || source.model, new_optimizer)?;
-    model.recompute = recompute;
+    model.recompute = settings.run.recompute;
     let position = position.unwrap_or(Position { questions, reference: source.folder });
     if position.questions != questions {
         bail!("the run was started with {} questions, but now there are {questions}", position.questions);
@@ -172,6 +177,11 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
         note_beginning(&run, &mut section)?;
     }
     run.finish(base_dir, section)
+}
+
+fn device_batch_size(settings: &RlSettings, device: &Device) -> usize {
+    let default = if matches!(device, Device::Cpu) { CPU_DEVICE_BATCH } else { GPU_DEVICE_BATCH };
+    settings.device_batch_size.unwrap_or(default)
 }
 
 fn num_iterations(settings: &RlSettings, questions: usize) -> Result<usize> {
@@ -265,14 +275,11 @@ impl Learner<'_> {
         let objective = Objective { clip_ratio: settings.clip_ratio, kl_coef: settings.kl_coef };
         let mut answers = weighted_by_advantage(groups, settings.kl_coef > 0.0);
         answers.sort_by_key(|answer| answer.row.ids.len());
-        let context = self.model.config.sequence_len;
+        let device_batch_size = device_batch_size(settings, &self.model.device());
+        let batches = batches(&answers, device_batch_size, &self.model, self.optimizer.comm());
         if answers.is_empty() {
             return Ok(None);
         }
-        let comm = self.optimizer.comm();
-        let chunks: Vec<&[Rollout]> = answers.chunks(settings.device_batch_size).collect();
-        let batches: Vec<(Batch, Vec<bool>)> =
-            ranks::mine(comm, chunks.len()).map(|i| batch(chunks[i], context)).collect();
         let on_policy = settings.updates_per_step == 1 && self.reference.is_none();
         let nll = |model: &Gpt| -> Vec<Vec<f32>> {
             batches.iter().map(|(batch, sampled)| policy::nll(model, batch, sampled)).collect()
@@ -365,13 +372,19 @@ fn weighted_by_advantage(groups: Vec<Vec<Rollout>>, all: bool) -> Vec<Rollout> {
     answers
 }
 
-/// A padded batch, and which of its targets were sampled.
-fn batch(answers: &[Rollout], context: usize) -> (Batch, Vec<bool>) {
-    let rows = |weights: &dyn Fn(&Rollout) -> Vec<f32>| -> Vec<Row> {
-        answers.iter().map(|answer| Row { ids: answer.row.ids.clone(), weights: weights(answer) }).collect()
+/// Padded batches of up to `rows` answers, and which of their targets were sampled: this rank's.
+pub fn batches(answers: &[Rollout], rows: usize, model: &Gpt, comm: &Comm) -> Vec<(Batch, Vec<bool>)> {
+    let (context, device) = (model.config.sequence_len, model.device());
+    let padded = |answers: &[Rollout], weights: &dyn Fn(&Rollout) -> Vec<f32>| {
+        let row = |answer: &Rollout| Row { ids: answer.row.ids.clone(), weights: weights(answer) };
+        let all: Vec<Row> = answers.iter().map(row).collect();
+        Batch::padded(&all, context, 0).regular(&device, rows, context)
     };
-    let batch = Batch::padded(&rows(&|answer| answer.row.weights.clone()), context, 0);
-    let marks = |answer: &Rollout| answer.sampled.iter().map(|&s| f32::from(u8::from(s))).collect();
-    let marks = Batch::padded(&rows(&marks), context, 0).weights;
-    (batch, marks.into_iter().map(|mark| mark > 0.0).collect())
+    let batch = |answers: &[Rollout]| {
+        let marks = |answer: &Rollout| answer.sampled.iter().map(|&s| f32::from(u8::from(s))).collect();
+        let sampled = padded(answers, &marks).weights.into_iter().map(|mark| mark > 0.0).collect();
+        (padded(answers, &|answer| answer.row.weights.clone()), sampled)
+    };
+    let chunks: Vec<&[Rollout]> = answers.chunks(rows).collect();
+    ranks::mine(comm, chunks.len()).map(|i| batch(chunks[i])).collect()
 }
