@@ -193,8 +193,18 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
             ),
         ),
         ("compute", format!("{:.3e} FLOPs", plan.flops), format!("MFU {:.0} %", 100.0 * options.mfu)),
-        ("pretraining", duration(plan.pretraining.hours), format!("${:.2}", plan.pretraining.dollars)),
     ]);
+    if let Some(scaling) = plan.scaling.filter(|_| !on_cpu) {
+        rows.push((
+            "scaling",
+            format!("{:.1} %", 100.0 * scaling.efficiency),
+            format!(
+                "a step of {:.0} ms and {:.1} ms of waiting for the {:.1} ms that gradients and weights travel",
+                scaling.compute_ms, scaling.exposed_ms, scaling.communication_ms
+            ),
+        ));
+    }
+    rows.push(("pretraining", duration(plan.pretraining.hours), format!("${:.2}", plan.pretraining.dollars)));
     if !on_cpu {
         rows.push(("whole run", duration(plan.whole_run.hours), format!("${:.2}", plan.whole_run.dollars)));
     }

@@ -99,7 +99,12 @@ fn default_seed() -> u64 {
     DEFAULT_SEED
 }
 
-pub fn run(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> Result<()> {
+pub fn run(
+    command: &SpeedrunCommand,
+    base_dir: &Path,
+    device: DeviceChoice,
+    gpus: Option<usize>,
+) -> Result<()> {
     let path = base_dir.join("speedrun.json");
     let stages = stages(command, base_dir, device)?;
     let mut record = open(&path, &command.settings)?;
@@ -115,7 +120,7 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> 
         let started = Instant::now();
         let was_killed = record.started.replace(stage.clone()).as_ref() == Some(stage);
         save(&record, &path)?;
-        let done = match run_stage(stage, base_dir, device) {
+        let done = match run_stage(stage, base_dir, device, gpus) {
             // The kill came when the data was complete.
             Err(error) if was_killed && is_already_there(&error) => Ok(()),
             done => done,
@@ -197,16 +202,19 @@ fn planned(depth: usize, language: TextLanguage, device: &Device) -> Result<Plan
     Ok(plan)
 }
 
-/// Parses the line as a shell would have passed it and runs it in this process: one kill ends it all,
-/// one Ctrl-C saves it. Training stages go on where they were.
-fn run_stage(stage: &str, base_dir: &Path, device: DeviceChoice) -> Result<()> {
+/// Parses the line as a shell would have passed it and runs it in this process, or with `gpus` in ranks that end with it: one
+/// kill ends it all, one Ctrl-C saves it. Training stages go on where they were.
+fn run_stage(stage: &str, base_dir: &Path, device: DeviceChoice, gpus: Option<usize>) -> Result<()> {
     let mut args = vec!["nanochat".to_string(), "--base-dir".into(), base_dir.display().to_string()];
     args.extend(["--device".to_string(), device.to_string()]);
     args.extend(words(stage));
     if stage.starts_with("train ") {
         args.push("--resume".into());
     }
-    Cli::try_parse_from(args).context("failed to parse a stage of the speedrun")?.run()
+    if let Some(gpus) = gpus.filter(|_| ["train ", "eval "].iter().any(|start| stage.starts_with(start))) {
+        args.push(format!("--gpus={gpus}"));
+    }
+    Cli::try_parse_from(&args).context("failed to parse a stage of the speedrun")?.run(&args)
 }
 
 fn is_already_there(error: &anyhow::Error) -> bool {

@@ -1,6 +1,7 @@
 //! What one forward and backward pass is fed.
 
 use nanochat_tensor::Device;
+use serde::{Deserialize, Serialize};
 
 /// B rows of T tokens; every vector is (B, T), row after row. The loss is Σ weight · nll.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +21,7 @@ const ROUND_TO: usize = 8;
 const GPU_ROUND_TO: usize = 256;
 
 /// Tokens of one row. `weights[i]` is how much predicting `ids[i]` counts.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub ids: Vec<u32>,
     pub weights: Vec<f32>,

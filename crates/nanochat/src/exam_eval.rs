@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nanochat_tensor::Comm;
 use nanochat_tokenizer::Tokenizer;
 
 use crate::core_eval::{BundleTask, Format, Item, Items, answer};
@@ -18,6 +19,7 @@ pub fn evaluate(
     folder: &Path,
     shots: usize,
     limit: usize,
+    comm: &Comm,
 ) -> Result<Score, TaskError> {
     let item = |(before, question): (String, crate::tasks::Question)| Item {
         options: question.letters.iter().map(|letter| (before.clone(), letter.clone())).collect(),
@@ -34,6 +36,6 @@ pub fn evaluate(
     };
     let items = Items { examples: vec![Vec::new(); items.len()], items };
     let mut score = Score::default();
-    answer(model, tokenizer, &task, &items).iter().for_each(|answered| score.count(answered.right));
+    answer(model, tokenizer, &task, &items, comm).iter().for_each(|answered| score.count(answered.right));
     Ok(score)
 }

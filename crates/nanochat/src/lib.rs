@@ -34,6 +34,7 @@ pub mod optim;
 mod partial_dir;
 pub mod plan;
 pub mod profile;
+pub mod ranks;
 pub mod report;
 pub mod reward;
 pub mod sampler;

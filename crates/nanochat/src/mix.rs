@@ -104,7 +104,7 @@ impl Measure<'_> {
 
     fn of_all(self, shards: &Shards, split: Split) -> Result<u64, DataError> {
         use rayon::prelude::*;
-        let chunks = shards.chunks(split, 0, 1, Default::default());
+        let chunks = shards.chunks(split, Default::default());
         chunks.map(|chunk| Ok(chunk?.texts.par_iter().flatten().map(|text| self.of(text)).sum::<u64>())).sum()
     }
 }

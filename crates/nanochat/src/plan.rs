@@ -5,6 +5,7 @@
 
 mod fit;
 mod memory;
+mod scaling;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ use crate::language::TextLanguage;
 
 pub use fit::what_fits;
 pub use memory::{Kept, Memory};
+pub use scaling::Scaling;
 
 /// Tokens a step at which the default learning rates were found.
 const USUAL_BATCH: usize = 524_288;
@@ -123,6 +125,9 @@ pub struct PlanOptions {
     /// Number of GPUs
     #[arg(long, default_value_t = 8)]
     pub gpus: usize,
+    /// GB/s at which GPUs give each other gradients (bus bandwidth; measured on 2 to 8 H100 with NVLink: 329 to 361)
+    #[arg(long, value_name = "GB/S", default_value_t = 330.0)]
+    pub link_bandwidth: f64,
     /// Dollars for one GPU and hour [default: the kind's usual price]
     #[arg(long)]
     pub price: Option<f64>,
@@ -209,6 +214,8 @@ pub struct Plan {
     pub memory: Memory,
     pub memory_available: f64,
     pub flops: f64,
+    /// What several GPUs lose by giving each other gradients and weights.
+    pub scaling: Option<Scaling>,
     pub pretraining: Bill,
     /// From raw text to the report; on the CPU pretraining alone.
     pub whole_run: Bill,
@@ -312,6 +319,8 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     let characters = tokens as f64 * chars_per_token;
     let flops = model.flops_per_token() * tokens as f64;
     let recomputed = model.recomputed_flops_per_token(options.recompute) * tokens as f64;
+    let grad_accum_steps = total_batch_size / micro;
+    let scaling = scaling::scaling(&model, (flops + recomputed) / steps as f64, grad_accum_steps, options);
     let (pretraining, whole_run) = bills(depth, flops + recomputed, options);
     Ok(Plan {
         depth,
@@ -322,7 +331,7 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
         steps,
         total_batch_size,
         device_batch_size,
-        grad_accum_steps: total_batch_size / micro,
+        grad_accum_steps,
         chars_per_token,
         characters,
         shards: shards(characters),
@@ -330,6 +339,7 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
         memory: memory(&model, device_batch_size, options),
         memory_available: available_memory(options),
         flops,
+        scaling,
         pretraining,
         whole_run,
         learning_rates: learning_rates(options),
@@ -366,6 +376,7 @@ fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError> {
         ("--total-batch-size", options.total_batch_size.unwrap_or(1) as f64, 1e12),
         ("--device-batch-size", options.device_batch_size.unwrap_or(1) as f64, 1e6),
         ("--gpus", options.gpus as f64, 1e5),
+        ("--link-bandwidth", options.link_bandwidth, 1e6),
         ("--mfu", options.mfu, 1.0),
         ("--memory-gb", options.memory_gb.unwrap_or(1.0), 1e6),
         ("--chars-per-token", options.chars_per_token.unwrap_or(1.0), 1e3),

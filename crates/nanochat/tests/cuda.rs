@@ -1,12 +1,16 @@
 //! Training on a GPU in bf16 against the CPU in float32: the same weights, the same batches, the same losses.
 
+use std::thread;
+
 use nanochat::batch::Batch;
 use nanochat::config::{GptConfig, Recompute};
 use nanochat::gpt::Gpt;
 use nanochat::optim::{Moment, Optimizer, Rates};
+use nanochat::ranks::mine_of;
 use nanochat::span_loss::{Span, after_each, argmax, span_losses, spans_are_greedy};
 use nanochat::train;
-use nanochat_tensor::{Device, Grads, Rng, Tensor};
+use nanochat_tensor::comm::in_process;
+use nanochat_tensor::{Comm, Device, Grads, Rng, Tensor};
 
 const STEPS: usize = 20;
 
@@ -28,7 +32,7 @@ fn small() -> GptConfig {
 #[test]
 fn losses_on_the_gpu_are_those_of_the_cpu() {
     let Some(device) = gpu() else { return };
-    let losses = |device| losses(small(), device, Recompute::None);
+    let losses = |device| losses(small(), device, Recompute::None, &Comm::alone());
     let (cpu, gpu) = (losses(&Device::Cpu), losses(&device));
     println!("CPU {cpu:?}\nGPU {gpu:?}");
     assert!(cpu[STEPS - 1] < cpu[0] - 1.0, "the CPU did not learn: {cpu:?}");
@@ -88,7 +92,7 @@ fn random(config: GptConfig) -> Gpt {
 fn recomputing_on_the_gpu_gives_the_same_losses() {
     let Some(device) = gpu() else { return };
     let [none, mlp, block] = [Recompute::None, Recompute::Mlp, Recompute::Block]
-        .map(|recompute| losses(small(), &device, recompute));
+        .map(|recompute| losses(small(), &device, recompute, &Comm::alone()));
     for (step, none) in none.iter().enumerate() {
         for (name, other) in [("mlp", mlp[step]), ("block", block[step])] {
             assert!((none - other).abs() < 1e-3, "step {step}: none {none}, {name} {other}");
@@ -103,7 +107,7 @@ fn updates_on_the_gpu_are_those_of_the_cpu() {
     let updated = |device: &Device| {
         let mut model = Gpt::init(small(), 3).to_device(device);
         let before: Vec<Vec<f32>> = model.params().iter().map(|(_, _, w)| w.host().into_owned()).collect();
-        let mut optimizer = Optimizer::new(&model, RATES, 1.0);
+        let mut optimizer = Optimizer::new(&model, RATES, 1.0, &Comm::alone());
         let norms: Vec<f32> = (0..3)
             .map(|step| {
                 let mut grads = Grads::default();
@@ -136,13 +140,49 @@ fn updates_on_the_gpu_are_those_of_the_cpu() {
 const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
 const MOMENT: Moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
 
-fn losses(config: GptConfig, device: &Device, recompute: Recompute) -> Vec<f32> {
+/// Two threads with a stream each, which give each other everything through the CPU.
+#[test]
+fn two_ranks_on_one_gpu_make_the_losses_of_one() {
+    let Some(device) = gpu() else { return };
+    let one = losses(small(), &device, Recompute::None, &Comm::alone());
+    let two: Vec<Vec<f32>> = thread::scope(|scope| {
+        let start = |comm| {
+            let losses = move || losses(small(), &Device::cuda(0).unwrap(), Recompute::None, &comm);
+            scope.spawn(losses)
+        };
+        let threads: Vec<_> = in_process(2).into_iter().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    println!("one {one:?}\ntwo {:?}", two[0]);
+    assert_eq!(two[0], two[1]);
+    for (step, (one, two)) in one.iter().zip(&two[0]).enumerate() {
+        assert!((one - two).abs() < 0.02, "step {step}: one {one}, two {two}");
+    }
+}
+
+#[test]
+fn one_rank_trains_through_nccl_as_it_does_alone() {
+    let Some(device) = gpu() else { return };
+    let comm = match Comm::alone().with_nccl(&device) {
+        Ok(comm) => comm,
+        Err(error) => {
+            assert!(std::env::var_os("NANOCHAT_REQUIRE_NCCL").is_none(), "{error}");
+            return println!("skipped: {error}");
+        }
+    };
+    let [alone, through_nccl] =
+        [&Comm::alone(), &comm].map(|comm| losses(small(), &device, Recompute::None, comm));
+    assert_eq!(alone, through_nccl);
+}
+
+fn losses(config: GptConfig, device: &Device, recompute: Recompute, comm: &Comm) -> Vec<f32> {
     let mut model = Gpt::init(config, 3).to_device(device);
     model.recompute = recompute;
-    let mut optimizer = Optimizer::new(&model, RATES, 1.0);
+    let mut optimizer = Optimizer::new(&model, RATES, 1.0, comm);
     let mut rng = Rng::new(&[5]);
     let mut step = |_| {
-        let micro_batches: Vec<Batch> = (0..2).map(|_| batch(&mut rng, config)).collect();
+        let all = (0..2).map(|_| Ok::<_, ()>(batch(&mut rng, config)));
+        let micro_batches: Vec<Batch> = mine_of(comm, all).map(Result::unwrap).collect();
         train::step(&mut model, &mut optimizer, &micro_batches, MOMENT).unwrap().loss
     };
     (0..STEPS).map(&mut step).collect()

@@ -8,7 +8,7 @@ use nanochat::checkpoint::Stage;
 use nanochat::chinese;
 use nanochat::core_eval::{self, Bundle, CoreScores};
 use nanochat::report::{Section, log_section};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Comm, Device};
 
 use super::row;
 use crate::chat::ModelArgs;
@@ -32,16 +32,17 @@ pub struct CoreArgs {
     json: bool,
 }
 
-pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let is_chinese = args.bundle.as_deref() == Some(Path::new("zh"));
     let folder = match &args.bundle {
         Some(folder) if !is_chinese => folder.clone(),
         Some(_) => base_dir.join("zh_bundle"),
         None => base_dir.join("eval_bundle"),
     };
-    if is_chinese {
+    if is_chinese && comm.is_first() {
         chinese::write_bundle(&folder).with_context(|| format!("failed to write {}", folder.display()))?;
     }
+    comm.barrier(); // all read what the first has written
     let mut bundle = Bundle::open(&folder)?;
     let whole = args.task.is_empty();
     if !whole {
@@ -49,11 +50,14 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device) -> Result<()> {
     }
     let loaded = args.model.load_for_text(base_dir, device)?;
     let started = Instant::now();
-    let scores = core_eval::evaluate(&loaded.model, &loaded.tokenizer, &bundle, args.limit, |task| {
-        if !args.json {
+    let scores = core_eval::evaluate(&loaded.model, &loaded.tokenizer, &bundle, args.limit, comm, |task| {
+        if comm.is_first() && !args.json {
             println!("{}   centered {:7.4}", row(&task.label, &task.score), task.centered);
         }
     })?;
+    if !comm.is_first() {
+        return Ok(());
+    }
     if whole {
         let stage = Stage::of(&loaded.folder).unwrap_or(Stage::Base);
         let mut section = match is_chinese {

@@ -9,7 +9,7 @@ use nanochat::exam_eval;
 use nanochat::report::{Section, log_section};
 use nanochat::score::Score;
 use nanochat::tasks::{EXAMS, Exam, Folders, TaskError};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Comm, Device};
 use serde_json::{Map, json};
 
 use super::row;
@@ -36,7 +36,7 @@ pub struct ExamArgs {
     json: bool,
 }
 
-pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let named = |name: &String| {
         Exam::named(name).with_context(|| format!("there is no exam {name}; choose of C-Eval, CMMLU, MMLU"))
     };
@@ -46,7 +46,8 @@ pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device) -> Result<()> {
     let started = Instant::now();
     let mut scores: Vec<(&str, Score)> = Vec::new();
     for exam in if exams.is_empty() { EXAMS.iter().collect() } else { exams } {
-        match exam_eval::evaluate(&loaded.model, &loaded.tokenizer, exam, &folder, args.shots, args.limit) {
+        let (model, tokenizer) = (&loaded.model, &loaded.tokenizer);
+        match exam_eval::evaluate(model, tokenizer, exam, &folder, args.shots, args.limit, comm) {
             Err(TaskError::Missing { .. }) if args.task.is_empty() => {}
             score => scores.push((exam.name, score?)),
         }
@@ -56,6 +57,9 @@ pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device) -> Result<()> {
             "there are no exams in {}; `nanochat data download ceval cmmlu mmlu` fetches them",
             folder.display()
         );
+    }
+    if !comm.is_first() {
+        return Ok(());
     }
     let mut section = section(&scores, args, Stage::of(&loaded.folder).unwrap_or(Stage::Base));
     section.settings.insert("model".into(), loaded.folder.display().to_string().into());

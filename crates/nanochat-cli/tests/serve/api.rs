@@ -72,10 +72,15 @@ fn open_webui_finds_the_model_streams_and_gets_a_title() {
     );
     let (events, done) = streamed.events();
     assert!(done && streamed.status == 200 && !streamed.streamed().is_empty());
-    assert!(events.iter().all(|event| event["object"] == "chat.completion.chunk" && event["id"] == events[0]["id"]));
+    assert!(
+        events
+            .iter()
+            .all(|event| event["object"] == "chat.completion.chunk" && event["id"] == events[0]["id"])
+    );
     assert!(events.last().unwrap()["usage"]["total_tokens"].as_u64() > Some(0));
     let task = json!([{"role": "user", "content": "Write a title of three words for this chat."}]);
-    let title = json!({"model": model["id"], "messages": task, "stream": false, "max_completion_tokens": 1000});
+    let title =
+        json!({"model": model["id"], "messages": task, "stream": false, "max_completion_tokens": 1000});
     let answer = from_webui("POST", CHAT, title).json();
     assert!(answer["choices"][0]["message"]["content"].is_string(), "{answer}");
 }

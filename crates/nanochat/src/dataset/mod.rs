@@ -111,7 +111,7 @@ impl Shards {
 
     /// All texts of a split in order, for training a tokenizer.
     pub fn texts(&self, split: Split) -> impl Iterator<Item = Result<String, DataError>> + use<> {
-        let mut chunks = self.chunks(split, 0, 1, RowAt::default()).peekable();
+        let mut chunks = self.chunks(split, RowAt::default()).peekable();
         let empty = chunks.peek().is_none().then(|| Err(self.empty(split)));
         empty.into_iter().chain(chunks.flat_map(|chunk| match chunk {
             Ok(chunk) => chunk.texts.into_iter().flatten().map(Ok).collect(),
@@ -119,21 +119,16 @@ impl Shards {
         }))
     }
 
-    /// One pass over the rows of a split from `from` on, in each file row groups rank, rank + world, ….
-    pub fn chunks(&self, split: Split, rank: usize, world: usize, from: RowAt) -> Chunks {
-        Chunks { shards: self.clone(), split, rank, world, at: from, open: None, bad_rows: 0 }
+    /// One pass over the rows of a split from `from` on.
+    pub fn chunks(&self, split: Split, from: RowAt) -> Chunks {
+        Chunks { shards: self.clone(), split, at: from, open: None, bad_rows: 0 }
     }
 
-    /// Whether rank `rank` has anything to read in a split.
-    pub(crate) fn check_rank(&self, split: Split, rank: usize, world: usize) -> Result<(), DataError> {
-        let list = self.list(split);
-        if list.iter().all(|shard| shard.rows.is_empty()) {
-            return Err(self.empty(split));
+    pub(crate) fn check_not_empty(&self, split: Split) -> Result<(), DataError> {
+        match self.list(split).iter().all(|shard| shard.rows.is_empty()) {
+            true => Err(self.empty(split)),
+            false => Ok(()),
         }
-        if list.iter().all(|shard| shard.rows.len() <= rank) {
-            return Err(DataError::NoRowGroups { dir: self.dir.clone(), split: split.name(), rank, world });
-        }
-        Ok(())
     }
 
     /// How much of one pass over a split lies before a row, 0 to 1.
@@ -215,8 +210,6 @@ impl Split {
 pub struct Chunks {
     shards: Shards,
     split: Split,
-    rank: usize,
-    world: usize,
     at: RowAt,
     open: Option<(ParquetTexts, Option<shard::Rows>)>,
     /// Of the open file.
@@ -258,7 +251,7 @@ impl Chunks {
             let values = from.next_rows(CHUNK_ROWS)?;
             if values.is_empty() {
                 *rows = None;
-                self.at = RowAt { row_group: self.at.row_group + self.world, row: 0, ..self.at };
+                self.at = RowAt { row_group: self.at.row_group + 1, row: 0, ..self.at };
                 continue;
             }
             let at = self.at;
@@ -282,7 +275,7 @@ impl Chunks {
         }
         self.open = None;
         self.bad_rows = 0;
-        self.at = RowAt { shard: self.at.shard + 1, row_group: self.rank, row: 0 };
+        self.at = RowAt { shard: self.at.shard + 1, ..RowAt::default() };
     }
 }
 

@@ -184,3 +184,23 @@ fn values_without_meaning_are_refused() {
     let PlanError::TooFewTokens { nearest, .. } = error else { panic!("{error}") };
     plan(2, &PlanOptions { total_batch_size: Some(nearest), ..huge }).unwrap();
 }
+
+#[test]
+fn slow_links_cost_what_they_take_beyond_the_backward_pass() {
+    let scaling =
+        |gpus, link_bandwidth| plan(20, &PlanOptions { gpus, link_bandwidth, ..options() }).unwrap().scaling;
+    assert_eq!(scaling(1, 330.0), None);
+    let nvlink = scaling(8, 330.0).unwrap();
+    // 561M gradients of 4 bytes, seven eighths of them, at 330 GB/s; 3.7 GFLOP for each of 65,536 tokens.
+    assert!((nvlink.communication_ms - 2.0 * 5.95).abs() < 0.01, "{nvlink:?}");
+    assert!((nvlink.compute_ms - 494.0).abs() < 10.0, "{nvlink:?}");
+    assert!((0.985..0.99).contains(&nvlink.efficiency), "{nvlink:?}");
+    // 10 Gbit/s: 1.6 s each way, of which the backward pass hides 0.33.
+    let ethernet = scaling(8, 1.25).unwrap();
+    assert!(
+        (ethernet.exposed_ms - (2.0 * 1_571.0 - 0.667 * ethernet.compute_ms)).abs() < 5.0,
+        "{ethernet:?}"
+    );
+    assert!(ethernet.efficiency < 0.2, "{ethernet:?}");
+    assert!(scaling(2, 330.0).unwrap().efficiency > 0.99);
+}

@@ -182,7 +182,13 @@ mod tests {
                 start: (common + end.len() - 1).max(1),
             };
             let len = span.ids.len();
-            vec![span.clone(), with(len, &[]), with(len - 1, &[9, 4]), with(len / 2, &[3]), with(0, &[1, 2, 3])]
+            vec![
+                span.clone(),
+                with(len, &[]),
+                with(len - 1, &[9, 4]),
+                with(len / 2, &[3]),
+                with(0, &[1, 2, 3]),
+            ]
         };
         let (alone, together) = spans.split_at(20);
         alone.iter().map(|span| vec![span.clone()]).chain(together.iter().map(continued)).collect()

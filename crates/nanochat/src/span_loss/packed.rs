@@ -135,7 +135,8 @@ mod tests {
         let model = Gpt::init(GptConfig::from_depth(1, 50, 8).unwrap(), 1);
         let span = |ids: &[u32], start| Span { ids: ids.to_vec(), start };
         // The third continues the second one, the fourth has nothing to predict.
-        let group = [span(&[1, 2, 3, 4], 3), span(&[1, 2, 5, 6], 3), span(&[1, 2, 5, 6, 7], 3), span(&[1], 1)];
+        let group =
+            [span(&[1, 2, 3, 4], 3), span(&[1, 2, 5, 6], 3), span(&[1, 2, 5, 6, 7], 3), span(&[1], 1)];
         let alone = [span(&[1, 2, 3, 4], 2)];
         let batches = Packed::batches(&model, &[&group, &alone]);
         let [batch] = batches.as_slice() else { panic!("{} batches", batches.len()) };

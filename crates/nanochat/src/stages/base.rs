@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use nanochat_tensor::Device;
 use nanochat_tensor::profile::part;
+use nanochat_tensor::{Comm, Device};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -21,9 +21,10 @@ use crate::dataloader::DataLoader;
 use crate::dataset::{OnBadShard, RowAt, Shards, Split};
 use crate::engine::{Engine, Request};
 use crate::gpt::Gpt;
-use crate::loss_eval::BitsPerByte;
+use crate::loss_eval::bits_per_byte;
 use crate::mix::Source;
 use crate::optim::{Optimizer, Rates};
+use crate::ranks;
 use crate::report::{Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
@@ -126,7 +127,7 @@ struct Validation {
     corpora: Vec<(Shards, f64)>,
 }
 
-pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let (settings, rows, total_batch_size) = settings.sized_for(device);
     let settings = &settings;
     let tokenizer_path = base_dir.join("tokenizer").join("tokenizer.json");
@@ -134,22 +135,22 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         .context("base training needs a tokenizer: `nanochat tok train`")?;
     let config = config(settings, tokenizer.vocab_size(), rows[1])?;
     let grad_accum_steps = grad_accum_steps(total_batch_size, rows[0].saturating_mul(rows[1]))?;
-    fit::check(&config, rows[0], settings.run.recompute, device)?;
+    fit::check(&config, rows[0], settings.run.recompute, device, comm.world_size())?;
     let num_iterations = num_iterations(settings, &config, total_batch_size)?;
     let corpora = corpora(settings, base_dir)?;
     let validations = validations(settings, &corpora)?;
-    let core = CoreMetric::open(&settings.core, base_dir)?;
+    let core = CoreMetric::open(&settings.core, base_dir, comm)?;
 
     let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
-    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings)?;
+    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings, comm)?;
     let (mut model, mut optimizer, position) = run.restore(
         &tokenizer,
         device,
         || Gpt::init(config, settings.run.seed),
-        |model| Optimizer::new(model, settings.rates, settings.grad_clip),
+        |model| Optimizer::new(model, settings.rates, settings.grad_clip, comm),
     )?;
     model.recompute = settings.run.recompute;
-    let mut loader = DataLoader::mixed(&corpora, Split::Train, &tokenizer, rows, [0, 1], position.as_ref())?;
+    let mut loader = DataLoader::mixed(&corpora, Split::Train, &tokenizer, rows, position.as_ref())?;
     let schedule = Schedule::Trapezoid {
         num_iterations,
         warmup_ratio: settings.warmup_ratio,
@@ -157,12 +158,13 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         final_lr_frac: settings.final_lr_frac,
     };
     let tokens = num_iterations * total_batch_size;
-    eprintln!(
+    run.say(&format!(
         "{tag}: {:.2}M parameters, vocabulary {}, {num_iterations} steps of {total_batch_size} tokens ({:.2}M in all, {grad_accum_steps} micro-batches a step)",
         config.params() as f64 / 1e6,
         config.vocab_size,
         tokens as f64 / 1e6,
-    );
+    ));
+    run.note_idle(grad_accum_steps);
     let mut section = Section { column: Some(Column::Base), ..Section::new("Base training") };
     section.results.insert("parameters".into(), config.params().into());
     section.results.insert("tokens".into(), tokens.into());
@@ -185,7 +187,11 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         }
         core.measure(&mut run, [step, num_iterations], &model, &tokenizer, &mut section)?;
         if last || (step > 0 && is_due(step, settings.sample_every)) {
-            let lines = samples(&model, &tokenizer, &settings.sample_prompt);
+            // The others wait at the next step.
+            let lines = match comm.is_first() {
+                true => samples(&model, &tokenizer, &settings.sample_prompt),
+                false => Vec::new(),
+            };
             lines.iter().for_each(|line| run.say(&format!("  {line}")));
             section.text = Some(lines.iter().map(|line| format!("- {line}\n")).collect());
         }
@@ -194,7 +200,8 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         }
         let started = Instant::now();
         run.begin_step(step, device);
-        let feed = || (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>();
+        let all = (0..grad_accum_steps).map(|_| loader.next_batch());
+        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, _>>();
         let micro_batches = part("feeding", feed)?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
@@ -316,18 +323,16 @@ fn evaluate(
     let byte_lengths = tokenizer.byte_lengths();
     let mut values: Vec<(String, f64)> = Vec::new();
     for Validation { name, corpora } in validations {
-        let mut loader = DataLoader::mixed(corpora, Split::Val, tokenizer, rows, [0, 1], None)?;
-        let mut bpb = BitsPerByte::default();
-        for _ in 0..batches {
-            bpb.add(model, &loader.next_batch()?, &byte_lengths);
-        }
-        if !bpb.value().is_finite() {
+        let mut loader = DataLoader::mixed(corpora, Split::Val, tokenizer, rows, None)?;
+        let batches = (0..batches).map(|_| loader.next_batch());
+        let bpb = bits_per_byte(model, batches, &byte_lengths, &run.comm)?;
+        if !bpb.is_finite() {
             return Err(run.diverged(step, Diverged::in_evaluation()));
         }
-        values.push((format!("{name}_bpb"), bpb.value()));
+        values.push((format!("{name}_bpb"), bpb));
     }
     let named: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    run.metrics.log(step as u64, &named)?;
+    run.log(step, &named)?;
     let said: String = named.iter().map(|(name, value)| format!(" {name} {value:.4}")).collect();
     run.say(&format!("step {step}:{said}"));
     Ok(values.into_iter().map(|(name, value)| (name.replace('_', " "), json!(value))).collect())
@@ -348,12 +353,12 @@ fn log_epochs(
         epochs.push(at.epoch as f64 + shards.passed(Split::Train, row));
     }
     if settings.data.is_empty() {
-        run.metrics.log(step as u64, &[("epochs", epochs[0])])?;
+        run.log(step, &[("epochs", epochs[0])])?;
         return Ok(format!("{:.2}", epochs[0]));
     }
     let mut words = Vec::new();
     for (Source { name, .. }, epochs) in settings.data.iter().zip(epochs) {
-        run.metrics.log(step as u64, &[(&format!("{name}_epochs"), epochs)])?;
+        run.log(step, &[(&format!("{name}_epochs"), epochs)])?;
         words.push(format!("{name} {epochs:.2}"));
     }
     run.say(&format!("step {step}: epochs {}", words.join(", ")));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nanochat_tensor::Comm;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
@@ -39,12 +40,14 @@ pub struct CoreMetric {
 
 impl CoreMetric {
     /// Reads every task once: a mistake in a file is told before training, not after it.
-    pub fn open(args: &CoreMetricArgs, base_dir: &Path) -> Result<CoreMetric> {
+    pub fn open(args: &CoreMetricArgs, base_dir: &Path, comm: &Comm) -> Result<CoreMetric> {
         let (every, max_per_task) = (args.core_metric_every, args.core_metric_max_per_task);
         let folder = args.core_bundle.clone().unwrap_or_else(|| base_dir.join("eval_bundle"));
         let mut bundle = None;
         if !args.no_core && args.core_bundle.is_none() && !folder.exists() {
-            eprintln!("CORE is not computed: there is no {}", folder.display());
+            if comm.is_first() {
+                eprintln!("CORE is not computed: there is no {}", folder.display());
+            }
         } else if !args.no_core {
             let there = Bundle::open(&folder).context("--no-core trains without CORE")?;
             for task in &there.tasks {
@@ -66,9 +69,9 @@ impl CoreMetric {
     ) -> Result<()> {
         let due = step == last_step || (step > 0 && self.every > 0 && step.is_multiple_of(self.every));
         let Some(bundle) = self.bundle.as_ref().filter(|_| due) else { return Ok(()) };
-        let scores = core_eval::evaluate(model, tokenizer, bundle, self.max_per_task, |_| ())?;
+        let scores = core_eval::evaluate(model, tokenizer, bundle, self.max_per_task, &run.comm, |_| ())?;
         let name = scores.name();
-        run.metrics.log(step as u64, &[(&name, scores.core)])?;
+        run.log(step, &[(&name, scores.core)])?;
         run.say(&format!("step {step}: {name} {:.4}", scores.core));
         section.metrics.insert(name, scores.core.into());
         Ok(())

@@ -9,3 +9,6 @@ pub mod run;
 pub mod sft;
 pub mod source;
 pub mod task_eval;
+
+#[cfg(test)]
+mod tests;

@@ -17,8 +17,8 @@ impl Tensor {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{gpu, randn};
     use crate::Tensor;
+    use crate::testing::{gpu, randn};
 
     #[test]
     fn the_first_of_the_highest_is_found() {
