@@ -55,10 +55,14 @@ pub trait Backend: Send {
 
     /// Log-probabilities of `ids[1..]` and of the `top` likeliest tokens in the place of each; the cache has no part in it.
     fn score(&mut self, ids: &[u32], top: usize) -> Vec<Logprobs>;
+
+    /// Goes on with the weights of `model`, which has the same sizes. What the pages hold is of no use then.
+    fn refresh(&mut self, model: &Gpt);
 }
 
 pub struct ModelBackend {
     model: Gpt,
+    precision: Precision,
     layers: Vec<KvPages>,
 }
 
@@ -71,7 +75,7 @@ impl ModelBackend {
             Device::Cuda(_) => model.clone(),
         };
         let layer = |_| KvPages::new(config.n_kv_head, config.head_dim());
-        ModelBackend { model, layers: (0..config.n_layer).map(layer).collect() }
+        ModelBackend { model, precision, layers: (0..config.n_layer).map(layer).collect() }
     }
 
     /// Logits (parts that are drawn from, V), and for every part its row.
@@ -144,5 +148,9 @@ impl Backend for ModelBackend {
 
     fn score(&mut self, ids: &[u32], top: usize) -> Vec<Logprobs> {
         rayon::scope(|_| score(&self.model, ids, top))
+    }
+
+    fn refresh(&mut self, model: &Gpt) {
+        self.model = ModelBackend::new(model, self.precision).model;
     }
 }

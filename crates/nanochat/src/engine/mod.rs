@@ -21,7 +21,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use nanochat_tensor::{PAGE, Precision};
+use nanochat_tensor::{Device, PAGE, Precision};
 use nanochat_tokenizer::Tokenizer;
 
 use crate::gpt::Gpt;
@@ -54,6 +54,22 @@ impl Default for EngineOptions {
             prompt_tokens: 256,
             cache_bytes: 1 << 30,
             prefix_cache: true,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// For up to `rows` rows together where the model lies. A GPU is full with a few hundred rows only, and takes
+    /// thousands of prompt tokens in the time of a few hundred.
+    pub fn for_batch(device: &Device, rows: usize) -> EngineOptions {
+        match device {
+            Device::Cpu => EngineOptions { max_rows: rows.clamp(1, 64), ..EngineOptions::default() },
+            Device::Cuda(_) => EngineOptions {
+                max_rows: rows.clamp(1, 1_024),
+                prompt_tokens: 8_192,
+                cache_bytes: 32 << 30,
+                ..EngineOptions::default()
+            },
         }
     }
 }
@@ -167,6 +183,15 @@ impl<'t> Engine<'t> {
             None if ids.len() > context => Err(RequestError::PromptTooLong { found: ids.len(), context }),
             None => Ok(self.backend.score(ids, top)),
         }
+    }
+
+    /// Goes on with the weights of `model`, which has the same sizes, when no rows are under way. Nothing of what was
+    /// computed before is used again.
+    #[track_caller]
+    pub fn refresh(&mut self, model: &Gpt) {
+        assert!(self.is_idle(), "weights change between requests");
+        self.backend.refresh(model);
+        self.pages = Pages::new(self.pages.capacity(), self.options.prefix_cache);
     }
 
     /// Ends a request and frees its pages at once; no event of it follows. False: it was over, or there was none.
