@@ -128,8 +128,8 @@ struct Validation {
 }
 
 pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
-    let (settings, rows, total_batch_size) = &settings.sized_for(device);
-    let (rows, total_batch_size) = (*rows, *total_batch_size);
+    let (settings, rows, total_batch_size) = settings.sized_for(device);
+    let settings = &settings;
     let tokenizer_path = base_dir.join("tokenizer").join("tokenizer.json");
     let tokenizer = Tokenizer::from_file(&tokenizer_path)
         .context("base training needs a tokenizer: `nanochat tok train`")?;
@@ -182,9 +182,8 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
         if last || is_due(step, settings.eval_every) {
             section.metrics =
                 evaluate(&mut run, step, &model, &tokenizer, &validations, rows, settings.eval_tokens)?;
-            section
-                .results
-                .insert("epochs".into(), log_epochs(&mut run, step, settings, &corpora, &loader)?.into());
+            let epochs = log_epochs(&mut run, step, settings, &corpora, &loader)?;
+            section.results.insert("epochs".into(), epochs.into());
         }
         core.measure(&mut run, [step, num_iterations], &model, &tokenizer, &mut section)?;
         if last || (step > 0 && is_due(step, settings.sample_every)) {
@@ -293,7 +292,8 @@ fn validations(settings: &BaseSettings, corpora: &[(Shards, f64)]) -> Result<Vec
         let shards = Shards::open_validation(Path::new(path), settings.bad_shards)?;
         all.push(Validation { name: name.into(), corpora: vec![(shards, 1.0)] });
     }
-    for (source, corpus) in settings.data.iter().zip(corpora) {
+    let several = if corpora.len() > 1 { settings.data.as_slice() } else { &[] }; // of one it would be `val` again
+    for (source, corpus) in several.iter().zip(corpora) {
         all.push(Validation { name: source.name.clone(), corpora: vec![corpus.clone()] });
     }
     let mut names = BTreeSet::new();

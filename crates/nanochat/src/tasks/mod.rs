@@ -151,7 +151,7 @@ pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>
     let sets = folders.sets.as_path();
     let plain: String = name.to_lowercase().chars().filter(|c| !"-_ ".contains(*c)).collect();
     if let Some(kind) = chinese::Kind::ALL.into_iter().find(|kind| kind.name().replace('-', "") == plain) {
-        return Ok(Box::new(multiple_choice::of_chinese(kind)));
+        return Ok(Box::new(multiple_choice::of_chinese(kind, split)?));
     }
     if let Some(kind) = world::kind(&plain) {
         return Ok(Box::new(world::questions(kind, split, &folders.world)?));

@@ -1,6 +1,6 @@
 //! Questions with lettered choices, in the form that nanochat trains on.
 
-use super::{Kind, Task, exchange};
+use super::{Kind, Split, Task, TaskError, exchange};
 use crate::chinese;
 use crate::conversation::{Content, Conversation};
 use crate::dataset::DataError;
@@ -47,14 +47,18 @@ pub fn shown(text: &str) -> String {
 }
 
 /// The built-in Chinese test; it has nothing to learn from.
-pub fn of_chinese(kind: chinese::Kind) -> MultipleChoice {
+pub fn of_chinese(kind: chinese::Kind, split: Split) -> Result<MultipleChoice, TaskError> {
+    if split == Split::Train {
+        return Err(TaskError::NoSplit { task: kind.name(), split: "training" });
+    }
     let question = |chinese::Item { query, choices, gold }| Question {
         question: query,
         letters: letters(choices.len()),
         choices,
         right: gold,
     };
-    MultipleChoice { name: kind.name().into(), questions: kind.items().into_iter().map(question).collect() }
+    let questions = kind.items().into_iter().map(question).collect();
+    Ok(MultipleChoice { name: kind.name().into(), questions })
 }
 
 impl Task for MultipleChoice {
