@@ -87,10 +87,13 @@ fn every_command_and_flag_of_the_guide_exists() {
         .collect();
     assert!(all.len() > 60, "{} commands", all.len());
     let base = tempfile::tempdir().unwrap();
+    let is_settings = |block: &Block| block.lines.first().is_some_and(|line| line.starts_with("# run.toml"));
+    let settings = blocks().into_iter().find(is_settings).expect("the guide shows a file of settings");
+    fs::write(base.path().join("run.toml"), settings.lines.join("\n")).unwrap();
     for (line, page) in all {
         // A flag that does not exist, or a value that does not fit, fails before the help is shown.
         let mut command = nanochat(base.path(), "");
-        let output = command.args(&line).arg("--help").output().unwrap();
+        let output = command.args(&line).arg("--help").current_dir(base.path()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: nanochat {}\n{said}", page.display(), line.join(" "));
     }
