@@ -1,11 +1,11 @@
 //! What computes a step for the engine: the seam between scheduling, which is the same everywhere, and kernels.
 //!
-//! [`ModelBackend`] runs `Gpt` op by op. On the CPU its weights are packed and a row's result does not depend on
-//! the rows beside it.
+//! [`ModelBackend`] runs `Gpt` op by op on the CPU: its weights are packed, and a row's result does not depend on the
+//! rows beside it. That of a GPU is in `cuda.rs`.
 
 use std::sync::Arc;
 
-use nanochat_tensor::{CachedRow, Device, KvPages, PAGE, Precision, Tape, Tensor};
+use nanochat_tensor::{CachedRow, KvPages, PAGE, Precision, Tape, Tensor};
 use rayon::prelude::*;
 
 use super::pages::PageCopy;
@@ -44,7 +44,12 @@ pub trait Backend: Send {
     /// Memory of one page of keys and values, all layers together.
     fn page_bytes(&self) -> usize;
 
-    /// Makes room for pages 0 to `pages` - 1, of at most the capacity that the engine was given.
+    /// How many of the `wanted` pages there can be. Where memory cannot be had bit by bit, it is taken now.
+    fn claim(&mut self, wanted: usize) -> usize {
+        wanted
+    }
+
+    /// Makes room for pages 0 to `pages` - 1, of at most what was claimed.
     fn reserve(&mut self, pages: usize);
 
     fn copy_page(&mut self, copy: PageCopy);
@@ -67,15 +72,12 @@ pub struct ModelBackend {
 }
 
 impl ModelBackend {
-    /// On the CPU the weights are packed in `precision`; on a GPU they are what the model computes in.
+    /// Of a model on the CPU, its weights packed in `precision`.
     pub fn new(model: &Gpt, precision: Precision) -> ModelBackend {
         let config = model.config;
-        let model = match model.device() {
-            Device::Cpu => model.packed(precision),
-            Device::Cuda(_) => model.clone(),
-        };
         let layer = |_| KvPages::new(config.n_kv_head, config.head_dim());
-        ModelBackend { model, precision, layers: (0..config.n_layer).map(layer).collect() }
+        let layers = (0..config.n_layer).map(layer).collect();
+        ModelBackend { model: model.packed(precision), precision, layers }
     }
 
     /// Logits (parts that are drawn from, V), and for every part its row.
@@ -151,6 +153,6 @@ impl Backend for ModelBackend {
     }
 
     fn refresh(&mut self, model: &Gpt) {
-        self.model = ModelBackend::new(model, self.precision).model;
+        self.model = model.packed(self.precision);
     }
 }
