@@ -151,7 +151,10 @@ fn print_infer(speed: &InferSpeed) {
 }
 
 fn print_rl(speed: &RlSpeed) {
-    println!("d{} on {}: {} answers of {} tokens", speed.depth, speed.device, speed.answers, speed.answer_tokens);
+    println!(
+        "d{} on {}: {} answers of {} tokens",
+        speed.depth, speed.device, speed.answers, speed.answer_tokens
+    );
     println!("{:>12.3} s answering", speed.answering_seconds);
     println!("{:>12.3} s learning", speed.learning_seconds);
     println!("{:>12.3} s a step", speed.step_seconds);
