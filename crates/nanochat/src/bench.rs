@@ -2,6 +2,7 @@
 
 pub mod infer;
 mod ops;
+pub mod rl;
 
 use std::time::Instant;
 

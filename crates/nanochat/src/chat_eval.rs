@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::answer;
-use crate::engine::{Engine, Request};
+use crate::engine::{Engine, EngineOptions, Request};
 use crate::gpt::Gpt;
 use crate::ranks;
 use crate::sampler::SampleOptions;
@@ -175,7 +175,8 @@ fn complete(
     };
     let requests: Vec<Request> = items.iter().zip(prompts).map(request).collect();
     let mut seen = vec![false; requests.len()];
-    let completions = Engine::new(model, tokenizer).generate(&requests, |token| {
+    let rows = EngineOptions::for_batch(&model.device(), requests.len() * options.samples);
+    let completions = Engine::with_options(model, Some(tokenizer), rows).generate(&requests, |token| {
         if !std::mem::replace(&mut seen[token.request], true) {
             progress();
         }
