@@ -212,6 +212,38 @@ impl Tensor {
         }
     }
 
+    /// The rows of `parts`, one under another, rounded to bf16, on the GPU where they are.
+    #[track_caller]
+    pub fn rounded(parts: &[&Tensor]) -> Tensor {
+        let gpu = parts[0].buffer().gpu();
+        let rows = parts.iter().map(|part| part.rows()).sum();
+        let mut all = Tensor::unwritten(gpu, Dtype::Bf16, &[rows, parts[0].cols()]);
+        all.set_rounded(parts);
+        all
+    }
+
+    /// Overwrites what `rounded` made with values of the same shapes. The address stays.
+    #[track_caller]
+    pub fn set_rounded(&mut self, parts: &[&Tensor]) {
+        let cols = self.cols();
+        assert!(parts.iter().all(|part| part.cols() == cols), "parts of other widths than {cols}");
+        assert_eq!(
+            parts.iter().map(|part| part.len()).sum::<usize>(),
+            self.len(),
+            "parts for {:?}",
+            self.shape
+        );
+        let storage = Arc::get_mut(&mut self.storage).expect("nobody else reads what is overwritten");
+        let Storage::Cuda(CudaStorage { buffer, .. }) = storage else {
+            panic!("rounded weights are on a GPU")
+        };
+        let mut to = buffer.ptr();
+        for part in parts {
+            elementwise::convert_to(buffer.gpu(), to, Dtype::Bf16, part.buffer());
+            to += (part.len() * Dtype::Bf16.size()) as u64;
+        }
+    }
+
     /// These rows of it, copied.
     pub fn gather_rows(&self, rows: &[usize]) -> Tensor {
         let (c, shape) = (self.cols(), [rows.len(), self.cols()]);

@@ -161,9 +161,7 @@ impl Gpt {
 
     /// x (N, C) -> logits (N, V) after the softcap, on the CPU
     pub fn unembed(&self, x: &Tensor) -> Tensor {
-        let mut logits = Tape::off().linear(x, &self.lm_head).to_device(&Device::Cpu);
-        nanochat_tensor::ops::softcap(logits.data_mut());
-        logits
+        nanochat_tensor::ops::softcapped_logits(x, &self.lm_head).to_device(&Device::Cpu)
     }
 
     /// ids (B, T) -> normalized hidden states (B·T, C), every row attending to itself
@@ -204,6 +202,10 @@ impl Gpt {
 
     fn tokens(&self, shape: [usize; 2], positions: Arc<[usize]>) -> Tokens {
         Tokens { config: self.config, shape, positions, rotary: self.rotary.clone() }
+    }
+
+    pub fn rotary(&self) -> &Arc<RotaryTable> {
+        &self.rotary
     }
 
     /// How many positions the rotary table reaches.

@@ -8,10 +8,12 @@ pub(crate) mod elementwise;
 mod embedding;
 mod linear;
 mod linear_softcap_cross_entropy;
+pub(crate) mod paged;
 mod relu_squared;
 mod residual_add;
 mod rms_norm;
 pub(crate) mod rotary_qk_norm;
+pub mod sample;
 
-pub use linear_softcap_cross_entropy::softcap;
+pub use linear_softcap_cross_entropy::{softcap, softcapped_logits};
 pub use rms_norm::EPS;

@@ -16,6 +16,7 @@ pub mod pages;
 mod request;
 mod row;
 mod score;
+mod weights;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
