@@ -72,7 +72,7 @@ pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
     Ok(OpsSpeed { ceiling, ops, floor_ms, train })
 }
 
-fn ceiling(device: &Device, seconds: f64) -> Ceiling {
+pub(super) fn ceiling(device: &Device, seconds: f64) -> Ceiling {
     let (values, side) = match device {
         Device::Cpu => (1 << 24, 1_024),
         Device::Cuda(_) => (1 << 28, 8_192),

@@ -12,11 +12,12 @@
 //! [`backend`] computes, [`pages`] keeps the books of the cache, `row` follows a sample, this file schedules.
 
 pub mod backend;
+pub(crate) mod decode;
 pub mod pages;
 mod request;
 mod row;
 mod score;
-mod weights;
+pub(crate) mod weights;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;

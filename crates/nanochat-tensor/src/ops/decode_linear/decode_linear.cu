@@ -9,7 +9,7 @@
 #define ROWS 16
 #define PIECE 32
 
-enum Finish { PLAIN, RELU_SQUARED, ADD, SOFTCAP };
+enum Epilogue { PLAIN, RELU_SQUARED, ADD, SOFTCAP };
 
 // 16 bytes that are read once in a step: not worth a place in L1.
 __device__ inline uint4 stream16(const bf16* p) {
@@ -17,6 +17,13 @@ __device__ inline uint4 stream16(const bf16* p) {
     asm volatile("ld.global.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w)
                  : "l"(p));
+    return q;
+}
+
+// 16 bytes that other blocks read too. Volatile: all of a round are under way before the first is used.
+__device__ inline uint4 load16(const bf16* p) {
+    uint4 q;
+    asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "l"(p));
     return q;
 }
 
@@ -77,7 +84,7 @@ __device__ inline void decode_linear(void* y, const bf16* x, const bf16* __restr
 #pragma unroll
             for (int b = 0; b < BATCH; b++)
                 if (column + j * STEP < k && b * 8 + group < rows)
-                    q[j][b] = *(const uint4*)(x + b * 8 * k + column + j * STEP);
+                    q[j][b] = load16(x + b * 8 * k + column + j * STEP);
 #pragma unroll
         for (int j = 0; j < AHEAD; j++) {
 #pragma unroll
