@@ -164,6 +164,11 @@ impl Launch<'_> {
                 "asking for shared memory",
             );
         }
+        if self.overlaps {
+            // A multiprocessor divides its memory anew only when it is empty: kernels that overlap must want the same.
+            let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            self.gpu.check(self.function.set_attribute(attribute, 100), "dividing shared memory");
+        }
         let mut overlap = driver::CUlaunchAttribute {
             id: driver::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],

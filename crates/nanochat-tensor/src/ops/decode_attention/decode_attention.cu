@@ -12,8 +12,9 @@
 #define THREADS 128
 #define WARPS 4
 #define SLICE 16
-#define STAGES 3
+#define STAGES 2
 #define PAGE 64
+#define MOST_SLOTS 32
 
 struct Sizes {
     u32 rows, heads, kv_heads, max_pages;
@@ -29,7 +30,12 @@ struct Tile {
 
 __device__ inline u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
 
-// y (D) = norm of x (D) rotated to `position`, by one warp, into shared memory and, where `copy`, to memory too.
+__device__ inline float largest_lane(float x) {
+    for (int offset = WARP / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
+    return x;
+}
+
+// The norm of x (D) rotated to `position`, by one warp: put(i, values i and i + 1).
 template <int D, typename Put>
 __device__ inline void rotary_norm(const bf16* x, const float* cosines, const float* sines, u32 position, float eps,
                                    Put put) {
@@ -62,6 +68,7 @@ __device__ inline void decode_attention(bf16* y, const bf16* qkv, bf16* keys, bf
     extern __shared__ __align__(1024) unsigned char memory[];  // q, then each warp's stages of keys and values
     __shared__ float largest_of[WARPS][SLICE], total_of[WARPS][SLICE];
     __shared__ bool joins[SLICE];
+    __shared__ uint4 fresh[2][D / 8];  // key and value of the new token
     launch_dependents();
     u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, kv_head = blockIdx.x;
     u32 group = n.heads / n.kv_heads, width = (n.heads + 2 * n.kv_heads) * D;
@@ -107,29 +114,34 @@ __device__ inline void decode_attention(bf16* y, const bf16* qkv, bf16* keys, bf
         else if (lane < D / 8)
             *(uint4*)pair(memory, i, lane * 8) = make_uint4(0, 0, 0, 0);
     }
+    // The new token belongs to the warp of the last slice: into the cache, and to be put among the others.
+    if (!is_tile && split == used - 1 && (slices - 1 - from) % WARPS == 0 && from < to) {
+        const bf16* k = qkv + (u64)tile.row * width + (n.heads + kv_head) * D;
+        u64 start = ((u64)(table[cached / PAGE] * n.kv_heads + kv_head) * PAGE + cached % PAGE) * D;
+        rotary_norm<D>(k, cosines, sines, cached, n.eps, [&](u32 at, u32 value) {
+            *(u32*)(keys + start + at) = value;
+            *(u32*)((bf16*)fresh[0] + at) = value;
+        });
+        if (lane < D / 8) {
+            uint4 value = ((const uint4*)(k + n.kv_heads * D))[lane];
+            ((uint4*)(values + start))[lane] = value;
+            fresh[1][lane] = value;
+        }
+    }
     __syncthreads();
 
     float out[D / 8][4] = {}, largest[2] = {-INFINITY_F, -INFINITY_F}, total[2] = {};
     u32 stage = 0;
     for (u32 slice = from; slice < to; slice += WARPS) {
         wait<STAGES - 2>();
+        __syncwarp();
+        load(slice + (STAGES - 1) * WARPS, (stage + STAGES - 1) % STAGES);
         unsigned char* k_tile = stages + stage * 2 * TILE;
         u32 token = begin + slice * SLICE;
-        __syncwarp();
         if (!is_tile && slice == slices - 1) {
-            // The new token: into the cache, and among the others here.
-            const bf16* k = qkv + (u64)tile.row * width + (n.heads + kv_head) * D;
-            const bf16* v = k + n.kv_heads * D;
-            u32 slot = cached - token;
-            u64 start = ((u64)(table[cached / PAGE] * n.kv_heads + kv_head) * PAGE + cached % PAGE) * D;
-            rotary_norm<D>(k, cosines, sines, cached, n.eps, [&](u32 at, u32 value) {
-                *(u32*)(keys + start + at) = value;
-                *pair(k_tile, slot, at) = value;
-            });
             if (lane < D / 8) {
-                uint4 value = *(const uint4*)(v + lane * 8);
-                *(uint4*)(values + start + lane * 8) = value;
-                *(uint4*)pair(k_tile + TILE, slot, lane * 8) = value;
+                *(uint4*)pair(k_tile, cached - token, lane * 8) = fresh[0][lane];
+                *(uint4*)pair(k_tile + TILE, cached - token, lane * 8) = fresh[1][lane];
             }
             __syncwarp();
         }
@@ -141,8 +153,6 @@ __device__ inline void decode_attention(bf16* y, const bf16* qkv, bf16* keys, bf
         softmax<2>(s, largest, total, keep, n.scale2);
         multiply<D / 8>(out, keep);
         times<D, SLICE>(out, s, shared_address(k_tile + TILE));
-        __syncwarp();
-        load(slice + STAGES * WARPS - WARPS, (stage + STAGES - 1) % STAGES);
         stage = (stage + 1) % STAGES;
     }
 
@@ -200,21 +210,27 @@ __device__ inline void decode_attention(bf16* y, const bf16* qkv, bf16* keys, bf
     }
     __syncthreads();
     __threadfence();
+    // Each query's weights first, a lane to a slot, so that the loads of what they weigh need not wait for one another.
+    __shared__ float weights[SLICE][MOST_SLOTS];
+    for (u32 query = warp; query < queries; query += WARPS) {
+        u32 row = tile.row + query / group, mine = own(row), all = mine + of_tile(row);
+        u64 first = (u64)(row * n.heads + kv_head * group + query % group) * slots;
+        float2 part = {-INFINITY_F, 0.0f};
+        if (lane < all) part = __ldcg(softmaxes + first + (lane < mine ? lane : n.splits + lane - mine));
+        float weight = exp2_fast(part.x - largest_lane(part.x));
+        weights[query][lane] = weight / sum_lanes(weight * part.y, WARP);
+    }
+    __syncthreads();
     for (u32 i = threadIdx.x; i < queries * D; i += THREADS) {
         u32 query = i / D, d = i % D, row = tile.row + query / group, head = kv_head * group + query % group;
         if (!joins[query / group]) continue;
-        u64 first = (u64)(row * n.heads + head) * slots;
+        const float* first = partial + (u64)(row * n.heads + head) * slots * D + d;
         u32 mine = own(row), all = mine + of_tile(row);
-        auto slot = [&](u32 j) { return first + (j < mine ? j : n.splits + j - mine); };
-        float most = -INFINITY_F, sum = 0.0f, weights = 0.0f;
-        for (u32 j = 0; j < all; j++) most = fmaxf(most, __ldcg(softmaxes + slot(j)).x);
-        for (u32 j = 0; j < all; j++) {
-            float2 part = __ldcg(softmaxes + slot(j));
-            float weight = exp2_fast(part.x - most);
-            sum += weight * __ldcg(partial + slot(j) * D + d);
-            weights += weight * part.y;
-        }
-        y[(u64)(row * n.heads + head) * D + d] = to_bf16(sum / weights);
+        float sum = 0.0f;
+#pragma unroll 8
+        for (u32 j = 0; j < all; j++)
+            sum += weights[query][j] * __ldcg(first + (j < mine ? j : n.splits + j - mine) * D);
+        y[(u64)(row * n.heads + head) * D + d] = to_bf16(sum);
     }
 }
 
