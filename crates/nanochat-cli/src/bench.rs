@@ -105,19 +105,21 @@ fn print_train(speed: &TrainSpeed) {
 fn print_infer(speed: &InferSpeed) {
     let gigabytes = speed.weight_bytes as f64 / 1e9;
     println!("d{} on {}: {gigabytes:.3} GB of {} weights", speed.depth, speed.device, speed.weights);
-    if let Some(rate) = speed.read_gb_per_second {
-        println!("memory is read at {rate:.1} GB/s");
-    }
+    println!("memory is read at {:.1} GB/s", speed.read_gb_per_second);
     println!(
-        "{:>5} {:<16} {:>12} {:>9} {:>9} {:>9}",
-        "rows", "", "first token", "a step", "tok/s", "of limit"
+        "{:>5} {:<16} {:>13} {:>10} {:>13} {:>9} {:>9}",
+        "rows", "", "first token", "a step", "scheduling", "tok/s", "of limit"
     );
     for batch in &speed.batches {
         let prompts = if batch.one_prompt { "of one prompt" } else { "distinct prompts" };
-        let share = batch.share_of_limit.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));
         println!(
-            "{:>5} {prompts:<16} {:>9.1} ms {:>6.2} ms {:>9.1} {share:>9}",
-            batch.rows, batch.first_token_ms, batch.step_ms, batch.tokens_per_second
+            "{:>5} {prompts:<16} {:>10.2} ms {:>7.3} ms {:>10.3} ms {:>9.1} {:>7.0} %",
+            batch.rows,
+            batch.first_token_ms,
+            batch.step_ms,
+            batch.schedule_ms,
+            batch.tokens_per_second,
+            100.0 * batch.share_of_limit
         );
     }
 }

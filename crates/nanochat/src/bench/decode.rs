@@ -9,7 +9,7 @@ use nanochat_tensor::{
 use serde::Serialize;
 
 use super::infer::random_model;
-use super::ops::ceiling;
+use super::ops::copy_tb_per_second;
 use crate::config::GptConfig;
 use crate::engine::decode::DecodeStep;
 use crate::engine::weights::GpuWeights;
@@ -67,7 +67,7 @@ pub fn decode(bench: &DecodeBench, device: &Device) -> Result<DecodeSpeed> {
     let Device::Cuda(gpu) = device else { bail!("bench decode times a GPU's kernels: add --device cuda") };
     ensure!(bench.shared < bench.context, "--shared must be less than --context");
     let config = GptConfig::from_depth(bench.depth, bench.vocab_size, bench.context.next_multiple_of(PAGE))?;
-    let copy_tb_per_second = ceiling(device, 0.1).copy_tb_per_second;
+    let copy_tb_per_second = copy_tb_per_second(device, 0.1);
     let weights = GpuWeights::new(&random_model(config).to_device(device));
     let step = |&rows: &usize| Inputs::new(bench, &weights, rows, device).timed(gpu, copy_tb_per_second);
     let steps = bench.batch_sizes.iter().map(step).collect();

@@ -17,7 +17,7 @@ use crate::checkpoint::Stage;
 use crate::config::GptConfig;
 use crate::dataloader::DataLoader;
 use crate::dataset::{OnBadShard, Shards, Split};
-use crate::engine::{Engine, Request};
+use crate::engine::{Engine, EngineOptions, Request};
 use crate::gpt::Gpt;
 use crate::loss_eval::BitsPerByte;
 use crate::optim::{Optimizer, Rates};
@@ -290,7 +290,9 @@ fn samples(model: &Gpt, tokenizer: &Tokenizer, prompts: &[String]) -> Vec<String
             stream: 0,
         })
         .collect();
-    let answers = Engine::new(model, tokenizer).generate(&requests, |_| std::ops::ControlFlow::Continue(()));
+    let options = EngineOptions::for_batch(&model.device(), requests.len());
+    let mut engine = Engine::with_options(model, Some(tokenizer), options);
+    let answers = engine.generate(&requests, |_| std::ops::ControlFlow::Continue(()));
     let text = |(prompt, answers): (&String, Vec<crate::engine::Completion>)| {
         format!("{prompt}{}", answer::visible_text(tokenizer, &answers[0].ids)).replace('\n', " ")
     };

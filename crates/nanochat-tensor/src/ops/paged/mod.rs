@@ -3,9 +3,10 @@
 //! A [`Chunk`] is the new tokens of any number of sequences, one after another without padding between them: prompts, the
 //! rest of a prompt whose beginning is in the cache, or one token each. Generation only: nothing is recorded.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::cuda::{Buffer, Cuda, Dtype, blocks, sources};
+use crate::cuda::{Buffer, Cuda, Dtype, blocks, fail, sources};
 use crate::ops::EPS;
 use crate::ops::attention_with_kv_cache::PAGE;
 use crate::ops::rms_norm;
@@ -36,6 +37,31 @@ impl PagedKv {
         let shape = [layers, pages, kv_heads, PAGE, head_dim];
         let [k, v] = [(); 2].map(|()| gpu.alloc(shape.iter().product(), Dtype::Bf16));
         PagedKv { k, v, shape }
+    }
+
+    /// As many of the pages as free memory has room for when an eighth is left for the steps. Fails with a sentence where
+    /// that is less than the range allows.
+    pub fn that_fits(
+        device: &Device,
+        layers: usize,
+        pages: RangeInclusive<usize>,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> PagedKv {
+        let Device::Cuda(gpu) = device else { panic!("this cache lies on a GPU; `KvPages` is the CPU's") };
+        let (free, page_bytes) = (gpu.free_bytes(), PagedKv::page_bytes(layers, kv_heads, head_dim));
+        let fit = (free - free / 8) / page_bytes;
+        if fit < *pages.start() {
+            let [needed, free] = [pages.start() * page_bytes, free].map(|bytes| bytes.div_ceil(1 << 20));
+            fail(format!(
+                "the GPU has {free} MiB left, too little for the {needed} MiB of keys and values of one text of full length; end other programs that use it, or use --device cpu"
+            ));
+        }
+        PagedKv::new(device, layers, fit.min(*pages.end()), kv_heads, head_dim)
+    }
+
+    pub fn layers(&self) -> usize {
+        self.shape[0]
     }
 
     pub fn pages(&self) -> usize {
