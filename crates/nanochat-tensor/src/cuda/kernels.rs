@@ -38,7 +38,7 @@ pub(crate) mod sources {
         attention: "../ops/mma.cuh" "../ops/attention/attention.cu",
         attention_sm90: "../ops/attention/attention_sm90.cu",
         decode_attention: "../ops/mma.cuh" "../ops/decode_attention/decode_attention.cu",
-        decode_linear: "../ops/decode_linear/decode_linear.cu",
+        decode_linear: "../ops/mma.cuh" "../ops/decode_linear/decode_linear.cu",
         elementwise: "../ops/elementwise/elementwise.cu",
         embedding: "../ops/embedding/embedding.cu",
         linear_softcap_cross_entropy: "../ops/linear_softcap_cross_entropy/linear_softcap_cross_entropy.cu",

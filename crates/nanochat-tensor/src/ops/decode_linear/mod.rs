@@ -67,14 +67,15 @@ fn few(
     let batch = rows.div_ceil(8).next_power_of_two();
     let warps = if k >= LONG { 16 } else { 8 };
     // With more rows x weighs as much as w: two tiles of w then share each reading of it, if that leaves enough blocks.
-    let tiles =
-        if batch > 1 && warps == 8 && n >= 2 * 16 * gpu.multiprocessors() as usize / 2 { 2 } else { 1 };
+    let tiles = if batch > 1 && warps == 8 && n >= 16 * gpu.multiprocessors() as usize { 2 } else { 1 };
     let kernel = gpu.kernel(sources::decode_linear, &format!("decode_linear_{batch}_{tiles}_{}", warps * 32));
     let launch = kernel.ptr(y.ptr_mut()).ptr(x.bf16_ptr()).ptr(w.bf16_ptr()).u32(rows).u32(n).u32(k);
     let launch = launch.u32(usize::from(normed)).u32(epilogue as usize).f32(EPS).overlapping();
-    let shared = 4 * warps * batch * 8 * (16 * tiles + 4 + 1);
+    // The kernel's AHEAD pieces of w, 16 bytes a lane for each eight rows; then the sums of each warp in their place.
+    let (ahead, sums) = (warps * 5 / 8, 4 * warps * batch * 8 * (16 * tiles + 4 + 1));
+    let shared = sums.max(ahead * 2 * tiles * warps * 32 * 16);
     // SAFETY: x and y have `rows` rows and w those of the shapes; a block for each 16 · tiles rows of w, and shared
-    // memory for the sums of each warp.
+    // memory for what the block asks for ahead and for its sums.
     unsafe { launch.run([n.div_ceil(16 * tiles), 1, 1], 32 * warps as u32, shared as u32) }
 }
 
