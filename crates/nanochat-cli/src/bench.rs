@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use nanochat::bench::infer::{InferBench, InferSpeed, infer};
-use nanochat::bench::{OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, ops, train};
+use nanochat::bench::{
+    DecodeBench, DecodeSpeed, OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, decode, ops, train,
+};
 use nanochat_serve::bench::{Percentiles, ServeBench, ServeSpeed};
 use nanochat_tensor::Device;
 use serde::Serialize;
@@ -15,6 +17,8 @@ pub enum BenchCommand {
     Ops(Command<OpsBench>),
     /// Time answers: the first token, and decoding at several batch sizes
     Infer(Command<InferBench>),
+    /// Time each kernel of a decode step on a GPU, and the step beside them
+    Decode(Command<DecodeBench>),
     /// Load a running server: first tokens, time per token, throughput
     Serve(Command<ServeBench>),
 }
@@ -33,6 +37,7 @@ pub fn run(command: BenchCommand, device: &Device) -> Result<()> {
         BenchCommand::Train(command) => show(command.json, &train(&command.bench, device)?, print_train),
         BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
         BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
+        BenchCommand::Decode(command) => show(command.json, &decode(&command.bench, device)?, print_decode),
         BenchCommand::Serve(Command { bench, json }) => {
             let key = std::env::var("NANOCHAT_API_KEY").ok();
             show(json, &nanochat_serve::bench::run(&ServeBench { key, ..bench })?, print_serve)
@@ -116,6 +121,25 @@ fn print_infer(speed: &InferSpeed) {
             batch.tokens_per_second,
             100.0 * batch.share_of_limit
         );
+    }
+}
+
+fn print_decode(speed: &DecodeSpeed) {
+    println!("{}: a copy at {:.3} TB/s", speed.device, speed.copy_tb_per_second);
+    for step in &speed.steps {
+        println!("{} rows: {:.0} tok/s", step.rows, step.tokens_per_second);
+        for part in step.parts.iter().chain([&step.step]) {
+            let share = 100.0 * part.least_us / part.us;
+            println!(
+                "  {:<20} {:>3} x {:>8.2} us = {:>8.1} us, {share:>5.1} % of the limit",
+                part.name,
+                part.count,
+                part.us / part.count as f64,
+                part.us
+            );
+        }
+        let sum: f64 = step.parts.iter().map(|part| part.us).sum();
+        println!("  {:<20} {sum:>32.1} us", "all parts alone");
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod attention;
 pub(crate) mod attention_with_kv_cache;
+pub(crate) mod decode_attention;
+pub(crate) mod decode_linear;
 pub(crate) mod elementwise;
 mod embedding;
 mod linear;

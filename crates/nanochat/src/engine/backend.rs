@@ -21,6 +21,7 @@ pub struct Step<'a> {
 }
 
 /// The next tokens of one sequence: one in decoding, a chunk in prefill.
+#[derive(Clone, Copy)]
 pub struct Part<'a> {
     pub tokens: &'a [u32],
     /// Position of the first of them.

@@ -13,11 +13,12 @@
 
 pub mod backend;
 mod cuda;
+pub(crate) mod decode;
 pub mod pages;
 mod request;
 mod row;
 mod score;
-mod weights;
+pub(crate) mod weights;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -134,7 +135,7 @@ impl<'t> Engine<'t> {
     pub fn with_options(model: &Gpt, tokenizer: Option<&'t Tokenizer>, options: EngineOptions) -> Engine<'t> {
         let backend: Box<dyn Backend> = match model.device() {
             Device::Cpu => Box::new(ModelBackend::new(model, options.weights)),
-            Device::Cuda(_) => Box::new(CudaBackend::new(model)),
+            Device::Cuda(_) => Box::new(CudaBackend::new(model, options.max_rows)),
         };
         Engine::over(backend, tokenizer, options)
     }
