@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
-use nanochat_tensor::{Comm, Device};
+use nanochat_tensor::Comm;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
