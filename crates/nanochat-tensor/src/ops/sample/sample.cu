@@ -16,10 +16,9 @@ struct Choice {
     double uniform;
 };
 
-// Order of unsigned keys is that of logits; NaN counts as minus infinity. No key is 0.
+// Order of unsigned keys is that of logits, -0 before 0; NaN counts as minus infinity. No key is 0.
 __device__ inline u32 key_of(float z) {
-    z = z != z ? -INFINITY_F : z + 0.0f;  // one zero
-    u32 bits = __float_as_uint(z);
+    u32 bits = __float_as_uint(z != z ? -INFINITY_F : z);
     return bits ^ ((u32)((int)bits >> 31) | 0x80000000u);
 }
 __device__ inline float logit_of(u32 key) {
@@ -188,15 +187,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __shared__ u32 keys[LISTED], ids[LISTED];
     Choice c = choices[blockIdx.x];
     const float* row = c.changed ? changed + (u64)(c.changed - 1) * v : logits + (u64)c.row * v;
-    u32 mine = largest_of_thread(row, v), top = max_block(mine);
+    u32 mine = largest_of_thread(row, v);
+    float likeliest = logit_of(max_block(mine)), highest = fminf(likeliest, 3.402823466e38f);
     auto answer = [&](u32 id) {
         if (threadIdx.x == 0) chosen[blockIdx.x] = id;
     };
     Items all = {row, 0, 0, v};
-    if (!(c.temperature > 0.0f) || logit_of(top) == -INFINITY_F)
-        return answer(first_to_reach(all, 1, [=](u32 key) { return (u64)(key == top); }));
+    if (!(c.temperature > 0.0f) || likeliest == -INFINITY_F)
+        return answer(first_to_reach(all, 1, [=](u32 key) { return (u64)(logit_of(key) == likeliest); }));
 
-    float highest = fminf(logit_of(top), 3.402823466e38f);
     auto one = [](u32) { return 1ull; };
     auto weight = [=](u32 key) {
         float p = expf((fminf(logit_of(key), 3.402823466e38f) - highest) / c.temperature);
