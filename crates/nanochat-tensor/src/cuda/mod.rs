@@ -304,6 +304,10 @@ impl Cuda {
     pub(crate) fn download<T: bytemuck::Pod>(&self, from: u64, into: &mut [T]) {
         self.bind();
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
+        if bytes.len() <= staging::LARGEST {
+            let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
+            return staging.fetch(self, from, bytes);
+        }
         // SAFETY: callers pass a buffer at least as long as `into`; synchronize() waits for the copy.
         let copied = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) };
         self.check(copied, "copying from the GPU");

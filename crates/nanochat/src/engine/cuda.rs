@@ -5,6 +5,7 @@ use nanochat_tensor::ops::sample::{Choice, Chosen, Penalties, choose, log_probab
 use nanochat_tensor::ops::softcapped_logits;
 use nanochat_tensor::{Chunk, ChunkPart, DecodeRow, Device, PAGE, PagedKv, Tape, Tensor};
 
+use super::EngineOptions;
 use super::backend::{Backend, Draw, Part, Step};
 use super::decode::DecodeStep;
 use super::pages::PageCopy;
@@ -21,19 +22,20 @@ pub struct CudaBackend {
     weights: GpuWeights,
     cache: PagedKv,
     decode: DecodeStep,
-    max_rows: usize,
     /// Pages to be copied before the next step.
     copies: Vec<[u32; 2]>,
 }
 
 impl CudaBackend {
-    /// Of the GPU that the model lies on, for up to `max_rows` rows.
-    pub fn new(model: &Gpt, max_rows: usize) -> CudaBackend {
-        let (device, config, max_rows) = (model.device(), model.config, max_rows.max(1));
+    /// On the GPU that the model lies on. Takes the memory of the cache at once.
+    pub fn new(model: &Gpt, options: EngineOptions) -> CudaBackend {
+        let (device, config, d) = (model.device(), model.config, model.config.head_dim());
         let weights = GpuWeights::new(model);
-        let cache = PagedKv::new(&device, config.n_layer, 0, config.n_kv_head, config.head_dim());
-        let decode = DecodeStep::new(&weights, &cache, max_rows);
-        CudaBackend { device, weights, cache, decode, max_rows, copies: Vec::new() }
+        let pages = options.pages(&config, PagedKv::page_bytes(config.n_layer, config.n_kv_head, d));
+        let one_row = config.sequence_len.div_ceil(PAGE);
+        let cache = PagedKv::that_fits(&device, config.n_layer, one_row..=pages, config.n_kv_head, d);
+        let decode = DecodeStep::new(&weights, &cache, options.max_rows.max(1));
+        CudaBackend { device, weights, cache, decode, copies: Vec::new() }
     }
 
     fn copy_pages(&mut self) {
@@ -148,12 +150,8 @@ impl Backend for CudaBackend {
         PagedKv::page_bytes(config.n_layer, config.n_kv_head, config.head_dim())
     }
 
-    fn claim(&mut self, wanted: usize) -> usize {
-        let GptConfig { n_layer, n_kv_head, sequence_len, .. } = self.weights.config;
-        let (d, one_row) = (self.weights.config.head_dim(), sequence_len.div_ceil(PAGE));
-        self.cache = PagedKv::that_fits(&self.device, n_layer, one_row..=wanted, n_kv_head, d);
-        self.decode = DecodeStep::new(&self.weights, &self.cache, self.max_rows);
-        self.cache.pages()
+    fn room_for(&self, wanted: usize) -> usize {
+        wanted.min(self.cache.pages())
     }
 
     fn reserve(&mut self, _pages: usize) {}
