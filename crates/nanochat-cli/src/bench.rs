@@ -6,7 +6,7 @@ use nanochat::bench::{
     DecodeBench, DecodeSpeed, OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, decode, ops, train,
 };
 use nanochat_serve::bench::{Percentiles, ServeBench, ServeSpeed};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Comm, Device};
 use serde::Serialize;
 
 #[derive(clap::Subcommand)]
@@ -32,9 +32,12 @@ pub struct Command<Bench: clap::Args> {
     json: bool,
 }
 
-pub fn run(command: BenchCommand, device: &Device) -> Result<()> {
+pub fn run(command: BenchCommand, device: &Device, comm: &Comm) -> Result<()> {
     match command {
-        BenchCommand::Train(command) => show(command.json, &train(&command.bench, device)?, print_train),
+        BenchCommand::Train(command) => {
+            let speed = train(&command.bench, device, comm)?;
+            if comm.is_first() { show(command.json, &speed, print_train) } else { Ok(()) }
+        }
         BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
         BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
         BenchCommand::Decode(command) => show(command.json, &decode(&command.bench, device)?, print_decode),
@@ -94,6 +97,23 @@ fn print_train(speed: &TrainSpeed) {
     if let Some(busy) = speed.gpu_busy {
         println!("{:>12.1} % of the step the GPU worked", 100.0 * busy);
     }
+    if let Some(ranks) = &speed.ranks {
+        println!(
+            "{:>12.3} x the {:.0} tok/s of one rank alone: {:.1} % for each of {}",
+            ranks.times,
+            ranks.alone_tokens_per_second,
+            100.0 * ranks.efficiency,
+            ranks.count
+        );
+        if let (Some(collectives), Some(waited), Some(share)) =
+            (ranks.collectives_ms, ranks.exposed_ms, ranks.exposed)
+        {
+            println!(
+                "{waited:>12.1} ms of a step, {:.1} %, waiting for collectives of {collectives:.1} ms",
+                100.0 * share
+            );
+        }
+    }
     let planned = speed.planned_memory_gib;
     match speed.peak_memory_gib {
         Some(peak) => println!("{peak:>12.2} GiB at most, {planned:.2} by the plan"),
@@ -120,6 +140,13 @@ fn print_infer(speed: &InferSpeed) {
             batch.schedule_ms,
             batch.tokens_per_second,
             100.0 * batch.share_of_limit
+        );
+    }
+    for whole in &speed.whole {
+        let (rows, requests) = (whole.rows, whole.requests);
+        println!(
+            "{rows:>5} rows answer {requests} prompts, these included, at {:.1} tok/s",
+            whole.tokens_per_second
         );
     }
 }

@@ -2,6 +2,7 @@
 //! wants another layout is another op. Weights for generation may be packed (packed/mod.rs): only products read them.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -83,9 +84,14 @@ impl Tensor {
 
     /// Zeros of the same shape, on the same device, in float32.
     pub fn zeros_like(&self) -> Tensor {
-        match self.gpu() {
-            None => Tensor::zeros(&self.shape),
-            Some(gpu) => Tensor::on_gpu(gpu.zeros(self.len(), Dtype::F32), &self.shape),
+        Tensor::zeros_on(&self.device(), &self.shape)
+    }
+
+    /// Zeros on `device`, in float32.
+    pub fn zeros_on(device: &Device, shape: &[usize]) -> Tensor {
+        match device {
+            Device::Cpu => Tensor::zeros(shape),
+            Device::Cuda(gpu) => Tensor::on_gpu(gpu.zeros(shape.iter().product(), Dtype::F32), shape),
         }
     }
 
@@ -294,6 +300,11 @@ impl Tensor {
         self.buffer().dtype()
     }
 
+    /// Whether its values lie on a GPU in bf16.
+    pub(crate) fn is_bf16(&self) -> bool {
+        self.gpu().is_some() && self.dtype() == Dtype::Bf16
+    }
+
     /// The address of the values in bf16.
     #[track_caller]
     pub(crate) fn bf16_ptr(&self) -> u64 {
@@ -338,6 +349,19 @@ impl Tensor {
             Storage::Cpu(data) => data,
             _ => panic!("tensor {:?} is on the GPU or packed", self.shape),
         }
+    }
+
+    /// Writes the values `from` of `source`, on the same device, in place of its own from `at` on.
+    #[track_caller]
+    pub fn write(&mut self, at: usize, source: &Tensor, from: Range<usize>) {
+        assert!(at + from.len() <= self.len() && from.end <= source.len(), "{from:?} of {:?}", source.shape);
+        let Some(gpu) = source.gpu().cloned() else {
+            return self.data_mut()[at..][..from.len()].copy_from_slice(&source.data()[from]);
+        };
+        let (dtype, to) = (source.dtype(), self.ptr_mut());
+        assert_eq!(self.dtype(), dtype, "write: the types differ");
+        let [at, start, bytes] = [at, from.start, from.len()].map(|n| n * dtype.size());
+        gpu.copy(to + at as u64, source.ptr() + start as u64, bytes);
     }
 
     /// The same values and the same gradient under another shape.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use nanochat_tensor::{Device, Precision, Rng, RotaryTable, Tape, Tensor};
+use nanochat_tensor::{Device, Precision, Rng, RotaryTable, RowIndex, Tape, Tensor};
 use rayon::prelude::*;
 
 use crate::batch::Batch;
@@ -162,6 +162,23 @@ impl Gpt {
     /// x (N, C) -> logits (N, V) after the softcap, on the CPU
     pub fn unembed(&self, x: &Tensor) -> Tensor {
         nanochat_tensor::ops::softcapped_logits(x, &self.lm_head).to_device(&Device::Cpu)
+    }
+
+    /// x (N, C) -> the likeliest token after each (N): a softcap leaves the highest logit the highest
+    pub fn likeliest(&self, x: &Tensor) -> Vec<u32> {
+        Tape::off().linear_f32(x, &self.lm_head).argmax()
+    }
+
+    /// x (N, C) -> logits (N, tokens) of these tokens only, before the softcap, on the CPU
+    pub fn logits_of(&self, x: &Tensor, tokens: &RowIndex) -> Tensor {
+        Tape::off().linear_f32(x, &self.lm_head.take_rows(tokens)).to_device(&Device::Cpu)
+    }
+
+    /// x (N, C), targets (N) -> nll (N), on the CPU
+    pub fn nll(&self, x: &Tensor, targets: &[u32]) -> Tensor {
+        let weights = vec![1.0; targets.len()];
+        let (_, nll) = Tape::off().linear_softcap_cross_entropy(x, &self.lm_head, targets, &weights);
+        nll.to_device(&Device::Cpu)
     }
 
     /// ids (B, T) -> normalized hidden states (B·T, C), every row attending to itself

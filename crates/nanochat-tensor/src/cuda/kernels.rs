@@ -35,6 +35,7 @@ pub(crate) mod sources {
     use super::Source;
 
     sources! {
+        argmax: "../ops/argmax/argmax.cu",
         attention: "../ops/mma.cuh" "../ops/attention/attention.cu",
         attention_sm90: "../ops/attention/attention_sm90.cu",
         decode_attention: "../ops/mma.cuh" "../ops/decode_attention/decode_attention.cu",
@@ -49,6 +50,7 @@ pub(crate) mod sources {
         rms_norm: "../ops/rms_norm/rms_norm.cu",
         rotary_qk_norm: "../ops/rotary_qk_norm/rotary_qk_norm.cu",
         sample: "../ops/sample/sample.cu",
+        take_rows: "../ops/take_rows/take_rows.cu",
     }
 }
 

@@ -2,6 +2,7 @@
 //! backward; `cpu.rs` is the kernel on the CPU, `cuda.rs` launches those of `<op>.cu` on a GPU. A new op is
 //! one folder and one line here.
 
+mod argmax;
 mod attention;
 pub(crate) mod attention_with_kv_cache;
 pub(crate) mod decode_attention;
@@ -16,6 +17,7 @@ mod residual_add;
 mod rms_norm;
 pub(crate) mod rotary_qk_norm;
 pub mod sample;
+pub(crate) mod take_rows;
 
 pub use linear_softcap_cross_entropy::{softcap, softcapped_logits};
 pub use rms_norm::EPS;

@@ -42,6 +42,9 @@ pub struct InferBench {
     /// Seed of the random prompts
     #[arg(long, default_value_t = 9)]
     pub seed: u64,
+    /// Answers timed whole, prompts included, as `bench serve` with as many clients as rows (0: none)
+    #[arg(long, default_value_t = 0)]
+    pub requests: usize,
 }
 
 /// What was measured.
@@ -56,6 +59,15 @@ pub struct InferSpeed {
     /// What memory gives in this run.
     pub read_gb_per_second: f64,
     pub batches: Vec<BatchSpeed>,
+    pub whole: Vec<WholeSpeed>,
+}
+
+/// Of whole answers to distinct prompts, in an engine as a server has it: what HTTP is to be compared with.
+#[derive(Clone, Debug, Serialize)]
+pub struct WholeSpeed {
+    pub rows: usize,
+    pub requests: usize,
+    pub tokens_per_second: f64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -93,6 +105,7 @@ pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
         weight_bytes: weight_bytes(&model, bench.weights),
         read_gb_per_second,
         batches: Vec::new(),
+        whole: Vec::new(),
     };
     for &rows in &bench.batch_sizes {
         for one_prompt in [false, true] {
@@ -102,7 +115,27 @@ pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
             }
         }
     }
+    if bench.requests > 0 {
+        speed.whole = bench.batch_sizes.iter().map(|&rows| whole(bench, &model, rows)).collect();
+    }
     Ok(speed)
+}
+
+fn whole(bench: &InferBench, model: &Gpt, rows: usize) -> WholeSpeed {
+    let for_batch = EngineOptions::for_batch(&model.device(), rows);
+    let options = EngineOptions { weights: bench.weights, ..for_batch };
+    let mut engine = Engine::with_options(model, None, options);
+    let requests = requests(bench, bench.requests, false);
+    let started = Instant::now();
+    for request in requests {
+        let options = SampleOptions { top_k: 50, ..request.options };
+        engine.submit(Request { options, ..request }).expect("a prompt that fits");
+    }
+    while !engine.is_idle() {
+        engine.step();
+    }
+    let tokens = engine.stats().generated_tokens as f64;
+    WholeSpeed { rows, requests: bench.requests, tokens_per_second: tokens / started.elapsed().as_secs_f64() }
 }
 
 /// Times the prompts, then decoding alone: the prompts come a second time, now known to the engine.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use nanochat_tensor::{Device, Grads, Rng, RotaryTable, Tape, Tensor};
+use nanochat_tensor::{Comm, Device, Grads, Rng, RotaryTable, Tape, Tensor};
 use serde::Serialize;
 
 use super::{Sizes, TrainBench, TrainSpeed, random_batch, train};
@@ -64,7 +64,8 @@ pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
     let sizes = &bench.sizes;
     fit::check_shapes(&sizes.config()?, device)?;
     let total_batch_size = 2 * sizes.micro_tokens();
-    let train = train(&TrainBench { sizes: sizes.clone(), total_batch_size, steps: 2 }, device)?;
+    let train =
+        train(&TrainBench { sizes: sizes.clone(), total_batch_size, steps: 2 }, device, &Comm::alone())?;
     let ceiling = ceiling(device, bench.seconds);
     let ops = Inputs::new(sizes.config()?, [sizes.device_batch_size, sizes.max_seq_len], device);
     let ops = ops.timed(bench.seconds, ceiling);
