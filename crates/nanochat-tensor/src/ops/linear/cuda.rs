@@ -22,7 +22,7 @@ fn product(gpu: &Arc<Cuda>, residual: Option<&Tensor>, x: &Tensor, w: &Tensor) -
     let product = Product::new([rows, out, inp], a, b, output, beta);
     // Weights in bf16 are for generation, where nearly every step has a number of rows of its own.
     let search = w.dtype() == Dtype::F32;
-    gpu.matmul(Product { added: residual.unwrap_or(&y).bf16_ptr(), search, ..product });
+    gpu.matmul(Product { added: residual.map_or(y.ptr(), Tensor::bf16_ptr), search, ..product });
     y
 }
 
