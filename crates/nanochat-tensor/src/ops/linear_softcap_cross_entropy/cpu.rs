@@ -1,17 +1,15 @@
 use rayon::prelude::*;
 
 use super::{Output, SOFTCAP};
+use crate::Tensor;
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::simd::{self, CHUNK, vectorized};
-use crate::{Tape, Tensor};
 
 /// Logits held at a time: 4 Mi values (16 MiB), 64 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 4 << 20;
 
-pub fn logits(x: &Tensor, lm_head: &Tensor) -> Tensor {
-    let mut logits = Tape::off().linear(x, lm_head);
+pub fn softcap_logits(logits: &mut Tensor) {
     softcap(logits.data_mut());
-    logits
 }
 
 pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32], gradients: bool) -> Output {

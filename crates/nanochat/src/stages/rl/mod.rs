@@ -155,8 +155,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
     run.show_progress("rl", num_iterations);
     let answers = settings.examples_per_step * settings.num_samples;
     let (engine, longest, tokenizer) = (None, sizes.sequence_len, &tokenizer);
-    let mut learner =
-        Learner { settings, tokenizer, model, optimizer, reference, engine, answers, longest };
+    let mut learner = Learner { settings, tokenizer, model, optimizer, reference, engine, answers, longest };
 
     for step in run.first_step()..=num_iterations {
         let last = step == num_iterations;

@@ -118,7 +118,12 @@ pub fn roll_out(
 
 /// An engine for so many answers at a time. On a GPU its cache is taken at once: no more of it than they can fill,
 /// since training needs the rest.
-pub fn engine<'t>(model: &Gpt, tokenizer: Option<&'t Tokenizer>, answers: usize, longest: usize) -> Engine<'t> {
+pub fn engine<'t>(
+    model: &Gpt,
+    tokenizer: Option<&'t Tokenizer>,
+    answers: usize,
+    longest: usize,
+) -> Engine<'t> {
     let options = EngineOptions::for_batch(&model.device(), answers);
     let Device::Cuda(_) = model.device() else { return Engine::with_options(model, tokenizer, options) };
     let token_bytes = 2 * 2 * model.config.n_layer * model.config.kv_dim(); // keys and values in bf16
