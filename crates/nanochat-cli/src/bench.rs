@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use nanochat::bench::infer::{InferBench, InferSpeed, infer};
+use nanochat::bench::rl::{RlBench, RlSpeed, rl};
 use nanochat::bench::{
     DecodeBench, DecodeSpeed, OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, decode, ops, train,
 };
@@ -17,6 +18,8 @@ pub enum BenchCommand {
     Ops(Command<OpsBench>),
     /// Time answers: the first token, and decoding at several batch sizes
     Infer(Command<InferBench>),
+    /// Time a step of reinforcement learning: answers, and learning from them
+    Rl(Command<RlBench>),
     /// Time each kernel of a decode step on a GPU, and the step beside them
     Decode(Command<DecodeBench>),
     /// Load a running server: first tokens, time per token, throughput
@@ -40,6 +43,7 @@ pub fn run(command: BenchCommand, device: &Device, comm: &Comm) -> Result<()> {
         }
         BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
         BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
+        BenchCommand::Rl(command) => show(command.json, &rl(&command.bench, device)?, print_rl),
         BenchCommand::Decode(command) => show(command.json, &decode(&command.bench, device)?, print_decode),
         BenchCommand::Serve(Command { bench, json }) => {
             let key = std::env::var("NANOCHAT_API_KEY").ok();
@@ -149,6 +153,16 @@ fn print_infer(speed: &InferSpeed) {
             whole.tokens_per_second
         );
     }
+}
+
+fn print_rl(speed: &RlSpeed) {
+    println!(
+        "d{} on {}: {} answers of {} tokens",
+        speed.depth, speed.device, speed.answers, speed.answer_tokens
+    );
+    println!("{:>12.3} s answering", speed.answering_seconds);
+    println!("{:>12.3} s learning", speed.learning_seconds);
+    println!("{:>12.3} s a step", speed.step_seconds);
 }
 
 fn print_decode(speed: &DecodeSpeed) {

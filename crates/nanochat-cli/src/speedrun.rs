@@ -155,7 +155,7 @@ fn stages(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> R
         None => presets::of_the_world(settings, device),
         Some(depth) => {
             check(settings)?;
-            let plan = planned(depth, settings.language(), &device.open()?)?;
+            let plan = planned(depth, settings.language(), &device.open(0)?)?;
             presets::of_public_text(settings, &plan, base_dir)
         }
     };

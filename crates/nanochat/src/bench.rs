@@ -3,6 +3,7 @@
 mod decode;
 pub mod infer;
 mod ops;
+pub mod rl;
 
 use std::time::Instant;
 

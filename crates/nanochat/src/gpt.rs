@@ -164,14 +164,14 @@ impl Gpt {
         nanochat_tensor::ops::softcapped_logits(x, &self.lm_head).to_device(&Device::Cpu)
     }
 
-    /// x (N, C) -> the likeliest token after each (N): a softcap leaves the highest logit the highest
+    /// x (N, C) -> the likeliest token after each (N)
     pub fn likeliest(&self, x: &Tensor) -> Vec<u32> {
-        Tape::off().linear_f32(x, &self.lm_head).argmax()
+        nanochat_tensor::ops::softcapped_logits(x, &self.lm_head).argmax()
     }
 
-    /// x (N, C) -> logits (N, tokens) of these tokens only, before the softcap, on the CPU
+    /// x (N, C) -> logits (N, tokens) after the softcap of these tokens only, on the CPU
     pub fn logits_of(&self, x: &Tensor, tokens: &RowIndex) -> Tensor {
-        Tape::off().linear_f32(x, &self.lm_head.take_rows(tokens)).to_device(&Device::Cpu)
+        nanochat_tensor::ops::softcapped_logits(x, &self.lm_head.take_rows(tokens)).to_device(&Device::Cpu)
     }
 
     /// x (N, C), targets (N) -> nll (N), on the CPU

@@ -156,6 +156,7 @@ impl PlanOptions {
             total_batch_size: None,
             gpu,
             gpus: 1,
+            link_bandwidth: 330.0,
             price: None,
             memory_gb: None,
             mfu: 0.5,

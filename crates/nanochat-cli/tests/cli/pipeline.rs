@@ -252,8 +252,8 @@ fn tasks_are_measured_while_finetuning() {
     let lines = metrics(&base.path().join("chatsft_checkpoints/m"));
     let measured = lines.iter().filter(|line| line.get("accuracy questions").is_some());
     assert_eq!(measured.map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 2, 4]);
-    let unknown = format!("{TINY_SFT} --num-iterations 4 --overwrite --eval-task poems");
-    refuses(base.path(), &unknown, &["no task poems", "GSM8K"]);
+    let unknown = format!("{TINY_SFT} --num-iterations 4 --overwrite --eval-task verses");
+    refuses(base.path(), &unknown, &["no task verses", "GSM8K"]);
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn requests(bench: &InferBench, rows: usize, one_prompt: bool) -> Vec<Request> {
 }
 
 /// A model without zeros: those of a fresh one would make every logit 0.
-pub(super) fn random_model(config: GptConfig) -> Gpt {
+pub fn random_model(config: GptConfig) -> Gpt {
     let mut rng = Rng::new(&[1]);
     let normals: Vec<f32> = (0..1 << 20).map(|_| 0.02 * rng.normal()).collect();
     let weight = |_: &str, shape: &[usize]| {

@@ -6,7 +6,7 @@
 //! averaged over all sampled tokens of the step.
 
 mod policy;
-mod rollouts;
+pub mod rollouts;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,6 +24,7 @@ use super::source::SourceArgs;
 use crate::batch::{Batch, Row};
 use crate::checkpoint::{self, Stage};
 use crate::config::GptConfig;
+use crate::engine::Engine;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, read_metrics};
 use crate::mixture::MixtureArgs;
@@ -124,7 +125,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
     let read = |mixture| read_problems(mixture, &tokenizer, context, settings.max_new_tokens);
     let ((problems, left_out), (mut held_out, _)) = (read(&mixtures[0])?, read(&mixtures[1])?);
     held_out.truncate(settings.eval_examples);
-    let longest = problems.iter().map(|problem| problem.prompt.len()).max().unwrap_or(0);
+    let longest = problems.iter().chain(&held_out).map(|problem| problem.prompt.len()).max().unwrap_or(0);
     let sizes = GptConfig { sequence_len: longest + settings.max_new_tokens, ..source.model.config };
     let rows = device_batch_size(settings, device);
     fit::check(&sizes, rows, settings.run.recompute, device, comm.world_size())?;
@@ -152,12 +153,14 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
     let mut section = Section { column: Some(Column::Rl), ..Section::new("Reinforcement learning") };
     section.results.insert("questions".into(), questions.into());
     run.show_progress("rl", num_iterations);
-    let mut learner = Learner { settings, tokenizer: &tokenizer, model, optimizer, reference };
+    let answers = settings.examples_per_step * settings.num_samples;
+    let (engine, longest, tokenizer) = (None, sizes.sequence_len, &tokenizer);
+    let mut learner = Learner { settings, tokenizer, model, optimizer, reference, engine, answers, longest };
 
     for step in run.first_step()..=num_iterations {
         let last = step == num_iterations;
         if run.is_save_due(step, last) {
-            run.save(step, &learner.model, &tokenizer, &learner.optimizer, json!(position))?;
+            run.save(step, &learner.model, tokenizer, &learner.optimizer, json!(position))?;
         }
         if run.is_interrupted() && !last {
             return Err(run.interrupted(step));
@@ -180,8 +183,11 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
 }
 
 fn device_batch_size(settings: &RlSettings, device: &Device) -> usize {
-    let default = if matches!(device, Device::Cpu) { CPU_DEVICE_BATCH } else { GPU_DEVICE_BATCH };
-    settings.device_batch_size.unwrap_or(default)
+    settings.device_batch_size.unwrap_or_else(|| default_device_batch(device))
+}
+
+pub fn default_device_batch(device: &Device) -> usize {
+    if matches!(device, Device::Cpu) { CPU_DEVICE_BATCH } else { GPU_DEVICE_BATCH }
 }
 
 fn num_iterations(settings: &RlSettings, questions: usize) -> Result<usize> {
@@ -228,6 +234,11 @@ struct Learner<'a> {
     model: Gpt,
     optimizer: Optimizer,
     reference: Option<Gpt>,
+    /// Kept on a GPU, where it holds weights of its own.
+    engine: Option<Engine<'a>>,
+    /// At a time, and tokens of the longest with its question.
+    answers: usize,
+    longest: usize,
 }
 
 impl Learner<'_> {
@@ -235,9 +246,8 @@ impl Learner<'_> {
     fn step(&mut self, run: &mut Run, step: usize, problems: &[&Problem], moment: Moment) -> Result<()> {
         let started = Instant::now();
         let stream = (step * problems.len()) as u64;
-        let sampling = self.sampling(self.settings.num_samples);
-        let answer = || roll_out(&self.model, self.tokenizer, problems, sampling, stream, &run.comm);
-        let groups = part("answering", answer)?;
+        let samples = self.settings.num_samples;
+        let groups = part("answering", || self.answer(problems, samples, stream, &run.comm))?;
         let generated = started.elapsed().as_secs_f64();
         let answers = || groups.iter().flatten();
         let n = answers().count() as f64;
@@ -262,6 +272,27 @@ impl Learner<'_> {
             100.0 * mixed
         );
         run.log_rollouts(step, &values, message)
+    }
+
+    fn answer(
+        &mut self,
+        problems: &[&Problem],
+        samples: usize,
+        stream: u64,
+        comm: &Comm,
+    ) -> Result<Vec<Vec<Rollout>>> {
+        let mut engine = match self.engine.take() {
+            Some(mut engine) => {
+                engine.refresh(&self.model);
+                engine
+            }
+            None => rollouts::engine(&self.model, Some(self.tokenizer), self.answers, self.longest),
+        };
+        let sampling = self.sampling(samples);
+        let groups = roll_out(&mut engine, self.tokenizer, problems, sampling, stream, comm)?;
+        // On the CPU it shares the embedding, which the update is about to change.
+        self.engine = Some(engine).filter(|_| !matches!(self.model.device(), Device::Cpu));
+        Ok(groups)
     }
 
     /// Nothing (None) where no question had both better and worse answers.
@@ -312,7 +343,7 @@ impl Learner<'_> {
 
     /// pass@1, 2, 4, … of held-out questions, logged and into the section.
     fn evaluate(
-        &self,
+        &mut self,
         run: &mut Run,
         step: usize,
         problems: &[Problem],
@@ -320,8 +351,7 @@ impl Learner<'_> {
     ) -> Result<()> {
         let n = self.settings.eval_samples;
         let problems: Vec<&Problem> = problems.iter().collect();
-        let groups =
-            roll_out(&self.model, self.tokenizer, &problems, self.sampling(n), EVAL_STREAMS, &run.comm)?;
+        let groups = self.answer(&problems, n, EVAL_STREAMS, &run.comm)?;
         let right = |group: &Vec<Rollout>| group.iter().filter(|answer| answer.reward > 0.0).count();
         let right: Vec<usize> = groups.iter().map(right).collect();
         let ks = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|&k| k <= n);
@@ -358,7 +388,7 @@ fn is_mixed(group: &[Rollout]) -> bool {
 
 /// The answers with their advantages as weights of the sampled tokens. Those of groups that are not mixed
 /// have an advantage of 0 and are wanted `all` for a KL term only.
-fn weighted_by_advantage(groups: Vec<Vec<Rollout>>, all: bool) -> Vec<Rollout> {
+pub fn weighted_by_advantage(groups: Vec<Vec<Rollout>>, all: bool) -> Vec<Rollout> {
     let mut answers = Vec::new();
     for mut group in groups.into_iter().filter(|group| all || is_mixed(group)) {
         let mean = mean_reward(&group);

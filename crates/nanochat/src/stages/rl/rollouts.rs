@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
-use nanochat_tensor::Comm;
+use nanochat_tensor::{Comm, Device, PAGE};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +79,7 @@ pub struct Sampling {
 /// Answers to `problems`, `[problem][sample]`, each problem answered by the rank it belongs to. Random streams are told
 /// apart by `stream` + the problem's number.
 pub fn roll_out(
-    model: &Gpt,
+    engine: &mut Engine,
     tokenizer: &Tokenizer,
     problems: &[&Problem],
     sampling: Sampling,
@@ -95,8 +95,6 @@ pub fn roll_out(
         Request { prompt, samples, max_tokens, options, stream: stream + i as u64 }
     };
     let requests: Vec<Request> = mine.clone().map(request).collect();
-    let options = EngineOptions::for_batch(&model.device(), requests.len() * samples);
-    let mut engine = Engine::with_options(model, Some(tokenizer), options);
     let answers = engine.generate(&requests, |_| ControlFlow::Continue(()));
     let rollout = |problem: &Problem, completion: Completion| {
         let text = answer::visible_text(tokenizer, &completion.ids);
@@ -116,6 +114,21 @@ pub fn roll_out(
     };
     let groups = mine.zip(answers).map(group).collect::<Result<Vec<Vec<Rollout>>>>()?;
     Ok(ranks::gather(comm, groups))
+}
+
+/// An engine for so many answers at a time. On a GPU its cache is taken at once: no more of it than they can fill,
+/// since training needs the rest.
+pub fn engine<'t>(
+    model: &Gpt,
+    tokenizer: Option<&'t Tokenizer>,
+    answers: usize,
+    longest: usize,
+) -> Engine<'t> {
+    let options = EngineOptions::for_batch(&model.device(), answers);
+    let Device::Cuda(_) = model.device() else { return Engine::with_options(model, tokenizer, options) };
+    let token_bytes = 2 * 2 * model.config.n_layer * model.config.kv_dim(); // keys and values in bf16
+    let cache_bytes = options.max_rows * longest.next_multiple_of(PAGE) * token_bytes;
+    Engine::with_options(model, tokenizer, EngineOptions { cache_bytes, ..options })
 }
 
 /// The probability that one of k answers drawn from n, of which c are right, is right: 1 − C(n−c, k) / C(n, k)
