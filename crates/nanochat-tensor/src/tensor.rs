@@ -278,17 +278,6 @@ impl Tensor {
         }
     }
 
-    /// Zeros, in bf16 if they are on a GPU and `activation`, else in float32.
-    pub fn zeros_on(device: &Device, shape: &[usize], activation: bool) -> Tensor {
-        match device {
-            Device::Cpu => Tensor::zeros(shape),
-            Device::Cuda(gpu) => {
-                let dtype = if activation { Dtype::Bf16 } else { Dtype::F32 };
-                Tensor::on_gpu(gpu.zeros(shape.iter().product(), dtype), shape)
-            }
-        }
-    }
-
     /// The address of the values on the GPU.
     #[track_caller]
     pub(crate) fn ptr(&self) -> u64 {

@@ -121,7 +121,7 @@ impl Inputs<'_> {
         };
         let [mut x, mut norm, mut y] = [(); 3].map(|()| random(c));
         let (mut qkv, mut h) = (random(c + 2 * kv_dim), random(4 * c));
-        let mut logits = Tensor::zeros_on(device, &[n, v], false);
+        let mut logits = Tensor::zeros_on(device, &[n, v]);
         let mut parts = Vec::new();
         let mut part = |name, count, bytes: usize, work: &mut dyn FnMut()| {
             work();

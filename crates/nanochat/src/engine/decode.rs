@@ -34,7 +34,7 @@ impl DecodeStep {
         let (config, device) = (&weights.config, weights.wte.device());
         let r = max_rows.next_power_of_two();
         let pages = config.sequence_len.div_ceil(PAGE);
-        let activation = |cols: usize| Tensor::zeros_on(&device, &[r, cols], true);
+        let activation = |cols: usize| Tensor::zeros_on(&device, &[r, cols]).to_activation();
         DecodeStep {
             rows: DecodeRows::new(&weights.wte, config.n_head, cache, r, pages),
             graphs: HashMap::new(),
@@ -43,7 +43,7 @@ impl DecodeStep {
             qkv: activation(config.n_embd + 2 * config.kv_dim()),
             y: activation(config.n_embd),
             h: activation(4 * config.n_embd),
-            logits: Tensor::zeros_on(&device, &[r, config.vocab_size], false),
+            logits: Tensor::zeros_on(&device, &[r, config.vocab_size]),
             device,
         }
     }
