@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use nanochat::bench::infer::{InferBench, InferSpeed, infer};
+use nanochat::bench::tok::{HARD_SIZES, TokBench, TokSpeed, tok};
 use nanochat::bench::{OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, ops, train};
 use nanochat_serve::bench::{Percentiles, ServeBench, ServeSpeed};
 use nanochat_tensor::Device;
@@ -15,6 +16,8 @@ pub enum BenchCommand {
     Ops(Command<OpsBench>),
     /// Time answers: the first token, and decoding at several batch sizes
     Infer(Command<InferBench>),
+    /// Time a tokenizer on your text and on texts that are hard for it
+    Tok(Command<TokBench>),
     /// Load a running server: first tokens, time per token, throughput
     Serve(Command<ServeBench>),
 }
@@ -33,6 +36,7 @@ pub fn run(command: BenchCommand, device: &Device) -> Result<()> {
         BenchCommand::Train(command) => show(command.json, &train(&command.bench, device)?, print_train),
         BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
         BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
+        BenchCommand::Tok(command) => show(command.json, &tok(&command.bench)?, print_tok),
         BenchCommand::Serve(Command { bench, json }) => {
             let key = std::env::var("NANOCHAT_API_KEY").ok();
             show(json, &nanochat_serve::bench::run(&ServeBench { key, ..bench })?, print_serve)
@@ -114,6 +118,25 @@ fn print_infer(speed: &InferSpeed) {
             "{:>5} {prompts:<16} {:>9.1} ms {:>6.2} ms {:>9.1} {share:>9}",
             batch.rows, batch.first_token_ms, batch.step_ms, batch.tokens_per_second
         );
+    }
+}
+
+fn print_tok(speed: &TokSpeed) {
+    let TokSpeed { vocab_size, train_megabytes, train_mb_per_second, .. } = speed;
+    println!(
+        "{train_mb_per_second:>9.1} MB/s training {vocab_size} tokens on {train_megabytes:.1} MB, all threads"
+    );
+    println!(
+        "{:>9.1} MB/s encoding {:.1} MB, one thread: {} tokens, {:.3} characters each",
+        speed.encode_mb_per_second, speed.encode_megabytes, speed.tokens, speed.chars_per_token
+    );
+    print!("{:<20}", "MB/s by size");
+    HARD_SIZES.iter().for_each(|bytes| print!("{:>9}", format!("{} KiB", bytes >> 10)));
+    println!();
+    for hard in &speed.hard {
+        print!("{:<20}", hard.text);
+        hard.mb_per_second.iter().for_each(|rate| print!("{rate:>9.1}"));
+        println!();
     }
 }
 

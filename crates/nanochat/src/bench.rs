@@ -2,6 +2,7 @@
 
 pub mod infer;
 mod ops;
+pub mod tok;
 
 use std::time::Instant;
 
