@@ -55,10 +55,12 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    pub fn open(self) -> Result<Device, DeviceError> {
+    /// The machine's GPU of this number, or the only one that this process may see.
+    pub fn open(self, ordinal: usize) -> Result<Device, DeviceError> {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Cuda => Device::cuda(0),
+            DeviceChoice::Cuda if Cuda::count() == 1 => Device::cuda(0),
+            DeviceChoice::Cuda => Device::cuda(ordinal),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Kernels: CUDA C++ beside their op, compiled by NVRTC for the card found and cached on disk.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_void};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use cudarc::driver::{CudaFunction, CudaModule, LaunchConfig, PushKernelArg, sys as driver};
+use cudarc::driver::{CudaFunction, CudaModule, sys as driver};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 
 use super::tensor_map::TensorMap;
@@ -18,14 +18,14 @@ const PRELUDE: &str = include_str!("../ops/prelude.cuh");
 /// More shared memory than 48 KiB must be asked for by name; what a kernel declares itself counts too.
 const USUAL_SHARED_BYTES: u32 = 32 << 10;
 
-/// A .cu file: its name and text.
-pub(crate) struct Source(pub &'static str, pub &'static str);
+/// A .cu file: its name and text, after those of the headers that it shares with others.
+pub(crate) struct Source(pub &'static str, pub &'static [(&'static str, &'static str)]);
 
 /// Every .cu file of this crate.
 macro_rules! sources {
-    ($($name:ident: $path:literal),* $(,)?) => {
+    ($($name:ident: $($path:literal)+),* $(,)?) => {
         $(#[allow(non_upper_case_globals)]
-        pub(crate) const $name: Source = Source(stringify!($name), include_str!($path));)*
+        pub(crate) const $name: Source = Source(stringify!($name), &[$(($path, include_str!($path))),+]);)*
         #[cfg(test)]
         pub(crate) const ALL: &[Source] = &[$($name),*];
     };
@@ -35,15 +35,22 @@ pub(crate) mod sources {
     use super::Source;
 
     sources! {
-        attention: "../ops/attention/attention.cu",
+        argmax: "../ops/argmax/argmax.cu",
+        attention: "../ops/mma.cuh" "../ops/attention/attention.cu",
         attention_sm90: "../ops/attention/attention_sm90.cu",
+        decode_attention: "../ops/mma.cuh" "../ops/decode_attention/decode_attention.cu",
+        decode_linear: "../ops/mma.cuh" "../ops/decode_linear/decode_linear.cu",
         elementwise: "../ops/elementwise/elementwise.cu",
         embedding: "../ops/embedding/embedding.cu",
         linear_softcap_cross_entropy: "../ops/linear_softcap_cross_entropy/linear_softcap_cross_entropy.cu",
         optim: "../optim/optim.cu",
+        paged: "../ops/paged/paged.cu",
+        paged_attention: "../ops/mma.cuh" "../ops/paged/paged_attention.cu",
         relu_squared: "../ops/relu_squared/relu_squared.cu",
         rms_norm: "../ops/rms_norm/rms_norm.cu",
         rotary_qk_norm: "../ops/rotary_qk_norm/rotary_qk_norm.cu",
+        sample: "../ops/sample/sample.cu",
+        take_rows: "../ops/take_rows/take_rows.cu",
     }
 }
 
@@ -83,6 +90,7 @@ pub(crate) struct Launch<'a> {
     function: CudaFunction,
     name: String,
     arguments: Vec<Argument>,
+    overlaps: bool,
 }
 
 /// A kernel's argument by value.
@@ -91,6 +99,19 @@ enum Argument {
     U64(u64),
     F32(f32),
     Map(Box<TensorMap>),
+}
+
+impl Argument {
+    /// Where the driver reads it.
+    fn address(&self) -> *mut c_void {
+        let address: *const c_void = match self {
+            Argument::U32(value) => (&raw const *value).cast(),
+            Argument::U64(value) => (&raw const *value).cast(),
+            Argument::F32(value) => (&raw const *value).cast(),
+            Argument::Map(value) => (&raw const **value).cast(),
+        };
+        address.cast_mut()
+    }
 }
 
 impl Launch<'_> {
@@ -121,6 +142,13 @@ impl Launch<'_> {
         self
     }
 
+    /// The kernel may begin before the one in front has ended, where the card can do so: it waits by itself
+    /// (`wait_for_previous`) before it reads what that one writes.
+    pub fn overlapping(mut self) -> Self {
+        self.overlaps = self.gpu.overlaps();
+        self
+    }
+
     /// Starts the kernel.
     ///
     /// # Safety
@@ -138,22 +166,36 @@ impl Launch<'_> {
                 "asking for shared memory",
             );
         }
-        let config = LaunchConfig {
-            grid_dim: (grid[0] as u32, grid[1] as u32, grid[2] as u32),
-            block_dim: (threads, 1, 1),
-            shared_mem_bytes: shared_bytes,
-        };
-        let mut builder = self.gpu.stream.launch_builder(&self.function);
-        for argument in &self.arguments {
-            match argument {
-                Argument::U32(value) => builder.arg(value),
-                Argument::U64(value) => builder.arg(value),
-                Argument::F32(value) => builder.arg(value),
-                Argument::Map(value) => builder.arg(&**value),
-            };
+        if self.overlaps {
+            // A multiprocessor divides its memory anew only when it is empty: kernels that overlap must want the same.
+            let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            self.gpu.check(self.function.set_attribute(attribute, 100), "dividing shared memory");
         }
-        // SAFETY: the caller's promise.
-        let launched = profile::kernel(|| self.name.clone(), || unsafe { builder.launch(config) });
+        let mut overlap = driver::CUlaunchAttribute {
+            id: driver::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: driver::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let [x, y, z] = grid.map(|blocks| blocks as u32);
+        let config = driver::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.gpu.stream.cu_stream(),
+            attrs: &raw mut overlap,
+            numAttrs: u32::from(self.overlaps),
+        };
+        let mut addresses: Vec<*mut c_void> = self.arguments.iter().map(Argument::address).collect();
+        let (function, addresses) = (self.function.cu_function(), addresses.as_mut_ptr());
+        // SAFETY: the caller's promise; the driver copies the arguments before it returns.
+        let launch = || unsafe {
+            driver::cuLaunchKernelEx(&config, function, addresses, std::ptr::null_mut()).result()
+        };
+        let launched = profile::kernel(|| self.name.clone(), launch);
         self.gpu.check(launched, &self.name);
     }
 }
@@ -165,26 +207,27 @@ pub(crate) fn blocks(work: usize, threads: u32) -> [usize; 3] {
 
 impl Cuda {
     /// A kernel of a file, compiled and loaded at its first use.
-    pub(crate) fn kernel(&self, Source(file, text): Source, name: &str) -> Launch<'_> {
+    pub(crate) fn kernel(&self, Source(file, parts): Source, name: &str) -> Launch<'_> {
         let mut functions = self.kernels.functions.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(function) = functions.get(name) {
             let (function, name) = (function.clone(), name.to_string());
-            return Launch { gpu: self, function, name, arguments: Vec::with_capacity(16) };
+            return Launch { gpu: self, function, name, arguments: Vec::with_capacity(16), overlaps: false };
         }
         self.bind();
         let mut modules = self.kernels.modules.lock().unwrap_or_else(|e| e.into_inner());
         let module = modules.entry(file).or_insert_with(|| {
-            let cubin = compile_cached(file, text, self.kernels.arch);
+            let cubin = compile_cached(file, parts, self.kernels.arch);
             self.check(self.context.load_module(Ptx::from_binary(cubin)), "loading a kernel")
         });
         let function = self.check(module.load_function(name), name);
         functions.insert(name.to_string(), function.clone());
-        Launch { gpu: self, function, name: name.to_string(), arguments: Vec::with_capacity(16) }
+        let name = name.to_string();
+        Launch { gpu: self, function, name, arguments: Vec::with_capacity(16), overlaps: false }
     }
 }
 
-fn compile_cached(file: &'static str, text: &str, arch: &str) -> Vec<u8> {
-    let source = joined(file, text);
+fn compile_cached(file: &'static str, parts: &[(&str, &str)], arch: &str) -> Vec<u8> {
+    let source = joined(parts);
     let cached = cache_dir().map(|dir| dir.join(format!("{file}-{arch}-{:016x}.cubin", hash(&source))));
     if let Some(cubin) = cached.as_ref().and_then(|path| fs::read(path).ok()) {
         return cubin;
@@ -199,8 +242,11 @@ fn compile_cached(file: &'static str, text: &str, arch: &str) -> Vec<u8> {
     cubin
 }
 
-fn joined(file: &str, text: &str) -> String {
-    format!("{PRELUDE}\n#line 1 \"{file}.cu\"\n{text}")
+/// The parts of a file, each with the name that its mistakes are reported under.
+fn joined(parts: &[(&str, &str)]) -> String {
+    let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_string();
+    let part = |(path, text): &(&str, &str)| format!("\n#line 1 \"{}\"\n{text}", name(path));
+    PRELUDE.to_string() + &parts.iter().map(part).collect::<String>()
 }
 
 /// Machine code for one architecture, or the compiler's complaint.
@@ -277,11 +323,11 @@ mod tests {
             return;
         }
         for arch in ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"] {
-            for Source(file, text) in sources::ALL {
+            for Source(file, parts) in sources::ALL {
                 if file.ends_with("_sm90") && arch != "sm_90a" {
                     continue;
                 }
-                let cubin = compile(file, &joined(file, text), arch);
+                let cubin = compile(file, &joined(parts), arch);
                 assert!(cubin.as_ref().is_ok_and(|code| !code.is_empty()), "{file}.cu, {arch}: {cubin:?}");
             }
         }
@@ -291,7 +337,8 @@ mod tests {
     fn a_mistake_in_a_kernel_is_named_by_file_and_line() {
         libraries::preload();
         if libraries::find("nvrtc").is_some() {
-            let log = compile("broken", &joined("broken", "\nvoid f() { g(); }"), "sm_90a").unwrap_err();
+            let log = compile("broken", &joined(&[("ops/broken.cu", "\nvoid f() { g(); }")]), "sm_90a")
+                .unwrap_err();
             assert!(log.contains("broken.cu(2)"), "{log}");
         }
     }

@@ -9,6 +9,7 @@ typedef unsigned long long u64;
 #define WARP 32
 #define ALL_LANES 0xffffffffu
 #define INFINITY_F __int_as_float(0x7f800000)
+#define LOG2E 1.4426950408889634f
 
 __device__ inline float to_float(bf16 x) { return __uint_as_float((u32)x << 16); }
 __device__ inline float low_float(u32 pair) { return __uint_as_float(pair << 16); }
@@ -93,4 +94,18 @@ __device__ inline float sum_block(float x) {
     x = sum_lanes(threadIdx.x % WARP < warps ? parts[threadIdx.x % WARP] : 0.0f, WARP);
     __syncthreads();
     return x;
+}
+
+// Programmatic dependent launch (sm_90 on): a kernel launched as `overlapping` may begin before the one in front of
+// it has ended, once every block of that one has called the first function. What the kernels in front wrote must be
+// read after the second; every kernel that is launched so calls it, so one wait is a wait for all of them.
+__device__ inline void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ inline void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }

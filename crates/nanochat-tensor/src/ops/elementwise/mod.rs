@@ -5,7 +5,7 @@ use crate::{Tensor, simd};
 
 mod cuda;
 
-pub(crate) use cuda::convert;
+pub(crate) use cuda::{convert, convert_to};
 
 /// y = factor · x + beta · y, with beta 0 or 1; y is zero where beta is 0 on the CPU.
 pub(crate) fn add_scaled(y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {

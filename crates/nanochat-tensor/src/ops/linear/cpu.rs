@@ -23,6 +23,10 @@ pub fn forward(x: &Tensor, w: &Tensor) -> Tensor {
     Tensor::new(y, &output_shape(x, out))
 }
 
+pub fn forward_f32(x: &Tensor, w: &Tensor) -> Tensor {
+    forward(x, w)
+}
+
 /// (.., out)
 pub fn output_shape(x: &Tensor, out: usize) -> Vec<usize> {
     let mut shape = x.shape().to_vec();

@@ -8,6 +8,10 @@ use crate::simd::{self, CHUNK, vectorized};
 /// Logits held at a time: 4 Mi values (16 MiB), 64 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 4 << 20;
 
+pub fn softcap_logits(logits: &mut Tensor) {
+    softcap(logits.data_mut());
+}
+
 pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32], gradients: bool) -> Output {
     let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
     let w = Mat::new(lm_head.data(), v, c);

@@ -2,12 +2,19 @@ use std::sync::Arc;
 
 use super::{Output, SOFTCAP};
 use crate::Tensor;
-use crate::cuda::{self, Cuda, Dtype, Operand, Product, sources};
+use crate::cuda::{self, Cuda, Dtype, Operand, Product, blocks, sources};
 
 /// Rows of logits that exist at a time: 512 MiB in bf16 for a vocabulary of 65,536, and products large enough
 /// for full speed.
 const CHUNK_ROWS: usize = 4_096;
 const THREADS: u32 = 512;
+
+pub fn softcap_logits(gpu: &Arc<Cuda>, logits: &mut Tensor) {
+    let launch =
+        gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").ptr(logits.ptr_mut()).f32(SOFTCAP);
+    // SAFETY: float32 values; the kernel stops after the last.
+    unsafe { launch.u64(logits.len()).run(blocks(logits.len(), 2 * THREADS), 2 * THREADS, 0) }
+}
 
 pub fn forward(
     gpu: &Arc<Cuda>,

@@ -26,6 +26,15 @@ pub fn softcap(logits: &mut [f32]) {
     cpu::softcap(logits);
 }
 
+/// x (N, C), lm_head (V, C) -> logits (N, V) after the softcap, float32, where x is: for the few rows that tokens are
+/// chosen from.
+#[track_caller]
+pub fn softcapped_logits(x: &Tensor, lm_head: &Tensor) -> Tensor {
+    let mut logits = Tape::off().linear_f32(x, lm_head);
+    dispatch!(x, softcap_logits(&mut logits));
+    logits
+}
+
 impl Tape {
     /// x (N, C), lm_head (V, C), targets (N), weights (N) -> Σ weight · nll (1), nll (N).
     ///
