@@ -8,7 +8,7 @@
 //! Where a pair stands is listed only while the pair is frequent enough to be merged soon: a pair's count
 //! never grows once its younger token is made, so one that is below a floor stays below it. When no pair
 //! above the floor is left, the floor falls and the array is read again: two or three times for a large vocabulary. Most
-//! pairs are rare and never listed. That is about 12 bytes of memory per byte of distinct text.
+//! pairs are rare and never listed. That is about 14 bytes of memory per byte of distinct text.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -253,8 +253,8 @@ impl Merging {
         }
     }
 
-    /// Brings slots into the cache. Without it every branch on a slot waits for memory, one after the other: twice
-    /// the time on Chinese.
+    /// Brings slots into the cache, all at once: branches on slots that are not there would wait for memory one after
+    /// the other.
     fn read_ahead(&self, positions: &[u32], merged_len: usize) {
         let both_ends = |at: usize| self.symbols[at - 1] ^ self.symbols[at + merged_len];
         black_box(positions.iter().fold(0, |all, at| all ^ both_ends(*at as usize)));
