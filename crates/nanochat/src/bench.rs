@@ -4,6 +4,7 @@ mod decode;
 pub mod infer;
 mod ops;
 pub mod rl;
+pub mod tok;
 
 use std::time::Instant;
 
