@@ -27,6 +27,7 @@ mod tensor;
 mod testing;
 
 pub use device::{Device, DeviceChoice, DeviceError};
+pub use gemm::Compute;
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
 pub use ops::rotary_qk_norm::RotaryTable;
 pub use packed::Precision;

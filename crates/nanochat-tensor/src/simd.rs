@@ -125,6 +125,11 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
     parts.iter().sum()
 }
 
+/// Calls `f` on each row of `cols` values, over all threads.
+pub fn par_rows(y: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    y.par_chunks_exact_mut(cols).enumerate().for_each(|(row, y)| vectorized(|| f(row, y)));
+}
+
 /// Calls `f` on matching chunks of `y` and `x`, over all threads.
 pub fn par_zip(y: &mut [f32], x: &[f32], f: impl Fn(&mut [f32], &[f32]) + Sync) {
     assert_eq!(y.len(), x.len());

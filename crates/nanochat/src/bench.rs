@@ -11,7 +11,7 @@ use nanochat_tensor::{Device, Grads, Rng, Tape};
 use serde::Serialize;
 
 use crate::batch::Batch;
-use crate::config::{GptConfig, Recompute};
+use crate::config::{GptConfig, Precision, Recompute};
 use crate::gpt::Gpt;
 use crate::optim::{Moment, Optimizer, Rates};
 use crate::plan::Memory;
@@ -39,6 +39,9 @@ pub struct Sizes {
     /// What is computed a second time in the backward pass instead of kept
     #[arg(long, value_enum, default_value_t)]
     pub recompute: Recompute,
+    /// What the products of training round to on the CPU (a GPU trains in bf16)
+    #[arg(long, value_enum, default_value_t)]
+    pub precision: Precision,
     /// What the device can do at its best, in TFLOP/s [default: a GPU's by its name]
     #[arg(long)]
     pub peak_tflops: Option<f64>,
@@ -65,6 +68,7 @@ pub struct TrainSpeed {
     pub parameters: usize,
     pub device_batch_size: usize,
     pub recompute: Recompute,
+    pub precision: Precision,
     pub tokens_per_second: f64,
     /// Share of the peak FLOP/s; None where the peak is not known. What is recomputed does not count.
     pub mfu: Option<f64>,
@@ -100,6 +104,7 @@ pub fn train(bench: &TrainBench, device: &Device) -> Result<TrainSpeed> {
     let grad_accum_steps = bench.total_batch_size / micro_tokens;
     let mut model = Gpt::init(config, 42).to_device(device);
     model.recompute = sizes.recompute;
+    model.compute = sizes.precision.into();
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&model, rates, 1.0);
     let batch = random_batch(config.vocab_size, [sizes.device_batch_size, sizes.max_seq_len]);
@@ -132,6 +137,7 @@ pub fn train(bench: &TrainBench, device: &Device) -> Result<TrainSpeed> {
         parameters: config.params(),
         device_batch_size: sizes.device_batch_size,
         recompute: sizes.recompute,
+        precision: if gpu_busy.is_some() { Precision::Bf16 } else { sizes.precision },
         tokens_per_second,
         mfu: peak.map(|peak| config.flops_per_token() * tokens_per_second / (peak * 1e12)),
         micro_step_ms: 1e3 * micro / steps / grad_accum_steps as f64,
@@ -155,7 +161,7 @@ fn step(
     let tokens = batch.inputs.len() as f32;
     let (mut grads, mut loss) = (Grads::default(), None);
     for _ in 0..grad_accum_steps {
-        let tape = Tape::new();
+        let tape = Tape::computing(model.compute);
         let (loss_sum, _) = part("forward", || model.loss_sum(&tape, batch));
         let scale = 1.0 / (tokens * grad_accum_steps as f32);
         part("backward", || tape.backward(&loss_sum, scale, &mut grads));

@@ -58,7 +58,7 @@ pub fn step_over(
     let mut grads = Grads::default();
     let mut losses = Vec::with_capacity(micro_batches.len());
     for batch in micro_batches {
-        let tape = Tape::new();
+        let tape = Tape::computing(model.compute);
         let (loss_sum, _) = part("forward", || model.loss_sum(&tape, batch));
         // Adds into grads, frees the activations.
         part("backward", || tape.backward(&loss_sum, scale, &mut grads));

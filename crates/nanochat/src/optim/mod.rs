@@ -69,16 +69,15 @@ impl Optimizer {
         Optimizer { rates, grad_clip, steps: 0, state: state.collect() }
     }
 
-    /// Clips `grads`, updates every weight of `model`, and returns the norm before clipping.
+    /// Clips `grads` on the way, updates every weight of `model`, and returns the norm before clipping.
     pub fn step(&mut self, model: &mut Gpt, grads: &mut Grads, moment: Moment) -> f32 {
         if let Device::Cuda(_) = model.device() {
             return self.step_on_gpu(model, grads, moment);
         }
         let norm = grad_norm(model, grads);
-        if self.grad_clip > 0.0 && norm > self.grad_clip {
-            grads.scale(self.grad_clip / norm);
-        }
+        let clip = if self.grad_clip > 0.0 && norm > self.grad_clip { self.grad_clip / norm } else { 1.0 };
         self.steps += 1;
+        let compute = model.compute;
         let mut states: BTreeMap<&str, &mut State> =
             self.state.iter_mut().map(|(n, s)| (n.as_str(), s)).collect();
         let mut matrices = Vec::new();
@@ -87,7 +86,7 @@ impl Optimizer {
             match states.remove(name.as_str()).unwrap_or_else(|| panic!("{name} has no optimizer state")) {
                 State::AdamW { exp_avg, exp_avg_sq } => {
                     let update = adamw_update(&self.rates, self.steps, role, moment);
-                    update.apply(weight.data_mut(), grad, exp_avg.data_mut(), exp_avg_sq.data_mut());
+                    update.apply(weight.data_mut(), grad, clip, exp_avg.data_mut(), exp_avg_sq.data_mut());
                 }
                 State::Muon { momentum_buffer } => matrices.push((weight, grad, momentum_buffer)),
             }
@@ -95,7 +94,7 @@ impl Optimizer {
         // Matrices of a model are many and alike: a thread for each beats threads inside each.
         let lr = self.rates.matrix_lr * moment.lr_multiplier;
         matrices.into_par_iter().for_each(|(weight, grad, momentum_buffer)| {
-            muon::update(weight, grad, momentum_buffer.data_mut(), lr, moment.muon_momentum);
+            muon::update(weight, grad, clip, momentum_buffer.data_mut(), lr, moment.muon_momentum, compute);
         });
         norm
     }

@@ -134,6 +134,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         |model| Optimizer::new(model, settings.rates, settings.grad_clip),
     )?;
     model.recompute = settings.run.recompute;
+    model.compute = settings.run.precision.into();
     let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, rows, [0, 1], position.as_ref())?;
     let schedule = Schedule::Trapezoid {
         num_iterations,

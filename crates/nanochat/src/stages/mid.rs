@@ -75,6 +75,7 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device) -> Result<(
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
     model.recompute = settings.run.recompute;
+    model.compute = settings.run.precision.into();
     let seed = settings.run.seed;
     let mut stream = ChatStream::new(&train_mixture, &tokenizer, rows, [0, 1], seed, position.as_ref())?;
     let conversations = train_mixture.len();

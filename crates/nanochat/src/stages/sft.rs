@@ -82,6 +82,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
     model.recompute = settings.run.recompute;
+    model.compute = settings.run.precision.into();
     let rows = [settings.device_batch_size, config.sequence_len];
     let mut loader =
         ChatLoader::new(&train_mixture, &tokenizer, rows, [0, 1], settings.run.seed, position.as_ref())?;
