@@ -107,8 +107,23 @@ fn main() -> ExitCode {
 }
 
 impl Command {
+    fn trains(&self) -> bool {
+        matches!(self, Command::Speedrun(_) | Command::Train(_) | Command::Bench(_))
+    }
+
     fn speaks_http(&self) -> bool {
         matches!(self, Command::Serve(_) | Command::Bench(bench::BenchCommand::Serve(_)))
+    }
+}
+
+/// A step frees and asks for the same large buffers again. glibc would give each of them back to the system and get it anew,
+/// a zeroed page at a time: a sixth of a step of a d4.
+fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: changes two numbers of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
     }
 }
 
@@ -123,6 +138,9 @@ impl Cli {
             Some(dir) => dir,
             None => default_base_dir()?,
         };
+        if self.command.trains() {
+            keep_freed_memory();
+        }
         match self.command {
             Command::Speedrun(command) => speedrun::run(&command, &base_dir, self.device),
             Command::Chat(command) => chat::run(&command, &base_dir, &self.device.open()?),

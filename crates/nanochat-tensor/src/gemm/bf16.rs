@@ -10,44 +10,58 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-pub use super::tile::COLS as PANEL;
 use super::tile::{self, COLS, ROWS, Tile};
 use super::{Mat, MatMut, Threads};
 use crate::simd::vectorized;
 
-/// Pairs of k that are summed before c is touched: their part of a panel (24 KiB) stays in L1.
-const PAIRS: usize = 192;
+/// Pairs of k that are summed before c is touched: their part of a panel (16 KiB) stays in L1.
+const PAIRS: usize = 128;
 
-/// Rows of c that one thread takes at a time; their part of the left factor (36 KiB) stays in L2.
+/// Rows of c that one thread takes at a time; their part of the left factor (24 KiB) stays in L2.
 const BLOCK: usize = 4 * ROWS;
 
-/// Rows that are laid out together, and that a left factor is rounded up to.
+/// What rows of a left factor are rounded up to.
 const ROW_STEP: usize = 4;
 
-/// The right factor (K, N): panels (N / 32, K / 2, 32) of pairs, zeros where the sizes are no multiples.
-pub struct Right {
-    panels: Vec<[u32; COLS]>,
+/// Columns that the panels of a right factor have.
+pub const PANEL: usize = COLS;
+
+/// A right factor (K, N).
+pub type Right = Panels<PANEL>;
+
+/// A matrix (K, N) rounded to pairs of k, in panels of W columns: (K / 256, N / W, 128, W), the last block of k with as many
+/// pairs as there are; zeros where the sizes are no multiples.
+///
+/// It is laid out by blocks of k, row after row. One panel after the other, a matrix with rows of 4 KiB would touch a page
+/// for each row, more than the TLB has entries: that took three times as long as the product.
+pub struct Panels<const W: usize> {
+    values: Vec<[u32; W]>,
     pairs: usize,
     n: usize,
 }
 
-impl Right {
+impl<const W: usize> Panels<W> {
     /// Rounds and lays out b (K, N).
-    pub fn pack(b: Mat, threads: Threads) -> Right {
-        let (pairs, n) = (b.rows.div_ceil(2), b.cols);
-        let mut panels = vec![[0; COLS]; n.div_ceil(COLS) * pairs];
-        let pack = |(panel, pairs): (usize, &mut [[u32; COLS]])| {
-            vectorized(|| pack_panel(pairs, b.columns(panel * COLS, COLS)));
+    pub fn pack(b: Mat, threads: Threads) -> Panels<W> {
+        let (pairs, panels) = (b.rows.div_ceil(2), b.cols.div_ceil(W));
+        let mut values = vec![[0; W]; panels * pairs];
+        let pack = |(block, out): (usize, &mut [[u32; W]])| {
+            vectorized(|| pack_block(out, b.part(block * 2 * PAIRS, 2 * PAIRS)));
         };
+        let block = (panels * PAIRS).max(1);
         match threads {
-            Threads::One => panels.chunks_mut(pairs.max(1)).enumerate().for_each(pack),
-            Threads::All => panels.par_chunks_mut(pairs.max(1)).enumerate().for_each(pack),
+            Threads::One => values.chunks_mut(block).enumerate().for_each(pack),
+            Threads::All => values.par_chunks_mut(block).enumerate().for_each(pack),
         }
-        Right { panels, pairs, n }
+        Panels { values, pairs, n: b.cols }
     }
 
-    fn panel(&self, panel: usize, pairs: Range<usize>) -> &[[u32; COLS]] {
-        &self.panels[panel * self.pairs..][pairs]
+    /// Some pairs, all of one block, of a panel.
+    fn panel(&self, panel: usize, pairs: Range<usize>) -> &[[u32; W]] {
+        let first = pairs.start / PAIRS * PAIRS;
+        let in_block = PAIRS.min(self.pairs - first);
+        let at = first * self.n.div_ceil(W) + panel * in_block + pairs.start - first;
+        &self.values[at..at + pairs.len()]
     }
 }
 
@@ -59,26 +73,18 @@ pub struct Left<'a> {
     pub pair: usize,
 }
 
-/// How many values a left factor of so many rows takes, laid out by `pack_left`.
+/// How many values `pack_left` takes for so many rows.
 pub fn left_len(rows: usize, pairs: usize) -> usize {
     rows.next_multiple_of(ROW_STEP) * pairs
 }
 
-/// Rounds and lays out a (M, K) in the first values of `into`: by rows, or by pairs where its columns are contiguous.
+/// Rounds and lays out a (M, K), whose rows are contiguous, in the first values of `into`.
 pub fn pack_left<'a>(into: &'a mut [u32], a: Mat) -> Left<'a> {
-    let (rows, pairs) = (a.rows.next_multiple_of(ROW_STEP), a.cols.div_ceil(2));
-    if a.col_stride == 1 {
-        vectorized(|| {
-            into.chunks_exact_mut(pairs.max(1)).zip(a.each_row()).for_each(|(out, row)| pair_up(out, row))
-        });
-        return Left { pairs: into, row: pairs, pair: 1 };
-    }
+    let pairs = a.cols.div_ceil(2);
     vectorized(|| {
-        for (p, out) in into.chunks_exact_mut(rows).take(pairs).enumerate() {
-            interleave(out, a.t().row(2 * p), a.t().row_or_empty(2 * p + 1));
-        }
+        into.chunks_exact_mut(pairs.max(1)).zip(a.each_row()).for_each(|(out, row)| pair_up(out, row))
     });
-    Left { pairs: into, row: 1, pair: rows }
+    Left { pairs: into, row: pairs, pair: 1 }
 }
 
 /// c (M, N) = alpha · a (M, K) · b (K, N) + beta · c
@@ -87,15 +93,20 @@ pub fn product(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32, threads: Thr
     if c.rows == 0 || c.cols == 0 {
         return;
     }
+    let turned = (a.col_stride != 1).then(|| Panels::<BLOCK>::pack(a.t(), threads));
     let (stride, blocks) = (c.row_stride, c.rows.div_ceil(BLOCK));
     let block = |(i, c): (usize, &mut [f32])| {
         let a = a.part(i * BLOCK, BLOCK);
         let mut scratch = vec![0; left_len(BLOCK, PAIRS)];
-        for (first, beta) in
-            (0..b.pairs.max(1)).step_by(PAIRS).zip([beta].into_iter().chain(std::iter::repeat(1.0)))
-        {
+        for first in (0..b.pairs.max(1)).step_by(PAIRS) {
             let pairs = first..b.pairs.min(first + PAIRS);
-            let left = pack_left(&mut scratch, a.columns(2 * first, 2 * PAIRS));
+            let left = match &turned {
+                Some(turned) => {
+                    Left { pairs: turned.panel(i, pairs.clone()).as_flattened(), row: 1, pair: BLOCK }
+                }
+                None => pack_left(&mut scratch, a.columns(2 * first, 2 * PAIRS)),
+            };
+            let beta = if first == 0 { beta } else { 1.0 };
             multiply(c, stride, a.rows, alpha, left, b, pairs, 0..b.n, beta);
         }
     };
@@ -118,14 +129,15 @@ pub fn multiply(
     columns: Range<usize>,
     beta: f32,
 ) {
-    let count = pairs.len();
-    for first in (0..count.max(1)).step_by(PAIRS) {
-        let len = PAIRS.min(count - first);
+    let mut first = pairs.start;
+    loop {
+        let end = pairs.end.min((first / PAIRS + 1) * PAIRS);
+        let left_pairs = &left.pairs[(first - pairs.start) * left.pair..];
         for from in columns.clone().step_by(COLS) {
-            let right = right.panel(from / COLS, pairs.start + first..pairs.start + first + len);
+            let right = right.panel(from / COLS, first..end);
             for top in (0..rows).step_by(ROWS) {
                 tile::run(Tile {
-                    left: &left.pairs[top * left.row + first * left.pair..],
+                    left: &left_pairs[top * left.row..],
                     strides: [left.row, left.pair],
                     right,
                     c: &mut c[top * stride + from - columns.start..],
@@ -133,29 +145,38 @@ pub fn multiply(
                     rows: ROWS.min(rows - top),
                     cols: COLS.min(columns.end - from),
                     alpha,
-                    beta: if first == 0 { beta } else { 1.0 },
+                    beta: if first == pairs.start { beta } else { 1.0 },
                 });
             }
+        }
+        first = end;
+        if first >= pairs.end {
+            return;
         }
     }
 }
 
-/// At most 32 columns of b (K, cols) -> (K / 2, 32)
+/// At most 256 rows of b (K, N) -> (N / W, K / 2, W)
 #[inline(always)]
-fn pack_panel(pairs: &mut [[u32; COLS]], b: Mat) {
+fn pack_block<const W: usize>(out: &mut [[u32; W]], b: Mat) {
+    let pairs = b.rows.div_ceil(2);
     if b.col_stride == 1 {
-        for (p, out) in pairs.iter_mut().enumerate() {
-            interleave(out, b.row(2 * p), b.row_or_empty(2 * p + 1));
+        for p in 0..pairs {
+            let (low, high) = (b.row(2 * p), b.row_or_empty(2 * p + 1));
+            for (panel, low) in low.chunks(W).enumerate() {
+                interleave(&mut out[panel * pairs + p], low, high.get(panel * W..).unwrap_or(&[]));
+            }
         }
         return;
     }
-    for col in 0..b.cols {
-        let (both, last) = b.t().row(col).as_chunks::<2>();
-        for (out, &[low, high]) in pairs.iter_mut().zip(both) {
-            out[col] = pair(low, high);
+    for (col, values) in b.t().each_row().enumerate() {
+        let out = &mut out[col / W * pairs..][..pairs];
+        let (both, last) = values.as_chunks::<2>();
+        for (out, &[low, high]) in out.iter_mut().zip(both) {
+            out[col % W] = pair(low, high);
         }
         if let &[low] = last {
-            pairs[both.len()][col] = pair(low, 0.0);
+            out[both.len()][col % W] = pair(low, 0.0);
         }
     }
 }

@@ -36,11 +36,10 @@ fn run_rows<const N: usize>(tile: Tile) {
     #[cfg(target_arch = "x86_64")]
     if super::has_bf16() {
         let [row, pair] = tile.strides;
-        let last_left = (N - 1) * row + tile.right.len().saturating_sub(1) * pair;
+        let last_of_left = (N - 1) * row + tile.right.len().saturating_sub(1) * pair;
+        assert!(tile.right.is_empty() || last_of_left < tile.left.len(), "the left factor is too short");
         let end_of_c = (tile.rows - 1) * tile.stride + tile.cols;
-        assert!(
-            last_left < tile.left.len() && end_of_c <= tile.c.len() && tile.rows <= N && tile.cols <= COLS
-        );
+        assert!(end_of_c <= tile.c.len() && tile.rows <= N && tile.cols <= COLS, "the tile is not inside c");
         // SAFETY: the processor has these instructions, and the assertions are what the function asks for.
         return unsafe { avx512::run::<N>(tile) };
     }

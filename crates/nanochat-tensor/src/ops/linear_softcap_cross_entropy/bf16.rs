@@ -22,7 +22,7 @@ const CHUNK_LOGITS: usize = 32 << 20;
 const CHUNK_ROWS: usize = 1_024;
 
 /// Parts of the vocabulary, at most: as many threads find work, and sums over parts are in a fixed order.
-const SEGMENTS: usize = 16;
+const SEGMENTS: usize = 8;
 
 /// A tile of logits: 48 KiB.
 const ROWS: usize = 48;
