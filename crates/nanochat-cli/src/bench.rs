@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use nanochat::bench::infer::{InferBench, InferSpeed, infer};
+use nanochat::bench::rl::{RlBench, RlSpeed, rl};
 use nanochat::bench::{OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, ops, train};
 use nanochat_serve::bench::{Percentiles, ServeBench, ServeSpeed};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Comm, Device};
 use serde::Serialize;
 
 #[derive(clap::Subcommand)]
@@ -15,6 +16,8 @@ pub enum BenchCommand {
     Ops(Command<OpsBench>),
     /// Time answers: the first token, and decoding at several batch sizes
     Infer(Command<InferBench>),
+    /// Time a step of reinforcement learning: answers, and learning from them
+    Rl(Command<RlBench>),
     /// Load a running server: first tokens, time per token, throughput
     Serve(Command<ServeBench>),
 }
@@ -28,11 +31,15 @@ pub struct Command<Bench: clap::Args> {
     json: bool,
 }
 
-pub fn run(command: BenchCommand, device: &Device) -> Result<()> {
+pub fn run(command: BenchCommand, device: &Device, comm: &Comm) -> Result<()> {
     match command {
-        BenchCommand::Train(command) => show(command.json, &train(&command.bench, device)?, print_train),
+        BenchCommand::Train(command) => {
+            let speed = train(&command.bench, device, comm)?;
+            if comm.is_first() { show(command.json, &speed, print_train) } else { Ok(()) }
+        }
         BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
         BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
+        BenchCommand::Rl(command) => show(command.json, &rl(&command.bench, device)?, print_rl),
         BenchCommand::Serve(Command { bench, json }) => {
             let key = std::env::var("NANOCHAT_API_KEY").ok();
             show(json, &nanochat_serve::bench::run(&ServeBench { key, ..bench })?, print_serve)
@@ -90,6 +97,23 @@ fn print_train(speed: &TrainSpeed) {
     if let Some(busy) = speed.gpu_busy {
         println!("{:>12.1} % of the step the GPU worked", 100.0 * busy);
     }
+    if let Some(ranks) = &speed.ranks {
+        println!(
+            "{:>12.3} x the {:.0} tok/s of one rank alone: {:.1} % for each of {}",
+            ranks.times,
+            ranks.alone_tokens_per_second,
+            100.0 * ranks.efficiency,
+            ranks.count
+        );
+        if let (Some(collectives), Some(waited), Some(share)) =
+            (ranks.collectives_ms, ranks.exposed_ms, ranks.exposed)
+        {
+            println!(
+                "{waited:>12.1} ms of a step, {:.1} %, waiting for collectives of {collectives:.1} ms",
+                100.0 * share
+            );
+        }
+    }
     let planned = speed.planned_memory_gib;
     match speed.peak_memory_gib {
         Some(peak) => println!("{peak:>12.2} GiB at most, {planned:.2} by the plan"),
@@ -101,21 +125,40 @@ fn print_train(speed: &TrainSpeed) {
 fn print_infer(speed: &InferSpeed) {
     let gigabytes = speed.weight_bytes as f64 / 1e9;
     println!("d{} on {}: {gigabytes:.3} GB of {} weights", speed.depth, speed.device, speed.weights);
-    if let Some(rate) = speed.read_gb_per_second {
-        println!("memory is read at {rate:.1} GB/s");
-    }
+    println!("memory is read at {:.1} GB/s", speed.read_gb_per_second);
     println!(
-        "{:>5} {:<16} {:>12} {:>9} {:>9} {:>9}",
-        "rows", "", "first token", "a step", "tok/s", "of limit"
+        "{:>5} {:<16} {:>13} {:>10} {:>13} {:>9} {:>9}",
+        "rows", "", "first token", "a step", "scheduling", "tok/s", "of limit"
     );
     for batch in &speed.batches {
         let prompts = if batch.one_prompt { "of one prompt" } else { "distinct prompts" };
-        let share = batch.share_of_limit.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share));
         println!(
-            "{:>5} {prompts:<16} {:>9.1} ms {:>6.2} ms {:>9.1} {share:>9}",
-            batch.rows, batch.first_token_ms, batch.step_ms, batch.tokens_per_second
+            "{:>5} {prompts:<16} {:>10.2} ms {:>7.3} ms {:>10.3} ms {:>9.1} {:>7.0} %",
+            batch.rows,
+            batch.first_token_ms,
+            batch.step_ms,
+            batch.schedule_ms,
+            batch.tokens_per_second,
+            100.0 * batch.share_of_limit
         );
     }
+    for whole in &speed.whole {
+        let (rows, requests) = (whole.rows, whole.requests);
+        println!(
+            "{rows:>5} rows answer {requests} prompts, these included, at {:.1} tok/s",
+            whole.tokens_per_second
+        );
+    }
+}
+
+fn print_rl(speed: &RlSpeed) {
+    println!(
+        "d{} on {}: {} answers of {} tokens",
+        speed.depth, speed.device, speed.answers, speed.answer_tokens
+    );
+    println!("{:>12.3} s answering", speed.answering_seconds);
+    println!("{:>12.3} s learning", speed.learning_seconds);
+    println!("{:>12.3} s a step", speed.step_seconds);
 }
 
 fn print_serve(speed: &ServeSpeed) {

@@ -108,7 +108,8 @@ pub fn run(command: &ChatCommand, base_dir: &Path, device: &Device) -> Result<()
     let loaded = command.model.load(base_dir, device)?;
     let is_base = command.model.is_base(&loaded);
     let LoadedModel { model, tokenizer, folder } = loaded;
-    let options = EngineOptions { weights: command.weights, ..EngineOptions::default() };
+    let for_batch = EngineOptions::for_batch(device, command.samples);
+    let options = EngineOptions { weights: command.weights, ..for_batch };
     let engine = Engine::with_options(&model, Some(&tokenizer), options);
     drop(model); // the engine has its own weights, half as large or smaller
     let interrupt = Arc::new(AtomicBool::new(false));

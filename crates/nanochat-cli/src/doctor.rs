@@ -3,14 +3,14 @@
 use std::fs;
 
 use anyhow::{Result, anyhow};
-use nanochat_tensor::cuda::libraries::{self, NEEDED, Needed, dotted};
+use nanochat_tensor::cuda::libraries::{self, NCCL, NEEDED, Needed, dotted};
 use nanochat_tensor::cuda::{Cuda, cache_dir};
 use nanochat_tensor::{Device, DeviceChoice};
 
 /// Fails only where a GPU was asked for (`--device cuda`) and cannot be used.
 pub fn run(wanted: DeviceChoice) -> Result<()> {
     line("driver", &driver());
-    for library in NEEDED {
+    for library in NEEDED.into_iter().chain([NCCL]) {
         line(library.name, &found_or_missing(&library));
     }
     line("looked in", "the system's library path");
@@ -65,6 +65,10 @@ fn found_or_missing(library: &Needed) -> String {
 /// By the generation of CUDA that the driver runs.
 fn how_to_get(library: &Needed) -> String {
     let Needed { wheel, package, .. } = library;
+    if *wheel == NCCL.wheel {
+        let cuda = libraries::driver_version().map_or(13, |(major, _)| major);
+        return format!("`pip install {wheel}-cu{cuda}`, or the package {package} of NVIDIA's repository");
+    }
     match libraries::driver_version() {
         Some((12, _)) => {
             format!("`pip install {wheel}-cu12`, or the package {package}-12-8 of NVIDIA's repository")
@@ -101,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_with_a_way_to_get_it() {
-        for library in NEEDED {
+        for library in NEEDED.into_iter().chain([NCCL]) {
             let way = how_to_get(&library);
             assert!(way.contains("pip install nvidia-") && way.contains(library.package), "{way}");
         }

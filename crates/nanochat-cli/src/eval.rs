@@ -2,15 +2,16 @@
 
 mod chat;
 mod core;
+mod exam;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
-use nanochat::loss_eval::BitsPerByte;
+use nanochat::loss_eval::bits_per_byte;
 use nanochat::score::Score;
-use nanochat_tensor::{Device, Precision};
+use nanochat_tensor::{Comm, Device, Precision};
 use serde_json::json;
 
 use crate::chat::ModelArgs;
@@ -21,6 +22,8 @@ pub enum EvalCommand {
     Chat(chat::ChatArgs),
     /// Compute CORE, the few-shot score of base models, from a bundle of 22 tasks
     Core(core::CoreArgs),
+    /// Put C-Eval, CMMLU and MMLU to a base model, with solved questions before each
+    Exam(exam::ExamArgs),
     /// Measure bits per byte on training and validation text
     Bpb(BpbArgs),
 }
@@ -46,11 +49,12 @@ pub struct BpbArgs {
     json: bool,
 }
 
-pub fn run(command: &EvalCommand, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(command: &EvalCommand, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     match command {
-        EvalCommand::Chat(args) => chat::run(args, base_dir, device),
-        EvalCommand::Core(args) => core::run(args, base_dir, device),
-        EvalCommand::Bpb(args) => bpb(args, base_dir, device),
+        EvalCommand::Chat(args) => chat::run(args, base_dir, device, comm),
+        EvalCommand::Core(args) => core::run(args, base_dir, device, comm),
+        EvalCommand::Exam(args) => exam::run(args, base_dir, device, comm),
+        EvalCommand::Bpb(args) => bpb(args, base_dir, device, comm),
     }
 }
 
@@ -61,7 +65,7 @@ fn row(name: &str, score: &Score) -> String {
     format!("{name:<34} {percent:6.1} %   ({low:5.1} to {high:5.1})   {right} of {total}")
 }
 
-fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device) -> Result<()> {
+fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let mut loaded = args.model.load(base_dir, &Device::Cpu)?;
     if args.weights != Precision::F32 {
         loaded.model = loaded.model.rounded(args.weights);
@@ -73,17 +77,16 @@ fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device) -> Result<()> {
     let shape = [args.device_batch_size, loaded.model.config.sequence_len];
     let mut values = serde_json::Map::new();
     for (name, split) in [("train", Split::Train), ("val", Split::Val)] {
-        let mut loader = DataLoader::new(&shards, split, &loaded.tokenizer, shape, [0, 1], None)?;
-        let mut bpb = BitsPerByte::default();
-        for _ in 0..args.eval_tokens.div_ceil(shape[0] * shape[1]).max(1) {
-            bpb.add(&loaded.model, &loader.next_batch()?, &byte_lengths);
+        let mut loader = DataLoader::new(&shards, split, &loaded.tokenizer, shape, None)?;
+        let batches = args.eval_tokens.div_ceil(shape[0] * shape[1]).max(1);
+        let batches = (0..batches).map(|_| loader.next_batch());
+        let bpb = bits_per_byte(&loaded.model, batches, &byte_lengths, comm)?;
+        if comm.is_first() && !args.json {
+            println!("{name:<6} {bpb:.4} bits per byte");
         }
-        if !args.json {
-            println!("{name:<6} {:.4} bits per byte", bpb.value());
-        }
-        values.insert(format!("{name}_bpb"), json!(bpb.value()));
+        values.insert(format!("{name}_bpb"), json!(bpb));
     }
-    if args.json {
+    if comm.is_first() && args.json {
         println!("{}", serde_json::to_string_pretty(&values)?);
     }
     Ok(())

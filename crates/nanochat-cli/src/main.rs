@@ -11,6 +11,7 @@ mod doctor;
 mod download;
 mod eval;
 mod export;
+mod launch;
 mod plan;
 mod report;
 mod serve;
@@ -24,12 +25,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
 use clap::{Parser, Subcommand};
+use launch::RanksFailed;
 use nanochat::stages::run::Interrupted;
-use nanochat_tensor::DeviceChoice;
+use nanochat::values;
 use nanochat_tensor::cuda::gpu_failure;
+use nanochat_tensor::{Comm, Device, DeviceChoice};
 
 /// From raw text to a chat model of your own, on a laptop or on GPUs.
 ///
@@ -40,9 +44,22 @@ pub struct Cli {
     /// Folder that everything a run makes lives under [default: ~/.cache/nanochat]
     #[arg(long, global = true, env = "NANOCHAT_BASE_DIR", value_name = "FOLDER", hide_env_values = true)]
     base_dir: Option<PathBuf>,
-    /// What to compute on: cpu or cuda (one NVIDIA GPU, in bf16)
-    #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu)]
-    device: DeviceChoice,
+    /// What to compute on: cpu or cuda (NVIDIA GPUs, in bf16) [default: cpu; cuda with --gpus]
+    #[arg(long, global = true, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
+    /// GPUs of this machine that work together, a process on each (with --device cpu: processes)
+    #[arg(long, global = true, value_name = "N", value_parser = values::count)]
+    gpus: Option<usize>,
+    /// Seconds that these processes wait for each other, at the start and in a step
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        env = "NANOCHAT_RANK_TIMEOUT",
+        hide_env_values = true,
+        default_value_t = 600
+    )]
+    rank_timeout: u64,
     /// TOML file of flags: `depth = 4` is --depth=4; flags on the command line win
     #[arg(long = "config", global = true, value_name = "FILE")]
     _config: Option<PathBuf>, // `arguments::expand` has put its flags in its place
@@ -88,15 +105,15 @@ enum Command {
 
 fn main() -> ExitCode {
     let ends_quietly = end_quietly_when_nobody_reads();
-    let cli = match arguments().and_then(arguments::expand).map(Cli::try_parse_from) {
-        Ok(Ok(cli)) => cli,
-        Ok(Err(error)) => error.exit(),
+    let args = match arguments().and_then(arguments::expand) {
+        Ok(args) => args,
         Err(error) => return fail(&error),
     };
+    let cli = Cli::parse_from(&args);
     // A client who leaves must not end a server.
     ends_quietly.store(!cli.command.speaks_http(), Ordering::Relaxed);
     // A GPU that fails at work, by running out of memory say, unwinds from wherever it was used.
-    match catch_unwind(AssertUnwindSafe(|| cli.run())) {
+    match catch_unwind(AssertUnwindSafe(|| cli.run(&args))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => fail(&error),
         Err(panic) => match gpu_failure(&*panic) {
@@ -113,6 +130,16 @@ impl Command {
 
     fn speaks_http(&self) -> bool {
         matches!(self, Command::Serve(_) | Command::Bench(bench::BenchCommand::Serve(_)))
+    }
+
+    /// Whether it shares its work with the other ranks, if it is one of several.
+    fn works_in_ranks(&self) -> bool {
+        matches!(self, Command::Train(_) | Command::Eval(_) | Command::Bench(bench::BenchCommand::Train(_)))
+    }
+
+    /// Whether it knows by itself what to do with `--gpus`.
+    fn counts_gpus(&self) -> bool {
+        matches!(self, Command::Speedrun(_) | Command::Serve(_) | Command::Plan(_))
     }
 }
 
@@ -133,7 +160,30 @@ fn arguments() -> anyhow::Result<Vec<String>> {
 }
 
 impl Cli {
-    fn run(self) -> anyhow::Result<()> {
+    /// `args` are the command line that it was parsed from.
+    fn run(self, args: &[String]) -> anyhow::Result<()> {
+        let device = self.device.unwrap_or(match self.gpus {
+            None => DeviceChoice::Cpu,
+            Some(_) => DeviceChoice::Cuda,
+        });
+        if !self.command.works_in_ranks() {
+            let fits = self.gpus.is_none() || self.command.counts_gpus();
+            ensure!(fits, "--gpus is for `train`, `eval`, `bench train`, `serve`, `speedrun` and `plan`");
+            return self.run_on(device, None, &Comm::alone());
+        }
+        let patience = Duration::from_secs(self.rank_timeout);
+        let started = launch::started(patience, |name| std::env::var(name).ok())?;
+        match (self.gpus, &started) {
+            (Some(gpus), None) => launch::start(gpus, args),
+            _ => {
+                let local_rank = started.as_ref().map(|started| started.local_rank);
+                launch::take_part(started, |comm| self.run_on(device, local_rank, comm))
+            }
+        }
+    }
+
+    /// `local_rank`: of this machine's, if it was started as one of several or so that it might be.
+    fn run_on(self, device: DeviceChoice, local_rank: Option<usize>, comm: &Comm) -> anyhow::Result<()> {
         let base_dir = match self.base_dir {
             Some(dir) => dir,
             None => default_base_dir()?,
@@ -141,20 +191,38 @@ impl Cli {
         if self.command.trains() {
             keep_freed_memory();
         }
+        // The GPU of this rank, and the ranks by way of it.
+        let open = || -> anyhow::Result<(Device, Comm)> {
+            let device = device.open(local_rank.unwrap_or(0))?;
+            let comm = match local_rank {
+                Some(_) => comm.clone().with_nccl(&device)?,
+                None => comm.clone(),
+            };
+            Ok((device, comm))
+        };
         match self.command {
-            Command::Speedrun(command) => speedrun::run(&command, &base_dir, self.device),
-            Command::Chat(command) => chat::run(&command, &base_dir, &self.device.open()?),
-            Command::Serve(command) => serve::run(&command, &base_dir, self.device),
+            Command::Speedrun(command) => speedrun::run(&command, &base_dir, device, self.gpus),
+            Command::Chat(command) => chat::run(&command, &base_dir, &device.open(0)?),
+            Command::Serve(command) => serve::run(&command, &base_dir, device, self.gpus),
             Command::Data(command) => data::run(command, &base_dir),
             Command::Download(command) => download::run(&command, &base_dir),
             Command::Tok(command) => tok::run(command, &base_dir),
-            Command::Train(command) => train::run(command, &base_dir, &self.device.open()?),
-            Command::Eval(command) => eval::run(&command, &base_dir, &self.device.open()?),
+            Command::Train(command) => {
+                let (device, comm) = open()?;
+                train::run(command, &base_dir, &device, &comm)
+            }
+            Command::Eval(command) => {
+                let (device, comm) = open()?;
+                eval::run(&command, &base_dir, &device, &comm)
+            }
+            Command::Bench(command) => {
+                let (device, comm) = open()?;
+                bench::run(command, &device, &comm)
+            }
             Command::Plan(command) => plan::run(*command),
             Command::Report(command) => report::run(command, &base_dir),
             Command::Export(command) => export::run(&command, &base_dir),
-            Command::Bench(command) => bench::run(command, &self.device.open()?),
-            Command::Doctor => doctor::run(self.device),
+            Command::Doctor => doctor::run(device),
         }
     }
 }
@@ -172,8 +240,12 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         eprintln!("{error}");
         return ExitCode::from(130);
     }
-    eprintln!("error: {error:#}");
-    ExitCode::FAILURE
+    let code = error.downcast_ref().map_or(1, |failed: &RanksFailed| failed.code);
+    let sentence = format!("{error:#}");
+    if !sentence.is_empty() {
+        eprintln!("error: {sentence}");
+    }
+    ExitCode::from(code)
 }
 
 /// `nanochat report | head` is no error, as long as this holds.

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nanochat::plan::{Gpu, Kept, Language, Plan, PlanOptions, all_depths, largest_within, plan};
+use nanochat::language::TextLanguage;
+use nanochat::plan::{Gpu, Kept, Plan, PlanOptions, all_depths, largest_within, plan};
 use nanochat_tokenizer::Tokenizer;
 
 /// Say what a training run takes: parameters, tokens, steps, memory, time, money
@@ -68,9 +69,9 @@ fn measure(tokenizer: &Path, text: Option<&Path>, options: &mut PlanOptions) -> 
         (Some(path), _) => {
             fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?
         }
-        (None, Language::En) => ENGLISH.to_string(),
-        (None, Language::Zh) => CHINESE.to_string(),
-        (None, Language::Mixed) => format!("{ENGLISH}\n{CHINESE}"),
+        (None, TextLanguage::En) => ENGLISH.to_string(),
+        (None, TextLanguage::Zh) => CHINESE.to_string(),
+        (None, TextLanguage::Mix) => format!("{ENGLISH}\n{CHINESE}"),
     };
     let (characters, tokens) = (text.chars().count(), tokenizer.encode(&text).len());
     ensure!(tokens > 0, "the text to measure the tokenizer on is empty; give --text a longer one");
@@ -192,13 +193,24 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
             ),
         ),
         ("compute", format!("{:.3e} FLOPs", plan.flops), format!("MFU {:.0} %", 100.0 * options.mfu)),
-        ("pretraining", duration(plan.pretraining.hours), format!("${:.2}", plan.pretraining.dollars)),
     ]);
+    if let Some(scaling) = plan.scaling.filter(|_| !on_cpu) {
+        rows.push((
+            "scaling",
+            format!("{:.1} %", 100.0 * scaling.efficiency),
+            format!(
+                "a step of {:.0} ms and {:.1} ms of waiting for the {:.1} ms that gradients and weights travel",
+                scaling.compute_ms, scaling.exposed_ms, scaling.communication_ms
+            ),
+        ));
+    }
+    rows.push(("pretraining", duration(plan.pretraining.hours), format!("${:.2}", plan.pretraining.dollars)));
     if !on_cpu {
         rows.push(("whole run", duration(plan.whole_run.hours), format!("${:.2}", plan.whole_run.dollars)));
     }
     let rows: Vec<_> = rows.into_iter().map(|(name, value, note)| [name.to_string(), value, note]).collect();
     let mut text = aligned(&rows);
+    text += &format!("nanochat tok train --vocab-size {v}\nnanochat train base {}\n", plan.train_flags());
     for suggestion in &plan.suggestions {
         text += &format!("* {suggestion}\n");
     }

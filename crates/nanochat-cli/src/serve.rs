@@ -14,20 +14,21 @@ use crate::chat::ModelArgs;
 pub struct ServeCommand {
     #[command(flatten)]
     model: ModelArgs,
-    /// Copies of the model: with --device cuda one on each of the first N GPUs
-    #[arg(long, value_name = "N", value_parser = values::count, default_value_t = 1)]
-    replicas: usize,
+    /// Copies of the model: with --device cuda one on each of the first N GPUs [default: 1, or --gpus]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    replicas: Option<usize>,
     #[command(flatten)]
     options: ServeOptions,
 }
 
-pub fn run(command: &ServeCommand, base_dir: &Path, device: DeviceChoice) -> Result<()> {
-    ensure!(command.replicas <= 64, "--replicas may be 64 at most, found {}", command.replicas);
+pub fn run(command: &ServeCommand, base_dir: &Path, device: DeviceChoice, gpus: Option<usize>) -> Result<()> {
+    let replicas = command.replicas.or(gpus).unwrap_or(1);
+    ensure!(replicas <= 64, "--replicas may be 64 at most, found {replicas}");
     let open = |gpu| match device {
         DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Cuda => Device::cuda(gpu),
     };
-    let devices: Vec<Device> = (0..command.replicas).map(open).collect::<Result<_, _>>()?;
+    let devices: Vec<Device> = (0..replicas).map(open).collect::<Result<_, _>>()?;
     let LoadedModel { model, tokenizer, folder } = command.model.load(base_dir, &Device::Cpu)?;
     let name = command.options.name.clone().unwrap_or_else(|| name(&folder));
     eprintln!("serving {} as {name}", folder.display());

@@ -1,75 +1,93 @@
 //! `nanochat speedrun`: everything from nothing to a chat model. Each stage is a plain command that is
 //! printed before it runs; finished ones are skipped when the speedrun is run again.
 
+mod presets;
+
 use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use nanochat::dataset::DataError;
+use nanochat::dataset::{DataError, OnBadShard, Shards};
+use nanochat::language::TextLanguage;
+use nanochat::mix::Source;
+use nanochat::plan::{Gpu, Plan, PlanOptions, plan};
 use nanochat::{atomic_file, report};
-use nanochat_tensor::DeviceChoice;
+use nanochat_tensor::{Device, DeviceChoice};
+use presets::Preset;
 use serde::{Deserialize, Serialize};
 
 use crate::Cli;
 
 #[derive(clap::Args)]
 pub struct SpeedrunCommand {
-    /// How much to do
-    #[arg(long, value_enum, default_value_t = Preset::Laptop)]
-    preset: Preset,
-    /// The assistant's name
-    #[arg(long, default_value = "nanochat")]
-    name: String,
-    /// Of the built-in world, the initial weights and every random choice
-    #[arg(long, default_value_t = DEFAULT_SEED)]
-    seed: u64,
-    /// Language of the report's own words
-    #[arg(long, value_enum, default_value_t)]
-    lang: report::Lang,
+    #[command(flatten)]
+    settings: Settings,
+    /// Language of the report's own words [default: Chinese after --lang zh, else English]
+    #[arg(long, value_enum)]
+    report_lang: Option<report::Lang>,
     /// End with finetuning
     #[arg(long)]
     no_rl: bool,
 }
 
-const DEFAULT_SEED: u64 = 42;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Preset {
-    /// A small model of the built-in world, in about ten minutes on two cores
-    Laptop,
-    /// Every stage with hardly any training, in seconds: shows that all works
-    Smoke,
+/// What a speedrun follows from; another one needs another base folder.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+pub struct Settings {
+    /// How much to do
+    #[arg(long, value_enum, default_value = "laptop")]
+    preset: Preset,
+    /// Language of the text to learn from [default: mix of the built-in world, en of public text]
+    #[arg(long, value_enum)]
+    #[serde(default)]
+    lang: Option<TextLanguage>,
+    /// The assistant's name in the built-in world
+    #[arg(long, default_value = WORLD_NAME)]
+    name: String,
+    /// Of the built-in world, the initial weights and every random choice
+    #[arg(long, default_value_t = DEFAULT_SEED)]
+    #[serde(default = "default_seed")]
+    seed: u64,
+    /// From d4 on: cleaned text of yours by weight instead of the public sets, as zh=0.7:FOLDER; may be repeated
+    #[arg(long, value_name = "NAME=WEIGHT:FOLDER")]
+    #[serde(default)]
+    data: Vec<Source>,
+    /// From d4 on: conversations of yours to learn from, a .jsonl file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    #[serde(default)]
+    chat: Vec<String>,
 }
 
-/// Each stage is a line of what one would type after `nanochat`.
-const LAPTOP: &str = "\
-tok train --vocab-size 3072
-train base --depth 3 --max-seq-len 256 --device-batch-size 16 --total-batch-size 4096 --num-iterations 700 --eval-every 200 --sample-every 0 --save-every 100 --sample-prompt 'Luna lives in' --sample-prompt 'On the market square' --sample-prompt '露娜住在' --sample-prompt '今天早上'
-train mid --model-tag d3 --eval-every 100 --save-every 100
-train sft --model-tag d3 --device-batch-size 32 --num-epochs 0.5 --init-lr-frac 0.5 --eval-every 100 --save-every 100
-eval chat
-train rl --model-tag d3 --device-batch-size 32 --examples-per-step 8 --num-samples 8 --num-iterations 60 --max-new-tokens 64 --init-lr-frac 0.1 --eval-every 0 --eval-examples 200 --eval-samples 4 --save-every 20
-eval chat --source rl";
+const DEFAULT_SEED: u64 = 42;
+const WORLD_NAME: &str = "nanochat";
 
-const SMOKE: &str = "\
-tok train --vocab-size 512
-train base --depth 2 --max-seq-len 128 --device-batch-size 4 --total-batch-size 512 --num-iterations 20 --eval-every 10 --eval-tokens 2048
-train mid --model-tag d2 --num-iterations 10 --eval-tokens 1024 --save-every 5
-train sft --model-tag d2 --device-batch-size 4 --target-examples-per-step 8 --num-iterations 10 --save-every 5
-eval chat --questions 4
-train rl --model-tag d2 --examples-per-step 2 --num-samples 4 --num-iterations 10 --max-new-tokens 16 --eval-examples 8 --eval-samples 2
-eval chat --source rl --questions 4";
+impl Settings {
+    fn language(&self) -> TextLanguage {
+        let usual = if self.preset.depth().is_some() { TextLanguage::En } else { TextLanguage::Mix };
+        self.lang.unwrap_or(usual)
+    }
+}
+
+/// As flags.
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |value: &dyn fmt::Debug| format!("{value:?}").to_lowercase();
+        let (preset, lang) = (name(&self.preset), name(&self.language()));
+        write!(f, "--preset {preset} --lang {lang} --name {} --seed {}", quoted(&self.name), self.seed)?;
+        let data = self.data.iter().map(|source| format!(" --data {}", String::from(source.clone())));
+        let chat = self.chat.iter().map(|file| format!(" --chat {file}"));
+        data.chain(chat).try_for_each(|flag| f.write_str(&flag))
+    }
+}
 
 /// What has been done in a base folder.
 #[derive(Serialize, Deserialize)]
 struct Record {
-    preset: Preset,
-    name: String,
-    #[serde(default = "default_seed")]
-    seed: u64,
+    #[serde(flatten)]
+    settings: Settings,
     /// Seconds by finished command.
     finished: BTreeMap<String, f64>,
     /// The command under way. Found by the next process, it was killed.
@@ -81,13 +99,19 @@ fn default_seed() -> u64 {
     DEFAULT_SEED
 }
 
-pub fn run(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> Result<()> {
+pub fn run(
+    command: &SpeedrunCommand,
+    base_dir: &Path,
+    device: DeviceChoice,
+    gpus: Option<usize>,
+) -> Result<()> {
     let path = base_dir.join("speedrun.json");
-    let mut record = open(&path, command)?;
+    let stages = stages(command, base_dir, device)?;
+    let mut record = open(&path, &command.settings)?;
     if record.finished.is_empty() {
         report::reset(base_dir, None)?;
     }
-    for stage in &stages(command) {
+    for stage in &stages {
         if record.finished.contains_key(stage) {
             eprintln!("\n$ nanochat {stage}\ndone before");
             continue;
@@ -96,7 +120,7 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> 
         let started = Instant::now();
         let was_killed = record.started.replace(stage.clone()).as_ref() == Some(stage);
         save(&record, &path)?;
-        let done = match run_stage(stage, base_dir, device) {
+        let done = match run_stage(stage, base_dir, device, gpus) {
             // The kill came when the data was complete.
             Err(error) if was_killed && is_already_there(&error) => Ok(()),
             done => done,
@@ -108,43 +132,89 @@ pub fn run(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> 
         done.and(save(&record, &path))?;
     }
     let total = record.finished.values().sum::<f64>();
-    let (folder, _) = report::generate(base_dir, command.lang)?;
+    let lang = match command.settings.lang {
+        Some(TextLanguage::Zh) => report::Lang::Zh,
+        _ => report::Lang::En,
+    };
+    let (folder, _) = report::generate(base_dir, command.report_lang.unwrap_or(lang))?;
     let report = folder.join(report::HTML_FILE);
     eprintln!("\nall stages took {:.1} minutes; the report is {}", total / 60.0, report.display());
     eprintln!("now run `nanochat chat`");
     Ok(())
 }
 
-/// The lines to run, one after the other.
-fn stages(command: &SpeedrunCommand) -> Vec<String> {
-    let (make, stages) = match command.preset {
-        Preset::Laptop => ("data make", LAPTOP),
-        Preset::Smoke => ("data make --documents 400 --conversations 300", SMOKE),
+/// The lines to run, one after the other. What would stop them late is found now.
+fn stages(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> Result<Vec<String>> {
+    let settings = &command.settings;
+    let mut lines = match settings.preset.depth() {
+        None if !settings.data.is_empty() || !settings.chat.is_empty() => {
+            bail!(
+                "--data and --chat are for --preset d4 and deeper; the smaller ones learn the built-in world"
+            )
+        }
+        None => presets::of_the_world(settings, device),
+        Some(depth) => {
+            check(settings)?;
+            let plan = planned(depth, settings.language(), &device.open(0)?)?;
+            presets::of_public_text(settings, &plan, base_dir)
+        }
     };
-    let seed = match command.seed {
-        DEFAULT_SEED => String::new(),
-        seed => format!(" --seed {seed}"),
-    };
-    let make = format!("{make} --name {}{seed}", quoted(&command.name));
-    let seeded = |stage: &str| match stage.starts_with("train ") {
-        true => format!("{stage}{seed}"),
-        false => stage.to_string(),
-    };
-    let wanted =
-        |stage: &&str| !(command.no_rl && (stage.contains("train rl") || stage.contains("--source rl")));
-    std::iter::once(make).chain(stages.lines().filter(wanted).map(seeded)).collect()
+    if command.no_rl {
+        lines.retain(|line| !line.contains("train rl") && !line.contains("--source rl"));
+    }
+    Ok(lines)
 }
 
-/// Parses the line as a shell would have passed it and runs it in this process: one kill ends it all,
-/// one Ctrl-C saves it. Training stages go on where they were.
-fn run_stage(stage: &str, base_dir: &Path, device: DeviceChoice) -> Result<()> {
+/// Refuses what a model of public text cannot be made of.
+fn check(settings: &Settings) -> Result<()> {
+    if settings.name != WORLD_NAME {
+        bail!(
+            "--name is for the built-in world; a model of public text learns its name from --chat FILE.jsonl"
+        );
+    }
+    if settings.language() == TextLanguage::Zh && settings.chat.is_empty() {
+        bail!("a Chinese model learns to talk from conversations of yours: name them with --chat FILE.jsonl");
+    }
+    for source in &settings.data {
+        Shards::open(&source.dir, OnBadShard::Refuse)?;
+    }
+    for file in &settings.chat {
+        File::open(file).with_context(|| format!("failed to read {file}"))?;
+    }
+    Ok(())
+}
+
+/// The run of this depth on the device that is there, said in a line.
+fn planned(depth: usize, language: TextLanguage, device: &Device) -> Result<Plan> {
+    let (gpu, bytes) = match device {
+        Device::Cuda(gpu) => (Gpu::H100, Some(gpu.total_bytes() as f64)),
+        Device::Cpu => (Gpu::Cpu, report::memory_bytes()),
+    };
+    let options =
+        PlanOptions { memory_gb: bytes.map(|bytes| bytes / 1e9), ..PlanOptions::new(language, gpu) };
+    let plan = plan(depth, &options)?;
+    let (params, hours) = (plan.params as f64 / 1e6, plan.pretraining.hours);
+    let on = if gpu == Gpu::Cpu { "these processors" } else { "an H100" };
+    eprintln!(
+        "d{depth}: {params:.1}M parameters, {} steps, {hours:.1} hours of pretraining on {on}",
+        plan.steps
+    );
+    Ok(plan)
+}
+
+/// Parses the line as a shell would have passed it and runs it in this process, or with `gpus` in ranks that end with it: one
+/// kill ends it all, one Ctrl-C saves it. Training stages go on where they were.
+fn run_stage(stage: &str, base_dir: &Path, device: DeviceChoice, gpus: Option<usize>) -> Result<()> {
     let mut args = vec!["nanochat".to_string(), "--base-dir".into(), base_dir.display().to_string()];
     args.extend(["--device".to_string(), device.to_string()]);
     args.extend(words(stage));
     if stage.starts_with("train ") {
         args.push("--resume".into());
     }
-    Cli::try_parse_from(args).context("failed to parse a stage of the speedrun")?.run()
+    if let Some(gpus) = gpus.filter(|_| ["train ", "eval "].iter().any(|start| stage.starts_with(start))) {
+        args.push(format!("--gpus={gpus}"));
+    }
+    Cli::try_parse_from(&args).context("failed to parse a stage of the speedrun")?.run(&args)
 }
 
 fn is_already_there(error: &anyhow::Error) -> bool {
@@ -156,31 +226,28 @@ fn save(record: &Record, path: &Path) -> Result<()> {
     atomic_file::write(path, json.as_bytes()).with_context(|| format!("failed to write {}", path.display()))
 }
 
-fn open(path: &PathBuf, command: &SpeedrunCommand) -> Result<Record> {
+fn open(path: &PathBuf, settings: &Settings) -> Result<Record> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let SpeedrunCommand { preset, ref name, seed, .. } = *command;
-            let (name, finished) = (name.clone(), BTreeMap::new());
-            return Ok(Record { preset, name, seed, finished, started: None });
+            return Ok(Record { settings: settings.clone(), finished: BTreeMap::new(), started: None });
         }
         text => text.with_context(|| format!("failed to read {}", path.display()))?,
     };
     let damaged = || format!("{} is damaged; delete it to run all stages again", path.display());
     let record: Record = serde_json::from_str(&text).with_context(damaged)?;
-    if (record.preset, &record.name, record.seed) != (command.preset, &command.name, command.seed) {
+    if record.settings != *settings {
         bail!(
-            "{} holds a speedrun with other settings (preset {:?}, name {}, seed {}); choose another --base-dir",
+            "{} holds a speedrun with other settings ({}); choose another --base-dir",
             path.parent().unwrap_or(path).display(),
-            record.preset,
-            record.name,
-            record.seed
+            record.settings
         );
     }
     Ok(record)
 }
 
+/// As one word of a line.
 fn quoted(name: &str) -> String {
-    let plain = name.chars().all(|c| c.is_alphanumeric() || "-_".contains(c));
+    let plain = name.chars().all(|c| c.is_alphanumeric() || "-_./=:,".contains(c));
     if plain { name.to_string() } else { format!("'{}'", name.replace('\'', "")) }
 }
 
@@ -197,20 +264,87 @@ fn words(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn command(line: &str) -> SpeedrunCommand {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            command: SpeedrunCommand,
+        }
+        Line::parse_from(std::iter::once("speedrun".to_string()).chain(words(line))).command
+    }
+
+    #[track_caller]
+    fn assert_all_parse(stages: &[String], seed: &str) {
+        for stage in stages {
+            let args = std::iter::once("nanochat".to_string()).chain(words(stage));
+            if let Err(error) = Cli::try_parse_from(args) {
+                panic!("{stage}: {error}");
+            }
+            let draws = stage.starts_with("train") || stage.starts_with("data make");
+            assert_eq!(stage.contains(seed), draws, "{stage}");
+        }
+    }
+
     #[test]
     fn every_stage_is_a_command_that_parses() {
-        for (preset, no_rl, count) in [(Preset::Laptop, false, 8), (Preset::Smoke, true, 6)] {
-            let command =
-                SpeedrunCommand { preset, name: "Ada L".into(), seed: 7, lang: report::Lang::En, no_rl };
-            let stages = stages(&command);
-            assert_eq!(stages.len(), count, "{stages:?}");
-            for stage in stages {
-                let args = std::iter::once("nanochat".to_string()).chain(words(&stage));
-                assert!(Cli::try_parse_from(args).is_ok(), "{stage}");
-                assert!(
-                    stage.contains("--seed 7") == stage.starts_with(['t', 'd']) || stage.starts_with("tok")
-                );
-            }
+        let of = |line: &str, device| stages(&command(line), Path::new("base"), device).unwrap();
+        let laptop = of("--name 'Ada L' --seed 7", DeviceChoice::Cpu);
+        assert_eq!(laptop.len(), 8, "{laptop:?}");
+        assert_all_parse(&laptop, "--seed 7");
+        let smoke = of("--preset smoke --lang zh --no-rl --seed 7", DeviceChoice::Cpu);
+        assert_eq!(smoke.len(), 6, "{smoke:?}");
+        assert!(smoke[0].contains("--lang zh"), "{}", smoke[0]);
+        assert_all_parse(&smoke, "--seed 7");
+        // A GPU has kernels for the heads of d4 and none for those of d3.
+        assert!(laptop[2].contains("--depth 3"));
+        assert!(of("", DeviceChoice::Cuda)[2].contains("--depth 4"));
+    }
+
+    #[test]
+    fn models_of_public_text_are_sized_as_planned() {
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path().join("a base");
+        let all = |line: &str| -> String {
+            let settings = command(line).settings;
+            let options = PlanOptions::new(settings.language(), Gpu::H100);
+            let plan = plan(settings.preset.depth().unwrap(), &options).unwrap();
+            let stages = presets::of_public_text(&settings, &plan, &base);
+            assert_all_parse(&stages, "--seed 7");
+            stages.join("\n")
+        };
+        let english = all("--preset d20 --seed 7");
+        assert!(
+            english.contains("fineweb-edu -n 240\n") && english.contains("--vocab-size 65536"),
+            "{english}"
+        );
+        assert!(
+            english
+                .contains("--depth 20 --max-seq-len 2048 --device-batch-size 32 --total-batch-size 524288")
+        );
+        let chinese = all("--preset d16 --lang zh --chat talk.jsonl --seed 7");
+        assert!(
+            chinese.contains("--vocab-size 40000") && chinese.contains("--max-seq-len 3072"),
+            "{chinese}"
+        );
+        assert!(chinese.contains("--target-param-data-ratio 25 --matrix-lr 0.0269"), "{chinese}");
+        let own = all("--preset d8 --lang mix --data zh=0.7:z --data en=0.3:e --seed 7");
+        assert!(own.contains("--mix zh=0.7:z --mix en=0.3:e") && own.contains("--data zh=0.7:z"), "{own}");
+        assert!(!own.contains("fineweb") && own.contains("--vocab-size 50000"), "{own}");
+        let both = all("--preset d20 --lang mix --seed 7");
+        assert!(both.contains("a base/corpus/zh' ") && both.contains("--task cmmlu"), "{both}");
+    }
+
+    #[test]
+    fn what_would_fail_after_hours_fails_at_once() {
+        for (line, part) in [
+            ("--preset d4 --lang zh", "--chat"),
+            ("--preset d4 --name Ada", "--name"),
+            ("--preset d4 --chat no-such.jsonl", "no-such.jsonl"),
+            ("--preset d4 --data zh=1:no-such-folder", "no-such-folder"),
+            ("--chat no-such.jsonl", "built-in world"),
+        ] {
+            let error = stages(&command(line), Path::new("base"), DeviceChoice::Cpu).unwrap_err();
+            assert!(format!("{error:#}").contains(part), "{line}: {error:#}");
         }
     }
 

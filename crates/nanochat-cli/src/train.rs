@@ -6,7 +6,7 @@ use nanochat::stages::base::{self, BaseSettings};
 use nanochat::stages::mid::{self, MidSettings};
 use nanochat::stages::rl::{self, RlSettings};
 use nanochat::stages::sft::{self, SftSettings};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Comm, Device};
 
 #[derive(clap::Subcommand)]
 pub enum TrainCommand {
@@ -20,11 +20,11 @@ pub enum TrainCommand {
     Rl(RlSettings),
 }
 
-pub fn run(command: TrainCommand, base_dir: &Path, device: &Device) -> anyhow::Result<()> {
+pub fn run(command: TrainCommand, base_dir: &Path, device: &Device, comm: &Comm) -> anyhow::Result<()> {
     match command {
-        TrainCommand::Base(settings) => base::run(&settings, base_dir, device),
-        TrainCommand::Mid(settings) => mid::run(&settings, base_dir, device),
-        TrainCommand::Sft(settings) => sft::run(&settings, base_dir, device),
-        TrainCommand::Rl(settings) => rl::run(&settings, base_dir, device),
+        TrainCommand::Base(settings) => base::run(&settings, base_dir, device, comm),
+        TrainCommand::Mid(settings) => mid::run(&settings, base_dir, device, comm),
+        TrainCommand::Sft(settings) => sft::run(&settings, base_dir, device, comm),
+        TrainCommand::Rl(settings) => rl::run(&settings, base_dir, device, comm),
     }
 }

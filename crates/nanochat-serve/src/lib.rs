@@ -81,9 +81,9 @@ pub struct ServeOptions {
     /// Answers that may wait for a place; more are told to come again (429)
     #[arg(long, value_parser = values::count, default_value_t = 256)]
     pub max_queue: usize,
-    /// Memory for keys and values on each device, in MiB
-    #[arg(long, value_parser = values::count, default_value_t = 1024)]
-    pub cache_mib: usize,
+    /// Memory for keys and values on each device, in MiB [default: 1024; on a GPU up to 32768 of what is free]
+    #[arg(long, value_parser = values::count)]
+    pub cache_mib: Option<usize>,
     /// Weights on the CPU: f32, bf16 or int8
     #[arg(long, default_value_t = Precision::Bf16)]
     pub weights: Precision,
@@ -189,16 +189,16 @@ pub fn run(
         listener.with_context(|| format!("failed to listen on {address}; --port takes another"))?;
     let bound = listener.local_addr()?;
     let (queue, metrics) = (Arc::new(Queue::new(options.max_queue)), Arc::new(Metrics::default()));
-    let engine = EngineOptions {
-        weights: options.weights,
-        max_rows: options.max_rows,
-        cache_bytes: options.cache_mib << 20,
-        ..EngineOptions::default()
+    let engine = |device: &Device| {
+        let for_batch = EngineOptions::for_batch(device, options.max_rows);
+        let cache_bytes = options.cache_mib.map_or(for_batch.cache_bytes, |mib| mib << 20);
+        let (weights, max_rows) = (options.weights, options.max_rows);
+        EngineOptions { weights, max_rows, cache_bytes, ..for_batch }
     };
     let context = model.config.sequence_len;
     let start = |(i, device): (usize, &Device)| {
         let model = model.clone().to_device(device);
-        replica::start(i, model, tokenizer.clone(), engine, queue.clone(), metrics.clone())
+        replica::start(i, model, tokenizer.clone(), engine(device), queue.clone(), metrics.clone())
     };
     let (replicas, threads): (Vec<_>, Vec<_>) = devices.iter().enumerate().map(start).unzip();
     drop(model); // the replicas have their own

@@ -55,10 +55,12 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    pub fn open(self) -> Result<Device, DeviceError> {
+    /// The machine's GPU of this number, or the only one that this process may see.
+    pub fn open(self, ordinal: usize) -> Result<Device, DeviceError> {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Cuda => Device::cuda(0),
+            DeviceChoice::Cuda if Cuda::count() == 1 => Device::cuda(0),
+            DeviceChoice::Cuda => Device::cuda(ordinal),
         }
     }
 }
@@ -87,7 +89,7 @@ impl FromStr for DeviceChoice {
 /// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the op folder it is called from, by where `tensor` lives. What stands after
 /// a semicolon is for the CPU alone.
 macro_rules! dispatch {
-    ($tensor:expr, $f:ident($($arg:expr),* $(; $cpu:expr)?)) => {
+    ($tensor:expr, $f:ident($($arg:expr),* $(,)? $(; $cpu:expr)?)) => {
         match $tensor.gpu().cloned() {
             None => cpu::$f($($arg),* $(, $cpu)?),
             Some(gpu) => cuda::$f(&gpu, $($arg),*),

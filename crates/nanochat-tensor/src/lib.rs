@@ -6,10 +6,12 @@
 //!   `cpu.rs` is the kernel, `cuda.rs` launches that of `<op>.cu`.
 //! - [`optim`]: what the optimizer does on a GPU. [`cuda`]: one NVIDIA GPU.
 //! - [`packed`]: weights for generation in f32, bf16 or int8.
+//! - [`comm`]: several processes that work together, each with its own device.
 //! - [`profile`]: where the time of a step goes.
 //! - [`gemm`]: matrix products on strided views. [`simd`]: the loops everything else is made of.
 //! - [`safetensors`]: weights on disk.
 
+pub mod comm;
 pub mod cuda;
 mod device;
 pub mod gemm;
@@ -17,6 +19,8 @@ pub mod ops;
 pub mod optim;
 pub mod packed;
 pub mod profile;
+mod reduction;
+mod reuse;
 mod rng;
 pub mod safetensors;
 pub mod simd;
@@ -26,11 +30,15 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 
+pub use comm::Comm;
 pub use device::{Device, DeviceChoice, DeviceError};
 pub use gemm::Compute;
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
+pub use ops::paged::{Chunk, ChunkPart, PagedKv};
 pub use ops::rotary_qk_norm::RotaryTable;
+pub use ops::take_rows::RowIndex;
 pub use packed::Precision;
+pub use reduction::{Bucket, Reduction};
 pub use rng::Rng;
 pub use tape::{Grads, Tape};
 pub use tensor::Tensor;

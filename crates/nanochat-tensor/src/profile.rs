@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cudarc::driver::CudaEvent;
+use cudarc::driver::{CudaEvent, CudaStream};
 
 use crate::Device;
 use crate::cuda::Cuda;
@@ -34,6 +34,10 @@ pub enum Kind {
     Op,
     /// One launch or copy on the GPU
     Kernel,
+    /// A collective of all ranks, on the GPU's stream for them
+    Collective,
+    /// The GPU's computing waited for a collective
+    Wait,
 }
 
 thread_local! {
@@ -103,12 +107,31 @@ pub fn part<T>(name: &str, work: impl FnOnce() -> T) -> T {
 
 /// Does `work`, a launch or a copy on the GPU.
 pub(crate) fn kernel<T>(name: impl FnOnce() -> String, work: impl FnOnce() -> T) -> T {
-    let begin = recording(|r| r.mark());
+    span(Kind::Kernel, Recording::mark, name, work)
+}
+
+/// Does `work`, which gives a collective to `stream`.
+pub(crate) fn collective<T>(name: &str, stream: &CudaStream, work: impl FnOnce() -> T) -> T {
+    span(Kind::Collective, |r| r.mark_of(stream), || name.to_string(), work)
+}
+
+/// Does `work`, which makes the GPU wait for a collective.
+pub(crate) fn wait(name: impl FnOnce() -> String, work: impl FnOnce()) {
+    span(Kind::Wait, Recording::mark, name, work)
+}
+
+fn span<T>(
+    kind: Kind,
+    mark: impl Fn(&mut Recording) -> Mark,
+    name: impl FnOnce() -> String,
+    work: impl FnOnce() -> T,
+) -> T {
+    let begin = recording(&mark);
     let done = work();
     if let Some(begin) = begin {
         recording(|r| {
-            let end = r.mark();
-            r.push(&name(), Kind::Kernel, [begin, end]);
+            let end = mark(r);
+            r.push(&name(), kind, [begin, end]);
         });
     }
     done
@@ -151,6 +174,14 @@ impl Recording {
         match &self.gpu {
             None => Mark::Cpu(Instant::now()),
             Some(gpu) => Mark::Gpu(Rc::new(gpu.event())),
+        }
+    }
+
+    /// As `mark`, in the order of another stream.
+    fn mark_of(&mut self, stream: &CudaStream) -> Mark {
+        match &self.gpu {
+            None => Mark::Cpu(Instant::now()),
+            Some(gpu) => Mark::Gpu(Rc::new(gpu.event_of(stream))),
         }
     }
 

@@ -73,6 +73,12 @@ pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// What of a gradient is left where one is added with beta 0 or 1; 0 does not read it.
+#[inline(always)]
+pub fn old(value: f32, beta: f32) -> f32 {
+    if beta == 0.0 { 0.0 } else { value }
+}
+
 /// y += a · x
 #[inline(always)]
 pub fn axpy(y: &mut [f32], a: f32, x: &[f32]) {

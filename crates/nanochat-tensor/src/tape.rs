@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 use crate::gemm::Compute;
 use crate::ops::elementwise;
 use crate::profile;
-use crate::simd;
+use crate::reduction::Reduction;
 use crate::tensor::{Target, Tensor, TensorId};
 
 type Backward = Box<dyn FnOnce(Tensor, &mut Grads)>;
@@ -32,7 +32,10 @@ struct Recorded {
 /// Gradients by tensor. Those of weights stay and sum over micro-steps; those of activations are
 /// taken out as backward passes over them.
 #[derive(Default)]
-pub struct Grads(HashMap<TensorId, Tensor>);
+pub struct Grads {
+    sums: HashMap<TensorId, Tensor>,
+    reduction: Option<Reduction>,
+}
 
 impl Tape {
     pub fn new() -> Tape {
@@ -98,7 +101,7 @@ impl Tape {
     /// Runs every op that led to a gradient backward, the last one first.
     fn unwind(self, grads: &mut Grads) {
         for op in self.ops.into_inner().into_iter().rev() {
-            if let Some(dy) = grads.0.remove(&op.output) {
+            if let Some(dy) = grads.sums.remove(&op.output) {
                 // A reshape keeps the id, so the gradient may come in the shape of a later view.
                 let begin = profile::backward_begins();
                 (op.backward)(dy.reshape(&op.shape), grads);
@@ -116,7 +119,7 @@ impl Default for Tape {
 
 impl Grads {
     pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
-        self.0.get(&tensor.id())
+        self.sums.get(&tensor.id())
     }
 
     pub fn add(&mut self, tensor: &Tensor, grad: Tensor) {
@@ -125,17 +128,18 @@ impl Grads {
 
     pub(crate) fn add_to(&mut self, target: &Target, grad: Tensor) {
         assert_eq!(target.len(), grad.len(), "gradient {:?} does not fit its tensor", grad.shape());
-        match self.0.entry(target.id) {
+        match self.sums.entry(target.id) {
             Entry::Vacant(slot) => {
                 slot.insert(grad);
             }
             Entry::Occupied(mut slot) => elementwise::add_scaled(slot.get_mut(), &grad, 1.0, 1.0),
         }
+        self.hand_over(target.id);
     }
 
     /// Adds `factor · grad`. On the CPU a first gradient is scaled where it lies.
     pub(crate) fn add_scaled(&mut self, target: &Target, mut grad: Tensor, factor: f32) {
-        if grad.gpu().is_none() && !self.0.contains_key(&target.id) {
+        if grad.gpu().is_none() && !self.sums.contains_key(&target.id) {
             simd::scale(grad.make_mut(), factor);
             return self.add_to(target, grad);
         }
@@ -143,10 +147,10 @@ impl Grads {
     }
 
     /// Lends the gradient of a tensor to a kernel that adds into it, so that a product can accumulate
-    /// (beta = 1) without a buffer of its own. `kernel(buffer, beta)`: beta 0 finds zeros on the CPU, and on a
-    /// GPU anything at all, to be overwritten.
+    /// (beta = 1) without a buffer of its own. `kernel(buffer, beta)`: beta 0 finds anything at all, to be
+    /// overwritten.
     pub(crate) fn accumulate(&mut self, target: &Target, kernel: impl FnOnce(&mut Tensor, f32)) {
-        match self.0.entry(target.id) {
+        match self.sums.entry(target.id) {
             Entry::Vacant(slot) => {
                 let mut grad = target.fresh();
                 kernel(&mut grad, 0.0);
@@ -154,10 +158,31 @@ impl Grads {
             }
             Entry::Occupied(mut slot) => kernel(slot.get_mut(), 1.0),
         }
+        self.hand_over(target.id);
     }
 
-    pub fn clear(&mut self) {
-        self.0.clear();
+    /// What backward adds to the gradient of a weight from here on completes it: it goes to `reduction` at once.
+    /// To be called before the last micro-step's backward.
+    pub fn reduce_into(&mut self, reduction: Reduction) {
+        self.reduction = Some(reduction);
+    }
+
+    fn hand_over(&mut self, id: TensorId) {
+        if let Some(reduction) = self.reduction.as_mut().filter(|reduction| reduction.wants(id)) {
+            reduction.take(id, self.sums.remove(&id).expect("it has just been added to"));
+        }
+    }
+
+    /// This rank's parts of all gradients, one for each bucket, summed over ranks. Gradients that have not been
+    /// handed over leave now, by `reduction` if none is under way.
+    pub fn reduced(&mut self, reduction: impl FnOnce() -> Reduction) -> Vec<Tensor> {
+        let mut reduction = self.reduction.take().unwrap_or_else(reduction);
+        for id in reduction.missing() {
+            if let Some(grad) = self.sums.remove(&id) {
+                reduction.take(id, grad);
+            }
+        }
+        reduction.finish()
     }
 }
 

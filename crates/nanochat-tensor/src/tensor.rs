@@ -2,6 +2,7 @@
 //! wants another layout is another op. Weights for generation may be packed (packed/mod.rs): only products read them.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +10,7 @@ use crate::cuda::{Buffer, Cuda, Dtype};
 use crate::device::Device;
 use crate::ops::elementwise;
 use crate::packed::{Packed, Precision};
+use crate::reuse::{self, Values};
 
 /// Names a tensor for its gradient. Clones and reshapes of a tensor share its id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -35,10 +37,10 @@ impl Target {
         self.shape.iter().product()
     }
 
-    /// A first gradient: zeros on the CPU, unwritten on a GPU. Of the tensor's type: float32 for weights.
+    /// A first gradient: unwritten. Of the tensor's type: float32 for weights.
     pub fn fresh(&self) -> Tensor {
         match &self.on_gpu {
-            None => Tensor::zeros(&self.shape),
+            None => Tensor::new(reuse::any(self.len()), &self.shape),
             Some((gpu, dtype)) => Tensor::unwritten(gpu, *dtype, &self.shape),
         }
     }
@@ -46,7 +48,7 @@ impl Target {
 
 #[derive(Clone)]
 enum Storage {
-    Cpu(Vec<f32>),
+    Cpu(Values),
     Packed(Packed),
     Cuda(CudaStorage),
 }
@@ -74,18 +76,23 @@ impl Tensor {
     #[track_caller]
     pub fn new(data: Vec<f32>, shape: &[usize]) -> Tensor {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "data does not fill shape {shape:?}");
-        Tensor::of(Storage::Cpu(data), shape)
+        Tensor::of(Storage::Cpu(Values(data)), shape)
     }
 
     pub fn zeros(shape: &[usize]) -> Tensor {
-        Tensor::new(vec![0.0; shape.iter().product()], shape)
+        Tensor::new(reuse::zeros(shape.iter().product()), shape)
     }
 
     /// Zeros of the same shape, on the same device, in float32.
     pub fn zeros_like(&self) -> Tensor {
-        match self.gpu() {
-            None => Tensor::zeros(&self.shape),
-            Some(gpu) => Tensor::on_gpu(gpu.zeros(self.len(), Dtype::F32), &self.shape),
+        Tensor::zeros_on(&self.device(), &self.shape)
+    }
+
+    /// Zeros on `device`, in float32.
+    pub fn zeros_on(device: &Device, shape: &[usize]) -> Tensor {
+        match device {
+            Device::Cpu => Tensor::zeros(shape),
+            Device::Cuda(gpu) => Tensor::on_gpu(gpu.zeros(shape.iter().product(), Dtype::F32), shape),
         }
     }
 
@@ -212,6 +219,38 @@ impl Tensor {
         }
     }
 
+    /// The rows of `parts`, one under another, rounded to bf16, on the GPU where they are.
+    #[track_caller]
+    pub fn rounded(parts: &[&Tensor]) -> Tensor {
+        let gpu = parts[0].buffer().gpu();
+        let rows = parts.iter().map(|part| part.rows()).sum();
+        let mut all = Tensor::unwritten(gpu, Dtype::Bf16, &[rows, parts[0].cols()]);
+        all.set_rounded(parts);
+        all
+    }
+
+    /// Overwrites what `rounded` made with values of the same shapes. The address stays.
+    #[track_caller]
+    pub fn set_rounded(&mut self, parts: &[&Tensor]) {
+        let cols = self.cols();
+        assert!(parts.iter().all(|part| part.cols() == cols), "parts of other widths than {cols}");
+        assert_eq!(
+            parts.iter().map(|part| part.len()).sum::<usize>(),
+            self.len(),
+            "parts for {:?}",
+            self.shape
+        );
+        let storage = Arc::get_mut(&mut self.storage).expect("nobody else reads what is overwritten");
+        let Storage::Cuda(CudaStorage { buffer, .. }) = storage else {
+            panic!("rounded weights are on a GPU")
+        };
+        let mut to = buffer.ptr();
+        for part in parts {
+            elementwise::convert_to(buffer.gpu(), to, Dtype::Bf16, part.buffer());
+            to += (part.len() * Dtype::Bf16.size()) as u64;
+        }
+    }
+
     /// These rows of it, copied.
     pub fn gather_rows(&self, rows: &[usize]) -> Tensor {
         let (c, shape) = (self.cols(), [rows.len(), self.cols()]);
@@ -249,6 +288,11 @@ impl Tensor {
     #[track_caller]
     pub(crate) fn dtype(&self) -> Dtype {
         self.buffer().dtype()
+    }
+
+    /// Whether its values lie on a GPU in bf16.
+    pub(crate) fn is_bf16(&self) -> bool {
+        self.gpu().is_some() && self.dtype() == Dtype::Bf16
     }
 
     /// The address of the values in bf16.
@@ -295,6 +339,19 @@ impl Tensor {
             Storage::Cpu(data) => data,
             _ => panic!("tensor {:?} is on the GPU or packed", self.shape),
         }
+    }
+
+    /// Writes the values `from` of `source`, on the same device, in place of its own from `at` on.
+    #[track_caller]
+    pub fn write(&mut self, at: usize, source: &Tensor, from: Range<usize>) {
+        assert!(at + from.len() <= self.len() && from.end <= source.len(), "{from:?} of {:?}", source.shape);
+        let Some(gpu) = source.gpu().cloned() else {
+            return self.data_mut()[at..][..from.len()].copy_from_slice(&source.data()[from]);
+        };
+        let (dtype, to) = (source.dtype(), self.ptr_mut());
+        assert_eq!(self.dtype(), dtype, "write: the types differ");
+        let [at, start, bytes] = [at, from.start, from.len()].map(|n| n * dtype.size());
+        gpu.copy(to + at as u64, source.ptr() + start as u64, bytes);
     }
 
     /// The same values and the same gradient under another shape.

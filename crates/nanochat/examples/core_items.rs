@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nanochat::checkpoint::load_folder;
 use nanochat::core_eval::{Bundle, answer, prompts};
+use nanochat_tensor::Comm;
 use serde_json::json;
 
 fn main() -> anyhow::Result<()> {
@@ -16,7 +17,8 @@ fn main() -> anyhow::Result<()> {
     for task in &bundle.tasks {
         let Some(items) = bundle.items(task, limit.parse()?)? else { continue };
         let prompts = prompts(&loaded.tokenizer, task, &items);
-        for (i, item) in answer(&loaded.model, &loaded.tokenizer, task, &items).iter().enumerate() {
+        let answers = answer(&loaded.model, &loaded.tokenizer, task, &items, &Comm::alone());
+        for (i, item) in answers.iter().enumerate() {
             let tokens = prompts[i].options.iter().map(|span| span.ids.len() - span.start);
             let tokens: Vec<usize> = tokens.collect();
             let (losses, right) = (&item.losses, item.right);

@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     write_folder(&out, &Gpt::init(config, SEED), &tokenizer, SaveAs::F32)?;
 
     let shards = Shards::open(&base_dir.join("base_data"), OnBadShard::Refuse)?;
-    let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, shape, [0, 1], None)?;
+    let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, shape, None)?;
     let mut tokens: Vec<u8> = Vec::new();
     for _ in 0..steps {
         let batch = loader.next_batch()?;

@@ -17,8 +17,8 @@ use nanochat::huggingface::save_weights;
 use nanochat::optim::{Optimizer, Rates};
 use nanochat::schedule::Schedule;
 use nanochat::train;
-use nanochat_tensor::DeviceChoice;
 use nanochat_tensor::safetensors::SaveAs;
+use nanochat_tensor::{Comm, DeviceChoice};
 use safetensors::SafeTensors;
 
 const SEED: u64 = 42;
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     }
     let mut model = model.to_device(&device.open()?);
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
-    let mut optimizer = Optimizer::new(&model, rates, 1.0);
+    let mut optimizer = Optimizer::new(&model, rates, 1.0, &Comm::alone());
     let schedule = Schedule::Trapezoid {
         num_iterations: batches.len(),
         warmup_ratio: 0.0,

@@ -2,12 +2,13 @@
 
 pub mod infer;
 mod ops;
+pub mod rl;
 
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use nanochat_tensor::profile::{self, Kind, part};
-use nanochat_tensor::{Device, Grads, Rng, Tape};
+use nanochat_tensor::{Comm, Device, Grads, Rng, Tape};
 use serde::Serialize;
 
 use crate::batch::Batch;
@@ -15,6 +16,8 @@ use crate::config::{GptConfig, Precision, Recompute};
 use crate::gpt::Gpt;
 use crate::optim::{Moment, Optimizer, Rates};
 use crate::plan::Memory;
+use crate::profile::communication_ms;
+use crate::ranks;
 use crate::stages::fit;
 
 pub use ops::{Ceiling, OpSpeed, OpsBench, OpsSpeed, ops};
@@ -77,11 +80,29 @@ pub struct TrainSpeed {
     /// Time of all kernels and copies of one more step, each measured by itself, as a share of a timed step's
     /// time: what is missing to 1 the GPU waited. None on the CPU.
     pub gpu_busy: Option<f64>,
+    /// None on one rank.
+    pub ranks: Option<RanksSpeed>,
     pub peak_memory_gib: Option<f64>,
     /// What `nanochat plan` says of the same.
     pub planned_memory_gib: f64,
     /// Loss of the last micro-batch: a speed without a number that is right is worth nothing.
     pub loss: f32,
+}
+
+/// What was measured of several ranks.
+#[derive(Clone, Debug, Serialize)]
+pub struct RanksSpeed {
+    pub count: usize,
+    /// Tokens a second of a rank that does the same step by itself, all ranks at the same time.
+    pub alone_tokens_per_second: f64,
+    /// Speed over that, and the share that it is of as many ranks apart.
+    pub times: f64,
+    pub efficiency: f64,
+    /// Of a step in which GPUs were giving each other gradients and weights; None on the CPU, which does nothing else then.
+    pub collectives_ms: Option<f64>,
+    /// Of these the ones in which computing waited, and their share of the step.
+    pub exposed_ms: Option<f64>,
+    pub exposed: Option<f64>,
 }
 
 impl Sizes {
@@ -94,27 +115,51 @@ impl Sizes {
     }
 }
 
-pub fn train(bench: &TrainBench, device: &Device) -> Result<TrainSpeed> {
+/// Times training, of all ranks together and then of each alone.
+pub fn train(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<TrainSpeed> {
+    let (mut speed, communication_ms) = train_in(bench, device, comm)?;
+    if comm.world_size() > 1 || communication_ms.is_some() {
+        let alone = train_in(bench, device, &Comm::alone())?.0.tokens_per_second;
+        let (times, step_ms) =
+            (speed.tokens_per_second / alone, 1e3 * bench.total_batch_size as f64 / speed.tokens_per_second);
+        speed.ranks = Some(RanksSpeed {
+            count: comm.world_size(),
+            alone_tokens_per_second: alone,
+            times,
+            efficiency: times / comm.world_size() as f64,
+            collectives_ms: communication_ms.map(|[collectives, _]| collectives),
+            exposed_ms: communication_ms.map(|[_, exposed]| exposed),
+            exposed: communication_ms.map(|[_, exposed]| exposed / step_ms),
+        });
+    }
+    Ok(speed)
+}
+
+/// The speed of these ranks, and `communication_ms` of a step.
+fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSpeed, Option<[f64; 2]>)> {
     let sizes = &bench.sizes;
     let (config, micro_tokens) = (sizes.config()?, sizes.micro_tokens());
     if micro_tokens == 0 || !bench.total_batch_size.is_multiple_of(micro_tokens) || bench.steps == 0 {
         bail!("--total-batch-size {} must be a multiple of {micro_tokens}", bench.total_batch_size);
     }
-    fit::check(&config, sizes.device_batch_size, sizes.recompute, device)?;
+    fit::check(&config, sizes.device_batch_size, sizes.recompute, device, comm.world_size())?;
+    // Each rank does its share of a step's micro-batches, all of them alike.
     let grad_accum_steps = bench.total_batch_size / micro_tokens;
+    let micro_steps = ranks::mine(comm, grad_accum_steps).count();
+    let scale = 1.0 / bench.total_batch_size as f32;
     let mut model = Gpt::init(config, 42).to_device(device);
     model.recompute = sizes.recompute;
     model.compute = sizes.precision.into();
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
-    let mut optimizer = Optimizer::new(&model, rates, 1.0);
+    let mut optimizer = Optimizer::new(&model, rates, 1.0, comm);
     let batch = random_batch(config.vocab_size, [sizes.device_batch_size, sizes.max_seq_len]);
     // A fresh model's head and projections are zero, and zeros multiply faster than real values.
     for _ in 0..2 {
-        step(&mut model, &mut optimizer, &batch, 2.min(grad_accum_steps), device);
+        step(&mut model, &mut optimizer, &batch, 2.min(micro_steps), scale, device);
     }
     let (mut micro, mut update, mut loss) = (0.0, 0.0, 0.0);
     for _ in 0..bench.steps {
-        let times = step(&mut model, &mut optimizer, &batch, grad_accum_steps, device);
+        let times = step(&mut model, &mut optimizer, &batch, micro_steps, scale, device);
         micro += times.0;
         update += times.1;
         loss = times.2;
@@ -122,16 +167,19 @@ pub fn train(bench: &TrainBench, device: &Device) -> Result<TrainSpeed> {
     let peak_memory_gib = device.memory().map(|(peak, _)| peak as f64 / GIB);
     let steps = bench.steps as f64;
     let step_seconds = (micro + update) / steps;
-    let gpu_busy = matches!(device, Device::Cuda(_)).then(|| {
+    let recorded = matches!(device, Device::Cuda(_)).then(|| {
         profile::start(device);
-        step(&mut model, &mut optimizer, &batch, grad_accum_steps, device);
-        let kernels = profile::finish().into_iter().filter(|span| span.kind == Kind::Kernel);
+        step(&mut model, &mut optimizer, &batch, micro_steps, scale, device);
+        profile::finish()
+    });
+    let gpu_busy = recorded.as_ref().map(|spans| {
+        let kernels = spans.iter().filter(|span| span.kind == Kind::Kernel);
         1e-6 * kernels.map(|span| span.duration_us).sum::<f64>() / step_seconds
     });
     let tokens_per_second = bench.total_batch_size as f64 / step_seconds;
     let peak = sizes.peak_tflops.or_else(|| peak_tflops(&device.to_string()));
     let memory = if gpu_busy.is_some() { Memory::gpu } else { Memory::cpu };
-    Ok(TrainSpeed {
+    let speed = TrainSpeed {
         device: device.to_string(),
         depth: sizes.depth,
         parameters: config.params(),
@@ -139,14 +187,20 @@ pub fn train(bench: &TrainBench, device: &Device) -> Result<TrainSpeed> {
         recompute: sizes.recompute,
         precision: if gpu_busy.is_some() { Precision::Bf16 } else { sizes.precision },
         tokens_per_second,
-        mfu: peak.map(|peak| config.flops_per_token() * tokens_per_second / (peak * 1e12)),
-        micro_step_ms: 1e3 * micro / steps / grad_accum_steps as f64,
+        mfu: peak.map(|peak| {
+            config.flops_per_token() * tokens_per_second / (peak * 1e12 * comm.world_size() as f64)
+        }),
+        micro_step_ms: 1e3 * micro / steps / micro_steps.max(1) as f64,
         optimizer_ms: 1e3 * update / steps,
         gpu_busy,
+        ranks: None,
         peak_memory_gib,
-        planned_memory_gib: memory(&config, sizes.device_batch_size, 1, sizes.recompute).total() / GIB,
+        planned_memory_gib: memory(&config, sizes.device_batch_size, comm.world_size(), sizes.recompute)
+            .total()
+            / GIB,
         loss,
-    })
+    };
+    Ok((speed, recorded.as_deref().and_then(communication_ms)))
 }
 
 /// Seconds of the micro-steps and of the optimizer, and the last loss.
@@ -154,16 +208,18 @@ fn step(
     model: &mut Gpt,
     optimizer: &mut Optimizer,
     batch: &Batch,
-    grad_accum_steps: usize,
+    micro_steps: usize,
+    scale: f32,
     device: &Device,
 ) -> (f64, f64, f32) {
     let started = Instant::now();
-    let tokens = batch.inputs.len() as f32;
     let (mut grads, mut loss) = (Grads::default(), None);
-    for _ in 0..grad_accum_steps {
+    for i in 0..micro_steps {
         let tape = Tape::computing(model.compute);
         let (loss_sum, _) = part("forward", || model.loss_sum(&tape, batch));
-        let scale = 1.0 / (tokens * grad_accum_steps as f32);
+        if i + 1 == micro_steps {
+            grads.reduce_into(optimizer.reduction(model));
+        }
         part("backward", || tape.backward(&loss_sum, scale, &mut grads));
         loss = Some(loss_sum);
     }
@@ -173,7 +229,7 @@ fn step(
     part("optimizer", || optimizer.step(model, &mut grads, moment));
     device.synchronize();
     let update = started.elapsed().as_secs_f64() - micro;
-    (micro, update, loss.map_or(0.0, |loss| loss.item() / tokens))
+    (micro, update, loss.map_or(0.0, |loss| loss.item() / batch.inputs.len() as f32))
 }
 
 fn random_batch(vocab_size: usize, shape: [usize; 2]) -> Batch {

@@ -6,14 +6,15 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
-use nanochat_tensor::Rng;
+use nanochat_tensor::{Comm, Rng};
 use nanochat_tokenizer::Tokenizer;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::answer;
-use crate::engine::{Engine, Request};
+use crate::engine::{Engine, EngineOptions, Request};
 use crate::gpt::Gpt;
+use crate::ranks;
 use crate::sampler::SampleOptions;
 use crate::score::Score;
 use crate::span_loss::{after_each, argmax};
@@ -57,24 +58,30 @@ pub struct WrongAnswer {
     pub answer: String,
 }
 
-/// Puts all items of a task to a model. `progress` is called once an item.
+/// Puts all items of a task to a model, each by the rank it belongs to. `progress` is called once an item of this rank.
 pub fn evaluate(
     model: &Gpt,
     tokenizer: &Tokenizer,
     task: &dyn Task,
     options: &ChatEvalOptions,
+    comm: &Comm,
     progress: &(impl Fn() + Sync),
 ) -> Result<TaskScore> {
-    let prompt = |i| task.conversation(i).render_for_completion(tokenizer);
-    let prompts = (0..task.len()).map(prompt).collect::<Result<Vec<_>, _>>()?;
+    let items: Vec<usize> = ranks::mine(comm, task.len()).collect();
+    let prompt = |&i: &usize| task.conversation(i).render_for_completion(tokenizer);
+    let prompts = items.iter().map(prompt).collect::<Result<Vec<_>, _>>()?;
     let answers = match task.kind() {
-        Kind::Categorical => letters(model, tokenizer, task, &prompts, progress)?,
-        Kind::Generative => written(model, tokenizer, prompts, options, progress),
+        Kind::Categorical => letters(model, tokenizer, task, &items, &prompts, progress)?,
+        Kind::Generative => written(model, tokenizer, &items, prompts, options, progress),
         Kind::Talk => bail!("{} has nothing to grade: it is for training", task.name()),
     };
     // Grading may run programs.
-    let is_right = |(i, answers): (usize, &Vec<String>)| answers.iter().any(|answer| task.grade(i, answer));
-    let right: Vec<bool> = answers.par_iter().enumerate().map(is_right).collect();
+    let graded = |(&i, answers): (&usize, Vec<String>)| {
+        let right = answers.iter().any(|answer| task.grade(i, answer));
+        (answers, right)
+    };
+    let graded = items.par_iter().zip(answers).map(graded).collect::<Vec<_>>();
+    let (answers, right): (Vec<_>, Vec<_>) = ranks::gather(comm, graded).into_iter().unzip();
     Ok(summed(task, &answers, &right, options.keep_wrong))
 }
 
@@ -115,6 +122,7 @@ fn letters(
     model: &Gpt,
     tokenizer: &Tokenizer,
     task: &dyn Task,
+    items: &[usize],
     prompts: &[Vec<u32>],
     progress: &(impl Fn() + Sync),
 ) -> Result<Vec<Vec<String>>> {
@@ -123,23 +131,28 @@ fn letters(
         ids => bail!("the tokenizer makes {} tokens of the letter {letter}; one is needed", ids.len()),
     };
     let ids = |i: usize| task.letters(i).iter().map(id).collect::<Result<Vec<u32>>>();
-    let ids = (0..task.len()).map(ids).collect::<Result<Vec<_>>>()?;
-    let chosen = after_each(model, prompts, |i, logits| {
+    let ids = items.iter().map(|&i| ids(i)).collect::<Result<Vec<_>>>()?;
+    let mut offered: Vec<u32> = ids.iter().flatten().copied().collect();
+    offered.sort_unstable();
+    offered.dedup();
+    let chosen = after_each(model, prompts, &offered, |i, logits| {
         progress();
-        argmax(&ids[i].iter().map(|&id| logits[id as usize]).collect::<Vec<f32>>())
+        let logit = |id| logits[offered.binary_search(id).expect("all are among the offered")];
+        argmax(&ids[i].iter().map(logit).collect::<Vec<f32>>())
     });
-    Ok(chosen.into_iter().enumerate().map(|(i, letter)| vec![task.letters(i)[letter].clone()]).collect())
+    Ok(items.iter().zip(chosen).map(|(&i, letter)| vec![task.letters(i)[letter].clone()]).collect())
 }
 
 /// What the model writes to each prompt: the visible text of all samples.
 fn written(
     model: &Gpt,
     tokenizer: &Tokenizer,
+    items: &[usize],
     prompts: Vec<Vec<u32>>,
     options: &ChatEvalOptions,
     progress: &(impl Fn() + Sync),
 ) -> Vec<Vec<String>> {
-    let completions = complete(model, tokenizer, prompts, options, progress);
+    let completions = complete(model, tokenizer, items, prompts, options, progress);
     let text = |ids: &Vec<u32>| answer::visible_text(tokenizer, ids);
     completions.iter().map(|samples| samples.iter().map(text).collect()).collect()
 }
@@ -148,20 +161,22 @@ fn written(
 fn complete(
     model: &Gpt,
     tokenizer: &Tokenizer,
+    items: &[usize],
     prompts: Vec<Vec<u32>>,
     options: &ChatEvalOptions,
     progress: &(impl Fn() + Sync),
 ) -> Vec<Vec<Vec<u32>>> {
-    let request = |(stream, prompt): (usize, Vec<u32>)| Request {
+    let request = |(&item, prompt): (&usize, Vec<u32>)| Request {
         prompt,
         samples: options.samples,
         max_tokens: options.max_tokens,
         options: options.sample,
-        stream: stream as u64,
+        stream: item as u64,
     };
-    let requests: Vec<Request> = prompts.into_iter().enumerate().map(request).collect();
+    let requests: Vec<Request> = items.iter().zip(prompts).map(request).collect();
     let mut seen = vec![false; requests.len()];
-    let completions = Engine::new(model, tokenizer).generate(&requests, |token| {
+    let rows = EngineOptions::for_batch(&model.device(), requests.len() * options.samples);
+    let completions = Engine::with_options(model, Some(tokenizer), rows).generate(&requests, |token| {
         if !std::mem::replace(&mut seen[token.request], true) {
             progress();
         }
@@ -234,7 +249,7 @@ mod tests {
     fn evaluated(file: &str) -> Result<TaskScore> {
         let sample = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
         let options = ChatEvalOptions { max_tokens: 8, samples: 2, sample, keep_wrong: 2 };
-        evaluate(&model(), &tokenizer(), &*task(file).1, &options, &|| ())
+        evaluate(&model(), &tokenizer(), &*task(file).1, &options, &Comm::alone(), &|| ())
     }
 
     #[test]

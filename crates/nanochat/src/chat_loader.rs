@@ -4,6 +4,7 @@
 //! length before it is cut into batches, which are then shuffled: rows of a batch are about equally
 //! long, so little is padding. All of it follows from (seed, position), so any position can be resumed. A thread
 //! reads and tokenises windows ahead of training; conversations with nothing to learn from make room for the next.
+//! The sequence of batches is the same on every rank.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -18,16 +19,16 @@ use crate::conversation::ConversationError;
 use crate::dataset::DataError;
 use crate::mixture::Mixture;
 
-/// Steps sorted together (fewer if the set is smaller: a batch must not repeat a conversation). More would
+/// Batches sorted together (fewer if the set is smaller: a batch must not repeat a conversation). More would
 /// save little padding and mix less.
-const STEPS_PER_WINDOW: usize = 32;
+const BATCHES_PER_WINDOW: usize = 32;
 /// Batches made ahead of training: a few MB, enough to hide the making of the next window.
 const BATCHES_AHEAD: usize = 64;
 /// First part of the random streams' keys; the mixture's own is another.
 const WINDOW: u64 = 2;
 
 /// The next batch a loader gives: number `batch` of the window that begins at conversation `index` of
-/// `epoch`. The same on every rank.
+/// `epoch`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatState {
     pub epoch: u64,
@@ -52,13 +53,13 @@ pub struct Fitted {
 
 /// Reads and tokenises in a thread of its own, which ends when this is dropped.
 pub struct ChatLoader {
-    ahead: Receiver<Result<Step, DataError>>,
+    ahead: Receiver<Result<Next, DataError>>,
     state: ChatState,
     fitted: Fitted,
 }
 
 /// A batch, and what the loader's state is after it.
-struct Step {
+struct Next {
     batch: Batch,
     after: ChatState,
     /// With the window under way.
@@ -66,16 +67,15 @@ struct Step {
 }
 
 impl ChatLoader {
-    /// Batches of up to (b, t) for rank `rank` of `world`, from the start or from a saved position.
+    /// Batches of up to (b, t), from the start or from a saved position.
     pub fn new(
         mixture: &Arc<Mixture>,
         tokenizer: &Tokenizer,
         [b, t]: [usize; 2],
-        [rank, world]: [usize; 2],
         seed: u64,
         from: Option<&ChatState>,
     ) -> Result<ChatLoader, DataError> {
-        assert!(b * t > 0 && rank < world, "a batch of ({b}, {t}) for rank {rank} of {world}");
+        assert!(b * t > 0, "a batch of ({b}, {t})");
         let padding = tokenizer.special("<|bos|>").ok_or(ConversationError::NoSpecial("<|bos|>"))?;
         let n = mixture.len();
         let state = match from {
@@ -88,7 +88,7 @@ impl ChatLoader {
         let (send, ahead) = sync_channel(BATCHES_AHEAD);
         let order = mixture.order(seed, state.epoch);
         let (mixture, tokenizer) = (mixture.clone(), tokenizer.clone());
-        let reader = Reader { mixture, tokenizer, padding, shape: [b, t], rank, world, seed, order, send };
+        let reader = Reader { mixture, tokenizer, padding, shape: [b, t], seed, order, send };
         let start = state.clone();
         std::thread::spawn(move || reader.run(start));
         Ok(ChatLoader { ahead, fitted: state.fitted, state })
@@ -96,7 +96,7 @@ impl ChatLoader {
 
     /// The next batch: T is the longest row's length, at most the `t` given.
     pub fn next_batch(&mut self) -> Result<Batch, DataError> {
-        let Step { batch, after, fitted } =
+        let Next { batch, after, fitted } =
             self.ahead.recv().expect("the reader sends until it has sent an error")?;
         (self.state, self.fitted) = (after, fitted);
         Ok(batch)
@@ -119,12 +119,10 @@ struct Reader {
     tokenizer: Tokenizer,
     padding: u32,
     shape: [usize; 2],
-    rank: usize,
-    world: usize,
     seed: u64,
     /// Of the epoch under way.
     order: Vec<u32>,
-    send: SyncSender<Result<Step, DataError>>,
+    send: SyncSender<Result<Next, DataError>>,
 }
 
 impl Reader {
@@ -132,19 +130,18 @@ impl Reader {
     fn run(mut self, mut state: ChatState) {
         loop {
             let mut next = state.clone();
-            let steps = match self.window(&mut next) {
-                Ok(steps) => steps,
+            let batches = match self.window(&mut next) {
+                Ok(batches) => batches,
                 Err(error) => return drop(self.send.send(Err(error))),
             };
             let fitted = next.fitted;
-            for (i, rows) in steps.iter().enumerate().skip(state.batch) {
-                let ours = &rows[self.rank * self.shape[0]..][..self.shape[0]];
-                let batch = Batch::padded(ours, self.shape[1], self.padding);
-                let after = match i + 1 == steps.len() {
+            for (i, rows) in batches.iter().enumerate().skip(state.batch) {
+                let batch = Batch::padded(rows, self.shape[1], self.padding);
+                let after = match i + 1 == batches.len() {
                     true => next.clone(),
                     false => ChatState { batch: i + 1, ..state.clone() },
                 };
-                if self.send.send(Ok(Step { batch, after, fitted })).is_err() {
+                if self.send.send(Ok(Next { batch, after, fitted })).is_err() {
                     return;
                 }
             }
@@ -152,15 +149,15 @@ impl Reader {
         }
     }
 
-    /// The rows of every step of the window at `state`, in the order the steps are given; moves `state` to
-    /// the next window.
+    /// The rows of every batch of the window at `state`, in the order they are given; moves `state` to the next
+    /// window.
     fn window(&mut self, state: &mut ChatState) -> Result<Vec<Vec<Row>>, DataError> {
-        let rows_per_step = self.shape[0] * self.world;
-        let steps = (self.mixture.len() / rows_per_step).clamp(1, STEPS_PER_WINDOW);
+        let b = self.shape[0];
+        let batches = (self.mixture.len() / b).clamp(1, BATCHES_PER_WINDOW);
         let key = [self.seed, WINDOW, state.epoch, state.index as u64];
         let (mut rows, mut barren) = (Vec::new(), 0);
-        while rows.len() < steps * rows_per_step {
-            let missing = steps * rows_per_step - rows.len();
+        while rows.len() < batches * b {
+            let missing = batches * b - rows.len();
             let taken: Vec<u32> = (0..missing).map(|_| self.take(state)).collect();
             let rendered = taken.par_iter().map(|&item| self.render(item)).collect::<Result<Vec<_>, _>>()?;
             let before = rows.len();
@@ -180,10 +177,9 @@ impl Reader {
         state.batch = 0;
         rows.sort_by_key(|row| row.ids.len());
         let mut rows = rows.into_iter();
-        let mut steps: Vec<Vec<Row>> =
-            (0..steps).map(|_| rows.by_ref().take(rows_per_step).collect()).collect();
-        Rng::new(&key).shuffle(&mut steps);
-        Ok(steps)
+        let mut batches: Vec<Vec<Row>> = (0..batches).map(|_| rows.by_ref().take(b).collect()).collect();
+        Rng::new(&key).shuffle(&mut batches);
+        Ok(batches)
     }
 
     /// The conversation at `state`, and moves on.
@@ -229,8 +225,8 @@ mod tests {
         Arc::new(Mixture::of(conversations))
     }
 
-    fn loader(n: usize, ranks: [usize; 2], from: Option<&ChatState>) -> ChatLoader {
-        ChatLoader::new(&mixture(set(n)), &tokenizer(), [4, 300], ranks, 7, from).unwrap()
+    fn loader(n: usize, from: Option<&ChatState>) -> ChatLoader {
+        ChatLoader::new(&mixture(set(n)), &tokenizer(), [4, 300], 7, from).unwrap()
     }
 
     #[test]
@@ -238,7 +234,7 @@ mod tests {
         let tokenizer = tokenizer();
         let conversations = [conversation("q", "ab"), conversation("q", "abcdefgh")];
         let mut loader =
-            ChatLoader::new(&mixture(conversations.to_vec()), &tokenizer, [2, 300], [0, 1], 0, None).unwrap();
+            ChatLoader::new(&mixture(conversations.to_vec()), &tokenizer, [2, 300], 0, None).unwrap();
         let batch = loader.next_batch().unwrap();
         assert_eq!(batch.shape, [2, 16]);
         let short = conversations[0].render(&tokenizer, 100).unwrap();
@@ -254,28 +250,25 @@ mod tests {
     }
 
     #[test]
-    fn every_epoch_gives_every_conversation_once_over_all_ranks() {
-        let mut loaders = [loader(256, [0, 2], None), loader(256, [1, 2], None)];
+    fn every_epoch_gives_every_conversation_once() {
+        let mut loader = loader(256, None);
         for epoch in 1..4 {
             let mut seen: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
-            for _ in 0..256 / 8 {
-                for loader in &mut loaders {
-                    let batch = loader.next_batch().unwrap();
-                    for row in batch.inputs.chunks(batch.shape[1]) {
-                        *seen.entry(row[..7].to_vec()).or_default() += 1; // bos, user_start, qNNNN
-                    }
+            for _ in 0..256 / 4 {
+                let batch = loader.next_batch().unwrap();
+                for row in batch.inputs.chunks(batch.shape[1]) {
+                    *seen.entry(row[..7].to_vec()).or_default() += 1; // bos, user_start, qNNNN
                 }
             }
             assert!(seen.len() == 256 && seen.values().all(|&times| times == 1));
-            let state = loaders[0].state();
+            let state = loader.state();
             assert_eq!((state.epoch, state.index, state.fitted.kept), (epoch, 0, 256 * epoch as usize));
-            assert_eq!(loaders[0].state(), loaders[1].state());
         }
     }
 
     #[test]
     fn little_is_padding() {
-        let mut loader = loader(1_000, [0, 1], None);
+        let mut loader = loader(1_000, None);
         let padding = tokenizer().special("<|bos|>").unwrap();
         let (mut tokens, mut places) = (0, 0);
         for _ in 0..250 {
@@ -290,22 +283,21 @@ mod tests {
     #[test]
     fn a_resumed_loader_goes_on_exactly() {
         for n in [3, 37, 500] {
-            let mut straight = loader(n, [1, 2], None);
-            let mut resumed = loader(n, [1, 2], None);
+            let mut straight = loader(n, None);
+            let mut resumed = loader(n, None);
             for stop in [0, 1, 5, 31, 32, 33, 70] {
                 for _ in 0..stop {
                     assert_eq!(straight.next_batch().unwrap(), resumed.next_batch().unwrap());
                 }
                 let saved = serde_json::to_string(&resumed.state()).unwrap();
-                resumed = loader(n, [1, 2], Some(&serde_json::from_str(&saved).unwrap()));
+                resumed = loader(n, Some(&serde_json::from_str(&saved).unwrap()));
                 assert_eq!(straight.state(), resumed.state());
             }
             assert_eq!(straight.next_batch().unwrap(), resumed.next_batch().unwrap());
         }
-        let other = loader(10, [0, 1], None).state().clone();
-        let error = ChatLoader::new(&mixture(set(11)), &tokenizer(), [4, 300], [0, 1], 7, Some(&other))
-            .err()
-            .unwrap();
+        let other = loader(10, None).state().clone();
+        let error =
+            ChatLoader::new(&mixture(set(11)), &tokenizer(), [4, 300], 7, Some(&other)).err().unwrap();
         assert!(error.to_string().contains("10") && error.to_string().contains("11"), "{error}");
     }
 
@@ -317,7 +309,7 @@ mod tests {
             conversation(&"long ".repeat(100), "a"),
         ];
         let new = |conversations: &[Conversation]| {
-            ChatLoader::new(&mixture(conversations.to_vec()), &tokenizer(), [1, 20], [0, 1], 7, None).unwrap()
+            ChatLoader::new(&mixture(conversations.to_vec()), &tokenizer(), [1, 20], 7, None).unwrap()
         };
         let mut loader = new(&conversations);
         for _ in 0..8 {

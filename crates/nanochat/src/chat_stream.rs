@@ -1,8 +1,8 @@
 //! An endless stream of conversations packed to full rows, as pretraining's documents are (nanochat's loader of
 //! mid-training): all tokens count, those of a task as much as its weight says.
 //!
-//! Conversations of a shuffled epoch are joined to one stream per rank, rank r taking numbers r, r + world, ….
-//! A batch takes B·T + 1 tokens, as in [`crate::dataloader`]. A thread reads and tokenises ahead of training.
+//! Conversations of a shuffled epoch are joined to one stream, the same on every rank. A batch takes B·T + 1 tokens, as in
+//! [`crate::dataloader`]. A thread reads and tokenises ahead of training.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -32,7 +32,6 @@ pub struct StreamState {
 /// Reads and tokenises in a thread of its own, which ends when this is dropped.
 pub struct ChatStream {
     shape: [usize; 2],
-    world: usize,
     conversations: usize,
     ahead: Receiver<Result<Block, DataError>>,
     current: Block,
@@ -41,7 +40,7 @@ pub struct ChatStream {
     token: usize,
 }
 
-/// Conversations `first`, `first` + world, … of an epoch: their tokens, and how much those count.
+/// Conversations `first`, `first` + 1, … of an epoch: their tokens, and how much those count.
 struct Block {
     epoch: u64,
     first: usize,
@@ -49,34 +48,28 @@ struct Block {
 }
 
 impl ChatStream {
-    /// Batches of (b, t) for rank `rank` of `world`, from the start or from a saved position.
+    /// Batches of (b, t), from the start or from a saved position.
     pub fn new(
         mixture: &Arc<Mixture>,
         tokenizer: &Tokenizer,
         [b, t]: [usize; 2],
-        [rank, world]: [usize; 2],
         seed: u64,
         from: Option<&StreamState>,
     ) -> Result<ChatStream, DataError> {
-        assert!(b * t > 0 && rank < world, "a batch of ({b}, {t}) for rank {rank} of {world}");
+        assert!(b * t > 0, "a batch of ({b}, {t})");
         let n = mixture.len();
-        if n < world {
-            let reason = format!("its {n} conversations are fewer than the {world} processes");
-            return Err(DataError::Mixture { mixture: "of this run".into(), reason });
-        }
         let (epoch, first, token) = match from {
-            None => (0, rank, 0),
+            None => (0, 0, 0),
             Some(state) if state.conversations != n => {
                 return Err(DataError::OtherConversations { saved: state.conversations, found: n });
             }
             Some(state) => (state.epoch, state.index, state.token),
         };
         let (send, ahead) = sync_channel(BLOCKS_AHEAD);
-        let reader =
-            Reader { mixture: mixture.clone(), tokenizer: tokenizer.clone(), rank, world, seed, send };
+        let reader = Reader { mixture: mixture.clone(), tokenizer: tokenizer.clone(), seed, send };
         std::thread::spawn(move || reader.run(epoch, first));
         let current = Block { epoch, first, conversations: Vec::new() };
-        Ok(ChatStream { shape: [b, t], world, conversations: n, ahead, current, conversation: 0, token })
+        Ok(ChatStream { shape: [b, t], conversations: n, ahead, current, conversation: 0, token })
     }
 
     pub fn next_batch(&mut self) -> Result<Batch, DataError> {
@@ -106,7 +99,7 @@ impl ChatStream {
     /// The position of the first token of the next batch.
     pub fn state(&self) -> StreamState {
         let Block { epoch, first, .. } = self.current;
-        let index = first + self.conversation * self.world;
+        let index = first + self.conversation;
         StreamState { epoch, index, token: self.token, conversations: self.conversations }
     }
 
@@ -121,8 +114,6 @@ impl ChatStream {
 struct Reader {
     mixture: Arc<Mixture>,
     tokenizer: Tokenizer,
-    rank: usize,
-    world: usize,
     seed: u64,
     send: SyncSender<Result<Block, DataError>>,
 }
@@ -132,18 +123,17 @@ impl Reader {
     fn run(&self, first_epoch: u64, mut first: usize) {
         for epoch in first_epoch.. {
             let order = self.mixture.order(self.seed, epoch);
-            let mine: Vec<usize> = (first..order.len()).step_by(self.world).collect();
-            for numbers in mine.chunks(BLOCK) {
-                let tokens = |&number: &usize| self.tokens(order[number] as usize);
-                let conversations = numbers.par_iter().map(tokens).collect::<Result<Vec<_>, _>>();
-                let block =
-                    conversations.map(|conversations| Block { epoch, first: numbers[0], conversations });
+            for items in order[first..].chunks(BLOCK) {
+                let tokens = |&item: &u32| self.tokens(item as usize);
+                let conversations = items.par_iter().map(tokens).collect::<Result<Vec<_>, _>>();
+                let block = conversations.map(|conversations| Block { epoch, first, conversations });
+                first += items.len();
                 let last = block.is_err();
                 if self.send.send(block).is_err() || last {
                     return;
                 }
             }
-            first = self.rank;
+            first = 0;
         }
     }
 
@@ -170,14 +160,14 @@ mod tests {
         Arc::new(Mixture::of((0..n).map(conversation).collect::<Vec<_>>()))
     }
 
-    fn stream(n: usize, ranks: [usize; 2], from: Option<&StreamState>) -> ChatStream {
-        ChatStream::new(&mixture(n), &tokenizer(), [2, 90], ranks, 42, from).unwrap()
+    fn stream(n: usize, from: Option<&StreamState>) -> ChatStream {
+        ChatStream::new(&mixture(n), &tokenizer(), [2, 90], 42, from).unwrap()
     }
 
     #[test]
     fn batches_are_the_shuffled_conversations_cut_in_pieces() {
         let mixture = mixture(700);
-        let mut stream = stream(700, [0, 1], None);
+        let mut stream = stream(700, None);
         let render =
             |&i: &u32| mixture.get(i as usize).unwrap().0.render(&tokenizer(), usize::MAX).unwrap().ids;
         let mut tokens: Vec<u32> = mixture.order(42, 0).iter().flat_map(render).collect();
@@ -196,18 +186,18 @@ mod tests {
 
     #[test]
     fn a_resumed_stream_goes_on_exactly() {
-        let (mut straight, mut resumed) = (stream(600, [1, 2], None), stream(600, [1, 2], None));
-        for stop in [0, 1, 30, 95, 7, 200] {
+        let (mut straight, mut resumed) = (stream(600, None), stream(600, None));
+        for stop in [0, 1, 30, 95, 7, 500] {
             for _ in 0..stop {
                 assert_eq!(straight.next_batch().unwrap(), resumed.next_batch().unwrap());
             }
             let saved = serde_json::to_string(&resumed.state()).unwrap();
-            resumed = stream(600, [1, 2], Some(&serde_json::from_str(&saved).unwrap()));
+            resumed = stream(600, Some(&serde_json::from_str(&saved).unwrap()));
             assert_eq!(straight.state(), resumed.state());
         }
         assert!(straight.progress() > 1.0);
         let other = StreamState { conversations: 5, ..straight.state() };
-        let error = ChatStream::new(&mixture(600), &tokenizer(), [2, 90], [0, 1], 42, Some(&other));
+        let error = ChatStream::new(&mixture(600), &tokenizer(), [2, 90], 42, Some(&other));
         assert!(matches!(error, Err(DataError::OtherConversations { saved: 5, found: 600 })));
     }
 }

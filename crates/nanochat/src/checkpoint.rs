@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nanochat_tensor::Tensor;
 use nanochat_tensor::safetensors::{self, SafetensorsError, SaveAs};
 use nanochat_tokenizer::{Tokenizer, TokenizerError};
 use serde::{Deserialize, Serialize};
@@ -142,11 +143,12 @@ impl Checkpoints {
         steps
     }
 
+    /// `optimizer` as its `tensors` gave it.
     pub fn save(
         &self,
         model: &Gpt,
         tokenizer: &Tokenizer,
-        optimizer: &Optimizer,
+        optimizer: &[(String, Tensor)],
         state: &TrainState,
     ) -> Result<PathBuf, CheckpointError> {
         let folder = self.folder(state.step);
@@ -160,14 +162,14 @@ impl Checkpoints {
         folder: &Path,
         model: &Gpt,
         tokenizer: &Tokenizer,
-        optimizer: &Optimizer,
+        optimizer: &[(String, Tensor)],
         state: &TrainState,
     ) -> Result<(), CheckpointError> {
         let temporary = self.dir.join(format!("{SAVING}{:06}", state.step));
         let error = |error| CheckpointError::Write { path: temporary.clone(), error };
         remove_if_there(&temporary).map_err(error)?;
         let written = write_folder(&temporary, model, tokenizer, SaveAs::F32).and_then(|()| {
-            let tensors = optimizer.tensors();
+            let tensors = optimizer.iter().map(|(name, tensor)| (name.clone(), tensor));
             safetensors::save(&temporary.join("optimizer.safetensors"), tensors, SaveAs::F32)?;
             write_json(&temporary.join("train_state.json"), &json!(state))
         });
@@ -230,7 +232,7 @@ impl Checkpoints {
     ) -> Result<(), CheckpointError> {
         let path = self.folder(state.step).join("optimizer.safetensors");
         let tensors = safetensors::load(&path)?;
-        let restored = optimizer.restore(tensors, state.optimizer_steps);
+        let restored = optimizer.restore(&tensors, state.optimizer_steps);
         restored.map_err(|message| CheckpointError::Damaged { path, message })
     }
 }

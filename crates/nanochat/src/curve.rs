@@ -104,9 +104,8 @@ fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 }
 
 /// Draws a stage's charts into `folder`: `loss` with `val_loss`, every metric whose name ends with `_bpb`,
-/// such as `val_bpb` and `zh_bpb`, and tasks measured while training, and of reinforcement learning `reward` with every
-/// `pass@k`. Charts without points
-/// are left out.
+/// such as `val_bpb` and `zh_bpb`, CORE, tasks measured while training, and of reinforcement learning `reward` with
+/// every `pass@k`. Charts without points are left out.
 pub fn stage_charts(stage: &str, metrics: &[Metrics], folder: &Path) -> io::Result<Vec<Chart>> {
     let (stem, mut charts) = (file_name(stage), Vec::new());
     let mut add = |what: &str, file: String, series: Vec<Series>| {
@@ -137,6 +136,7 @@ pub fn stage_charts(stage: &str, metrics: &[Metrics], folder: &Path) -> io::Resu
     }
     add("loss", format!("{stem}-loss.svg"), losses)?;
     add("validation bits per byte", format!("{stem}-val-bpb.svg"), named(&|name| name.ends_with("_bpb")))?;
+    add("CORE", format!("{stem}-core.svg"), named(&|name| name.starts_with("CORE")))?;
     let accuracies = named(&|name| name.starts_with("accuracy "));
     add("accuracy", format!("{stem}-accuracy.svg"), accuracies)?;
     let rewards = [with_smooth("reward"), named(&|name| name.starts_with("pass@"))].concat();

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use nanochat_tensor::{Compute, Device, Precision, Rng, RotaryTable, Tape, Tensor};
+use nanochat_tensor::{Compute, Device, Precision, Rng, RotaryTable, RowIndex, Tape, Tensor};
 use rayon::prelude::*;
 
 use crate::batch::Batch;
@@ -179,9 +179,24 @@ impl Gpt {
 
     /// x (N, C) -> logits (N, V) after the softcap, on the CPU
     pub fn unembed(&self, x: &Tensor) -> Tensor {
-        let mut logits = Tape::off().linear(x, &self.lm_head).to_device(&Device::Cpu);
-        nanochat_tensor::ops::softcap(logits.data_mut());
-        logits
+        nanochat_tensor::ops::softcapped_logits(x, &self.lm_head).to_device(&Device::Cpu)
+    }
+
+    /// x (N, C) -> the likeliest token after each (N)
+    pub fn likeliest(&self, x: &Tensor) -> Vec<u32> {
+        nanochat_tensor::ops::softcapped_logits(x, &self.lm_head).argmax()
+    }
+
+    /// x (N, C) -> logits (N, tokens) after the softcap of these tokens only, on the CPU
+    pub fn logits_of(&self, x: &Tensor, tokens: &RowIndex) -> Tensor {
+        nanochat_tensor::ops::softcapped_logits(x, &self.lm_head.take_rows(tokens)).to_device(&Device::Cpu)
+    }
+
+    /// x (N, C), targets (N) -> nll (N), on the CPU
+    pub fn nll(&self, x: &Tensor, targets: &[u32]) -> Tensor {
+        let weights = vec![1.0; targets.len()];
+        let (_, nll) = Tape::off().linear_softcap_cross_entropy(x, &self.lm_head, targets, &weights);
+        nll.to_device(&Device::Cpu)
     }
 
     /// ids (B, T) -> normalized hidden states (B·T, C), every row attending to itself
@@ -222,6 +237,10 @@ impl Gpt {
 
     fn tokens(&self, shape: [usize; 2], positions: Arc<[usize]>) -> Tokens {
         Tokens { config: self.config, shape, positions, rotary: self.rotary.clone() }
+    }
+
+    pub fn rotary(&self) -> &Arc<RotaryTable> {
+        &self.rotary
     }
 
     /// How many positions the rotary table reaches.

@@ -1,8 +1,21 @@
 //! Which language a text is in, by ISO 639-1 code where it has one: by script for Chinese, Japanese and
 //! Korean, by letter trigrams (whatlang) for the others.
 
+use serde::{Deserialize, Serialize};
+
 /// Characters looked at: more changes the answer rarely and the cost in proportion.
 const SAMPLE: usize = 1_000;
+
+/// What a model is trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextLanguage {
+    En,
+    Zh,
+    /// English and Chinese
+    #[value(alias = "mixed")]
+    Mix,
+}
 
 /// A language and how much of the text's letters is in its script.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::conversation::Conversation;
 use crate::dataset::{CHARS_PER_SHARD, DataError, ShardWriter, Split, Written, at};
+use crate::language::TextLanguage;
 use crate::partial_dir::PartialDir;
 use crate::world::{self, DEFAULT_CONVERSATIONS, DEFAULT_DOCUMENTS, World};
 
@@ -32,6 +33,9 @@ pub struct MakeOptions {
     /// The assistant's name
     #[arg(long, default_value = "nanochat", value_parser = name)]
     pub name: String,
+    /// Language of all that is made
+    #[arg(long, value_enum, default_value = "mix")]
+    pub lang: TextLanguage,
     /// Pretraining documents; a twentieth more are held out for validation
     #[arg(long, default_value_t = DEFAULT_DOCUMENTS, value_parser = clap::value_parser!(u64).range(1..))]
     pub documents: u64,
@@ -51,7 +55,7 @@ pub struct Made {
 /// Makes what is missing of `base_data/` and `chat_data/` in `base_dir`, so that after a kill the same
 /// command goes on; an error if nothing is. Each folder is complete or not there. Progress counts texts.
 pub fn make(options: &MakeOptions, base_dir: &Path, progress: &ProgressBar) -> Result<Made, DataError> {
-    let world = World::new(options.seed, &options.name);
+    let world = World::new(options.seed, &options.name, options.lang);
     let MakeOptions { documents, conversations, .. } = *options;
     let texts = [documents, conversations].map(|n| n + n.div_ceil(TEST_EVERY)).iter().sum::<u64>();
     progress.set_length(texts + PROBLEMS.iter().sum::<u64>());
@@ -143,7 +147,8 @@ mod tests {
     fn a_corpus_is_made_once_and_what_is_missing_is_made_again() {
         let temp = tempfile::tempdir().unwrap();
         let base_dir = temp.path().join("base");
-        let options = MakeOptions { seed: 1, name: "小纳".into(), documents: 50, conversations: 30 };
+        let (name, lang) = ("小纳".to_string(), TextLanguage::Mix);
+        let options = MakeOptions { seed: 1, name, lang, documents: 50, conversations: 30 };
         let run = || make(&options, &base_dir, &ProgressBar::hidden());
         let made = run().unwrap();
         let documents = made.documents.unwrap();
@@ -151,7 +156,7 @@ mod tests {
         assert_eq!(made.conversations, Some([30, 2]));
 
         let shards = Shards::open(&base_dir.join("base_data"), OnBadShard::Refuse).unwrap();
-        let world = World::new(1, "小纳");
+        let world = World::new(1, "小纳", TextLanguage::Mix);
         let train: Vec<String> = shards.texts(Split::Train).map(Result::unwrap).collect();
         let expected: Vec<String> = (0..50).map(|i| world.document(world::Split::Train, i)).collect();
         assert_eq!(train, expected);

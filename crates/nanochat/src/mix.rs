@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use nanochat_tensor::Rng;
 use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
 
 use crate::dataset::{DataError, OnBadShard, ShardWriter, Shards, Split, Written};
 
@@ -13,7 +14,8 @@ use crate::dataset::{DataError, OnBadShard, ShardWriter, Shards, Split, Written}
 const SHUFFLE_BYTES: usize = 64 << 20;
 
 /// A source as a user writes it: `zh=0.7:FOLDER`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Source {
     pub name: String,
     /// Above 0; only the ratio to the others counts.
@@ -64,6 +66,20 @@ impl std::str::FromStr for Source {
     }
 }
 
+impl TryFrom<String> for Source {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Source, String> {
+        text.parse()
+    }
+}
+
+impl From<Source> for String {
+    fn from(Source { name, weight, dir }: Source) -> String {
+        format!("{name}={weight}:{}", dir.display())
+    }
+}
+
 /// Which of several sources is the furthest behind its share, `taken` being what each has given so far; the first
 /// of equals.
 pub fn furthest_behind(weights: &[f64], taken: &[u64]) -> usize {
@@ -88,7 +104,7 @@ impl Measure<'_> {
 
     fn of_all(self, shards: &Shards, split: Split) -> Result<u64, DataError> {
         use rayon::prelude::*;
-        let chunks = shards.chunks(split, 0, 1, Default::default());
+        let chunks = shards.chunks(split, Default::default());
         chunks.map(|chunk| Ok(chunk?.texts.par_iter().flatten().map(|text| self.of(text)).sum::<u64>())).sum()
     }
 }
@@ -312,7 +328,8 @@ mod tests {
     #[test]
     fn sources_are_written_as_name_weight_folder() {
         let source = "zh=0.7:data/a:b".parse::<Source>().unwrap();
-        assert_eq!((source.name.as_str(), source.weight, source.dir), ("zh", 0.7, "data/a:b".into()));
+        assert_eq!((source.name.as_str(), source.weight, &source.dir), ("zh", 0.7, &"data/a:b".into()));
+        assert_eq!(String::from(source), "zh=0.7:data/a:b");
         for bad in ["zh", "zh=0.7", "zh=0:x", "zh=nan:x", "=1:x", "zh=1:", "zh=-1:x"] {
             assert!(bad.parse::<Source>().is_err(), "{bad}");
         }

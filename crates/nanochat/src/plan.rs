@@ -5,16 +5,21 @@
 
 mod fit;
 mod memory;
+mod scaling;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, GptConfig, Recompute};
+use crate::language::TextLanguage;
 
 pub use fit::what_fits;
 pub use memory::{Kept, Memory};
+pub use scaling::Scaling;
 
 /// Tokens a step at which the default learning rates were found.
 const USUAL_BATCH: usize = 524_288;
+/// Rows of 2,048 tokens in it.
+const USUAL_ROWS: usize = 256;
 const CHARACTERS_A_SHARD: f64 = 250e6;
 /// Largest device batch that is chosen without being asked for: more gives no speed.
 const LARGEST_BATCH: usize = 32;
@@ -27,40 +32,37 @@ const OTHER_STAGES_HOURS_A_LAYER: f64 = 0.48;
 const DEPTHS: [usize; 9] = [4, 6, 8, 10, 12, 16, 20, 26, 32];
 const DEEPEST: usize = 64;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Language {
-    En,
-    Zh,
-    Mixed,
-}
-
-impl Language {
+impl TextLanguage {
     /// Training tokens for each parameter.
     fn ratio(self, english_tokenizer: bool) -> usize {
         match (self, english_tokenizer) {
-            (Language::En, _) => 20,
-            (Language::Mixed, _) => 22,
-            (Language::Zh, false) => 25,
-            (Language::Zh, true) => 30,
+            (TextLanguage::En, _) => 20,
+            (TextLanguage::Mix, _) => 22,
+            (TextLanguage::Zh, false) => 25,
+            (TextLanguage::Zh, true) => 30,
         }
     }
 
     /// Middle of the ranges 2.5–3.0 (Chinese), 1.5–2.0 (by an English tokenizer), 3.0–3.5 (mixed).
     fn chars_per_token(self, english_tokenizer: bool) -> f64 {
         match (self, english_tokenizer) {
-            (Language::En, _) => 4.8,
-            (Language::Mixed, _) => 3.25,
-            (Language::Zh, false) => 2.75,
-            (Language::Zh, true) => 1.75,
+            (TextLanguage::En, _) => 4.8,
+            (TextLanguage::Mix, _) => 3.25,
+            (TextLanguage::Zh, false) => 2.75,
+            (TextLanguage::Zh, true) => 1.75,
         }
     }
 
-    fn usual_vocab(self) -> usize {
+    /// A Chinese document of one length has more tokens than an English one: longer rows cut fewer.
+    fn usual_seq_len(self) -> usize {
+        if self == TextLanguage::Zh { 3_072 } else { 2_048 }
+    }
+
+    pub fn usual_vocab(self) -> usize {
         match self {
-            Language::En => 65_536,
-            Language::Zh => 40_000,
-            Language::Mixed => 50_000,
+            TextLanguage::En => 65_536,
+            TextLanguage::Zh => 40_000,
+            TextLanguage::Mix => 50_000,
         }
     }
 }
@@ -93,9 +95,9 @@ impl Gpu {
 /// What a plan is asked for.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct PlanOptions {
-    /// Language of the training text
-    #[arg(long, value_enum, default_value = "en")]
-    pub language: Language,
+    /// TextLanguage of the training text
+    #[arg(long = "lang", alias = "language", value_enum, default_value = "en")]
+    pub language: TextLanguage,
     /// The tokenizer was trained on English text: Chinese takes more tokens
     #[arg(long)]
     pub english_tokenizer: bool,
@@ -105,24 +107,27 @@ pub struct PlanOptions {
     /// Characters of text in one token [default: the language's usual number]
     #[arg(long)]
     pub chars_per_token: Option<f64>,
-    /// Length of a sequence, in tokens
-    #[arg(long, default_value_t = 2048)]
-    pub max_seq_len: usize,
+    /// Length of a sequence, in tokens [default: 2048; for Chinese 3072]
+    #[arg(long)]
+    pub max_seq_len: Option<usize>,
     /// Sequences a device works on at once [default: the most, up to 32, that fit and divide]
     #[arg(long)]
     pub device_batch_size: Option<usize>,
     /// What is computed a second time in the backward pass instead of kept
     #[arg(long, value_enum, default_value_t)]
     pub recompute: Recompute,
-    /// Tokens in one optimizer step, over all devices
-    #[arg(long, default_value_t = USUAL_BATCH)]
-    pub total_batch_size: usize,
+    /// Tokens in one optimizer step, over all devices [default: 524288, or 256 sequences where these do not divide it]
+    #[arg(long)]
+    pub total_batch_size: Option<usize>,
     /// Kind of GPU
     #[arg(long, value_enum, default_value = "h100")]
     pub gpu: Gpu,
     /// Number of GPUs
     #[arg(long, default_value_t = 8)]
     pub gpus: usize,
+    /// GB/s at which GPUs give each other gradients (bus bandwidth; measured on 2 to 8 H100 with NVLink: 329 to 361)
+    #[arg(long, value_name = "GB/S", default_value_t = 330.0)]
+    pub link_bandwidth: f64,
     /// Dollars for one GPU and hour [default: the kind's usual price]
     #[arg(long)]
     pub price: Option<f64>,
@@ -135,6 +140,43 @@ pub struct PlanOptions {
     /// Shards of text that there are: how many times would they be read?
     #[arg(long)]
     pub shards: Option<usize>,
+}
+
+impl PlanOptions {
+    /// The usual run in a language on one device.
+    pub fn new(language: TextLanguage, gpu: Gpu) -> PlanOptions {
+        PlanOptions {
+            language,
+            english_tokenizer: false,
+            vocab_size: None,
+            chars_per_token: None,
+            max_seq_len: None,
+            device_batch_size: None,
+            recompute: Recompute::None,
+            total_batch_size: None,
+            gpu,
+            gpus: 1,
+            link_bandwidth: 330.0,
+            price: None,
+            memory_gb: None,
+            mfu: 0.5,
+            shards: None,
+        }
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size.unwrap_or(self.language.usual_vocab())
+    }
+
+    fn seq_len(&self) -> usize {
+        self.max_seq_len.unwrap_or(self.language.usual_seq_len())
+    }
+
+    fn total_batch_size(&self) -> usize {
+        let seq_len = self.seq_len();
+        let usual = if USUAL_BATCH.is_multiple_of(seq_len) { USUAL_BATCH } else { USUAL_ROWS * seq_len };
+        self.total_batch_size.unwrap_or(usual)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -173,11 +215,39 @@ pub struct Plan {
     pub memory: Memory,
     pub memory_available: f64,
     pub flops: f64,
+    /// What several GPUs lose by giving each other gradients and weights.
+    pub scaling: Option<Scaling>,
     pub pretraining: Bill,
     /// From raw text to the report; on the CPU pretraining alone.
     pub whole_run: Bill,
     pub learning_rates: LearningRates,
     pub suggestions: Vec<String>,
+}
+
+impl Plan {
+    /// Shards for a part of the tokens in one language: 0.5 is half of them.
+    pub fn shards_of(&self, language: TextLanguage, share: f64) -> usize {
+        shards(share * self.tokens as f64 * language.chars_per_token(false))
+    }
+
+    /// The run as flags of `nanochat train base`, given a tokenizer of the plan's vocabulary.
+    pub fn train_flags(&self) -> String {
+        let LearningRates { matrix_lr, embedding_lr, unembedding_lr } = self.learning_rates;
+        let mut flags = format!(
+            "--depth {} --max-seq-len {} --device-batch-size {} --total-batch-size {} --target-param-data-ratio {}",
+            self.depth,
+            self.model.sequence_len,
+            self.device_batch_size,
+            self.total_batch_size,
+            self.tokens_per_param
+        );
+        if matrix_lr != 0.02 || embedding_lr != 0.2 {
+            flags += &format!(
+                " --matrix-lr {matrix_lr:.4} --embedding-lr {embedding_lr:.4} --unembedding-lr {unembedding_lr:.5}"
+            );
+        }
+        flags
+    }
 }
 
 /// Why a run cannot be as asked, and what comes nearest.
@@ -219,15 +289,14 @@ pub enum PlanError {
 /// The run of one depth.
 pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     check(depth, options)?;
-    let vocab = options.vocab_size.unwrap_or(options.language.usual_vocab());
-    let model = GptConfig::from_depth(depth, vocab, options.max_seq_len)?;
+    let model = GptConfig::from_depth(depth, options.vocab_size(), options.seq_len())?;
     let device_batch_size = device_batch(depth, &model, options)?;
-    let micro = device_batch_size * options.max_seq_len * options.gpus;
-    let total_batch_size = options.total_batch_size;
+    let micro = device_batch_size * options.seq_len() * options.gpus;
+    let total_batch_size = options.total_batch_size();
     if !total_batch_size.is_multiple_of(micro) {
         let below = total_batch_size / micro * micro;
         let nearest = [below, below + micro].into_iter().filter(|batch| *batch > 0).collect();
-        let (seq, gpus) = (options.max_seq_len, options.gpus);
+        let (seq, gpus) = (options.seq_len(), options.gpus);
         let device_batch = device_batch_size;
         return Err(PlanError::TotalBatch {
             total: total_batch_size,
@@ -251,6 +320,8 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     let characters = tokens as f64 * chars_per_token;
     let flops = model.flops_per_token() * tokens as f64;
     let recomputed = model.recomputed_flops_per_token(options.recompute) * tokens as f64;
+    let grad_accum_steps = total_batch_size / micro;
+    let scaling = scaling::scaling(&model, (flops + recomputed) / steps as f64, grad_accum_steps, options);
     let (pretraining, whole_run) = bills(depth, flops + recomputed, options);
     Ok(Plan {
         depth,
@@ -261,7 +332,7 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
         steps,
         total_batch_size,
         device_batch_size,
-        grad_accum_steps: total_batch_size / micro,
+        grad_accum_steps,
         chars_per_token,
         characters,
         shards: shards(characters),
@@ -269,6 +340,7 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
         memory: memory(&model, device_batch_size, options),
         memory_available: available_memory(options),
         flops,
+        scaling,
         pretraining,
         whole_run,
         learning_rates: learning_rates(options),
@@ -301,10 +373,11 @@ fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError> {
     let ranges = [
         ("--depth", depth as f64, 1e3),
         ("--vocab-size", options.vocab_size.unwrap_or(1) as f64, 1e8),
-        ("--max-seq-len", options.max_seq_len as f64, 1e8),
-        ("--total-batch-size", options.total_batch_size as f64, 1e12),
+        ("--max-seq-len", options.max_seq_len.unwrap_or(1) as f64, 1e8),
+        ("--total-batch-size", options.total_batch_size.unwrap_or(1) as f64, 1e12),
         ("--device-batch-size", options.device_batch_size.unwrap_or(1) as f64, 1e6),
         ("--gpus", options.gpus as f64, 1e5),
+        ("--link-bandwidth", options.link_bandwidth, 1e6),
         ("--mfu", options.mfu, 1.0),
         ("--memory-gb", options.memory_gb.unwrap_or(1.0), 1e6),
         ("--chars-per-token", options.chars_per_token.unwrap_or(1.0), 1e3),
@@ -336,7 +409,7 @@ fn device_batch(depth: usize, model: &GptConfig, options: &PlanOptions) -> Resul
         return Err(PlanError::Memory { depth, needed: needed(1) / 1e9, usable: usable / 1e9, nearest });
     }
     let divides =
-        |batch: &usize| options.total_batch_size.is_multiple_of(batch * options.max_seq_len * options.gpus);
+        |batch: &usize| options.total_batch_size().is_multiple_of(batch * options.seq_len() * options.gpus);
     let Some(device_batch) = options.device_batch_size else {
         let powers = (0..).map(|n| LARGEST_BATCH >> n).take_while(|batch| *batch > 0);
         let mut fitting = powers.filter(|batch| needed(*batch) <= usable).peekable();
@@ -386,8 +459,8 @@ fn bills(depth: usize, flops: f64, options: &PlanOptions) -> (Bill, Bill) {
 
 /// nanochat's defaults (0.022 for matrices on Chinese text) times √(batch / 524,288).
 fn learning_rates(options: &PlanOptions) -> LearningRates {
-    let scale = (options.total_batch_size as f64 / USUAL_BATCH as f64).sqrt();
-    let matrix_lr = if options.language == Language::Zh { 0.022 } else { 0.02 };
+    let scale = (options.total_batch_size() as f64 / USUAL_BATCH as f64).sqrt();
+    let matrix_lr = if options.language == TextLanguage::Zh { 0.022 } else { 0.02 };
     LearningRates { matrix_lr: matrix_lr * scale, embedding_lr: 0.2 * scale, unembedding_lr: 0.004 * scale }
 }
 
@@ -398,24 +471,24 @@ fn suggestions(model: &GptConfig, options: &PlanOptions) -> Vec<String> {
         lines.push(format!("usual vocabulary for this language: --vocab-size {usual_vocab}"));
     }
     let rates = learning_rates(options);
-    if options.total_batch_size != USUAL_BATCH {
+    if options.total_batch_size() != USUAL_BATCH {
         lines.push(format!(
             "√ rule for another total batch: --matrix-lr {:.4} --embedding-lr {:.4} --unembedding-lr {:.5}",
             rates.matrix_lr, rates.embedding_lr, rates.unembedding_lr
         ));
-    } else if options.language == Language::Zh {
+    } else if options.language == TextLanguage::Zh {
         lines.push("for Chinese: --matrix-lr 0.022".to_string());
     }
     match options.language {
-        Language::En => {}
-        Language::Zh => {
-            if !(2049..=4096).contains(&options.max_seq_len) {
+        TextLanguage::En => {}
+        TextLanguage::Zh => {
+            if !(2049..=4096).contains(&options.seq_len()) {
                 lines.push("for Chinese: --max-seq-len 3072 --total-batch-size 786432".to_string());
             }
             lines.push("text: 70–80 % Chinese, width and script normalised".to_string());
             lines.push("tokenizer: train on 5 billion characters".to_string());
         }
-        Language::Mixed => lines.push("text: 50 % English, 50 % Chinese".to_string()),
+        TextLanguage::Mix => lines.push("text: 50 % English, 50 % Chinese".to_string()),
     }
     lines
 }

@@ -12,7 +12,8 @@ use crate::atomic_file;
 /// Names in the short table.
 const SHOWN: usize = 12;
 
-/// Writes the Trace Event Format: a row for the CPU and one for the GPU, times in microseconds.
+/// Writes the Trace Event Format: a row for the CPU, one for the GPU and one for what its ranks give each other, times
+/// in microseconds.
 pub fn write(path: &Path, spans: &[Span]) -> io::Result<()> {
     atomic_file::write(path, chrome_trace(spans).to_string().as_bytes())
 }
@@ -27,12 +28,21 @@ fn chrome_trace(spans: &[Span]) -> Value {
             "ts": span.start_us,
             "dur": span.duration_us,
             "pid": 1,
-            "tid": if span.on_gpu { 2 } else { 1 },
+            "tid": row_of(span),
         })
     };
-    let rows = [(1, "CPU"), (2, "GPU")].into_iter().map(row);
+    let all = [(1, "CPU"), (2, "GPU"), (3, "GPU, collectives")];
+    let rows = all.into_iter().filter(|(n, _)| spans.iter().any(|span| row_of(span) == *n)).map(row);
     let events: Vec<Value> = rows.chain(spans.iter().map(event)).collect();
     json!({ "displayTimeUnit": "ms", "traceEvents": events })
+}
+
+fn row_of(span: &Span) -> u32 {
+    match span.kind {
+        Kind::Collective => 3,
+        _ if span.on_gpu => 2,
+        _ => 1,
+    }
 }
 
 fn category(kind: Kind) -> &'static str {
@@ -40,6 +50,8 @@ fn category(kind: Kind) -> &'static str {
         Kind::Part => "part",
         Kind::Op => "op",
         Kind::Kernel => "kernel",
+        Kind::Collective => "collective",
+        Kind::Wait => "wait",
     }
 }
 
@@ -48,6 +60,14 @@ pub fn busy_share(spans: &[Span]) -> Option<f64> {
     let kernels = spans.iter().filter(|span| span.kind == Kind::Kernel);
     let busy: f64 = kernels.map(|span| span.duration_us).sum();
     spans.iter().any(|span| span.on_gpu).then(|| busy / length_us(spans))
+}
+
+/// Milliseconds of the GPU's collectives, and of these the ones in which its computing waited for them; None where
+/// there were none.
+pub fn communication_ms(spans: &[Span]) -> Option<[f64; 2]> {
+    let sum = |kind| spans.iter().filter(|s| s.kind == kind).map(|s| 1e-3 * s.duration_us).sum::<f64>();
+    let both = [Kind::Collective, Kind::Wait].map(sum);
+    spans.iter().any(|span| span.kind == Kind::Collective).then_some(both)
 }
 
 /// From the begin of the first span to the end of the last.
@@ -74,6 +94,14 @@ pub fn summary(spans: &[Span]) -> String {
     let busy = busy_share(spans)
         .map_or(String::new(), |share| format!(", the GPU worked {:.1} % of it", 100.0 * share));
     let mut text = format!("{steps} steps recorded, {:.1} ms each{busy}", length / 1e3 / n);
+    if let Some([collectives, waited]) = communication_ms(spans) {
+        text += &format!(
+            "\n{:>10.3} ms {:>5.1} % in which it waited for collectives, which took {:.3} ms",
+            waited / n,
+            1e5 * waited / length,
+            collectives / n
+        );
+    }
     for (name, (count, time)) in longest.into_iter().take(SHOWN) {
         let (count, ms, share) = (count as f64 / n, time / 1e3 / n, 100.0 * time / length);
         text += &format!("\n{ms:>10.3} ms {share:>5.1} % {count:>5.0} x {name}");
@@ -83,7 +111,7 @@ pub fn summary(spans: &[Span]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nanochat_tensor::{Device, profile};
+    use nanochat_tensor::{Comm, Device, profile};
 
     use super::*;
     use crate::batch::Batch;
@@ -100,7 +128,7 @@ mod tests {
     fn a_step_on_the_cpu_is_a_valid_trace_of_parts_and_ops() {
         let mut model = Gpt::init(GptConfig::from_depth(2, 50, 8).unwrap(), 1);
         let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
-        let mut optimizer = Optimizer::new(&model, rates, 1.0);
+        let mut optimizer = Optimizer::new(&model, rates, 1.0, &Comm::alone());
         let ids: Vec<u32> = (0..16).collect();
         let batch = Batch { inputs: ids.clone(), targets: ids, weights: vec![1.0; 16], shape: [2, 8] };
         let moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
@@ -128,6 +156,27 @@ mod tests {
         assert!(named("attention backward").all(|op| inside(op, backward)));
         assert_eq!(busy_share(&spans), None);
         assert!(summary(&spans).contains("linear backward"), "{}", summary(&spans));
+    }
+
+    #[test]
+    fn collectives_have_a_row_of_their_own_and_waiting_is_told() {
+        let spans = [
+            span("optimizer", Kind::Part, false, 0.0, 100.0),
+            span("matmul", Kind::Kernel, true, 0.0, 50.0),
+            span("reduce_scatter", Kind::Collective, true, 20.0, 40.0),
+            span("wait for reduce_scatter", Kind::Wait, true, 50.0, 10.0),
+        ];
+        let trace = chrome_trace(&spans);
+        let row = |name: &str| {
+            let events = trace["traceEvents"].as_array().unwrap();
+            events.iter().find(|event| event["name"] == name).unwrap()["tid"].clone()
+        };
+        assert_eq!(["matmul", "reduce_scatter", "wait for reduce_scatter"].map(row), [2, 3, 2]);
+        assert_eq!(communication_ms(&spans).unwrap().map(|ms| (1e3 * ms).round()), [40.0, 10.0]);
+        assert_eq!(communication_ms(&spans[..2]), None);
+        let waited = "0.010 ms  10.0 % in which it waited for collectives, which took 0.040 ms";
+        assert!(summary(&spans).contains(waited), "{}", summary(&spans));
+        assert_eq!(busy_share(&spans), Some(0.5));
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl TextStats {
         max_chars: u64,
     ) -> Result<TextStats, DataError> {
         let mut sum = TextStats::default();
-        for chunk in shards.chunks(split, 0, 1, RowAt::default()) {
+        for chunk in shards.chunks(split, RowAt::default()) {
             let texts = chunk?.texts;
             let of_each: Vec<(&'static str, Amount)> = texts
                 .par_iter()

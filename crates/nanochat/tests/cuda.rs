@@ -1,11 +1,16 @@
 //! Training on a GPU in bf16 against the CPU in float32: the same weights, the same batches, the same losses.
 
+use std::thread;
+
 use nanochat::batch::Batch;
 use nanochat::config::{GptConfig, Recompute};
 use nanochat::gpt::Gpt;
 use nanochat::optim::{Moment, Optimizer, Rates};
+use nanochat::ranks::mine_of;
+use nanochat::span_loss::{Span, after_each, argmax, span_losses, spans_are_greedy};
 use nanochat::train;
-use nanochat_tensor::{Device, Grads, Rng, Tensor};
+use nanochat_tensor::comm::in_process;
+use nanochat_tensor::{Comm, Device, Grads, Rng, Tensor};
 
 const STEPS: usize = 20;
 
@@ -27,7 +32,7 @@ fn small() -> GptConfig {
 #[test]
 fn losses_on_the_gpu_are_those_of_the_cpu() {
     let Some(device) = gpu() else { return };
-    let losses = |device| losses(small(), device, Recompute::None);
+    let losses = |device| losses(small(), device, Recompute::None, &Comm::alone());
     let (cpu, gpu) = (losses(&Device::Cpu), losses(&device));
     println!("CPU {cpu:?}\nGPU {gpu:?}");
     assert!(cpu[STEPS - 1] < cpu[0] - 1.0, "the CPU did not learn: {cpu:?}");
@@ -36,11 +41,58 @@ fn losses_on_the_gpu_are_those_of_the_cpu() {
     }
 }
 
+/// Shared beginnings, the padding that only a GPU has, and both kinds of answers.
+#[test]
+fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
+    let Some(device) = gpu() else { return };
+    let cpu = random(small());
+    let gpu = cpu.clone().to_device(&device);
+    let group = |i: usize| -> Vec<Span> {
+        let mut rng = Rng::new(&[5, i as u64]);
+        let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.below(301) as u32).collect() };
+        let begin = ids(3 + 7 * i);
+        let ends: Vec<Vec<u32>> = (1..5).map(|n| ids(n)).collect();
+        ends.into_iter().map(|end| Span { ids: [begin.clone(), end].concat(), start: begin.len() }).collect()
+    };
+    let groups: Vec<Vec<Span>> = (0..60).map(group).collect();
+    let groups: Vec<&[Span]> = groups.iter().map(Vec::as_slice).collect();
+    for (cpu, gpu) in span_losses(&cpu, &groups).iter().zip(span_losses(&gpu, &groups)) {
+        assert!((cpu - gpu).abs() < 0.05, "CPU {cpu}, GPU {gpu}");
+    }
+    let prompts: Vec<Vec<u32>> = groups.iter().map(|group| group[0].ids.clone()).collect();
+    let letters = |model| after_each(model, &prompts, &[65, 66, 67, 68], |_, logits| logits.to_vec());
+    for (cpu, gpu) in letters(&cpu).iter().flatten().zip(letters(&gpu).iter().flatten()) {
+        assert!((cpu - gpu).abs() < 0.1, "CPU {cpu}, GPU {gpu}");
+    }
+    // What the model itself would write is greedy there too, unless two tokens are nearly alike.
+    let own = |ids: &Vec<u32>| {
+        let logits = cpu.logits(ids, [1, ids.len()]);
+        let last = &logits.data()[(ids.len() - 1) * 301..];
+        let best = argmax(last);
+        let is_clear = last.iter().enumerate().all(|(i, z)| i == best || last[best] - z > 0.1);
+        let ids = [ids.as_slice(), &[best as u32]].concat();
+        is_clear.then(|| [Span { start: ids.len() - 1, ids }])
+    };
+    let own: Vec<[Span; 1]> = prompts.iter().filter_map(own).collect();
+    let own: Vec<&[Span]> = own.iter().map(|span| span.as_slice()).collect();
+    assert!(own.len() > 20 && spans_are_greedy(&gpu, &own).iter().all(|&greedy| greedy));
+}
+
+/// A model none of whose weights is zero.
+fn random(config: GptConfig) -> Gpt {
+    let mut model = Gpt::init(config, 1);
+    for (i, (_, _, w)) in model.params_mut().into_iter().enumerate() {
+        let (mut rng, std) = (Rng::new(&[7, i as u64]), (w.cols() as f32).sqrt().recip());
+        w.data_mut().iter_mut().for_each(|w| *w = std * rng.normal());
+    }
+    model
+}
+
 #[test]
 fn recomputing_on_the_gpu_gives_the_same_losses() {
     let Some(device) = gpu() else { return };
     let [none, mlp, block] = [Recompute::None, Recompute::Mlp, Recompute::Block]
-        .map(|recompute| losses(small(), &device, recompute));
+        .map(|recompute| losses(small(), &device, recompute, &Comm::alone()));
     for (step, none) in none.iter().enumerate() {
         for (name, other) in [("mlp", mlp[step]), ("block", block[step])] {
             assert!((none - other).abs() < 1e-3, "step {step}: none {none}, {name} {other}");
@@ -55,7 +107,7 @@ fn updates_on_the_gpu_are_those_of_the_cpu() {
     let updated = |device: &Device| {
         let mut model = Gpt::init(small(), 3).to_device(device);
         let before: Vec<Vec<f32>> = model.params().iter().map(|(_, _, w)| w.host().into_owned()).collect();
-        let mut optimizer = Optimizer::new(&model, RATES, 1.0);
+        let mut optimizer = Optimizer::new(&model, RATES, 1.0, &Comm::alone());
         let norms: Vec<f32> = (0..3)
             .map(|step| {
                 let mut grads = Grads::default();
@@ -88,13 +140,49 @@ fn updates_on_the_gpu_are_those_of_the_cpu() {
 const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
 const MOMENT: Moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
 
-fn losses(config: GptConfig, device: &Device, recompute: Recompute) -> Vec<f32> {
+/// Two threads with a stream each, which give each other everything through the CPU.
+#[test]
+fn two_ranks_on_one_gpu_make_the_losses_of_one() {
+    let Some(device) = gpu() else { return };
+    let one = losses(small(), &device, Recompute::None, &Comm::alone());
+    let two: Vec<Vec<f32>> = thread::scope(|scope| {
+        let start = |comm| {
+            let losses = move || losses(small(), &Device::cuda(0).unwrap(), Recompute::None, &comm);
+            scope.spawn(losses)
+        };
+        let threads: Vec<_> = in_process(2).into_iter().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    println!("one {one:?}\ntwo {:?}", two[0]);
+    assert_eq!(two[0], two[1]);
+    for (step, (one, two)) in one.iter().zip(&two[0]).enumerate() {
+        assert!((one - two).abs() < 0.02, "step {step}: one {one}, two {two}");
+    }
+}
+
+#[test]
+fn one_rank_trains_through_nccl_as_it_does_alone() {
+    let Some(device) = gpu() else { return };
+    let comm = match Comm::alone().with_nccl(&device) {
+        Ok(comm) => comm,
+        Err(error) => {
+            assert!(std::env::var_os("NANOCHAT_REQUIRE_NCCL").is_none(), "{error}");
+            return println!("skipped: {error}");
+        }
+    };
+    let [alone, through_nccl] =
+        [&Comm::alone(), &comm].map(|comm| losses(small(), &device, Recompute::None, comm));
+    assert_eq!(alone, through_nccl);
+}
+
+fn losses(config: GptConfig, device: &Device, recompute: Recompute, comm: &Comm) -> Vec<f32> {
     let mut model = Gpt::init(config, 3).to_device(device);
     model.recompute = recompute;
-    let mut optimizer = Optimizer::new(&model, RATES, 1.0);
+    let mut optimizer = Optimizer::new(&model, RATES, 1.0, comm);
     let mut rng = Rng::new(&[5]);
     let mut step = |_| {
-        let micro_batches: Vec<Batch> = (0..2).map(|_| batch(&mut rng, config)).collect();
+        let all = (0..2).map(|_| Ok::<_, ()>(batch(&mut rng, config)));
+        let micro_batches: Vec<Batch> = mine_of(comm, all).map(Result::unwrap).collect();
         train::step(&mut model, &mut optimizer, &micro_batches, MOMENT).unwrap().loss
     };
     (0..STEPS).map(&mut step).collect()

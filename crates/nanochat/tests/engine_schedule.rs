@@ -8,6 +8,7 @@ use nanochat::config::GptConfig;
 use nanochat::engine::backend::{Backend, Step};
 use nanochat::engine::pages::PageCopy;
 use nanochat::engine::{Engine, EngineOptions, Event, Finish, Request, RequestId};
+use nanochat::gpt::Gpt;
 use nanochat::sampler::{Drawn, Logprobs, SampleOptions};
 use nanochat_tensor::{PAGE, Rng};
 
@@ -51,6 +52,10 @@ impl Backend for Checker {
 
     fn score(&mut self, _: &[u32], _: usize) -> Vec<Logprobs> {
         unreachable!("no text is scored here")
+    }
+
+    fn refresh(&mut self, _: &Gpt) {
+        unreachable!("there are no weights here")
     }
 
     fn run(&mut self, step: &Step) -> Vec<Drawn> {

@@ -10,7 +10,7 @@ use nanochat::huggingface::{load_model, tensor_name};
 use nanochat::optim::{Moment, Optimizer, Rates};
 use nanochat::schedule::Schedule;
 use nanochat::train;
-use nanochat_tensor::{Grads, Tape, Tensor};
+use nanochat_tensor::{Comm, Grads, Tape, Tensor};
 
 const FIXTURES: [&str; 2] = ["parity_tiny", "parity_long"];
 const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
@@ -107,7 +107,7 @@ fn ten_training_steps_follow_pytorch() {
             warmdown_ratio: 0.2,
             final_lr_frac: 0.0,
         };
-        let mut optimizer = Optimizer::new(&fixture.model, RATES, 1.0);
+        let mut optimizer = Optimizer::new(&fixture.model, RATES, 1.0, &Comm::alone());
         for (i, batch) in batches.into_iter().enumerate() {
             let moment: Moment = schedule.at(i);
             assert!((moment.lr_multiplier - fixture.expected["train.lr_multipliers"].data()[i]).abs() < 1e-6);

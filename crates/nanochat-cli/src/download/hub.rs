@@ -8,20 +8,41 @@ use serde_json::Value;
 use super::file::{Checksum, Remote};
 use super::http::{Client, Failure};
 
-/// The sets of the guides. Those of pretraining are shards that become `base_data`.
-pub const SETS: [(&str, &str, bool); 9] = [
-    ("fineweb-edu", "hf:karpathy/fineweb-edu-100b-shuffle", true),
-    ("climbmix", "hf:karpathy/climbmix-400b-shuffle", true),
-    ("smoltalk", "hf:HuggingFaceTB/smol-smoltalk", false),
-    ("mmlu", "hf:cais/mmlu", false),
-    ("gsm8k", "hf:openai/gsm8k", false),
-    ("arc", "hf:allenai/ai2_arc", false),
-    ("humaneval", "hf:openai/openai_humaneval", false),
-    ("eval-bundle", "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", false),
-    (
+/// A public set by its name in the guides.
+pub struct Set {
+    pub name: &'static str,
+    pub address: &'static str,
+    /// Where the commands that use it look, in the base folder.
+    pub folder: &'static str,
+    /// Shards for pretraining, of which some are enough.
+    pub is_shards: bool,
+}
+
+const fn shards(name: &'static str, address: &'static str) -> Set {
+    Set { name, address, folder: "base_data", is_shards: true }
+}
+
+const fn task(name: &'static str, address: &'static str, folder: &'static str) -> Set {
+    Set { name, address, folder, is_shards: false }
+}
+
+pub const SETS: [Set; 12] = [
+    shards("fineweb-edu", "hf:karpathy/fineweb-edu-100b-shuffle"),
+    shards("climbmix", "hf:karpathy/climbmix-400b-shuffle"),
+    // Fineweb-Edu-Chinese V2.1 of OpenCSG, put into nanochat's shards.
+    shards("fineweb-edu-zh", "hf:grimlee/fineweb-edu-Chinese-v2.1-shuffle"),
+    task("smoltalk", "hf:HuggingFaceTB/smol-smoltalk", "task_data/smol-smoltalk"),
+    task("mmlu", "hf:cais/mmlu", "task_data/mmlu"),
+    task("gsm8k", "hf:openai/gsm8k", "task_data/gsm8k"),
+    task("arc", "hf:allenai/ai2_arc", "task_data/ai2_arc"),
+    task("humaneval", "hf:openai/openai_humaneval", "task_data/openai_humaneval"),
+    task("ceval", "hf:ceval/ceval-exam", "task_data/ceval-exam"),
+    task("cmmlu", "hf:haonan-li/cmmlu", "task_data/cmmlu"),
+    task("eval-bundle", "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", ""),
+    task(
         "words",
         "https://raw.githubusercontent.com/dwyl/english-words/refs/heads/master/words_alpha.txt",
-        false,
+        "task_data",
     ),
 ];
 

@@ -3,6 +3,7 @@
 mod file;
 mod http;
 mod hub;
+mod unpack;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use file::{Remote, fetch};
 use http::Client;
-use hub::{RepoKind, SETS, first_shards, list};
+use hub::{RepoFile, RepoKind, SETS, first_shards, list};
+use unpack::unzip;
 
 /// Before the first new try after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -36,8 +38,8 @@ pub enum DownloadCommand {
 
 #[derive(Debug, clap::Args)]
 pub struct DownloadArgs {
-    /// Sets (fineweb-edu, climbmix: shards for base_data; smoltalk, mmlu, gsm8k, arc, humaneval, eval-bundle,
-    /// words), hf:owner/name[@revision], or addresses
+    /// Sets (fineweb-edu, climbmix, fineweb-edu-zh: shards for base_data; smoltalk, mmlu, gsm8k, arc, humaneval, ceval,
+    /// cmmlu, eval-bundle, words: where the tasks look for them), hf:owner/name[@revision], or addresses
     #[arg(required = true, value_name = "SET|hf:owner/name|URL")]
     what: Vec<String>,
     /// Of a repository, only the first N parquet files and the last, which is for validation
@@ -46,7 +48,7 @@ pub struct DownloadArgs {
     /// Of a repository, only files whose path contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// The folder [default: base_data for pretraining sets, else downloads/NAME, in the base directory]
+    /// The folder [default: the set's own, such as base_data; else downloads/NAME, in the base directory]
     #[arg(long)]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -70,6 +72,8 @@ pub struct Network {
 struct Item {
     remote: Remote,
     path: PathBuf,
+    /// An archive of a set: unpacked when it is there.
+    unpack: bool,
 }
 
 pub fn run_data(args: &DownloadArgs, base_dir: &Path) -> anyhow::Result<()> {
@@ -77,31 +81,36 @@ pub fn run_data(args: &DownloadArgs, base_dir: &Path) -> anyhow::Result<()> {
     let client = args.network.client()?;
     let mut items = Vec::new();
     for what in &args.what {
-        let set = SETS.iter().find(|(name, ..)| name == what);
-        let address = set.map_or(what.as_str(), |(_, address, _)| address);
-        let is_base = set.is_some_and(|(.., is_base)| *is_base);
+        let set = SETS.iter().find(|set| set.name == what);
+        let address = set.map_or(what.as_str(), |set| set.address);
+        let is_shards = set.is_some_and(|set| set.is_shards);
+        let folder = |other: String| {
+            let default = || base_dir.join(set.map_or(other, |set| set.folder.to_string()));
+            args.out.clone().unwrap_or_else(default)
+        };
+        let item = |path: PathBuf, remote: Remote| {
+            let unpack = set.is_some() && path.extension().is_some_and(|extension| extension == "zip");
+            Item { remote, path, unpack }
+        };
         if let Some(repo) = address.strip_prefix("hf:") {
             let mut files = list(&client, endpoint, RepoKind::Dataset, repo)?;
             files.retain(|file| args.only.as_ref().is_none_or(|text| file.path.contains(text.as_str())));
-            if is_base || args.shards.is_some() {
+            if is_shards || args.shards.is_some() {
                 files = first_shards(files, args.shards.unwrap_or(usize::MAX));
             }
             if files.is_empty() {
                 bail!("{what} has no such files");
             }
-            let folder =
-                if is_base { "base_data".into() } else { format!("downloads/{}", folder_name(repo)) };
-            let folder = args.out.clone().unwrap_or_else(|| base_dir.join(folder));
-            items.extend(files.into_iter().map(|f| Item { path: folder.join(f.path), remote: f.remote }));
+            let folder = folder(format!("downloads/{}", folder_name(repo)));
+            items.extend(files.into_iter().map(|file| item(folder.join(file.path), file.remote)));
         } else if address.starts_with("http://") || address.starts_with("https://") {
             let name = address.split(['?', '#']).next().and_then(|plain| plain.rsplit('/').next());
             let name = name.filter(|name| !["", ".", ".."].contains(name));
             let name = name.with_context(|| format!("{address} does not name a file"))?;
-            let folder = args.out.clone().unwrap_or_else(|| base_dir.join("downloads"));
             let remote = Remote { url: address.into(), size: None, checksum: None };
-            items.push(Item { remote, path: folder.join(name) });
+            items.push(item(folder("downloads".into()).join(name), remote));
         } else {
-            let names: Vec<&str> = SETS.iter().map(|(name, ..)| *name).collect();
+            let names: Vec<&str> = SETS.iter().map(|set| set.name).collect();
             bail!("{what} is neither a set ({}) nor hf:owner/name nor an address", names.join(", "));
         }
     }
@@ -114,7 +123,8 @@ pub fn run(command: &DownloadCommand, base_dir: &Path) -> anyhow::Result<()> {
     let name = repo.strip_prefix("hf:").unwrap_or(repo);
     let files = list(&client, network.mirror.trim_end_matches('/'), RepoKind::Model, name)?;
     let folder = out.clone().unwrap_or_else(|| base_dir.join("models").join(folder_name(name)));
-    let items = files.into_iter().map(|file| Item { path: folder.join(file.path), remote: file.remote });
+    let item = |file: RepoFile| Item { path: folder.join(file.path), remote: file.remote, unpack: false };
+    let items = files.into_iter().map(item);
     fetch_all(&client, items.collect(), network.jobs)?;
     println!("now run `nanochat chat -m {}`", folder.display());
     Ok(())
@@ -145,8 +155,9 @@ fn fetch_all(client: &Client, items: Vec<Item>, jobs: u8) -> anyhow::Result<()> 
         for _ in 0..usize::from(jobs).min(count) {
             scope.spawn(|| {
                 let next = || queue.lock().expect("no code panics while it holds this lock").pop_front();
-                while let Some(Item { remote, path }) = next() {
-                    match fetch(client, &remote, &path, PAUSE, &progress) {
+                while let Some(Item { remote, path, unpack }) = next() {
+                    let fetched = fetch(client, &remote, &path, PAUSE, &progress);
+                    match fetched.and_then(|()| if unpack { unzip(&path) } else { Ok(()) }) {
                         Ok(()) => progress.suspend(|| eprintln!("{}", path.display())),
                         Err(error) => failures.lock().expect("as above").push(error),
                     }

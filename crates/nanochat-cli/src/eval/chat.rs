@@ -8,13 +8,14 @@ use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use nanochat::chat_eval::{self, ChatEvalOptions, TaskScore, WrongAnswer, chat_core};
 use nanochat::checkpoint::{LoadedModel, Stage};
+use nanochat::ranks;
 use nanochat::report::{Section, log_section};
 use nanochat::sampler::SampleOptions;
 use nanochat::score::Score;
 use nanochat::tasks::{self, CHAT_CORE, Folders, Slice, Split, Task, TaskError};
 use nanochat::values;
 use nanochat::world;
-use nanochat_tensor::Device;
+use nanochat_tensor::{Comm, Device};
 use serde_json::json;
 
 use super::row;
@@ -62,7 +63,7 @@ const WRONG_REPORTED: usize = 2;
 /// Letters of the tasks' names in a section's title, which is also a file's name.
 const LONGEST_LIST: usize = 60;
 
-pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let loaded = args.model.load(base_dir, device)?;
     let tasks = open(args, base_dir)?;
     let started = Instant::now();
@@ -70,18 +71,22 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device) -> Result<()> {
         SampleOptions { temperature: args.temperature, top_k: args.top_k, ..SampleOptions::default() };
     let keep_wrong = args.show.max(WRONG_REPORTED);
     let options = ChatEvalOptions { max_tokens: args.max_tokens, samples: args.samples, sample, keep_wrong };
-    let bar = ProgressBar::new(tasks.iter().map(|task| task.len() as u64).sum())
+    let mine = |task: &Slice| ranks::mine(comm, task.len()).count() as u64;
+    let bar = ProgressBar::new(tasks.iter().map(mine).sum())
         .with_style(ProgressStyle::with_template("eval {bar:24} {pos}/{len} questions · {elapsed} gone")?);
     let mut scores = Vec::new();
     for task in &tasks {
         let (model, tokenizer) = (&loaded.model, &loaded.tokenizer);
-        let score = chat_eval::evaluate(model, tokenizer, task, &options, &|| bar.inc(1))?;
-        if !args.json {
+        let score = chat_eval::evaluate(model, tokenizer, task, &options, comm, &|| bar.inc(1))?;
+        if comm.is_first() && !args.json {
             bar.suspend(|| print_score(&score, args.show));
         }
         scores.push(score);
     }
     bar.finish_and_clear();
+    if !comm.is_first() {
+        return Ok(());
+    }
     let totals = totals(&scores);
     let core = chat_core(&scores);
     if args.json {
@@ -96,6 +101,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device) -> Result<()> {
             }
             Err(_) => {}
         }
+        println!("{:.1} s without loading the model", started.elapsed().as_secs_f64());
     }
     let mut section = section(&scores, &totals, &loaded, args.limit);
     if !args.task.is_empty() {

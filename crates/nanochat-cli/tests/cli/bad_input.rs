@@ -81,7 +81,7 @@ fn folders_without_text_are_refused() {
     refuses(base.path(), &format!("{TINY} --data-dir no-such-folder"), &missing);
     refuses(base.path(), "data ingest no-such-folder", &missing);
     refuses(base.path(), &format!("{TINY} --val-data zh=no-such-folder"), &missing);
-    refuses(base.path(), &format!("{TINY} --val-data no-such-folder"), &["NAME=FOLDER"]);
+    refuses(base.path(), &format!("{TINY} --val-data no-such-folder"), &["NAME=PATH"]);
     assert!(!base.path().join("base_checkpoints").exists(), "nothing was begun");
 }
 

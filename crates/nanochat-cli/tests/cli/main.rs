@@ -1,13 +1,16 @@
 //! `nanochat` by its binary, from nothing to a chat model, and through what can go wrong on the way.
 //!
-//! Tests of minutes (`kills`, `full_disk`) run where NANOCHAT_SLOW=1 is set.
+//! Tests of minutes (`kills`, `full_disk`, `ranks`) run where NANOCHAT_SLOW=1 is set.
 
 mod bad_input;
 mod common;
 mod data;
 #[cfg(target_os = "linux")]
 mod full_disk;
+mod guide;
 #[cfg(unix)]
 mod kills;
 mod pipeline;
+#[cfg(target_os = "linux")]
+mod ranks;
 mod resume;

@@ -99,6 +99,43 @@ fn a_speedrun_makes_everything_and_a_second_one_skips_it() {
 }
 
 #[test]
+fn a_speedrun_of_one_language_speaks_it_and_reports_in_it() {
+    let base = tempfile::tempdir().unwrap();
+    run(base.path(), &format!("{SMOKE} --lang zh --name 小纳 --no-rl"));
+    let chat = fs::read_to_string(base.path().join("chat_data/train.jsonl")).unwrap();
+    let questions = fs::read_to_string(base.path().join("chat_data/questions.jsonl")).unwrap();
+    assert!(chat.contains("小纳") && !chat.contains("I am") && !questions.contains("english"));
+    let report = fs::read_to_string(base.path().join("report/report.md")).unwrap();
+    assert!(report.starts_with("# nanochat 报告"), "{report}");
+    refuses(base.path(), &format!("{SMOKE} --lang mix --name 小纳"), &["--lang zh", "--base-dir"]);
+    run(base.path(), &format!("{SMOKE} --lang zh --name 小纳 --no-rl --report-lang en"));
+    let report = fs::read_to_string(base.path().join("report/report.md")).unwrap();
+    assert!(report.starts_with("# nanochat report"), "{report}");
+}
+
+#[test]
+fn exams_and_the_chinese_test_are_put_to_a_base_model_and_reported() {
+    let base = with_model();
+    let head = "id,question,A,B,C,D,answer\n";
+    for (file, line) in
+        [("dev/law_dev.csv", "0,一,甲,乙,丙,丁,B\n"), ("val/law_val.csv", "0,二,甲,乙,丙,丁,A\n")]
+    {
+        let path = base.path().join("task_data/ceval").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("{head}{line}")).unwrap();
+    }
+    assert!(output(nanochat(base.path(), "eval exam")).contains("of 1\n"));
+    refuses(base.path(), "eval exam --task cmmlu", &["CMMLU", "task_data"]);
+    refuses(base.path(), "eval exam --task none", &["no exam none", "C-Eval"]);
+    let small = output(nanochat(base.path(), "eval core --bundle zh"));
+    assert!(small.contains("poems") && small.contains("mean above guessing"), "{small}");
+    let report = output(nanochat(base.path(), "report --lang zh"));
+    for part in ["C-Eval（五个示例）", "古诗接句", "英译汉", "预训练后的考试"] {
+        assert!(report.contains(part), "no {part} in {report}");
+    }
+}
+
+#[test]
 fn a_speedrun_killed_after_the_base_stage_goes_on() {
     let base = tempfile::tempdir().unwrap();
     let mut child = start(base.path(), SMOKE);
@@ -215,8 +252,35 @@ fn tasks_are_measured_while_finetuning() {
     let lines = metrics(&base.path().join("chatsft_checkpoints/m"));
     let measured = lines.iter().filter(|line| line.get("accuracy questions").is_some());
     assert_eq!(measured.map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 2, 4]);
-    let unknown = format!("{TINY_SFT} --num-iterations 4 --overwrite --eval-task poems");
-    refuses(base.path(), &unknown, &["no task poems", "GSM8K"]);
+    let unknown = format!("{TINY_SFT} --num-iterations 4 --overwrite --eval-task verses");
+    refuses(base.path(), &unknown, &["no task verses", "GSM8K"]);
+}
+
+#[test]
+fn core_is_computed_while_pretraining_if_there_is_a_bundle() {
+    let base = prepared();
+    let train = format!("{TINY} --num-iterations 4 --core-metric-every 2 --overwrite");
+    assert!(said(nanochat(base.path(), &train)).contains("CORE is not computed: there is no"));
+    let folder = base.path().join("eval_bundle");
+    fs::create_dir_all(folder.join("eval_data")).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    let task = "icl_tasks:\n- label: go\n  dataset_uri: go.jsonl\n  num_fewshot: [2]\n  \
+                icl_task_type: language_modeling\n";
+    write("core.yaml", task);
+    write("eval_meta_data.csv", "Eval Task,Random baseline\ngo,0\n");
+    let items: Vec<String> =
+        (0..9).map(|i| format!("{{\"context\": \"c{i}\", \"continuation\": \"d\"}}")).collect();
+    write("eval_data/go.jsonl", &items.join("\n"));
+    run(base.path(), &train);
+    let lines = metrics(&base.path().join("base_checkpoints/d1"));
+    let measured = lines.iter().filter(|line| line.get("CORE").is_some());
+    assert_eq!(measured.map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4]);
+    assert!(base.path().join("report/base-training-core.svg").exists());
+    run(base.path(), &format!("{train} --no-core"));
+    assert!(metrics(&base.path().join("base_checkpoints/d1")).iter().all(|line| line.get("CORE").is_none()));
+    refuses(base.path(), &format!("{train} --core-metric-max-per-task 2"), &["go", "it needs 3 items"]);
+    write("core.yaml", &task.replace("[2]", "[x]"));
+    refuses(base.path(), &train, &["num_fewshot x is not a number"]);
 }
 
 #[test]

@@ -57,6 +57,38 @@ fn a_base_run_stopped_by_ctrl_c_and_then_by_sigterm_ends_as_if_left_alone() {
 }
 
 #[test]
+fn a_mixture_is_measured_by_name_and_ends_as_if_left_alone() {
+    let base = prepared();
+    let other = base.path().join("other");
+    run(base.path(), &format!("data make --seed 7 --documents 60 --base-dir {}", other.display()));
+    let (a, b) = (base.path().join("base_data"), other.join("base_data"));
+    let (a, b, file) = (a.display(), b.display(), b.join("shard_00001.parquet"));
+    let line = |tag: &str| {
+        let line = format!("{TINY} --num-iterations 200 --save-every 0 --model-tag {tag}");
+        format!("{line} --data a=0.7:{a} --data b=0.3:{b} --val-data file={}", file.display())
+    };
+    let whole = said(nanochat(base.path(), &line("whole")));
+    let last = |what: &str| whole.lines().rfind(|line| line.contains(what)).unwrap().to_string();
+    let (bpb, epochs) = (last("val_bpb"), last("epochs"));
+    assert!(["file_bpb", "a_bpb", "b_bpb"].iter().all(|name| bpb.contains(name)), "{bpb}");
+    // 25,600 tokens: of b, a third as long as a, 0.3 / 0.7 as many.
+    let of = |name: &str| -> f64 {
+        let value = epochs.split([' ', ',']).skip_while(|word| *word != name).nth(1).unwrap();
+        value.parse().unwrap()
+    };
+    assert!(of("a") > 0.2 && of("b") > 1.1 * of("a"), "{epochs}");
+
+    let cut = base.path().join("base_checkpoints/cut");
+    interrupted(base.path(), &line("cut"), &cut, 12, "INT");
+    run(base.path(), &format!("{} --resume", line("cut")));
+    assert_same_run(&base.path().join("base_checkpoints/whole"), &cut);
+    let changed = line("cut").replace("a=0.7", "a=0.6") + " --resume";
+    refuses(base.path(), &changed, &["--data", "a=0.7", "a=0.6"]);
+    let twice = line("twice").replace("file=", "a=");
+    refuses(base.path(), &twice, &["two texts are named a"]);
+}
+
+#[test]
 fn ctrl_c_ends_the_stages_of_a_speedrun_that_save_nothing() {
     let base = tempfile::tempdir().unwrap();
     run(base.path(), "speedrun --preset smoke");

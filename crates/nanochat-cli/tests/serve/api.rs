@@ -46,6 +46,45 @@ fn a_front_ends_request_is_understood() {
     assert_eq!((streamed.status, streamed.streamed().as_str()), (200, "ok"));
 }
 
+/// What Open WebUI does when somebody chats: it lists the models, streams an answer with every setting that its panel
+/// has, and then has a title written.
+#[test]
+fn open_webui_finds_the_model_streams_and_gets_a_title() {
+    let server = Server::start(&random_model(), "");
+    let from_webui = |method: &str, path: &str, body: Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = Request::new(method, path, body).header("authorization", "Bearer ");
+        request.header("x-openwebui-user-name", "Ann").header("x-openwebui-user-id", "1").send(&server)
+    };
+    let models = from_webui("GET", "/v1/models", Value::Null).json();
+    let model = &models["data"][0];
+    assert_eq!((&models["object"], &model["object"]), (&json!("list"), &json!("model")));
+    assert!(model["owned_by"].is_string(), "it is sorted by owner: {model}");
+    let messages = json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "你好"}]);
+    let streamed = from_webui(
+        "POST",
+        CHAT,
+        json!({
+            "model": model["id"], "messages": messages, "stream": true, "stream_options": {"include_usage": true},
+            "temperature": 0.7, "top_p": 0.9, "min_p": 0.05, "max_tokens": 40, "frequency_penalty": 0.2,
+            "presence_penalty": 0.1, "reasoning_effort": "medium", "seed": 7, "stop": ["\n\n###"], "logit_bias": {},
+        }),
+    );
+    let (events, done) = streamed.events();
+    assert!(done && streamed.status == 200 && !streamed.streamed().is_empty());
+    assert!(
+        events
+            .iter()
+            .all(|event| event["object"] == "chat.completion.chunk" && event["id"] == events[0]["id"])
+    );
+    assert!(events.last().unwrap()["usage"]["total_tokens"].as_u64() > Some(0));
+    let task = json!([{"role": "user", "content": "Write a title of three words for this chat."}]);
+    let title =
+        json!({"model": model["id"], "messages": task, "stream": false, "max_completion_tokens": 1000});
+    let answer = from_webui("POST", CHAT, title).json();
+    assert!(answer["choices"][0]["message"]["content"].is_string(), "{answer}");
+}
+
 #[test]
 fn samples_differ_and_a_seed_repeats_them() {
     let server = Server::start(&random_model(), "");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::common::*;
 
 const CLIENTS: usize = 200;
-const SPAN: Duration = Duration::from_secs(20);
+const SPAN: Duration = Duration::from_secs(60);
 const QUESTIONS: usize = 40;
 
 fn question(i: usize) -> Value {

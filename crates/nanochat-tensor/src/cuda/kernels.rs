@@ -18,14 +18,14 @@ const PRELUDE: &str = include_str!("../ops/prelude.cuh");
 /// More shared memory than 48 KiB must be asked for by name; what a kernel declares itself counts too.
 const USUAL_SHARED_BYTES: u32 = 32 << 10;
 
-/// A .cu file: its name and text.
-pub(crate) struct Source(pub &'static str, pub &'static str);
+/// A .cu file: its name and text, after those of the headers that it shares with others.
+pub(crate) struct Source(pub &'static str, pub &'static [(&'static str, &'static str)]);
 
 /// Every .cu file of this crate.
 macro_rules! sources {
-    ($($name:ident: $path:literal),* $(,)?) => {
+    ($($name:ident: $($path:literal)+),* $(,)?) => {
         $(#[allow(non_upper_case_globals)]
-        pub(crate) const $name: Source = Source(stringify!($name), include_str!($path));)*
+        pub(crate) const $name: Source = Source(stringify!($name), &[$(($path, include_str!($path))),+]);)*
         #[cfg(test)]
         pub(crate) const ALL: &[Source] = &[$($name),*];
     };
@@ -35,15 +35,20 @@ pub(crate) mod sources {
     use super::Source;
 
     sources! {
-        attention: "../ops/attention/attention.cu",
+        argmax: "../ops/argmax/argmax.cu",
+        attention: "../ops/mma.cuh" "../ops/attention/attention.cu",
         attention_sm90: "../ops/attention/attention_sm90.cu",
         elementwise: "../ops/elementwise/elementwise.cu",
         embedding: "../ops/embedding/embedding.cu",
         linear_softcap_cross_entropy: "../ops/linear_softcap_cross_entropy/linear_softcap_cross_entropy.cu",
         optim: "../optim/optim.cu",
+        paged: "../ops/paged/paged.cu",
+        paged_attention: "../ops/mma.cuh" "../ops/paged/paged_attention.cu",
         relu_squared: "../ops/relu_squared/relu_squared.cu",
         rms_norm: "../ops/rms_norm/rms_norm.cu",
         rotary_qk_norm: "../ops/rotary_qk_norm/rotary_qk_norm.cu",
+        sample: "../ops/sample/sample.cu",
+        take_rows: "../ops/take_rows/take_rows.cu",
     }
 }
 
@@ -165,7 +170,7 @@ pub(crate) fn blocks(work: usize, threads: u32) -> [usize; 3] {
 
 impl Cuda {
     /// A kernel of a file, compiled and loaded at its first use.
-    pub(crate) fn kernel(&self, Source(file, text): Source, name: &str) -> Launch<'_> {
+    pub(crate) fn kernel(&self, Source(file, parts): Source, name: &str) -> Launch<'_> {
         let mut functions = self.kernels.functions.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(function) = functions.get(name) {
             let (function, name) = (function.clone(), name.to_string());
@@ -174,7 +179,7 @@ impl Cuda {
         self.bind();
         let mut modules = self.kernels.modules.lock().unwrap_or_else(|e| e.into_inner());
         let module = modules.entry(file).or_insert_with(|| {
-            let cubin = compile_cached(file, text, self.kernels.arch);
+            let cubin = compile_cached(file, parts, self.kernels.arch);
             self.check(self.context.load_module(Ptx::from_binary(cubin)), "loading a kernel")
         });
         let function = self.check(module.load_function(name), name);
@@ -183,8 +188,8 @@ impl Cuda {
     }
 }
 
-fn compile_cached(file: &'static str, text: &str, arch: &str) -> Vec<u8> {
-    let source = joined(file, text);
+fn compile_cached(file: &'static str, parts: &[(&str, &str)], arch: &str) -> Vec<u8> {
+    let source = joined(parts);
     let cached = cache_dir().map(|dir| dir.join(format!("{file}-{arch}-{:016x}.cubin", hash(&source))));
     if let Some(cubin) = cached.as_ref().and_then(|path| fs::read(path).ok()) {
         return cubin;
@@ -199,8 +204,11 @@ fn compile_cached(file: &'static str, text: &str, arch: &str) -> Vec<u8> {
     cubin
 }
 
-fn joined(file: &str, text: &str) -> String {
-    format!("{PRELUDE}\n#line 1 \"{file}.cu\"\n{text}")
+/// The parts of a file, each with the name that its mistakes are reported under.
+fn joined(parts: &[(&str, &str)]) -> String {
+    let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_string();
+    let part = |(path, text): &(&str, &str)| format!("\n#line 1 \"{}\"\n{text}", name(path));
+    PRELUDE.to_string() + &parts.iter().map(part).collect::<String>()
 }
 
 /// Machine code for one architecture, or the compiler's complaint.
@@ -277,11 +285,11 @@ mod tests {
             return;
         }
         for arch in ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"] {
-            for Source(file, text) in sources::ALL {
+            for Source(file, parts) in sources::ALL {
                 if file.ends_with("_sm90") && arch != "sm_90a" {
                     continue;
                 }
-                let cubin = compile(file, &joined(file, text), arch);
+                let cubin = compile(file, &joined(parts), arch);
                 assert!(cubin.as_ref().is_ok_and(|code| !code.is_empty()), "{file}.cu, {arch}: {cubin:?}");
             }
         }
@@ -291,7 +299,8 @@ mod tests {
     fn a_mistake_in_a_kernel_is_named_by_file_and_line() {
         libraries::preload();
         if libraries::find("nvrtc").is_some() {
-            let log = compile("broken", &joined("broken", "\nvoid f() { g(); }"), "sm_90a").unwrap_err();
+            let log = compile("broken", &joined(&[("ops/broken.cu", "\nvoid f() { g(); }")]), "sm_90a")
+                .unwrap_err();
             assert!(log.contains("broken.cu(2)"), "{log}");
         }
     }

@@ -32,6 +32,10 @@ pub const NEEDED: [Needed; 2] = [
     Needed { name: "cublasLt", what_for: "matrix products", wheel: "nvidia-cublas", package: "libcublas" },
 ];
 
+/// What ranks on several GPUs need beside it.
+pub const NCCL: Needed =
+    Needed { name: "nccl", what_for: "several GPUs together", wheel: "nvidia-nccl", package: "libnccl2" };
+
 /// Names in the order they must be opened: each before those that need it.
 const LIBRARIES: [&str; 3] = ["nvrtc-builtins", "nvrtc", "cublasLt"];
 
@@ -84,6 +88,7 @@ pub fn version(name: &str) -> Option<Version> {
             let asked = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
             asked.result().ok().map(|()| (major, minor))
         }
+        "nccl" => crate::comm::nccl_version(),
         _ => {
             // SAFETY: the library was found; the call only reads a number, 130100 for 13.1.
             let version = unsafe { cudarc::cublaslt::sys::cublasLtGetVersion() } as i32;
@@ -141,7 +146,8 @@ pub fn folders() -> Vec<PathBuf> {
     for site in own.into_iter().chain(python_sites()) {
         // Wheels of CUDA 13 share one folder, those of 12 have one each.
         folders.push(site.join("nvidia/cu13/lib"));
-        folders.extend(["cuda_nvrtc", "cublas"].map(|part| site.join("nvidia").join(part).join("lib")));
+        folders
+            .extend(["cuda_nvrtc", "cublas", "nccl"].map(|part| site.join("nvidia").join(part).join("lib")));
         folders.push(site);
     }
     folders.retain(|folder| folder.is_dir());
@@ -180,7 +186,7 @@ fn in_folders(name: &str) -> Option<PathBuf> {
 }
 
 fn candidates(name: &str) -> Vec<String> {
-    let versions = ["", ".13", ".12"];
+    let versions = ["", ".13", ".12", ".2"]; // NCCL's is 2
     versions.iter().map(|version| format!("lib{name}.so{version}")).collect()
 }
 

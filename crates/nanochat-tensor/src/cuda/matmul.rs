@@ -68,12 +68,14 @@ pub(crate) struct Product {
     pub alpha: f32,
     pub beta: f32,
     pub batch: usize,
+    /// Whether the shape comes often enough for its algorithms to be timed.
+    pub search: bool,
 }
 
 impl Product {
     /// out = a b + beta · out
     pub fn new([m, n, k]: [usize; 3], a: Operand, b: Operand, out: Output, beta: f32) -> Product {
-        Product { m, n, k, a, b, out, added: out.ptr, alpha: 1.0, beta, batch: 1 }
+        Product { m, n, k, a, b, out, added: out.ptr, alpha: 1.0, beta, batch: 1, search: true }
     }
 
     /// All that the choice of an algorithm depends on.
@@ -206,7 +208,7 @@ impl Cuda {
         }
         let candidates = self.candidates(&plan)?;
         let flops = 2.0 * p.m as f64 * p.n as f64 * p.k as f64 * p.batch as f64;
-        if flops < SEARCH_FROM_FLOPS || candidates.len() == 1 {
+        if flops < SEARCH_FROM_FLOPS || !p.search || candidates.len() == 1 {
             plan.algorithm = candidates[0];
             return Ok(plan);
         }

@@ -1,6 +1,6 @@
 //! One NVIDIA GPU: its stream, memory, kernels and matrix products.
 //!
-//! Everything runs on one stream in the order it was given, and memory comes from the driver's stream-ordered
+//! All computing runs on one stream in the order it was given (only collectives have another, comm/nccl), and memory comes from the driver's stream-ordered
 //! pool: a buffer freed here is not used again before the kernels that were given it have run, and no
 //! allocation waits for the GPU.
 
@@ -48,6 +48,8 @@ pub enum DeviceError {
     Full(usize),
     #[error("GPU {0} is given to another program alone, or not in order; `nvidia-smi` says more")]
     Unavailable(usize),
+    #[error("NCCL could not be started: {0}")]
+    Nccl(String),
     #[error("failed to open GPU {ordinal}: {message}")]
     Open { ordinal: usize, message: String },
 }
@@ -107,7 +109,7 @@ impl Cuda {
         if capability.0 < 8 {
             return Err(DeviceError::TooOld { name, capability });
         }
-        // SAFETY: all work runs on the one stream below, in order; nothing is left for events to order.
+        // SAFETY: all computing runs on the one stream below, in order; collectives order themselves by events.
         unsafe { context.disable_event_tracking() };
         if result::mem_get_info().map_err(open)?.0 < LEAST_FREE_BYTES {
             return Err(DeviceError::Full(ordinal));
@@ -133,6 +135,12 @@ impl Cuda {
             positions: Mutex::default(),
             advice: Mutex::new("use a smaller --device-batch-size".into()),
         }))
+    }
+
+    /// GPUs that this process may use; 0 where that cannot be asked.
+    pub fn count() -> usize {
+        libraries::preload();
+        libraries::check_driver().ok().and_then(|()| CudaContext::device_count().ok()).unwrap_or(0) as usize
     }
 
     pub fn name(&self) -> &str {
@@ -192,8 +200,30 @@ impl Cuda {
 
     /// A point in the stream whose time can be asked for.
     pub(crate) fn event(&self) -> CudaEvent {
+        self.event_of(&self.stream)
+    }
+
+    pub(crate) fn event_of(&self, stream: &CudaStream) -> CudaEvent {
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        self.check(self.stream.record_event(flags), "recording an event")
+        self.check(stream.record_event(flags), "recording an event")
+    }
+
+    /// A stream for what runs beside the computing: of high priority, since others wait for it, and it takes few
+    /// multiprocessors when it gets them at once.
+    pub(crate) fn stream_beside(&self) -> Arc<CudaStream> {
+        self.bind();
+        let (_, highest) = self.check(result::stream::get_priority_range(), "asking for priorities");
+        self.check(self.context.new_stream_with_priority(highest), "making a stream")
+    }
+
+    /// What is given to `stream` next comes after all that was given to this GPU's own.
+    pub(crate) fn send_after(&self, stream: &CudaStream) {
+        self.check(stream.join(&self.stream), "ordering streams");
+    }
+
+    /// What is given to this GPU's own stream next comes after `event`.
+    pub(crate) fn come_after(&self, event: &CudaEvent) {
+        self.check(self.stream.wait(event), "ordering streams");
     }
 
     /// From one event to a later one; waits for both.
@@ -202,7 +232,7 @@ impl Cuda {
     }
 
     /// Makes this GPU the calling thread's; the driver's functions want that.
-    fn bind(&self) {
+    pub(crate) fn bind(&self) {
         self.check(self.context.bind_to_thread(), "using the GPU");
     }
 

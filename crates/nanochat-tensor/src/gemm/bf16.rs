@@ -23,6 +23,9 @@ const BLOCK: usize = 4 * ROWS;
 /// What rows of a left factor are rounded up to.
 const ROW_STEP: usize = 4;
 
+/// Panels of a block that one thread lays out at a time.
+const UNIT_PANELS: usize = 16;
+
 /// Columns that the panels of a right factor have.
 pub const PANEL: usize = COLS;
 
@@ -45,13 +48,21 @@ impl<const W: usize> Panels<W> {
     pub fn pack(b: Mat, threads: Threads) -> Panels<W> {
         let (pairs, panels) = (b.rows.div_ceil(2), b.cols.div_ceil(W));
         let mut values = vec![[0; W]; panels * pairs];
-        let pack = |(block, out): (usize, &mut [[u32; W]])| {
-            vectorized(|| pack_block(out, b.part(block * 2 * PAIRS, 2 * PAIRS)));
+        let block = |(block, values): (usize, &mut [[u32; W]])| {
+            let b = b.part(block * 2 * PAIRS, 2 * PAIRS);
+            let unit = |(i, out): (usize, &mut [[u32; W]])| {
+                vectorized(|| pack_block(out, b.columns(i * UNIT_PANELS * W, UNIT_PANELS * W)));
+            };
+            let len = UNIT_PANELS * b.rows.div_ceil(2);
+            match threads {
+                Threads::One => values.chunks_mut(len).enumerate().for_each(unit),
+                Threads::All => values.par_chunks_mut(len).enumerate().for_each(unit),
+            }
         };
-        let block = (panels * PAIRS).max(1);
+        let len = (panels * PAIRS).max(1);
         match threads {
-            Threads::One => values.chunks_mut(block).enumerate().for_each(pack),
-            Threads::All => values.par_chunks_mut(block).enumerate().for_each(pack),
+            Threads::One => values.chunks_mut(len).enumerate().for_each(block),
+            Threads::All => values.par_chunks_mut(len).enumerate().for_each(block),
         }
         Panels { values, pairs, n: b.cols }
     }

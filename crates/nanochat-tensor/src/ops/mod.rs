@@ -2,16 +2,20 @@
 //! backward; `cpu.rs` is the kernel on the CPU, `cuda.rs` launches those of `<op>.cu` on a GPU. A new op is
 //! one folder and one line here.
 
+mod argmax;
 mod attention;
 pub(crate) mod attention_with_kv_cache;
 pub(crate) mod elementwise;
 mod embedding;
 mod linear;
 mod linear_softcap_cross_entropy;
+pub(crate) mod paged;
 mod relu_squared;
 mod residual_add;
 mod rms_norm;
 pub(crate) mod rotary_qk_norm;
+pub mod sample;
+pub(crate) mod take_rows;
 
-pub use linear_softcap_cross_entropy::softcap;
+pub use linear_softcap_cross_entropy::{softcap, softcapped_logits};
 pub use rms_norm::EPS;

@@ -9,6 +9,7 @@ typedef unsigned long long u64;
 #define WARP 32
 #define ALL_LANES 0xffffffffu
 #define INFINITY_F __int_as_float(0x7f800000)
+#define LOG2E 1.4426950408889634f
 
 __device__ inline float to_float(bf16 x) { return __uint_as_float((u32)x << 16); }
 __device__ inline float low_float(u32 pair) { return __uint_as_float(pair << 16); }

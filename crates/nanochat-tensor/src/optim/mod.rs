@@ -1,6 +1,7 @@
 //! What the optimizer does on a GPU, on float32 weights, gradients and state. The gradient's norm and the factor
 //! that clips it stay there: no step waits for a number.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::Tensor;
@@ -40,35 +41,49 @@ pub struct MuonParam<'a> {
     pub momentum_buffer: &'a mut Tensor,
 }
 
-/// The norm of all gradients together and the factor that brings it down to `limit` (0: no limit): (2).
+/// The sum of the squares of all values together: (1).
 #[track_caller]
-pub fn clip_factor(grads: &[&Tensor], limit: f32) -> Tensor {
-    let gpu = grads[0].buffer().gpu();
-    let parts = gpu.alloc(PARTS * grads.len(), Dtype::F32);
-    for (i, grad) in grads.iter().enumerate() {
+pub fn sum_of_squares(tensors: &[Tensor]) -> Tensor {
+    let gpu = tensors[0].buffer().gpu();
+    let parts = gpu.alloc(PARTS * tensors.len(), Dtype::F32);
+    for (i, tensor) in tensors.iter().enumerate() {
         let launch = gpu.kernel(sources::optim, "sum_of_squares").ptr(parts.ptr() + (4 * PARTS * i) as u64);
         // SAFETY: each block writes its own of PARTS values.
-        unsafe { launch.ptr(grad.ptr()).u64(grad.len()).run([PARTS, 1, 1], THREADS, 0) }
+        unsafe { launch.ptr(tensor.ptr()).u64(tensor.len()).run([PARTS, 1, 1], THREADS, 0) }
     }
+    let sum = Tensor::unwritten(gpu, Dtype::F32, &[1]);
+    let launch = gpu.kernel(sources::optim, "sum").ptr(sum.ptr()).ptr(parts.ptr()).u32(parts.len());
+    // SAFETY: one block over all parts; one value is written.
+    unsafe { launch.run([1, 1, 1], 1_024, 0) }
+    sum
+}
+
+/// A norm, whose square is given, and the factor that brings it down to `limit` (0: no limit): (2).
+#[track_caller]
+pub fn clip_factor(square: &Tensor, limit: f32) -> Tensor {
+    let gpu = square.buffer().gpu();
     let factor = Tensor::unwritten(gpu, Dtype::F32, &[2]);
-    let launch = gpu.kernel(sources::optim, "clip_factor").ptr(factor.ptr()).ptr(parts.ptr());
-    // SAFETY: one block over all parts; two values are written.
-    unsafe { launch.u32(parts.len()).f32(limit).run([1, 1, 1], 1_024, 0) }
+    let launch = gpu.kernel(sources::optim, "clip_factor").ptr(factor.ptr()).ptr(square.ptr());
+    // SAFETY: one thread reads one value and writes two.
+    unsafe { launch.f32(limit).run([1, 1, 1], 1, 0) }
     factor
 }
 
-/// One AdamW step; `clip` as `clip_factor` gave it.
+/// One AdamW step of the values `range` of a weight, which state and gradient begin with; `clip` as `clip_factor`
+/// gave it.
 #[track_caller]
 pub fn adamw(
     weight: &mut Tensor,
+    range: Range<usize>,
     state: (&mut Tensor, &mut Tensor),
     grad: &Tensor,
     clip: &Tensor,
     step: AdamW,
 ) {
-    let (gpu, len) = (grad.buffer().gpu(), grad.len());
-    assert!([weight.len(), state.0.len(), state.1.len()] == [len; 3], "adamw: lengths differ");
-    let launch = gpu.kernel(sources::optim, "adamw").ptr(weight.ptr_mut());
+    let (gpu, len) = (grad.buffer().gpu(), range.len());
+    assert!(range.end <= weight.len(), "adamw: {range:?} of {} values", weight.len());
+    assert!([grad, state.0, state.1].iter().all(|tensor| tensor.len() >= len), "adamw: lengths differ");
+    let launch = gpu.kernel(sources::optim, "adamw").ptr(weight.ptr_mut() + 4 * range.start as u64);
     let launch = launch.ptr(state.0.ptr_mut()).ptr(state.1.ptr_mut()).ptr(grad.ptr()).ptr(clip.ptr() + 4);
     let launch = launch.u64(len).f32(step.keep).f32(step.step_size).f32(step.root_correction);
     let launch = launch.f32(step.betas.0).f32(step.betas.1).f32(step.eps);

@@ -14,12 +14,17 @@ extern "C" __global__ void sum_of_squares(float* parts, const float* x, u64 len)
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
-// out = {norm, min(1, limit / norm)}; limit 0: no limit. One block.
-extern "C" __global__ void clip_factor(float* out, const float* parts, u32 n, float limit) {
+// One block.
+extern "C" __global__ void sum(float* out, const float* parts, u32 n) {
     float sum = 0.0f;
     for (u32 i = threadIdx.x; i < n; i += blockDim.x) sum += parts[i];
-    float norm = sqrtf(sum_block(sum));
-    if (threadIdx.x > 0) return;
+    sum = sum_block(sum);
+    if (threadIdx.x == 0) *out = sum;
+}
+
+// out = {norm, min(1, limit / norm)}; limit 0: no limit. One thread.
+extern "C" __global__ void clip_factor(float* out, const float* square, float limit) {
+    float norm = sqrtf(*square);
     out[0] = norm;
     out[1] = limit > 0.0f && norm > limit ? limit / norm : 1.0f;
 }

@@ -1,9 +1,10 @@
 //! How fast the engine answers, beside what reading memory allows.
 //!
 //! Decoding reads every weight and every row's keys and values once a step; what a step cannot do without:
-//! weights + rows · context · cache of a token. Samples of one prompt need the prompt's part once.
+//! weights + rows · context · cache of a token. Samples of one prompt need the prompt's part once. On a GPU the limit is
+//! the rate of a large copy there.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nanochat_tensor::simd::{self, CHUNK, vectorized};
@@ -11,6 +12,7 @@ use nanochat_tensor::{Device, Precision, Rng, Tensor};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::ops::copy_tb_per_second;
 use crate::config::GptConfig;
 use crate::engine::{Engine, EngineOptions, Event, Request};
 use crate::gpt::{Gpt, Role};
@@ -37,6 +39,12 @@ pub struct InferBench {
     /// Weights on the CPU: f32, bf16 or int8
     #[arg(long, default_value_t = Precision::Bf16)]
     pub weights: Precision,
+    /// Seed of the random prompts
+    #[arg(long, default_value_t = 9)]
+    pub seed: u64,
+    /// Answers timed whole, prompts included, as `bench serve` with as many clients as rows (0: none)
+    #[arg(long, default_value_t = 0)]
+    pub requests: usize,
 }
 
 /// What was measured.
@@ -48,9 +56,18 @@ pub struct InferSpeed {
     pub prompt_tokens: usize,
     /// Bytes of weights that a step reads.
     pub weight_bytes: usize,
-    /// What memory gives in this run; None where it is not measured.
-    pub read_gb_per_second: Option<f64>,
+    /// What memory gives in this run.
+    pub read_gb_per_second: f64,
     pub batches: Vec<BatchSpeed>,
+    pub whole: Vec<WholeSpeed>,
+}
+
+/// Of whole answers to distinct prompts, in an engine as a server has it: what HTTP is to be compared with.
+#[derive(Clone, Debug, Serialize)]
+pub struct WholeSpeed {
+    pub rows: usize,
+    pub requests: usize,
+    pub tokens_per_second: f64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -62,9 +79,11 @@ pub struct BatchSpeed {
     pub first_token_ms: f64,
     /// Of a step, and so between two tokens of a row.
     pub step_ms: f64,
+    /// Of that, what the engine's scheduling takes: the device waits meanwhile.
+    pub schedule_ms: f64,
     pub tokens_per_second: f64,
     /// Tokens a second over those that reading memory alone allows.
-    pub share_of_limit: Option<f64>,
+    pub share_of_limit: f64,
 }
 
 pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
@@ -74,7 +93,10 @@ pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
     ensure!(bench.batch_sizes.iter().all(|rows| *rows > 0), "--batch-sizes must be at least 1");
     let config = GptConfig::from_depth(bench.depth, bench.vocab_size, context.next_multiple_of(64))?;
     let model = random_model(config).to_device(device);
-    let read_gb_per_second = matches!(device, Device::Cpu).then(read_bandwidth);
+    let read_gb_per_second = match device {
+        Device::Cpu => read_bandwidth(),
+        Device::Cuda(_) => 1e3 * copy_tb_per_second(device, 0.5),
+    };
     let mut speed = InferSpeed {
         device: device.to_string(),
         depth: bench.depth,
@@ -83,6 +105,7 @@ pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
         weight_bytes: weight_bytes(&model, bench.weights),
         read_gb_per_second,
         batches: Vec::new(),
+        whole: Vec::new(),
     };
     for &rows in &bench.batch_sizes {
         for one_prompt in [false, true] {
@@ -92,50 +115,83 @@ pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
             }
         }
     }
+    if bench.requests > 0 {
+        speed.whole = bench.batch_sizes.iter().map(|&rows| whole(bench, &model, rows)).collect();
+    }
     Ok(speed)
+}
+
+fn whole(bench: &InferBench, model: &Gpt, rows: usize) -> WholeSpeed {
+    let for_batch = EngineOptions::for_batch(&model.device(), rows);
+    let options = EngineOptions { weights: bench.weights, ..for_batch };
+    let mut engine = Engine::with_options(model, None, options);
+    let requests = requests(bench, bench.requests, false);
+    let started = Instant::now();
+    for request in requests {
+        let options = SampleOptions { top_k: 50, ..request.options };
+        engine.submit(Request { options, ..request }).expect("a prompt that fits");
+    }
+    while !engine.is_idle() {
+        engine.step();
+    }
+    let tokens = engine.stats().generated_tokens as f64;
+    WholeSpeed { rows, requests: bench.requests, tokens_per_second: tokens / started.elapsed().as_secs_f64() }
 }
 
 /// Times the prompts, then decoding alone: the prompts come a second time, now known to the engine.
 fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: &InferSpeed) -> BatchSpeed {
-    let config = &model.config;
-    let token_bytes = 2 * config.n_layer * config.kv_dim() * size_of::<f32>();
+    let (config, device) = (&model.config, model.device());
+    let value = if let Device::Cpu = device { size_of::<f32>() } else { 2 };
+    let token_bytes = 2 * config.n_layer * config.kv_dim() * value;
+    let for_batch = EngineOptions::for_batch(&device, rows);
     let options = EngineOptions {
         weights: bench.weights,
         max_rows: rows,
-        prompt_tokens: 2_048,
+        prompt_tokens: for_batch.prompt_tokens.max(2_048),
         cache_bytes: (rows + 1) * (config.sequence_len + 64) * token_bytes,
-        prefix_cache: true,
+        ..for_batch
     };
     let mut engine = Engine::with_options(model, None, options);
     let requests = requests(bench, rows, one_prompt);
+    // Kernels are compiled, and products have their algorithms, before anything is timed.
+    if !matches!(device, Device::Cpu) {
+        first_tokens(
+            &mut engine,
+            &self::requests(&InferBench { seed: 10, ..bench.clone() }, rows, one_prompt),
+            rows,
+        );
+    }
     let first_token_ms = first_tokens(&mut engine, &requests, rows);
     for request in requests {
         engine.submit(request).expect("a prompt that fits");
     }
-    let (mut steps, mut seconds) = (0, 0.0);
+    let (mut steps, mut took, mut computing) = (0, Duration::ZERO, Duration::ZERO);
     while !engine.is_idle() {
         let (before, started) = (engine.stats(), Instant::now());
         engine.step();
-        let (stats, took) = (engine.stats(), started.elapsed().as_secs_f64());
+        let (stats, step) = (engine.stats(), started.elapsed());
         let decoded = stats.generated_tokens - before.generated_tokens;
         // Steps in which every row decodes one token, and no prompt is computed.
         if decoded == rows as u64 && stats.computed_tokens - before.computed_tokens == decoded {
             steps += 1;
-            seconds += took;
+            took += step;
+            computing += stats.computing - before.computing;
         }
     }
     let (prompt, answers) = (bench.prompt_tokens, rows * bench.decode_tokens / 2);
     let seen = answers + if one_prompt { prompt } else { rows * prompt };
     let step_bytes = (speed.weight_bytes + seen * token_bytes) as f64;
-    let tokens_per_second = (steps * rows) as f64 / seconds;
-    let limit = speed.read_gb_per_second.map(|rate| rows as f64 * rate * 1e9 / step_bytes);
+    let tokens_per_second = (steps * rows) as f64 / took.as_secs_f64();
+    let limit = rows as f64 * speed.read_gb_per_second * 1e9 / step_bytes;
+    let a_step = |time: Duration| 1e3 * time.as_secs_f64() / f64::from(steps as u32);
     BatchSpeed {
         rows,
         one_prompt,
         first_token_ms,
-        step_ms: 1e3 * seconds / f64::from(steps as u32),
+        step_ms: a_step(took),
+        schedule_ms: a_step(took - computing),
         tokens_per_second,
-        share_of_limit: limit.map(|limit| tokens_per_second / limit),
+        share_of_limit: tokens_per_second / limit,
     }
 }
 
@@ -158,7 +214,7 @@ fn requests(bench: &InferBench, rows: usize, one_prompt: bool) -> Vec<Request> {
     let (prompts, samples) = if one_prompt { (1, rows) } else { (rows, 1) };
     let options = SampleOptions { temperature: 1.0, ..SampleOptions::default() };
     let request = |stream: usize| {
-        let mut rng = Rng::new(&[9, stream as u64]);
+        let mut rng = Rng::new(&[bench.seed, stream as u64]);
         let prompt = (0..bench.prompt_tokens).map(|_| rng.below(bench.vocab_size) as u32).collect();
         Request { prompt, samples, max_tokens: bench.decode_tokens, options, stream: stream as u64 }
     };
@@ -166,7 +222,7 @@ fn requests(bench: &InferBench, rows: usize, one_prompt: bool) -> Vec<Request> {
 }
 
 /// A model without zeros: those of a fresh one would make every logit 0.
-fn random_model(config: GptConfig) -> Gpt {
+pub fn random_model(config: GptConfig) -> Gpt {
     let mut rng = Rng::new(&[1]);
     let normals: Vec<f32> = (0..1 << 20).map(|_| 0.02 * rng.normal()).collect();
     let weight = |_: &str, shape: &[usize]| {

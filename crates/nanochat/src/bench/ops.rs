@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use nanochat_tensor::{Compute, Device, Grads, Rng, RotaryTable, Tape, Tensor};
+use nanochat_tensor::{Comm, Compute, Device, Grads, Rng, RotaryTable, Tape, Tensor};
 use serde::Serialize;
 
 use super::{Sizes, TrainBench, TrainSpeed, random_batch, train};
@@ -64,7 +64,8 @@ pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
     let sizes = &bench.sizes;
     fit::check_shapes(&sizes.config()?, device)?;
     let total_batch_size = 2 * sizes.micro_tokens();
-    let train = train(&TrainBench { sizes: sizes.clone(), total_batch_size, steps: 2 }, device)?;
+    let train =
+        train(&TrainBench { sizes: sizes.clone(), total_batch_size, steps: 2 }, device, &Comm::alone())?;
     let compute = sizes.precision.into();
     let ceiling = ceiling(device, compute, bench.seconds);
     let ops = Inputs::new(sizes.config()?, [sizes.device_batch_size, sizes.max_seq_len], device, compute);
@@ -74,25 +75,24 @@ pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
 }
 
 fn ceiling(device: &Device, compute: Compute, seconds: f64) -> Ceiling {
-    let (values, side) = match device {
-        Device::Cpu => (1 << 24, 1_024),
-        Device::Cuda(_) => (1 << 28, 8_192),
-    };
-    let copy_ms = {
-        let source = random(&[1, values], 1.0, device);
-        let mut there = vec![0.0; if let Device::Cpu = device { values } else { 0 }];
-        looped(device, seconds, || match device {
-            Device::Cpu => there.copy_from_slice(source.data()),
-            Device::Cuda(_) => drop(source.gather_rows(&[0])),
-        })
-    };
+    let side = if let Device::Cpu = device { 1_024 } else { 8_192 };
     let [x, w] = [1.0, 0.01].map(|std| random(&[side, side], std, device));
     let x = x.to_activation();
+    let copy_tb_per_second = copy_tb_per_second(device, seconds);
     let product_ms = looped(device, seconds, || drop(Tape::computing(compute).linear(&x, &w)));
-    Ceiling {
-        copy_tb_per_second: 2.0 * 4.0 * values as f64 / copy_ms / 1e9,
-        product_tflops: 2.0 * (side as f64).powi(3) / product_ms / 1e9,
-    }
+    Ceiling { copy_tb_per_second, product_tflops: 2.0 * (side as f64).powi(3) / product_ms / 1e9 }
+}
+
+/// The rate of a large copy, what is read and what is written together.
+pub(super) fn copy_tb_per_second(device: &Device, seconds: f64) -> f64 {
+    let values = if let Device::Cpu = device { 1 << 24 } else { 1 << 28 };
+    let source = random(&[1, values], 1.0, device);
+    let mut there = vec![0.0; if let Device::Cpu = device { values } else { 0 }];
+    let copy_ms = looped(device, seconds, || match device {
+        Device::Cpu => there.copy_from_slice(source.data()),
+        Device::Cuda(_) => drop(source.gather_rows(&[0])),
+    });
+    2.0 * 4.0 * values as f64 / copy_ms / 1e9
 }
 
 /// Normal numbers, repeated after a million: drawing hundreds of millions would take longer than the test.

@@ -4,6 +4,7 @@
 mod bundle;
 mod prompt;
 
+use nanochat_tensor::Comm;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ pub use bundle::{Bundle, BundleError, BundleTask, Format, Item, Items};
 pub use prompt::{Prompt, prompts};
 
 use crate::gpt::Gpt;
+use crate::ranks;
 use crate::score::Score;
 use crate::span_loss::{Span, span_losses, spans_are_greedy};
 
@@ -42,12 +44,23 @@ pub struct Answered {
     pub right: bool,
 }
 
+impl CoreScores {
+    /// A partial score must not be taken for the whole one.
+    pub fn name(&self) -> String {
+        match self.missing.len() {
+            0 => "CORE".into(),
+            missing => format!("CORE (partial: {missing} of {} tasks missing)", self.tasks.len() + missing),
+        }
+    }
+}
+
 /// Runs every task of `bundle` that is there, on its first `limit` items (0: all). `progress` sees each result.
 pub fn evaluate(
     model: &Gpt,
     tokenizer: &Tokenizer,
     bundle: &Bundle,
     limit: usize,
+    comm: &Comm,
     mut progress: impl FnMut(&TaskScore),
 ) -> Result<CoreScores, BundleError> {
     let (mut tasks, mut missing) = (Vec::new(), Vec::new());
@@ -57,7 +70,7 @@ pub fn evaluate(
             continue;
         };
         let mut score = Score::default();
-        answer(model, tokenizer, task, &items).iter().for_each(|answered| score.count(answered.right));
+        answer(model, tokenizer, task, &items, comm).iter().for_each(|answered| score.count(answered.right));
         let result = TaskScore {
             label: task.label.clone(),
             score,
@@ -75,10 +88,21 @@ pub fn evaluate(
     Ok(CoreScores { core, missing, tasks })
 }
 
-/// All items of a task, in order.
-pub fn answer(model: &Gpt, tokenizer: &Tokenizer, task: &BundleTask, items: &Items) -> Vec<Answered> {
-    let prompts: Vec<Prompt> = prompts(tokenizer, task, items);
-    let spans: Vec<&Span> = prompts.iter().flat_map(|prompt| &prompt.options).collect();
+/// All items of a task, in order, each by the rank it belongs to.
+pub fn answer(
+    model: &Gpt,
+    tokenizer: &Tokenizer,
+    task: &BundleTask,
+    items: &Items,
+    comm: &Comm,
+) -> Vec<Answered> {
+    let prompts = prompts(tokenizer, task, items);
+    let mine: Vec<Prompt> = prompts.into_iter().skip(comm.rank()).step_by(comm.world_size()).collect();
+    ranks::gather(comm, answer_prompts(model, task, &mine))
+}
+
+fn answer_prompts(model: &Gpt, task: &BundleTask, prompts: &[Prompt]) -> Vec<Answered> {
+    let spans: Vec<&[Span]> = prompts.iter().map(|prompt| prompt.options.as_slice()).collect();
     if task.format == Format::LanguageModeling {
         let greedy = spans_are_greedy(model, &spans);
         return greedy.into_iter().map(|right| Answered { losses: Vec::new(), right }).collect();

@@ -109,14 +109,14 @@ fn scores_are_centered_and_what_is_missing_is_named() {
     let temp = bundle();
     let model = Gpt::init(GptConfig::from_depth(1, 265, 64).unwrap(), 0);
     let bundle = Bundle::open(temp.path()).unwrap();
-    let scores = evaluate(&model, &tokenizer(), &bundle, 0, |_| ()).unwrap();
+    let scores = evaluate(&model, &tokenizer(), &bundle, 0, &Comm::alone(), |_| ()).unwrap();
     // Untrained, all options are alike and the first wins; but NaN, not less than anything, does so too.
     let found: Vec<(&str, usize, f64)> =
         scores.tasks.iter().map(|task| (&*task.label, task.score.right, task.centered)).collect();
     assert_eq!(found, [("pick", 1, 0.0), ("who", 0, -1.0), ("go", 0, 0.0)]);
     assert!((scores.core + 1.0 / 3.0).abs() < 1e-9 && scores.missing.is_empty());
     fs::remove_file(temp.path().join("eval_data/a/who.jsonl")).unwrap();
-    let scores = evaluate(&model, &tokenizer(), &bundle, 0, |_| ()).unwrap();
+    let scores = evaluate(&model, &tokenizer(), &bundle, 0, &Comm::alone(), |_| ()).unwrap();
     assert_eq!((scores.missing.as_slice(), scores.core), (&["a/who.jsonl".to_string()][..], 0.0));
 }
 
@@ -139,7 +139,10 @@ fn mistakes_in_a_bundle_are_named() {
         }
         let model = Gpt::init(GptConfig::from_depth(1, 265, 8).unwrap(), 0);
         let bundle = Bundle::open(temp.path());
-        bundle.and_then(|bundle| evaluate(&model, &tokenizer(), &bundle, 0, |_| ())).unwrap_err().to_string()
+        bundle
+            .and_then(|bundle| evaluate(&model, &tokenizer(), &bundle, 0, &Comm::alone(), |_| ()))
+            .unwrap_err()
+            .to_string()
     };
     let cases = [
         (("core.yaml", ""), "it has core.yaml and eval_data/"),

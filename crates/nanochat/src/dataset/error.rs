@@ -25,11 +25,6 @@ pub enum DataError {
     #[error("{dir} has no documents in its {split} shards")]
     Empty { dir: PathBuf, split: &'static str },
     #[error(
-        "rank {rank} of {world} gets no row groups: no {split} shard in {dir} has more than {rank}; \
-         use fewer ranks or more data"
-    )]
-    NoRowGroups { dir: PathBuf, split: &'static str, rank: usize, world: usize },
-    #[error(
         "the saved position is in shard {shard}, which {dir} does not have; put it back or start without --resume"
     )]
     LostShard { dir: PathBuf, shard: String },

@@ -5,6 +5,7 @@ mod error;
 mod shard;
 mod write;
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -53,7 +54,8 @@ pub struct Shards {
 struct Shard {
     path: PathBuf,
     name: String,
-    row_groups: usize,
+    /// Rows of each row group.
+    rows: Arc<[usize]>,
 }
 
 /// Where a row is. `shard` is its index in the split's list.
@@ -77,36 +79,39 @@ impl Shards {
     /// downloads before a run starts.
     pub fn open(dir: &Path, on_bad: OnBadShard) -> Result<Shards, DataError> {
         let mut paths = parquet_files(dir)?;
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let last = paths.pop().ok_or_else(|| DataError::NoShards { dir: dir.into() })?;
         if paths.is_empty() {
-            return Err(DataError::OneShard { dir: dir.into(), name: name(&last) });
+            return Err(DataError::OneShard { dir: dir.into(), name: file_name(&last) });
         }
-        let shards = Shards {
-            dir: dir.into(),
-            train: Arc::new([]),
-            val: Arc::new([]),
-            on_bad,
-            warned: Arc::default(),
-        };
-        let open = |path: PathBuf| match ParquetTexts::open(&path, "text") {
-            Ok(file) => Ok(Shard { name: name(&path), row_groups: file.num_row_groups(), path }),
-            Err(reason) => Err((path, reason)),
-        };
-        let val = open(last).map_err(|(path, reason)| DataError::BadValidationShard { path, reason })?;
+        let shards = Shards::of_validation(dir, last, on_bad)?;
         let mut train = Vec::new();
-        for opened in paths.into_par_iter().map(open).collect::<Vec<_>>() {
+        for opened in paths.into_par_iter().map(Shard::open).collect::<Vec<_>>() {
             match opened {
                 Ok(shard) => train.push(shard),
                 Err((path, reason)) => shards.bad(&path, reason)?,
             }
         }
-        Ok(Shards { train: train.into(), val: [val].into(), ..shards })
+        Ok(Shards { train: train.into(), ..shards })
+    }
+
+    /// Validation alone: the last shard of a folder, which may be its only one, or a single file.
+    pub fn open_validation(path: &Path, on_bad: OnBadShard) -> Result<Shards, DataError> {
+        let last = match path.is_dir() {
+            true => parquet_files(path)?.pop().ok_or_else(|| DataError::NoShards { dir: path.into() })?,
+            false => path.into(),
+        };
+        Shards::of_validation(path, last, on_bad)
+    }
+
+    fn of_validation(dir: &Path, val: PathBuf, on_bad: OnBadShard) -> Result<Shards, DataError> {
+        let bad = |(path, reason)| DataError::BadValidationShard { path, reason };
+        let val = [Shard::open(val).map_err(bad)?].into();
+        Ok(Shards { dir: dir.into(), train: Arc::new([]), val, on_bad, warned: Arc::default() })
     }
 
     /// All texts of a split in order, for training a tokenizer.
     pub fn texts(&self, split: Split) -> impl Iterator<Item = Result<String, DataError>> + use<> {
-        let mut chunks = self.chunks(split, 0, 1, RowAt::default()).peekable();
+        let mut chunks = self.chunks(split, RowAt::default()).peekable();
         let empty = chunks.peek().is_none().then(|| Err(self.empty(split)));
         empty.into_iter().chain(chunks.flat_map(|chunk| match chunk {
             Ok(chunk) => chunk.texts.into_iter().flatten().map(Ok).collect(),
@@ -114,21 +119,32 @@ impl Shards {
         }))
     }
 
-    /// One pass over the rows of a split from `from` on, in each file row groups rank, rank + world, ….
-    pub fn chunks(&self, split: Split, rank: usize, world: usize, from: RowAt) -> Chunks {
-        Chunks { shards: self.clone(), split, rank, world, at: from, open: None, bad_rows: 0 }
+    /// One pass over the rows of a split from `from` on.
+    pub fn chunks(&self, split: Split, from: RowAt) -> Chunks {
+        Chunks { shards: self.clone(), split, at: from, open: None, bad_rows: 0 }
     }
 
-    /// Whether rank `rank` has anything to read in a split.
-    pub(crate) fn check_rank(&self, split: Split, rank: usize, world: usize) -> Result<(), DataError> {
-        let list = self.list(split);
-        if list.iter().all(|shard| shard.row_groups == 0) {
-            return Err(self.empty(split));
+    pub(crate) fn check_not_empty(&self, split: Split) -> Result<(), DataError> {
+        match self.list(split).iter().all(|shard| shard.rows.is_empty()) {
+            true => Err(self.empty(split)),
+            false => Ok(()),
         }
-        if list.iter().all(|shard| shard.row_groups <= rank) {
-            return Err(DataError::NoRowGroups { dir: self.dir.clone(), split: split.name(), rank, world });
+    }
+
+    /// How much of one pass over a split lies before a row, 0 to 1.
+    pub(crate) fn passed(&self, split: Split, at: RowAt) -> f64 {
+        let (mut before, mut all) = (0, 0);
+        for (i, shard) in self.list(split).iter().enumerate() {
+            for (group, rows) in shard.rows.iter().enumerate() {
+                all += rows;
+                before += match (i, group).cmp(&(at.shard, at.row_group)) {
+                    Ordering::Less => *rows,
+                    Ordering::Equal => at.row.min(*rows),
+                    Ordering::Greater => 0,
+                };
+            }
         }
-        Ok(())
+        before as f64 / all.max(1) as f64
     }
 
     pub(crate) fn shard_name(&self, split: Split, index: usize) -> &str {
@@ -172,6 +188,15 @@ impl Shards {
     }
 }
 
+impl Shard {
+    fn open(path: PathBuf) -> Result<Shard, (PathBuf, String)> {
+        match ParquetTexts::open(&path, "text") {
+            Ok(file) => Ok(Shard { name: file_name(&path), rows: file.row_counts().into(), path }),
+            Err(reason) => Err((path, reason)),
+        }
+    }
+}
+
 impl Split {
     fn name(self) -> &'static str {
         match self {
@@ -185,8 +210,6 @@ impl Split {
 pub struct Chunks {
     shards: Shards,
     split: Split,
-    rank: usize,
-    world: usize,
     at: RowAt,
     open: Option<(ParquetTexts, Option<shard::Rows>)>,
     /// Of the open file.
@@ -228,7 +251,7 @@ impl Chunks {
             let values = from.next_rows(CHUNK_ROWS)?;
             if values.is_empty() {
                 *rows = None;
-                self.at = RowAt { row_group: self.at.row_group + self.world, row: 0, ..self.at };
+                self.at = RowAt { row_group: self.at.row_group + 1, row: 0, ..self.at };
                 continue;
             }
             let at = self.at;
@@ -252,8 +275,12 @@ impl Chunks {
         }
         self.open = None;
         self.bad_rows = 0;
-        self.at = RowAt { shard: self.at.shard + 1, row_group: self.rank, row: 0 };
+        self.at = RowAt { shard: self.at.shard + 1, ..RowAt::default() };
     }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The `*.parquet` files of a folder, sorted by name.

@@ -49,6 +49,12 @@ impl ParquetTexts {
         self.file.num_row_groups()
     }
 
+    /// Rows of each row group.
+    pub fn row_counts(&self) -> Vec<usize> {
+        let groups = self.file.metadata().row_groups().iter();
+        groups.map(|group| usize::try_from(group.num_rows()).unwrap_or(0)).collect()
+    }
+
     /// The rows of a row group from `first` on (none if it is shorter).
     pub fn rows(&self, row_group: usize, first: usize) -> Result<Rows> {
         guarded(|| {

@@ -43,25 +43,6 @@ fn what_is_written_is_read_back_in_order() {
 }
 
 #[test]
-fn ranks_share_the_rows_of_every_file() {
-    let temp = tempfile::tempdir().unwrap();
-    let dir = temp.path().join("data");
-    write(&dir, 8_000, 100_000);
-    let shards = Shards::open(&dir, OnBadShard::Refuse).unwrap();
-    let of_rank = |rank| {
-        let from = RowAt { row_group: rank, ..RowAt::default() };
-        shards
-            .chunks(Split::Train, rank, 2, from)
-            .flat_map(|chunk| chunk.unwrap().texts)
-            .flatten()
-            .collect::<BTreeSet<String>>()
-    };
-    let (zero, one) = (of_rank(0), of_rank(1));
-    assert!(zero.is_disjoint(&one) && !one.is_empty());
-    assert_eq!(zero.len() + one.len(), read(&shards, Split::Train).len());
-}
-
-#[test]
 fn folders_that_are_no_corpus_are_refused_with_a_sentence() {
     let temp = tempfile::tempdir().unwrap();
     assert!(open_error(&temp.path().join("missing")).contains("missing"));
@@ -158,7 +139,7 @@ fn rows_without_text_are_left_out_but_keep_their_place() {
     let shards = Shards::open(&dir, OnBadShard::Refuse).unwrap();
     assert_eq!(read(&shards, Split::Train), ["猫", "\0"]);
     let from = RowAt { row: 1, ..RowAt::default() };
-    let chunk = shards.chunks(Split::Train, 0, 1, from).next().unwrap().unwrap();
+    let chunk = shards.chunks(Split::Train, from).next().unwrap().unwrap();
     assert_eq!((chunk.at, chunk.texts), (from, vec![None, None, Some("\0".into())]));
 }
 
@@ -197,4 +178,30 @@ fn a_shard_that_unpacks_to_a_thousand_times_its_size_is_refused() {
     let shards = Shards::open(&dir, OnBadShard::Refuse).unwrap();
     let error = shards.texts(Split::Train).next().unwrap().unwrap_err().to_string();
     assert!(error.contains("shard_00000.parquet") && error.contains("are no text"), "{error}");
+}
+
+#[test]
+fn validation_may_be_a_single_file_and_a_pass_has_a_length() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("data");
+    write(&dir, 5_000, 40_000);
+    let shards = Shards::open(&dir, OnBadShard::Refuse).unwrap();
+    let file = dir.join("shard_00004.parquet");
+    let alone = Shards::open_validation(&file, OnBadShard::Refuse).unwrap();
+    assert_eq!(read(&alone, Split::Val), read(&shards, Split::Val));
+    let one = temp.path().join("one");
+    fs::create_dir(&one).unwrap();
+    fs::rename(&file, one.join("any name.parquet")).unwrap();
+    let alone = Shards::open_validation(&one, OnBadShard::Refuse).unwrap();
+    assert_eq!(read(&alone, Split::Val).len(), 500);
+    let error = Shards::open_validation(&temp.path().join("none"), OnBadShard::Refuse).unwrap_err();
+    assert!(error.to_string().contains("none cannot be read"), "{error}");
+
+    let mut last = -1.0;
+    for chunk in shards.chunks(Split::Train, RowAt::default()) {
+        let passed = shards.passed(Split::Train, chunk.unwrap().at);
+        assert!(passed > last, "{passed} after {last}");
+        last = passed;
+    }
+    assert!((0.95..1.0).contains(&last), "{last}");
 }

@@ -1,11 +1,11 @@
 //! What computes a step for the engine: the seam between scheduling, which is the same everywhere, and kernels.
 //!
-//! [`ModelBackend`] runs `Gpt` op by op. On the CPU its weights are packed and a row's result does not depend on
-//! the rows beside it.
+//! [`ModelBackend`] runs `Gpt` op by op on the CPU: its weights are packed, and a row's result does not depend on the
+//! rows beside it. That of a GPU is in `cuda.rs`.
 
 use std::sync::Arc;
 
-use nanochat_tensor::{CachedRow, Device, KvPages, PAGE, Precision, Tape, Tensor};
+use nanochat_tensor::{CachedRow, KvPages, PAGE, Precision, Tape, Tensor};
 use rayon::prelude::*;
 
 use super::pages::PageCopy;
@@ -44,7 +44,12 @@ pub trait Backend: Send {
     /// Memory of one page of keys and values, all layers together.
     fn page_bytes(&self) -> usize;
 
-    /// Makes room for pages 0 to `pages` - 1, of at most the capacity that the engine was given.
+    /// How many of the `wanted` pages there can be. Where memory cannot be had bit by bit, it is taken now.
+    fn claim(&mut self, wanted: usize) -> usize {
+        wanted
+    }
+
+    /// Makes room for pages 0 to `pages` - 1, of at most what was claimed.
     fn reserve(&mut self, pages: usize);
 
     fn copy_page(&mut self, copy: PageCopy);
@@ -55,23 +60,24 @@ pub trait Backend: Send {
 
     /// Log-probabilities of `ids[1..]` and of the `top` likeliest tokens in the place of each; the cache has no part in it.
     fn score(&mut self, ids: &[u32], top: usize) -> Vec<Logprobs>;
+
+    /// Goes on with the weights of `model`, which has the same sizes. What the pages hold is of no use then.
+    fn refresh(&mut self, model: &Gpt);
 }
 
 pub struct ModelBackend {
     model: Gpt,
+    precision: Precision,
     layers: Vec<KvPages>,
 }
 
 impl ModelBackend {
-    /// On the CPU the weights are packed in `precision`; on a GPU they are what the model computes in.
+    /// Of a model on the CPU, its weights packed in `precision`.
     pub fn new(model: &Gpt, precision: Precision) -> ModelBackend {
         let config = model.config;
-        let model = match model.device() {
-            Device::Cpu => model.packed(precision),
-            Device::Cuda(_) => model.clone(),
-        };
         let layer = |_| KvPages::new(config.n_kv_head, config.head_dim());
-        ModelBackend { model, layers: (0..config.n_layer).map(layer).collect() }
+        let layers = (0..config.n_layer).map(layer).collect();
+        ModelBackend { model: model.packed(precision), precision, layers }
     }
 
     /// Logits (parts that are drawn from, V), and for every part its row.
@@ -144,5 +150,9 @@ impl Backend for ModelBackend {
 
     fn score(&mut self, ids: &[u32], top: usize) -> Vec<Logprobs> {
         rayon::scope(|_| score(&self.model, ids, top))
+    }
+
+    fn refresh(&mut self, model: &Gpt) {
+        self.model = model.packed(self.precision);
     }
 }

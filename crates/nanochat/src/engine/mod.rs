@@ -12,21 +12,25 @@
 //! [`backend`] computes, [`pages`] keeps the books of the cache, `row` follows a sample, this file schedules.
 
 pub mod backend;
+mod cuda;
 pub mod pages;
 mod request;
 mod row;
 mod score;
+mod weights;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use nanochat_tensor::{PAGE, Precision};
+use nanochat_tensor::{Device, PAGE, Precision};
 use nanochat_tokenizer::Tokenizer;
 
 use crate::gpt::Gpt;
 use crate::sampler::{Drawn, Logprobs};
 use backend::{Backend, Draw, ModelBackend, Part, Step};
+use cuda::CudaBackend;
 use pages::Pages;
 pub use request::{Completion, Event, Finish, NewToken, Request, RequestError, RequestId};
 use row::{Marks, Row};
@@ -40,7 +44,8 @@ pub struct EngineOptions {
     pub max_rows: usize,
     /// Prompt tokens in a step, beside one for every decoding row: how long a new prompt may hold up the others.
     pub prompt_tokens: usize,
-    /// Memory for keys and values, taken as it is needed; at least what one row of full length takes.
+    /// Most memory for keys and values: on the CPU taken as it is needed, on a GPU at once, of what is free there. At
+    /// least what one row of full length takes.
     pub cache_bytes: usize,
     /// Whether beginnings are kept for later prompts.
     pub prefix_cache: bool,
@@ -54,6 +59,22 @@ impl Default for EngineOptions {
             prompt_tokens: 256,
             cache_bytes: 1 << 30,
             prefix_cache: true,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// For up to `rows` rows together where the model lies. A GPU is full with a few hundred rows only, and takes
+    /// thousands of prompt tokens in the time of a few hundred.
+    pub fn for_batch(device: &Device, rows: usize) -> EngineOptions {
+        match device {
+            Device::Cpu => EngineOptions { max_rows: rows.clamp(1, 64), ..EngineOptions::default() },
+            Device::Cuda(_) => EngineOptions {
+                max_rows: rows.clamp(1, 1_024),
+                prompt_tokens: 8_192,
+                cache_bytes: 32 << 30,
+                ..EngineOptions::default()
+            },
         }
     }
 }
@@ -75,6 +96,8 @@ pub struct Stats {
     pub generated_tokens: u64,
     /// Rows that gave up their pages to older ones.
     pub preemptions: u64,
+    /// Time in the backend; the rest of a step is scheduling.
+    pub computing: Duration,
 }
 
 pub struct Engine<'t> {
@@ -103,28 +126,34 @@ struct Planned {
 impl<'t> Engine<'t> {
     /// An engine that holds the weights as they are. `model` may be dropped or trained meanwhile.
     pub fn new(model: &Gpt, tokenizer: &'t Tokenizer) -> Engine<'t> {
-        Engine::with_options(model, Some(tokenizer), EngineOptions::default())
+        let rows = EngineOptions::default().max_rows;
+        Engine::with_options(model, Some(tokenizer), EngineOptions::for_batch(&model.device(), rows))
     }
 
     /// Without a tokenizer there are no tools, and only their length ends rows.
     pub fn with_options(model: &Gpt, tokenizer: Option<&'t Tokenizer>, options: EngineOptions) -> Engine<'t> {
-        Engine::over(Box::new(ModelBackend::new(model, options.weights)), tokenizer, options)
+        let backend: Box<dyn Backend> = match model.device() {
+            Device::Cpu => Box::new(ModelBackend::new(model, options.weights)),
+            Device::Cuda(_) => Box::new(CudaBackend::new(model)),
+        };
+        Engine::over(backend, tokenizer, options)
     }
 
     /// An engine over something else that computes.
     pub fn over(
-        backend: Box<dyn Backend>,
+        mut backend: Box<dyn Backend>,
         tokenizer: Option<&'t Tokenizer>,
         options: EngineOptions,
     ) -> Engine<'t> {
         let one_row = backend.config().sequence_len.div_ceil(PAGE);
-        let pages =
-            Pages::new((options.cache_bytes / backend.page_bytes()).max(one_row), options.prefix_cache);
+        // Twice what all rows can hold leaves room for the beginnings of as many more.
+        let of_use = 2 * options.max_rows.max(1) * one_row;
+        let capacity = backend.claim((options.cache_bytes / backend.page_bytes()).min(of_use).max(one_row));
         Engine {
             backend,
             marks: Marks::new(tokenizer),
             options,
-            pages,
+            pages: Pages::new(capacity, options.prefix_cache),
             reserved: 0,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -167,6 +196,15 @@ impl<'t> Engine<'t> {
             None if ids.len() > context => Err(RequestError::PromptTooLong { found: ids.len(), context }),
             None => Ok(self.backend.score(ids, top)),
         }
+    }
+
+    /// Goes on with the weights of `model`, which has the same sizes, when no rows are under way. Nothing of what was
+    /// computed before is used again.
+    #[track_caller]
+    pub fn refresh(&mut self, model: &Gpt) {
+        assert!(self.is_idle(), "weights change between requests");
+        self.backend.refresh(model);
+        self.pages = Pages::new(self.pages.capacity(), self.options.prefix_cache);
     }
 
     /// Ends a request and frees its pages at once; no event of it follows. False: it was over, or there was none.
@@ -287,7 +325,10 @@ impl<'t> Engine<'t> {
             planned.uniforms.iter().map(draw)
         });
         let step = Step { parts: parts.collect(), draws: draws.collect() };
-        self.backend.run(&step)
+        let started = Instant::now();
+        let drawn = self.backend.run(&step);
+        self.counts.computing += started.elapsed();
+        drawn
     }
 
     /// Gives the rows their new tokens, and lets go those that are over.

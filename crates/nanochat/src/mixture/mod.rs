@@ -326,7 +326,8 @@ mod tests {
             ("[[train]]\ndata = \"a.jsonl\"\nrepeat = nan\n", ["a.jsonl", "repeat must be"]),
             ("[[train]]\ndata = \"a.jsonl\"\nstart = 4\n", ["a.jsonl", "nothing is left of its 4"]),
             ("[[train]]\ndata = \"b.jsonl\"\n", ["b.jsonl", "No such file"]),
-            ("[[train]]\ndata = \"poems\"\n", ["poems", "ARC-Easy"]),
+            ("[[train]]\ndata = \"no-task\"\n", ["no-task", "ARC-Easy"]),
+            ("[[train]]\ndata = \"poems\"\n", ["poems has no training items", "for testing alone"]),
             ("[[val]]\ndata = \"a.jsonl\"\n", ["bad.toml", "no conversations to learn from"]),
         ] {
             fs::write(&toml, text).unwrap();

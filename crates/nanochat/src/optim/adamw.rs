@@ -7,14 +7,14 @@ use rayon::prelude::*;
 const BETAS: (f32, f32) = (0.8, 0.95);
 const EPS: f32 = 1e-10;
 
-pub struct Update {
+pub struct Step {
     pub lr: f32,
     pub weight_decay: f32,
     /// Counted from 1.
     pub step: u64,
 }
 
-impl Update {
+impl Step {
     /// What is the same for every value.
     pub fn constants(&self) -> AdamW {
         let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);

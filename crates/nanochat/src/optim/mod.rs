@@ -1,20 +1,22 @@
-//! Muon for the matrices inside the blocks, AdamW for embedding and head (nanochat's split).
+//! Muon for the matrices inside the blocks, AdamW for embedding and head (nanochat's split), shared out among ranks.
 //!
-//! State is kept by parameter name, whole, whatever the number of ranks: a checkpoint does not know
-//! how many made it.
+//! A checkpoint holds the state by parameter name, whole: it does not know how many ranks made it.
 
 mod adamw;
-mod cuda;
 mod muon;
+mod shards;
+mod state;
+mod update;
 
 use std::collections::BTreeMap;
 
-use nanochat_tensor::{Device, Grads, Tensor, simd};
-use rayon::prelude::*;
+use nanochat_tensor::{Comm, Grads, Reduction, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::gpt::{Gpt, Role};
 use crate::values;
+use shards::{Rule, Shard};
+use update::Update;
 
 /// Learning rates before the schedule. Those of embedding and head are for n_embd 768 and are scaled
 /// by (n_embd / 768)^−½.
@@ -41,125 +43,93 @@ pub struct Moment {
     pub muon_momentum: f32,
 }
 
-/// Both optimizers over all parameters of a model.
+/// Both optimizers over all parameters of a model, as one of the ranks that train it.
 pub struct Optimizer {
+    comm: Comm,
     rates: Rates,
     /// Largest allowed global norm of the gradient; 0 is off.
     grad_clip: f32,
     /// Steps taken, for AdamW's bias correction.
     steps: u64,
-    state: BTreeMap<String, State>,
-}
-
-/// The optimizer's memory of one parameter, in the parameter's shape.
-enum State {
-    AdamW { exp_avg: Tensor, exp_avg_sq: Tensor },
-    Muon { momentum_buffer: Tensor },
+    shards: Vec<Shard>,
+    /// Of each shard what this rank remembers of its part, (part) each; nothing where it has none.
+    memories: Vec<Vec<Tensor>>,
+    /// Name and shape of every parameter.
+    params: Vec<(String, Vec<usize>)>,
 }
 
 impl Optimizer {
-    pub fn new(model: &Gpt, rates: Rates, grad_clip: f32) -> Optimizer {
+    pub fn new(model: &Gpt, rates: Rates, grad_clip: f32, comm: &Comm) -> Optimizer {
         let dmodel_scale = (model.config.n_embd as f32 / 768.0).powf(-0.5);
         let rates = Rates {
             embedding_lr: rates.embedding_lr * dmodel_scale,
             unembedding_lr: rates.unembedding_lr * dmodel_scale,
             ..rates
         };
-        let state = model.params().into_iter().map(|(name, role, w)| (name, State::new(role, w)));
-        Optimizer { rates, grad_clip, steps: 0, state: state.collect() }
+        let (shards, device) = (shards::shards(model, comm), model.device());
+        let zeros = |shard: &Shard| {
+            let names = if shard.mine.is_some() { shard.rule.memories() } else { &[] };
+            names.iter().map(|_| Tensor::zeros_on(&device, &[shard.part])).collect()
+        };
+        let memories = shards.iter().map(zeros).collect();
+        let params = model.params().into_iter().map(|(name, _, w)| (name, w.shape().to_vec())).collect();
+        Optimizer { comm: comm.clone(), rates, grad_clip, steps: 0, shards, memories, params }
     }
 
-    /// Clips `grads` on the way, updates every weight of `model`, and returns the norm before clipping.
+    pub fn comm(&self) -> &Comm {
+        &self.comm
+    }
+
+    /// For the gradients of a step, to be summed over ranks while the last backward runs.
+    pub fn reduction(&self, model: &Gpt) -> Reduction {
+        shards::reduction(&self.shards, model, &self.comm)
+    }
+
+    /// Clips the gradient, updates every weight of `model`, and returns the norm before clipping. `grads` are of
+    /// this rank's tokens; the norm and the update are of all ranks'.
     pub fn step(&mut self, model: &mut Gpt, grads: &mut Grads, moment: Moment) -> f32 {
-        if let Device::Cuda(_) = model.device() {
-            return self.step_on_gpu(model, grads, moment);
-        }
-        let norm = grad_norm(model, grads);
-        let clip = if self.grad_clip > 0.0 && norm > self.grad_clip { self.grad_clip / norm } else { 1.0 };
+        let (device, compute) = (model.device(), model.compute);
+        let grads = grads.reduced(|| shards::reduction(&self.shards, model, &self.comm));
+        let clip = update::clip(&grads, self.grad_clip, &self.comm);
         self.steps += 1;
-        let compute = model.compute;
-        let mut states: BTreeMap<&str, &mut State> =
-            self.state.iter_mut().map(|(n, s)| (n.as_str(), s)).collect();
-        let mut matrices = Vec::new();
-        for (name, role, weight) in model.params_mut() {
-            let grad = grads.get(weight).unwrap_or_else(|| panic!("{name} got no gradient")).data();
-            match states.remove(name.as_str()).unwrap_or_else(|| panic!("{name} has no optimizer state")) {
-                State::AdamW { exp_avg, exp_avg_sq } => {
-                    let update = adamw_update(&self.rates, self.steps, role, moment);
-                    update.apply(weight.data_mut(), grad, clip, exp_avg.data_mut(), exp_avg_sq.data_mut());
-                }
-                State::Muon { momentum_buffer } => matrices.push((weight, grad, momentum_buffer)),
+        let mut weights: Vec<Option<&mut Tensor>> =
+            model.params_mut().into_iter().map(|(_, _, weight)| Some(weight)).collect();
+        // AdamW's round comes first: its weights travel while matrices are orthogonalized.
+        let mut rounds: BTreeMap<Rule, Vec<Update>> = BTreeMap::new();
+        for ((shard, memories), grad) in self.shards.iter().zip(&mut self.memories).zip(grads) {
+            let mine = shard.mine.as_ref();
+            let weight = mine.and_then(|(param, range)| Some((weights[*param].take()?, range.clone())));
+            let update = Update { shard, weight, grad, memories };
+            rounds.entry(update::round(&shard.rule, &device)).or_default().push(update);
+        }
+        let mut gathering = Vec::with_capacity(self.shards.len());
+        for (rule, mut updates) in rounds {
+            update::update(&rule, &mut updates, &self.rates, self.steps, moment, &clip, compute);
+            for update in updates {
+                let shard = update.shard;
+                gathering.push((shard, self.comm.all_gather(update.updated_part(&device))));
             }
         }
-        // Matrices of a model are many and alike: a thread for each beats threads inside each.
-        let lr = self.rates.matrix_lr * moment.lr_multiplier;
-        matrices.into_par_iter().for_each(|(weight, grad, momentum_buffer)| {
-            muon::update(weight, grad, clip, momentum_buffer.data_mut(), lr, moment.muon_momentum, compute);
-        });
-        norm
-    }
-
-    /// The state as named tensors, `{parameter}.{exp_avg|exp_avg_sq|momentum_buffer}`.
-    pub fn tensors(&self) -> Vec<(String, &Tensor)> {
-        self.state
-            .iter()
-            .flat_map(|(name, state)| match state {
-                State::AdamW { exp_avg, exp_avg_sq } => {
-                    vec![(format!("{name}.exp_avg"), exp_avg), (format!("{name}.exp_avg_sq"), exp_avg_sq)]
-                }
-                State::Muon { momentum_buffer } => vec![(format!("{name}.momentum_buffer"), momentum_buffer)],
-            })
-            .collect()
+        for (shard, gathered) in gathering {
+            let gathered = gathered.wait();
+            if self.comm.world_size() > 1 {
+                shard.spread(&gathered, model);
+            }
+        }
+        clip.host()[0]
     }
 
     pub fn steps(&self) -> u64 {
         self.steps
     }
+}
 
-    /// Takes up what `tensors` and `steps` gave. Names the first tensor that is missing or has another
-    /// shape.
-    pub fn restore(&mut self, mut tensors: BTreeMap<String, Tensor>, steps: u64) -> Result<(), String> {
-        let mut take = |name: String, into: &mut Tensor| match tensors.remove(&name) {
-            Some(tensor) if tensor.shape() == into.shape() => {
-                *into = tensor.to_device(&into.device());
-                Ok(())
-            }
-            Some(tensor) => {
-                Err(format!("{name} has shape {:?} instead of {:?}", tensor.shape(), into.shape()))
-            }
-            None => Err(format!("{name} is missing")),
-        };
-        for (name, state) in &mut self.state {
-            match state {
-                State::AdamW { exp_avg, exp_avg_sq } => {
-                    take(format!("{name}.exp_avg"), exp_avg)?;
-                    take(format!("{name}.exp_avg_sq"), exp_avg_sq)?;
-                }
-                State::Muon { momentum_buffer } => take(format!("{name}.momentum_buffer"), momentum_buffer)?,
-            }
-        }
-        self.steps = steps;
-        Ok(())
+impl Rates {
+    /// Of what AdamW updates.
+    fn of(&self, role: Role) -> f32 {
+        if role == Role::Embedding { self.embedding_lr } else { self.unembedding_lr }
     }
 }
 
-impl State {
-    /// Matrices go to Muon; vectors and scalars, wherever they stand, to AdamW.
-    fn new(role: Role, weight: &Tensor) -> State {
-        match role {
-            Role::Matrix if weight.shape().len() == 2 => State::Muon { momentum_buffer: weight.zeros_like() },
-            _ => State::AdamW { exp_avg: weight.zeros_like(), exp_avg_sq: weight.zeros_like() },
-        }
-    }
-}
-
-fn adamw_update(rates: &Rates, step: u64, role: Role, moment: Moment) -> adamw::Update {
-    let base = if role == Role::Embedding { rates.embedding_lr } else { rates.unembedding_lr };
-    adamw::Update { lr: base * moment.lr_multiplier, weight_decay: rates.weight_decay, step }
-}
-
-/// The norm of all gradients together.
-fn grad_norm(model: &Gpt, grads: &Grads) -> f32 {
-    let squares = |w: &Tensor| grads.get(w).map_or(0.0, |g| simd::sum_of_squares(g.data()));
-    model.params().into_iter().map(|(_, _, w)| squares(w)).sum::<f64>().sqrt() as f32
-}
+#[cfg(test)]
+mod tests;

@@ -1,22 +1,7 @@
 use super::*;
 
 fn options() -> PlanOptions {
-    PlanOptions {
-        language: Language::En,
-        english_tokenizer: false,
-        vocab_size: None,
-        chars_per_token: None,
-        max_seq_len: 2048,
-        device_batch_size: None,
-        recompute: Recompute::None,
-        total_batch_size: USUAL_BATCH,
-        gpu: Gpu::H100,
-        gpus: 8,
-        price: None,
-        memory_gb: None,
-        mfu: 0.5,
-        shards: None,
-    }
+    PlanOptions { gpus: 8, ..PlanOptions::new(TextLanguage::En, Gpu::H100) }
 }
 
 #[test]
@@ -28,6 +13,9 @@ fn d20_is_the_published_speedrun() {
     assert!((d20.whole_run.hours - 4.0).abs() < 0.1, "{:?}", d20.whole_run);
     assert!((d20.whole_run.dollars - 96.0).abs() < 2.0, "{:?}", d20.whole_run);
     assert!(d20.pretraining.hours < 2.8 && d20.suggestions.is_empty(), "{d20:?}");
+    let flags = "--depth 20 --max-seq-len 2048 --device-batch-size 32 --total-batch-size 524288 --target-param-data-ratio 20";
+    assert_eq!(d20.train_flags(), flags);
+    assert_eq!((d20.shards_of(TextLanguage::En, 1.0), d20.shards_of(TextLanguage::En, 0.5)), (240, 120));
 }
 
 #[test]
@@ -50,18 +38,22 @@ fn whole_runs_are_near_the_published_hours() {
 
 #[test]
 fn languages_differ_in_ratio_vocabulary_and_text() {
-    let zh = plan(20, &PlanOptions { language: Language::Zh, ..options() }).unwrap();
-    assert_eq!((zh.model.vocab_size, zh.tokens_per_param), (40_000, 25));
-    assert_eq!(zh.tokens, zh.steps * 524_288);
+    let zh = plan(20, &PlanOptions { language: TextLanguage::Zh, ..options() }).unwrap();
+    assert_eq!((zh.model.vocab_size, zh.model.sequence_len, zh.tokens_per_param), (40_000, 3_072, 25));
+    assert_eq!((zh.total_batch_size, zh.tokens), (786_432, zh.steps * 786_432));
     assert!((zh.characters / zh.tokens as f64 - 2.75).abs() < 1e-9);
-    assert_eq!(zh.learning_rates.matrix_lr, 0.022);
-    assert!(zh.suggestions.iter().any(|line| line.contains("--max-seq-len 3072")), "{:?}", zh.suggestions);
-    let language = Language::Zh;
-    let as_suggested = PlanOptions { language, max_seq_len: 3072, total_batch_size: 786_432, ..options() };
-    assert!(plan(20, &as_suggested).unwrap().suggestions[0].contains("√ rule"));
-    let english = PlanOptions { language: Language::Zh, english_tokenizer: true, ..options() };
+    assert!((zh.learning_rates.matrix_lr - 0.022 * 1.5f64.sqrt()).abs() < 1e-9);
+    assert!(zh.suggestions[0].contains("√ rule"), "{:?}", zh.suggestions);
+    assert!(zh.train_flags().ends_with(
+        "--target-param-data-ratio 25 --matrix-lr 0.0269 --embedding-lr 0.2449 --unembedding-lr 0.00490"
+    ));
+    let short = PlanOptions { language: TextLanguage::Zh, max_seq_len: Some(2_048), ..options() };
+    let short = plan(20, &short).unwrap();
+    assert_eq!((short.total_batch_size, short.learning_rates.matrix_lr), (524_288, 0.022));
+    assert!(short.suggestions.iter().any(|line| line.contains("--max-seq-len 3072")), "{short:?}");
+    let english = PlanOptions { language: TextLanguage::Zh, english_tokenizer: true, ..options() };
     assert_eq!(plan(20, &english).unwrap().tokens_per_param, 30);
-    let mixed = plan(20, &PlanOptions { language: Language::Mixed, ..options() }).unwrap();
+    let mixed = plan(20, &PlanOptions { language: TextLanguage::Mix, ..options() }).unwrap();
     assert_eq!((mixed.model.vocab_size, mixed.tokens_per_param), (50_000, 22));
 }
 
@@ -80,9 +72,9 @@ fn memory_is_the_sum_of_what_is_stored() {
     let cpu = PlanOptions {
         gpu: Gpu::Cpu,
         gpus: 1,
-        max_seq_len: 1024,
+        max_seq_len: Some(1024),
         device_batch_size: Some(1),
-        total_batch_size: 1024,
+        total_batch_size: Some(1024),
         ..options()
     };
     let total = plan(4, &cpu).unwrap().memory.total();
@@ -118,14 +110,19 @@ fn what_fits_is_named_with_its_flags() {
 
 #[test]
 fn a_total_batch_that_does_not_divide_names_its_neighbours() {
-    let odd = PlanOptions { device_batch_size: Some(32), max_seq_len: 3072, ..options() };
+    let odd = PlanOptions {
+        device_batch_size: Some(32),
+        max_seq_len: Some(3072),
+        total_batch_size: Some(524_288),
+        ..options()
+    };
     let error = plan(20, &odd).unwrap_err();
     let PlanError::TotalBatch { nearest, .. } = &error else { panic!("{error}") };
     assert_eq!(nearest, &[786_432], "{error}");
     for total_batch_size in nearest.clone() {
-        plan(20, &PlanOptions { total_batch_size, ..odd.clone() }).unwrap();
+        plan(20, &PlanOptions { total_batch_size: Some(total_batch_size), ..odd.clone() }).unwrap();
     }
-    let error = plan(4, &PlanOptions { total_batch_size: 600_000, ..options() }).unwrap_err();
+    let error = plan(4, &PlanOptions { total_batch_size: Some(600_000), ..options() }).unwrap_err();
     assert!(error.to_string().contains("[524288, 1048576]"), "{error}");
 }
 
@@ -136,7 +133,7 @@ fn what_does_not_fit_names_what_does() {
     let PlanError::DeviceBatch { largest, .. } = error else { panic!("{error}") };
     assert_eq!(largest, 16); // 20 fit, but only powers of two divide the total batch
     plan(20, &PlanOptions { device_batch_size: Some(largest), ..v100.clone() }).unwrap();
-    let total_batch_size = 2048 * 8 * 20;
+    let total_batch_size = Some(2048 * 8 * 20);
     let twenty = PlanOptions { total_batch_size, ..v100.clone() };
     assert!(plan(20, &twenty).unwrap_err().to_string().ends_with("works is 20"));
     plan(20, &PlanOptions { device_batch_size: Some(20), ..twenty }).unwrap();
@@ -151,7 +148,7 @@ fn what_does_not_fit_names_what_does() {
 
 #[test]
 fn another_batch_follows_the_square_root_rule() {
-    let quarter = plan(12, &PlanOptions { total_batch_size: 131_072, ..options() }).unwrap();
+    let quarter = plan(12, &PlanOptions { total_batch_size: Some(131_072), ..options() }).unwrap();
     let rates = LearningRates { matrix_lr: 0.01, embedding_lr: 0.1, unembedding_lr: 0.002 };
     assert_eq!(quarter.learning_rates, rates);
     assert!(quarter.suggestions[0].contains("--matrix-lr 0.0100"), "{:?}", quarter.suggestions);
@@ -177,13 +174,33 @@ fn values_without_meaning_are_refused() {
         PlanOptions { mfu: f64::NAN, ..options() },
         PlanOptions { shards: Some(1), ..options() },
         PlanOptions { device_batch_size: Some(0), ..options() },
-        PlanOptions { total_batch_size: 0, ..options() },
+        PlanOptions { total_batch_size: Some(0), ..options() },
         PlanOptions { vocab_size: Some(0), ..options() },
     ] {
         plan(4, &options).unwrap_err();
     }
-    let huge = PlanOptions { vocab_size: Some(300), total_batch_size: 1 << 26, ..options() };
+    let huge = PlanOptions { vocab_size: Some(300), total_batch_size: Some(1 << 26), ..options() };
     let error = plan(2, &huge).unwrap_err();
     let PlanError::TooFewTokens { nearest, .. } = error else { panic!("{error}") };
-    plan(2, &PlanOptions { total_batch_size: nearest, ..huge }).unwrap();
+    plan(2, &PlanOptions { total_batch_size: Some(nearest), ..huge }).unwrap();
+}
+
+#[test]
+fn slow_links_cost_what_they_take_beyond_the_backward_pass() {
+    let scaling =
+        |gpus, link_bandwidth| plan(20, &PlanOptions { gpus, link_bandwidth, ..options() }).unwrap().scaling;
+    assert_eq!(scaling(1, 330.0), None);
+    let nvlink = scaling(8, 330.0).unwrap();
+    // 561M gradients of 4 bytes, seven eighths of them, at 330 GB/s; 3.7 GFLOP for each of 65,536 tokens.
+    assert!((nvlink.communication_ms - 2.0 * 5.95).abs() < 0.01, "{nvlink:?}");
+    assert!((nvlink.compute_ms - 494.0).abs() < 10.0, "{nvlink:?}");
+    assert!((0.985..0.99).contains(&nvlink.efficiency), "{nvlink:?}");
+    // 10 Gbit/s: 1.6 s each way, of which the backward pass hides 0.33.
+    let ethernet = scaling(8, 1.25).unwrap();
+    assert!(
+        (ethernet.exposed_ms - (2.0 * 1_571.0 - 0.667 * ethernet.compute_ms)).abs() < 5.0,
+        "{ethernet:?}"
+    );
+    assert!(ethernet.efficiency < 0.2, "{ethernet:?}");
+    assert!(scaling(2, 330.0).unwrap().efficiency > 0.99);
 }

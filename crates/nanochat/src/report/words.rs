@@ -11,7 +11,7 @@ pub enum Lang {
 }
 
 #[rustfmt::skip]
-const CHINESE: [(&str, &str); 72] = [
+const CHINESE: [(&str, &str); 88] = [
     ("nanochat report", "nanochat 报告"),
     ("Environment", "环境"),
     ("Summary", "总结"),
@@ -48,6 +48,7 @@ const CHINESE: [(&str, &str); 72] = [
     ("parameters", "参数量"),
     ("tokens", "token 数"),
     ("steps", "步数"),
+    ("epochs", "数据过了几遍"),
     ("conversations", "对话数"),
     ("questions", "题数"),
     ("cut to the model's length", "因过长而截断"),
@@ -79,11 +80,26 @@ const CHINESE: [(&str, &str); 72] = [
     ("SpellingBee", "SpellingBee（数字母）"),
     ("C-Eval", "C-Eval（中文考试）"),
     ("CMMLU", "CMMLU（中文综合知识）"),
+    ("C-Eval 5-shot", "C-Eval（五个示例）"),
+    ("CMMLU 5-shot", "CMMLU（五个示例）"),
+    ("MMLU 5-shot", "MMLU（五个示例）"),
+    ("poems", "古诗接句"),
+    ("idioms", "成语"),
+    ("translation-zh", "英译汉"),
+    ("translation-en", "汉译英"),
+    ("Exams after base", "预训练后的考试（带示例）"),
+    ("Exams after mid", "中期训练后的考试（带示例）"),
+    ("Exams after sft", "微调后的考试（带示例）"),
+    ("Chinese after base", "预训练后的中文小测"),
+    ("Chinese after mid", "中期训练后的中文小测"),
+    ("Chinese after sft", "微调后的中文小测"),
+    ("solved questions before each", "每题之前的示例数"),
     ("model", "模型"),
     ("vocabulary", "词表大小"),
     ("bytes per token", "每个 token 的字节数"),
     ("train bpb", "训练集每字节比特数"),
     ("zh bpb", "中文每字节比特数"),
+    ("en bpb", "英文每字节比特数"),
 ];
 
 impl Lang {

@@ -1,51 +1,54 @@
 //! Base pretraining: next-token prediction over the shards (nanochat's base_train.py).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use nanochat_tensor::Device;
 use nanochat_tensor::profile::part;
+use nanochat_tensor::{Comm, Device};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::core_metric::{CoreMetric, CoreMetricArgs};
 use super::fit;
 use super::run::{Run, RunSettings};
 use crate::answer;
 use crate::checkpoint::Stage;
 use crate::config::GptConfig;
 use crate::dataloader::DataLoader;
-use crate::dataset::{OnBadShard, Shards, Split};
-use crate::engine::{Engine, Request};
+use crate::dataset::{OnBadShard, RowAt, Shards, Split};
+use crate::engine::{Engine, EngineOptions, Request};
 use crate::gpt::Gpt;
-use crate::loss_eval::BitsPerByte;
+use crate::loss_eval::bits_per_byte;
+use crate::mix::Source;
 use crate::optim::{Optimizer, Rates};
+use crate::ranks;
 use crate::report::{Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
 use crate::train::{self, Diverged};
 use crate::values;
 
-/// Settings of base pretraining. The defaults suit a laptop; nanochat's on eight GPUs are depth 20,
-/// sequence length 2,048, device batch 32, total batch 524,288.
+/// Settings of base pretraining. The defaults suit a laptop; those of rows and batches follow the device.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct BaseSettings {
     /// The one dial: layers; width is 64 times as much
     #[arg(long, default_value_t = 4)]
     pub depth: usize,
-    /// Tokens in a row
-    #[arg(long, default_value_t = 512)]
-    pub max_seq_len: usize,
+    /// Tokens in a row [default: 512; on a GPU 2048]
+    #[arg(long)]
+    pub max_seq_len: Option<usize>,
     /// Key and value heads, fewer than query heads for GQA [default: as many]
     #[arg(long)]
     pub n_kv_head: Option<usize>,
-    /// Rows in one forward pass
-    #[arg(long, default_value_t = 8)]
-    pub device_batch_size: usize,
-    /// Tokens in one optimizer step
-    #[arg(long, default_value_t = 8192)]
-    pub total_batch_size: usize,
+    /// Rows in one forward pass [default: 8; on a GPU 32]
+    #[arg(long)]
+    pub device_batch_size: Option<usize>,
+    /// Tokens in one optimizer step [default: 8192; on a GPU 524288]
+    #[arg(long)]
+    pub total_batch_size: Option<usize>,
     /// Steps to train; wins over the two below
     #[arg(long)]
     pub num_iterations: Option<usize>,
@@ -79,11 +82,19 @@ pub struct BaseSettings {
     /// Print samples every N steps (0: at the end only)
     #[arg(long, default_value_t = 1000)]
     pub sample_every: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub core: CoreMetricArgs,
     /// Folder of parquet shards [default: {base-dir}/base_data]
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
-    /// More validation text, by name: NAME=FOLDER, measured on the last shard; may be repeated
-    #[arg(long, value_name = "NAME=FOLDER")]
+    /// A corpus of several, instead of --data-dir, with its share of the tokens: zh=0.7:FOLDER; may be repeated.
+    /// Each is gone through at its own pace, and measured by its name
+    #[arg(long, value_name = "NAME=WEIGHT:FOLDER", conflicts_with = "data_dir")]
+    #[serde(default)]
+    pub data: Vec<Source>,
+    /// More validation text, by name: a parquet file, or a folder of which the last shard is measured; may be repeated
+    #[arg(long, value_name = "NAME=PATH")]
     pub val_data: Vec<String>,
     /// What to do with a shard that cannot be read
     #[arg(long, value_enum, default_value_t = OnBadShard::Refuse)]
@@ -106,50 +117,55 @@ const SAMPLE_PROMPTS: [&str; 7] = [
     "If 5*x + 3 = 13, then x is",
 ];
 
-/// A validation text by name.
+/// What is not given of [tokens in a row, rows, tokens in a step]: for two cores of a laptop, and nanochat's for a GPU.
+const CPU_SIZES: [usize; 3] = [512, 8, 8_192];
+const GPU_SIZES: [usize; 3] = [2_048, 32, 524_288];
+
+/// A validation text by name: shards, or several mixed as training is.
 struct Validation {
     name: String,
-    shards: Shards,
+    corpora: Vec<(Shards, f64)>,
 }
 
-pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
+    let (settings, rows, total_batch_size) = settings.sized_for(device);
+    let settings = &settings;
     let tokenizer_path = base_dir.join("tokenizer").join("tokenizer.json");
     let tokenizer = Tokenizer::from_file(&tokenizer_path)
         .context("base training needs a tokenizer: `nanochat tok train`")?;
-    let config = config(settings, tokenizer.vocab_size())?;
-    let rows = [settings.device_batch_size, settings.max_seq_len];
-    let grad_accum_steps = grad_accum_steps(settings.total_batch_size, rows[0].saturating_mul(rows[1]))?;
-    fit::check(&config, rows[0], settings.run.recompute, device)?;
-    let num_iterations = num_iterations(settings, &config)?;
-    let data_dir = settings.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
-    let shards = Shards::open(&data_dir, settings.bad_shards)?;
-    let validations = validations(settings, &shards)?;
+    let config = config(settings, tokenizer.vocab_size(), rows[1])?;
+    let grad_accum_steps = grad_accum_steps(total_batch_size, rows[0].saturating_mul(rows[1]))?;
+    fit::check(&config, rows[0], settings.run.recompute, device, comm.world_size())?;
+    let num_iterations = num_iterations(settings, &config, total_batch_size)?;
+    let corpora = corpora(settings, base_dir)?;
+    let validations = validations(settings, &corpora)?;
+    let core = CoreMetric::open(&settings.core, base_dir, comm)?;
 
     let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
-    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings)?;
+    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings, comm)?;
     let (mut model, mut optimizer, position) = run.restore(
         &tokenizer,
         device,
         || Gpt::init(config, settings.run.seed),
-        |model| Optimizer::new(model, settings.rates, settings.grad_clip),
+        |model| Optimizer::new(model, settings.rates, settings.grad_clip, comm),
     )?;
     model.recompute = settings.run.recompute;
     model.compute = settings.run.precision.into();
-    let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, rows, [0, 1], position.as_ref())?;
+    let mut loader = DataLoader::mixed(&corpora, Split::Train, &tokenizer, rows, position.as_ref())?;
     let schedule = Schedule::Trapezoid {
         num_iterations,
         warmup_ratio: settings.warmup_ratio,
         warmdown_ratio: settings.warmdown_ratio,
         final_lr_frac: settings.final_lr_frac,
     };
-    let tokens = num_iterations * settings.total_batch_size;
-    eprintln!(
-        "{tag}: {:.2}M parameters, vocabulary {}, {num_iterations} steps of {} tokens ({:.2}M in all, {grad_accum_steps} micro-batches a step)",
+    let tokens = num_iterations * total_batch_size;
+    run.say(&format!(
+        "{tag}: {:.2}M parameters, vocabulary {}, {num_iterations} steps of {total_batch_size} tokens ({:.2}M in all, {grad_accum_steps} micro-batches a step)",
         config.params() as f64 / 1e6,
         config.vocab_size,
-        settings.total_batch_size,
         tokens as f64 / 1e6,
-    );
+    ));
+    run.note_idle(grad_accum_steps);
     let mut section = Section { column: Some(Column::Base), ..Section::new("Base training") };
     section.results.insert("parameters".into(), config.params().into());
     section.results.insert("tokens".into(), tokens.into());
@@ -165,10 +181,18 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
             return Err(run.interrupted(step));
         }
         if last || is_due(step, settings.eval_every) {
-            section.metrics = evaluate(&mut run, step, &model, &tokenizer, &validations, settings)?;
+            section.metrics =
+                evaluate(&mut run, step, &model, &tokenizer, &validations, rows, settings.eval_tokens)?;
+            let epochs = log_epochs(&mut run, step, settings, &corpora, &loader)?;
+            section.results.insert("epochs".into(), epochs.into());
         }
+        core.measure(&mut run, [step, num_iterations], &model, &tokenizer, &mut section)?;
         if last || (step > 0 && is_due(step, settings.sample_every)) {
-            let lines = samples(&model, &tokenizer, &settings.sample_prompt);
+            // The others wait at the next step.
+            let lines = match comm.is_first() {
+                true => samples(&model, &tokenizer, &settings.sample_prompt),
+                false => Vec::new(),
+            };
             lines.iter().for_each(|line| run.say(&format!("  {line}")));
             section.text = Some(lines.iter().map(|line| format!("- {line}\n")).collect());
         }
@@ -177,19 +201,39 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device) -> Result<
         }
         let started = Instant::now();
         run.begin_step(step, device);
-        let feed = || (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>();
+        let all = (0..grad_accum_steps).map(|_| loader.next_batch());
+        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, _>>();
         let micro_batches = part("feeding", feed)?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
             .map_err(|diverged| run.diverged(step, diverged))?;
         let seconds = started.elapsed().as_secs_f64();
-        run.log_step(step, result, settings.total_batch_size, seconds, moment.lr_multiplier)?;
+        run.log_step(step, result, total_batch_size, seconds, moment.lr_multiplier)?;
     }
     run.finish(base_dir, section)
 }
 
-fn config(settings: &BaseSettings, vocab_size: usize) -> Result<GptConfig> {
-    let config = GptConfig::from_depth(settings.depth, vocab_size, settings.max_seq_len)?;
+impl BaseSettings {
+    /// With all sizes given, [rows, tokens in a row] of a forward pass, tokens of a step.
+    fn sized_for(&self, device: &Device) -> (BaseSettings, [usize; 2], usize) {
+        let [t, b, total] = match device {
+            Device::Cpu => CPU_SIZES,
+            Device::Cuda(_) => GPU_SIZES,
+        };
+        let rows = [self.device_batch_size.unwrap_or(b), self.max_seq_len.unwrap_or(t)];
+        let total = self.total_batch_size.unwrap_or(total);
+        let settings = BaseSettings {
+            device_batch_size: Some(rows[0]),
+            max_seq_len: Some(rows[1]),
+            total_batch_size: Some(total),
+            ..self.clone()
+        };
+        (settings, rows, total)
+    }
+}
+
+fn config(settings: &BaseSettings, vocab_size: usize, max_seq_len: usize) -> Result<GptConfig> {
+    let config = GptConfig::from_depth(settings.depth, vocab_size, max_seq_len)?;
     let ramps = settings.warmup_ratio + settings.warmdown_ratio;
     if ramps > 1.0 {
         bail!("--warmup-ratio and --warmdown-ratio add up to {ramps}; together they may be at most 1");
@@ -214,8 +258,8 @@ pub fn grad_accum_steps(total_batch_size: usize, micro_batch: usize) -> Result<u
 }
 
 /// The first horizon that was given: iterations, FLOPs, tokens per parameter.
-fn num_iterations(settings: &BaseSettings, config: &GptConfig) -> Result<usize> {
-    let batch = settings.total_batch_size as f64;
+fn num_iterations(settings: &BaseSettings, config: &GptConfig, total_batch_size: usize) -> Result<usize> {
+    let batch = total_batch_size as f64;
     let iterations = match (settings.num_iterations, settings.target_flops) {
         (Some(iterations), _) => iterations,
         (None, Some(flops)) => (flops / (config.flops_per_token() * batch)).round() as usize,
@@ -229,16 +273,37 @@ fn num_iterations(settings: &BaseSettings, config: &GptConfig) -> Result<usize> 
     Ok(iterations)
 }
 
-fn validations(settings: &BaseSettings, shards: &Shards) -> Result<Vec<Validation>> {
-    let mut all = vec![Validation { name: "val".into(), shards: shards.clone() }];
-    for named in &settings.val_data {
-        let Some((name, folder)) = named.split_once('=') else {
-            bail!("--val-data wants NAME=FOLDER, found {named}");
-        };
-        let shards = Shards::open(Path::new(folder), settings.bad_shards)?;
-        all.push(Validation { name: name.into(), shards });
+/// What is trained on, with its weights.
+fn corpora(settings: &BaseSettings, base_dir: &Path) -> Result<Vec<(Shards, f64)>> {
+    if settings.data.is_empty() {
+        let dir = settings.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
+        return Ok(vec![(Shards::open(&dir, settings.bad_shards)?, 1.0)]);
     }
-    Ok(all)
+    let open = |source: &Source| Ok((Shards::open(&source.dir, settings.bad_shards)?, source.weight));
+    settings.data.iter().map(open).collect()
+}
+
+/// `val`, mixed as training is; the texts named by the user; the corpora of a mixture, each by its name.
+fn validations(settings: &BaseSettings, corpora: &[(Shards, f64)]) -> Result<Vec<Validation>> {
+    let mut all = vec![Validation { name: "val".into(), corpora: corpora.to_vec() }];
+    for named in &settings.val_data {
+        let Some((name, path)) = named.split_once('=') else {
+            bail!("--val-data wants NAME=PATH, found {named}");
+        };
+        let shards = Shards::open_validation(Path::new(path), settings.bad_shards)?;
+        all.push(Validation { name: name.into(), corpora: vec![(shards, 1.0)] });
+    }
+    let several = if corpora.len() > 1 { settings.data.as_slice() } else { &[] }; // of one it would be `val` again
+    for (source, corpus) in several.iter().zip(corpora) {
+        all.push(Validation { name: source.name.clone(), corpora: vec![corpus.clone()] });
+    }
+    let mut names = BTreeSet::new();
+    match all.iter().find(|validation| !names.insert(&validation.name)) {
+        Some(twice) => {
+            bail!("two texts are named {}; their bits per byte need names of their own", twice.name)
+        }
+        None => Ok(all),
+    }
 }
 
 fn is_due(step: usize, every: usize) -> bool {
@@ -252,28 +317,53 @@ fn evaluate(
     model: &Gpt,
     tokenizer: &Tokenizer,
     validations: &[Validation],
-    settings: &BaseSettings,
+    rows: [usize; 2],
+    tokens: usize,
 ) -> Result<Map<String, Value>> {
-    let shape = [settings.device_batch_size, settings.max_seq_len];
-    let batches = settings.eval_tokens.div_ceil(shape[0] * shape[1]).max(1);
+    let batches = tokens.div_ceil(rows[0] * rows[1]).max(1);
     let byte_lengths = tokenizer.byte_lengths();
     let mut values: Vec<(String, f64)> = Vec::new();
-    for Validation { name, shards } in validations {
-        let mut loader = DataLoader::new(shards, Split::Val, tokenizer, shape, [0, 1], None)?;
-        let mut bpb = BitsPerByte::default();
-        for _ in 0..batches {
-            bpb.add(model, &loader.next_batch()?, &byte_lengths);
-        }
-        if !bpb.value().is_finite() {
+    for Validation { name, corpora } in validations {
+        let mut loader = DataLoader::mixed(corpora, Split::Val, tokenizer, rows, None)?;
+        let batches = (0..batches).map(|_| loader.next_batch());
+        let bpb = bits_per_byte(model, batches, &byte_lengths, &run.comm)?;
+        if !bpb.is_finite() {
             return Err(run.diverged(step, Diverged::in_evaluation()));
         }
-        values.push((format!("{name}_bpb"), bpb.value()));
+        values.push((format!("{name}_bpb"), bpb));
     }
     let named: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    run.metrics.log(step as u64, &named)?;
+    run.log(step, &named)?;
     let said: String = named.iter().map(|(name, value)| format!(" {name} {value:.4}")).collect();
     run.say(&format!("step {step}:{said}"));
     Ok(values.into_iter().map(|(name, value)| (name.replace('_', " "), json!(value))).collect())
+}
+
+/// How often each corpus was gone through so far, logged and as words; those of a mixture are told.
+fn log_epochs(
+    run: &mut Run,
+    step: usize,
+    settings: &BaseSettings,
+    corpora: &[(Shards, f64)],
+    loader: &DataLoader,
+) -> Result<String> {
+    let mut epochs = Vec::new();
+    for ((shards, _), at) in corpora.iter().zip(loader.state().sources) {
+        let shard = shards.shard_index(Split::Train, &at.shard)?;
+        let row = RowAt { shard, row_group: at.row_group, row: at.document };
+        epochs.push(at.epoch as f64 + shards.passed(Split::Train, row));
+    }
+    if settings.data.is_empty() {
+        run.log(step, &[("epochs", epochs[0])])?;
+        return Ok(format!("{:.2}", epochs[0]));
+    }
+    let mut words = Vec::new();
+    for (Source { name, .. }, epochs) in settings.data.iter().zip(epochs) {
+        run.log(step, &[(&format!("{name}_epochs"), epochs)])?;
+        words.push(format!("{name} {epochs:.2}"));
+    }
+    run.say(&format!("step {step}: epochs {}", words.join(", ")));
+    Ok(words.join(", "))
 }
 
 /// Greedy continuations of a few prompts.
@@ -291,7 +381,9 @@ fn samples(model: &Gpt, tokenizer: &Tokenizer, prompts: &[String]) -> Vec<String
             stream: 0,
         })
         .collect();
-    let answers = Engine::new(model, tokenizer).generate(&requests, |_| std::ops::ControlFlow::Continue(()));
+    let options = EngineOptions::for_batch(&model.device(), requests.len());
+    let mut engine = Engine::with_options(model, Some(tokenizer), options);
+    let answers = engine.generate(&requests, |_| std::ops::ControlFlow::Continue(()));
     let text = |(prompt, answers): (&String, Vec<crate::engine::Completion>)| {
         format!("{prompt}{}", answer::visible_text(tokenizer, &answers[0].ids)).replace('\n', " ")
     };

@@ -12,21 +12,22 @@ const GPU_HEAD_DIMS: [usize; 2] = [64, 128];
 /// The widest row that a warp's registers hold in the GPU's norm.
 const GPU_WIDEST: usize = 4_096;
 
-/// Refuses a training run that the device cannot hold or compute, and says what it can. A GPU is also told
+/// Refuses a training run that the device of one of `world_size` ranks cannot hold or compute, and says what it can. A GPU is also told
 /// what to advise if its memory ends all the same.
 pub fn check(
     config: &GptConfig,
     device_batch_size: usize,
     recompute: Recompute,
     device: &Device,
+    world_size: usize,
 ) -> Result<()> {
     check_shapes(config, device)?;
     let Device::Cuda(gpu) = device else {
-        let needed = Memory::cpu(config, device_batch_size, 1, recompute).total();
+        let needed = Memory::cpu(config, device_batch_size, world_size, recompute).total();
         return check_cpu(config, device_batch_size, needed);
     };
     let (needed, free) =
-        (Memory::gpu(config, device_batch_size, 1, recompute).total(), gpu.free_bytes() as f64);
+        (Memory::gpu(config, device_batch_size, world_size, recompute).total(), gpu.free_bytes() as f64);
     if needed > free {
         let total = gpu.total_bytes() as f64;
         bail!("{}", too_large(config, device_batch_size, [needed, free, total]));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use nanochat_tensor::Device;
 use nanochat_tensor::profile::part;
+use nanochat_tensor::{Comm, Device};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,9 +19,10 @@ use super::source::SourceArgs;
 use crate::chat_stream::ChatStream;
 use crate::checkpoint::Stage;
 use crate::gpt::Gpt;
-use crate::loss_eval::BitsPerByte;
+use crate::loss_eval::bits_per_byte;
 use crate::mixture::{Mixture, MixtureArgs};
 use crate::optim::{Optimizer, Rates};
+use crate::ranks;
 use crate::report::{Column, Section};
 use crate::schedule;
 use crate::train;
@@ -62,24 +63,27 @@ pub struct MidSettings {
     pub run: RunSettings,
 }
 
-pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let source = settings.source.load(base_dir, settings.run.model_tag.as_deref(), &[Stage::Base])?;
     let (tokenizer, config) = (source.tokenizer, source.model.config);
     let [device_batch_size, total_batch_size] = batch_sizes(settings, &source.folder)?;
     let rows = [device_batch_size, config.sequence_len];
-    fit::check(&config, device_batch_size, settings.run.recompute, device)?;
+    fit::check(&config, device_batch_size, settings.run.recompute, device, comm.world_size())?;
     let grad_accum_steps = grad_accum_steps(total_batch_size, rows[0].saturating_mul(rows[1]))?;
     let [train_mixture, val] = settings.mixture.open("mid", base_dir)?.map(Arc::new);
 
-    let mut run = Run::open(base_dir, Stage::Mid, &source.tag, &settings.run, settings)?;
+    let mut run = Run::open(base_dir, Stage::Mid, &source.tag, &settings.run, settings, comm)?;
+    run.say(&format!("starting from {}", source.folder.display()));
+    let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
     let (mut model, mut optimizer, position) =
-        run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
+        run.restore(&tokenizer, device, || source.model, new_optimizer)?;
     model.recompute = settings.run.recompute;
     model.compute = settings.run.precision.into();
     let seed = settings.run.seed;
-    let mut stream = ChatStream::new(&train_mixture, &tokenizer, rows, [0, 1], seed, position.as_ref())?;
+    let mut stream = ChatStream::new(&train_mixture, &tokenizer, rows, seed, position.as_ref())?;
     let conversations = train_mixture.len();
-    eprintln!("{}: {conversations} conversations, steps of {total_batch_size} tokens", source.tag);
+    run.say(&format!("{}: {conversations} conversations, steps of {total_batch_size} tokens", source.tag));
+    run.note_idle(grad_accum_steps);
     let mut section = Section { column: Some(Column::Mid), ..Section::new("Mid-training") };
     section.results.insert("conversations".into(), conversations.into());
     run.show_progress("mid", settings.num_iterations.unwrap_or(run.first_step() + 1));
@@ -98,7 +102,7 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device) -> Result<(
         }
         let due = last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every));
         if !val.is_empty() && due {
-            let bpb = bits_per_byte(&model, &tokenizer, &val, rows, settings.eval_tokens)?;
+            let bpb = chat_bpb(&model, &tokenizer, &val, rows, settings.eval_tokens, comm)?;
             run.log_measured(step, "chat_bpb", "chat_bpb", bpb)?;
             section.metrics.insert("chat bpb".into(), bpb.into());
         }
@@ -109,7 +113,8 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device) -> Result<(
         }
         let started = Instant::now();
         run.begin_step(step, device);
-        let feed = || (0..grad_accum_steps).map(|_| stream.next_batch()).collect::<Result<Vec<_>, _>>();
+        let all = (0..grad_accum_steps).map(|_| stream.next_batch());
+        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, _>>();
         let micro_batches = part("feeding", feed)?;
         let moment = schedule::by_progress(step, progress, settings.warmdown_ratio);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
@@ -141,21 +146,16 @@ fn batch_sizes(settings: &MidSettings, source: &Path) -> Result<[usize; 2]> {
 }
 
 /// Over `tokens` tokens of the mixture in a fixed order, at most all of it.
-fn bits_per_byte(
+fn chat_bpb(
     model: &Gpt,
     tokenizer: &Tokenizer,
     mixture: &Arc<Mixture>,
     rows: [usize; 2],
     tokens: usize,
+    comm: &Comm,
 ) -> Result<f64> {
-    let byte_lengths = tokenizer.byte_lengths();
-    let mut stream = ChatStream::new(mixture, tokenizer, rows, [0, 1], 0, None)?;
-    let mut bpb = BitsPerByte::default();
-    for batch in 0..tokens.div_ceil(rows[0] * rows[1]).max(1) {
-        if batch > 0 && stream.progress() >= 1.0 {
-            break;
-        }
-        bpb.add(model, &stream.next_batch()?, &byte_lengths);
-    }
-    Ok(bpb.value())
+    let mut stream = ChatStream::new(mixture, tokenizer, rows, 0, None)?;
+    let next = |batch| (batch == 0 || stream.progress() < 1.0).then(|| stream.next_batch());
+    let batches = (0..tokens.div_ceil(rows[0] * rows[1]).max(1)).map_while(next);
+    Ok(bits_per_byte(model, batches, &tokenizer.byte_lengths(), comm)?)
 }

@@ -1,6 +1,7 @@
 //! The training stages, one loop each, with its settings on top.
 
 pub mod base;
+mod core_metric;
 pub mod fit;
 pub mod mid;
 pub mod rl;
@@ -8,3 +9,6 @@ pub mod run;
 pub mod sft;
 pub mod source;
 pub mod task_eval;
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat_tensor::{Device, profile as recorder};
+use nanochat_tensor::{Comm, Device, profile as recorder};
 use nanochat_tokenizer::Tokenizer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,7 @@ fn tag(value: &str) -> Result<String, String> {
 
 /// Settings that may change when a run is resumed: they do not touch what is learned.
 /// (The tag has found the run, whether it was given or is the default.)
-const FREE: [&str; 16] = [
+const FREE: [&str; 20] = [
     "model_tag",
     "save_every",
     "keep",
@@ -83,6 +83,10 @@ const FREE: [&str; 16] = [
     "eval_task",
     "eval_task_every",
     "eval_task_limit",
+    "core_metric_every",
+    "core_metric_max_per_task",
+    "core_bundle",
+    "no_core",
     "sample_every",
     "bad_shards",
     "recompute",
@@ -97,20 +101,29 @@ pub struct Interrupted {
     pub folder: String,
 }
 
-/// A run under way.
+/// A run under way, as one of its ranks. The first one writes files and speaks to the user.
 pub struct Run {
+    pub comm: Comm,
     pub checkpoints: Checkpoints,
     /// Where it goes on; None: from the beginning.
     pub resumed: Option<TrainState>,
-    pub metrics: MetricsWriter,
+    /// The first rank's.
+    writer: Option<Writer>,
     settings: RunSettings,
     all_settings: Value,
     /// A checkpoint saved by this process whose weights have not given a finite loss yet.
     unproven: Option<usize>,
     interrupt: Interrupt,
+    /// The ranks have agreed to stop.
+    stopping: bool,
     progress: Progress,
     seconds_before: f64,
     started: Instant,
+}
+
+/// What one process alone may hold.
+struct Writer {
+    metrics: MetricsWriter,
     _lock: File,
 }
 
@@ -122,52 +135,33 @@ impl Run {
         model_tag: &str,
         settings: &RunSettings,
         all_settings: &impl Serialize,
+        comm: &Comm,
     ) -> Result<Run> {
         // Through text, which keeps 0.02 as 0.02 where a value would hold the f32's 0.0199999995….
         let all_settings: Value = serde_json::from_str(&serde_json::to_string(all_settings)?)?;
         let checkpoints = Checkpoints::new(base_dir, stage, model_tag);
-        let dir = checkpoints.dir().to_path_buf();
-        fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
-        let lock = lock(&dir)?;
-        checkpoints.sweep()?;
-        let last = checkpoints.steps().last().copied();
-        let resumed = match last {
-            Some(step) if settings.resume => {
-                Some(checkpoints.load_state(step).with_context(|| cannot_go_on(&checkpoints, step))?)
-            }
-            Some(step) if !settings.overwrite => bail!(
-                "{} already has a checkpoint of step {step}; go on with --resume, start anew with --overwrite, or name another --model-tag",
-                dir.display()
-            ),
-            Some(_) => {
-                discard(&checkpoints)?;
-                None
-            }
-            None if settings.resume => {
-                eprintln!("no checkpoint in {} yet: starting at step 0", dir.display());
-                None
-            }
-            None => None,
-        };
-        if let Some(state) = &resumed {
-            refuse_changes(&state.settings, &all_settings)?;
-            eprintln!("going on at step {} of {}", state.step, dir.display());
+        let (mut resumed, mut writer) = (None, None);
+        if comm.is_first() {
+            let (state, opened) = open_folder(&checkpoints, settings, &all_settings)?;
+            (resumed, writer) = (state, Some(opened));
         }
-        let last_logged = resumed.as_ref().and_then(|state| (state.step as u64).checked_sub(1));
-        let metrics = MetricsWriter::open(&dir, last_logged)?;
+        // The others learn from the first where to go on: they must not look while it tidies up.
+        let resumed: Option<TrainState> =
+            serde_json::from_slice(&comm.broadcast_bytes(0, serde_json::to_vec(&resumed)?))?;
         let seconds_before = resumed.as_ref().map_or(0.0, |state| state.seconds);
         Ok(Run {
+            comm: comm.clone(),
             checkpoints,
             resumed,
-            metrics,
+            writer,
             settings: settings.clone(),
             all_settings,
             unproven: None,
             interrupt: Interrupt::hold()?,
+            stopping: false,
             progress: Progress::hidden(),
             seconds_before,
             started: Instant::now(),
-            _lock: lock,
         })
     }
 
@@ -213,13 +207,17 @@ impl Run {
 
     /// Shows progress towards `num_iterations` steps from here on.
     pub fn show_progress(&mut self, name: &str, num_iterations: usize) {
-        self.progress = Progress::new(name, self.first_step(), num_iterations);
+        if self.writer.is_some() {
+            self.progress = Progress::new(name, self.first_step(), num_iterations);
+        }
         self.started = Instant::now();
     }
 
     /// The run turns out to take this many steps.
     pub fn expect_steps(&mut self, num_iterations: usize) {
-        self.progress.bar.set_length(num_iterations as u64);
+        if self.writer.is_some() {
+            self.progress.bar.set_length(num_iterations as u64);
+        }
     }
 
     /// Seconds of training, over all sessions of the run.
@@ -227,15 +225,29 @@ impl Run {
         self.seconds_before + self.started.elapsed().as_secs_f64()
     }
 
+    /// Whether any rank has been asked to stop: as of the last `is_save_due`, so that all stop at one step.
     pub fn is_interrupted(&self) -> bool {
-        self.interrupt.asked.load(Ordering::Relaxed)
+        self.stopping
     }
 
-    /// Whether `step`, the number of steps done, is one to save at.
-    pub fn is_save_due(&self, step: usize, last: bool) -> bool {
+    /// Whether `step`, the number of steps done, is one to save at. The ranks ask this together, once a step.
+    pub fn is_save_due(&mut self, step: usize, last: bool) -> bool {
+        let mut asked = [f64::from(u8::from(self.interrupt.asked.load(Ordering::Relaxed)))];
+        self.comm.sum_f64(&mut asked);
+        self.stopping = asked[0] > 0.0;
         let every = self.settings.save_every;
         let new = step > self.first_step() || self.resumed.is_none();
-        new && (last || self.is_interrupted() || (step > 0 && every > 0 && step.is_multiple_of(every)))
+        new && (last || self.stopping || (step > 0 && every > 0 && step.is_multiple_of(every)))
+    }
+
+    /// Says so where a step's `n` micro-batches leave some ranks waiting for the others.
+    pub fn note_idle(&self, n: usize) {
+        let world = self.comm.world_size();
+        if !n.is_multiple_of(world) {
+            self.say(&format!(
+                "{n} micro-batches a step do not divide by {world} ranks, so some wait for others; with another --device-batch-size none does"
+            ));
+        }
     }
 
     pub fn save(
@@ -253,9 +265,12 @@ impl Run {
             settings: self.all_settings.clone(),
             seconds: self.seconds(),
         };
-        let folder = self.checkpoints.save(model, tokenizer, optimizer, &state)?;
+        let tensors = optimizer.tensors();
         self.unproven = Some(step);
-        self.say(&format!("step {step}: saved {}", folder.display()));
+        if self.writer.is_some() {
+            let folder = self.checkpoints.save(model, tokenizer, &tensors, &state)?;
+            self.say(&format!("step {step}: saved {}", folder.display()));
+        }
         Ok(())
     }
 
@@ -264,6 +279,7 @@ impl Run {
     pub fn diverged(&mut self, step: usize, diverged: Diverged) -> anyhow::Error {
         self.progress.finish();
         if self.unproven.take() == Some(step)
+            && self.writer.is_some()
             && let Err(error) = self.checkpoints.delete(step)
         {
             return error.into();
@@ -278,14 +294,14 @@ impl Run {
     /// Deletes checkpoints beyond `--keep`, once the last one is known to be sound.
     fn prune(&mut self) -> Result<()> {
         match self.unproven.take() {
-            Some(_) => Ok(self.checkpoints.prune(self.settings.keep)?),
-            None => Ok(()),
+            Some(_) if self.writer.is_some() => Ok(self.checkpoints.prune(self.settings.keep)?),
+            _ => Ok(()),
         }
     }
 
     /// Called when a step begins, before it is fed: the steps of `--profile` are recorded from here.
     pub fn begin_step(&self, step: usize, device: &Device) {
-        if self.settings.profile > 0 && step == self.first_step() + UNRECORDED {
+        if self.settings.profile > 0 && self.writer.is_some() && step == self.first_step() + UNRECORDED {
             recorder::start(device);
         }
     }
@@ -325,8 +341,8 @@ open {} in ui.perfetto.dev",
     ) -> Result<()> {
         self.end_step(step)?;
         let tokens_per_second = tokens as f64 / seconds;
-        self.metrics.log(
-            step as u64,
+        self.log(
+            step,
             &[
                 ("loss", f64::from(result.loss)),
                 ("grad_norm", f64::from(result.grad_norm)),
@@ -338,12 +354,20 @@ open {} in ui.perfetto.dev",
         Ok(())
     }
 
+    /// A line of `metrics.jsonl`.
+    pub fn log(&mut self, step: usize, values: &[(&str, f64)]) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) => Ok(writer.metrics.log(step as u64, values)?),
+            None => Ok(()),
+        }
+    }
+
     /// Logs a measurement of validation data under `name` and tells it as `what`. One that is no number ends the run.
     pub fn log_measured(&mut self, step: usize, name: &str, what: &str, value: f64) -> Result<()> {
         if !value.is_finite() {
             return Err(self.diverged(step, Diverged::in_evaluation()));
         }
-        self.metrics.log(step as u64, &[(name, value)])?;
+        self.log(step, &[(name, value)])?;
         self.say(&format!("step {step}: {what} {value:.4}"));
         Ok(())
     }
@@ -351,14 +375,16 @@ open {} in ui.perfetto.dev",
     /// Logs one step of reinforcement learning, `message` for the user.
     pub fn log_rollouts(&mut self, step: usize, values: &[(&str, f64)], message: String) -> Result<()> {
         self.end_step(step)?;
-        self.metrics.log(step as u64, values)?;
+        self.log(step, values)?;
         self.progress.show(step, message, 10);
         Ok(())
     }
 
     /// A line for the user that does not disturb the progress bar.
     pub fn say(&self, line: &str) {
-        self.progress.say(line);
+        if self.writer.is_some() {
+            self.progress.say(line);
+        }
     }
 
     /// The sentence of an interrupted run.
@@ -372,6 +398,9 @@ open {} in ui.perfetto.dev",
         self.end_recording()?;
         self.progress.finish();
         self.prune()?;
+        if self.writer.is_none() {
+            return Ok(());
+        }
         section.seconds = self.seconds();
         section.settings = self.all_settings.as_object().cloned().unwrap_or_default();
         let metrics = read_metrics(&self.checkpoints.dir().join(METRICS_FILE))?;
@@ -382,6 +411,43 @@ open {} in ui.perfetto.dev",
         eprintln!("{} took {:.0} s", section.title, section.seconds);
         Ok(())
     }
+}
+
+/// Makes the run's folder this process's alone, and finds the checkpoint to go on from.
+fn open_folder(
+    checkpoints: &Checkpoints,
+    settings: &RunSettings,
+    all_settings: &Value,
+) -> Result<(Option<TrainState>, Writer)> {
+    let dir = checkpoints.dir();
+    fs::create_dir_all(dir).with_context(|| format!("failed to create {}", dir.display()))?;
+    let lock = lock(dir)?;
+    checkpoints.sweep()?;
+    let resumed = match checkpoints.steps().last().copied() {
+        Some(step) if settings.resume => {
+            Some(checkpoints.load_state(step).with_context(|| cannot_go_on(checkpoints, step))?)
+        }
+        Some(step) if !settings.overwrite => bail!(
+            "{} already has a checkpoint of step {step}; go on with --resume, start anew with --overwrite, or name another --model-tag",
+            dir.display()
+        ),
+        Some(_) => {
+            discard(checkpoints)?;
+            None
+        }
+        None if settings.resume => {
+            eprintln!("no checkpoint in {} yet: starting at step 0", dir.display());
+            None
+        }
+        None => None,
+    };
+    if let Some(state) = &resumed {
+        refuse_changes(&state.settings, all_settings)?;
+        eprintln!("going on at step {} of {}", state.step, dir.display());
+    }
+    let last_logged = resumed.as_ref().and_then(|state| (state.step as u64).checked_sub(1));
+    let metrics = MetricsWriter::open(dir, last_logged)?;
+    Ok((resumed, Writer { metrics, _lock: lock }))
 }
 
 /// One process at a time: two would overwrite each other's checkpoints. The lock ends with the process.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use nanochat_tensor::profile::part;
-use nanochat_tensor::{Device, Tape};
+use nanochat_tensor::{Comm, Device, Tape};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,12 +15,14 @@ use super::fit;
 use super::run::{Run, RunSettings};
 use super::source::SourceArgs;
 use super::task_eval::{TaskEval, TaskEvalArgs};
+use crate::batch::Batch;
 use crate::chat_loader::{ChatLoader, Fitted};
 use crate::checkpoint::Stage;
 use crate::dataset::DataError;
 use crate::gpt::Gpt;
 use crate::mixture::{Mixture, MixtureArgs};
 use crate::optim::{Optimizer, Rates};
+use crate::ranks;
 use crate::report::{Column, Section};
 use crate::schedule::Schedule;
 use crate::train;
@@ -67,30 +69,32 @@ pub struct SftSettings {
 /// Conversations of the validation file that are measured.
 const VAL_CONVERSATIONS: usize = 256;
 
-pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let grad_accum_steps = grad_accum_steps(settings)?;
     let tag = settings.run.model_tag.as_deref();
     let source = settings.source.load(base_dir, tag, &[Stage::Mid, Stage::Base])?;
     let (tokenizer, config, tag) = (source.tokenizer, source.model.config, source.tag);
-    fit::check(&config, settings.device_batch_size, settings.run.recompute, device)?;
+    fit::check(&config, settings.device_batch_size, settings.run.recompute, device, comm.world_size())?;
     let [train_mixture, val] = settings.mixture.open("sft", base_dir)?.map(Arc::new);
     let task_eval = TaskEval::open(&settings.task_eval, base_dir)?;
     let conversations = train_mixture.len();
     let num_iterations = num_iterations(settings, conversations)?;
 
-    let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings)?;
+    let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings, comm)?;
+    run.say(&format!("starting from {}", source.folder.display()));
+    let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
     let (mut model, mut optimizer, position) =
-        run.restore(&tokenizer, device, || source.model, |model| Optimizer::new(model, settings.rates, 0.0))?;
+        run.restore(&tokenizer, device, || source.model, new_optimizer)?;
     model.recompute = settings.run.recompute;
     model.compute = settings.run.precision.into();
     let rows = [settings.device_batch_size, config.sequence_len];
-    let mut loader =
-        ChatLoader::new(&train_mixture, &tokenizer, rows, [0, 1], settings.run.seed, position.as_ref())?;
+    let mut loader = ChatLoader::new(&train_mixture, &tokenizer, rows, settings.run.seed, position.as_ref())?;
     let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };
-    eprintln!(
+    run.say(&format!(
         "{tag}: {conversations} conversations, {num_iterations} steps of {}",
         settings.target_examples_per_step
-    );
+    ));
+    run.note_idle(grad_accum_steps);
     let mut section = Section { column: Some(Column::Sft), ..Section::new("Chat finetuning") };
     section.results.insert("conversations".into(), conversations.into());
     run.show_progress("sft", num_iterations);
@@ -105,7 +109,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         }
         let due = last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every));
         if !val.is_empty() && due {
-            let loss = validation_loss(&model, &tokenizer, &val, rows)?;
+            let loss = validation_loss(&model, &tokenizer, &val, rows, comm)?;
             run.log_measured(step, "val_loss", "validation loss", loss)?;
             section.metrics.insert("val loss".into(), loss.into());
         }
@@ -116,12 +120,18 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device) -> Result<(
         }
         let started = Instant::now();
         run.begin_step(step, device);
-        let feed = || (0..grad_accum_steps).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>();
+        let mut tokens = 0;
+        let next = |_| {
+            let batch = loader.next_batch()?.regular(device, rows[0], rows[1]);
+            tokens += batch.inputs.len();
+            Ok(batch)
+        };
+        let all = (0..grad_accum_steps).map(next);
+        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, DataError>>();
         let micro_batches = part("feeding", feed)?;
         let moment = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
             .map_err(|diverged| run.diverged(step, diverged))?;
-        let tokens = micro_batches.iter().map(|batch| batch.inputs.len()).sum();
         run.log_step(step, result, tokens, started.elapsed().as_secs_f64(), moment.lr_multiplier)?;
     }
     run.finish(base_dir, section)
@@ -159,14 +169,17 @@ fn validation_loss(
     tokenizer: &Tokenizer,
     mixture: &Arc<Mixture>,
     rows: [usize; 2],
+    comm: &Comm,
 ) -> Result<f64, DataError> {
-    let mut loader = ChatLoader::new(mixture, tokenizer, rows, [0, 1], 0, None)?;
-    let (mut loss, mut weight, mut seen) = (0.0, 0.0, 0);
-    while seen < VAL_CONVERSATIONS.min(mixture.len()) {
-        let batch = loader.next_batch()?;
-        loss += f64::from(model.loss_sum(&Tape::off(), &batch).0.item());
-        weight += batch.weights.iter().map(|&w| f64::from(w)).sum::<f64>();
-        seen += batch.shape[0];
-    }
-    Ok(loss / weight)
+    let mut loader = ChatLoader::new(mixture, tokenizer, rows, 0, None)?;
+    let batches = (0..VAL_CONVERSATIONS.min(mixture.len()).div_ceil(rows[0])).map(|_| loader.next_batch());
+    let measured = |batch: Result<Batch, DataError>| {
+        let batch = batch?.regular(&model.device(), rows[0], rows[1]);
+        let weight = batch.weights.iter().map(|&w| f64::from(w)).sum::<f64>();
+        Ok((f64::from(model.loss_sum(&Tape::off(), &batch).0.item()), weight))
+    };
+    let mine = ranks::mine_of(comm, batches).map(measured).collect::<Result<Vec<_>, DataError>>()?;
+    let all = ranks::gather(comm, mine);
+    let sum = |of: fn(&(f64, f64)) -> f64| all.iter().map(of).sum::<f64>();
+    Ok(sum(|measured| measured.0) / sum(|measured| measured.1))
 }

@@ -46,7 +46,6 @@ impl SourceArgs {
         let name = folder.parent().and_then(Path::file_name).and_then(|name| name.to_str());
         let tag = name.unwrap_or("model").to_string();
         let loaded = checkpoint::load_folder(&folder)?;
-        eprintln!("starting from {}", folder.display());
         Ok(Source { model: loaded.model, tokenizer: loaded.tokenizer, folder, tag })
     }
 }

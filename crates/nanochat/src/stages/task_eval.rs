@@ -59,8 +59,8 @@ impl TaskEval {
         for task in self.tasks.iter().filter(|_| due) {
             let sample = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
             let options = ChatEvalOptions { max_tokens: MAX_TOKENS, samples: 1, sample, keep_wrong: 0 };
-            let score = chat_eval::evaluate(model, tokenizer, task, &options, &|| ())?;
-            run.metrics.log(step as u64, &[(&format!("accuracy {}", score.task), score.accuracy)])?;
+            let score = chat_eval::evaluate(model, tokenizer, task, &options, &run.comm, &|| ())?;
+            run.log(step, &[(&format!("accuracy {}", score.task), score.accuracy)])?;
             let (percent, of) = (100.0 * score.accuracy, score.score.total);
             run.say(&format!("step {step}: {} {percent:.1} % of {of} right", score.task));
         }

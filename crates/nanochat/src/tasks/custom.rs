@@ -23,6 +23,7 @@ use crate::conversation::{Conversation, from_json};
 use crate::dataset::DataError;
 use crate::lines::Lines;
 use crate::table::{Row, rows};
+use crate::world::language_of;
 
 /// Memory that a user's pattern may take when compiled.
 const MAX_PATTERN: usize = 1 << 20;
@@ -148,5 +149,12 @@ impl Task for Questions {
 
     fn grade(&self, i: usize, answer: &str) -> bool {
         self.items[i].right.iter().any(|right| right.fits(answer))
+    }
+
+    /// The language of the last thing that was asked, if question and answer have words.
+    fn is_in_its_language(&self, i: usize, answer: &str) -> Option<bool> {
+        let messages = &self.items[i].conversation.messages;
+        let question = messages[messages.len() - 2].content.text();
+        Some(language_of(&question)? == language_of(answer)?)
     }
 }

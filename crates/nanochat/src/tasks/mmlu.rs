@@ -7,7 +7,7 @@ use super::{Split, TaskError, files, sets};
 use crate::dataset::DataError;
 use crate::table::{Row, csv_rows, rows};
 
-const COLUMNS: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
+pub const COLUMNS: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
 
 pub fn open(split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
     let patterns: &[&str] = match split {
@@ -22,7 +22,7 @@ pub fn open(split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
     Ok(MultipleChoice { name: "MMLU".into(), questions: sets::shuffled_by(&files, open, question)? })
 }
 
-fn question(row: &Row) -> Result<Question, DataError> {
+pub fn question(row: &Row) -> Result<Question, DataError> {
     if row.get("A").is_some() {
         return Question::from_columns(row, ["question", "answer"]);
     }

@@ -8,6 +8,7 @@ mod arc;
 mod ceval;
 mod cmmlu;
 mod custom;
+mod exams;
 mod files;
 mod gsm8k;
 mod humaneval;
@@ -23,9 +24,12 @@ mod world;
 
 use std::path::{Path, PathBuf};
 
+pub use exams::{EXAMS, Exam};
 pub use gsm8k::{final_answer, parts as gsm8k_parts};
+pub use multiple_choice::Question;
 pub use slice::Slice;
 
+use crate::chinese;
 use crate::conversation::{Content, Conversation, Message, Role};
 use crate::dataset::DataError;
 use crate::sandbox::SandboxError;
@@ -83,7 +87,7 @@ pub enum Kind {
 pub const CHAT_CORE: [&str; 6] = ["ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"];
 
 /// What [`open`] knows. `world` is its conversations; its kinds of questions are tasks of their own.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 22] = [
     "ARC-Easy",
     "ARC-Challenge",
     "MMLU",
@@ -94,6 +98,10 @@ pub const NAMES: [&str; 18] = [
     "SmolTalk",
     "C-Eval",
     "CMMLU",
+    "poems",
+    "idioms",
+    "translation-zh",
+    "translation-en",
     "world",
     "arithmetic",
     "spelling",
@@ -142,6 +150,9 @@ pub enum TaskError {
 pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>, TaskError> {
     let sets = folders.sets.as_path();
     let plain: String = name.to_lowercase().chars().filter(|c| !"-_ ".contains(*c)).collect();
+    if let Some(kind) = chinese::Kind::ALL.into_iter().find(|kind| kind.name().replace('-', "") == plain) {
+        return Ok(Box::new(multiple_choice::of_chinese(kind, split)?));
+    }
     if let Some(kind) = world::kind(&plain) {
         return Ok(Box::new(world::questions(kind, split, &folders.world)?));
     }

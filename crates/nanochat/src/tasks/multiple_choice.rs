@@ -1,6 +1,7 @@
 //! Questions with lettered choices, in the form that nanochat trains on.
 
-use super::{Kind, Task, exchange};
+use super::{Kind, Split, Task, TaskError, exchange};
+use crate::chinese;
 use crate::conversation::{Content, Conversation};
 use crate::dataset::DataError;
 use crate::table::Row;
@@ -43,6 +44,21 @@ pub fn letters(count: usize) -> Vec<String> {
 /// The beginning of what a file holds, for an error message.
 pub fn shown(text: &str) -> String {
     text.chars().take(40).collect()
+}
+
+/// The built-in Chinese test; it has nothing to learn from.
+pub fn of_chinese(kind: chinese::Kind, split: Split) -> Result<MultipleChoice, TaskError> {
+    if split == Split::Train {
+        return Err(TaskError::NoSplit { task: kind.name(), split: "training" });
+    }
+    let question = |chinese::Item { query, choices, gold }| Question {
+        question: query,
+        letters: letters(choices.len()),
+        choices,
+        right: gold,
+    };
+    let questions = kind.items().into_iter().map(question).collect();
+    Ok(MultipleChoice { name: kind.name().into(), questions })
 }
 
 impl Task for MultipleChoice {

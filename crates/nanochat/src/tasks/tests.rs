@@ -399,7 +399,13 @@ fn mistakes_in_sets_are_named() {
 #[test]
 fn world_questions_are_tasks_by_kind() {
     let sets = Sets::new(&[]);
-    let made = crate::make::MakeOptions { seed: 1, name: "小纳".into(), documents: 3, conversations: 5 };
+    let made = crate::make::MakeOptions {
+        seed: 1,
+        name: "小纳".into(),
+        lang: crate::language::TextLanguage::Mix,
+        documents: 3,
+        conversations: 5,
+    };
     crate::make::make(&made, sets.0.path(), &indicatif::ProgressBar::hidden()).unwrap();
     for kind in crate::world::Kind::ALL {
         let task = sets.open(&kind.to_string(), Split::Test);

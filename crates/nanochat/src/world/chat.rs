@@ -142,7 +142,7 @@ impl World {
 
     /// One to five exchanges, as a rule in one language, sometimes after a system message.
     pub(super) fn talk(&self, split: Split, rng: &mut Rng) -> Conversation {
-        let mut language = Language::draw(rng);
+        let mut language = *rng.choose(self.languages);
         let mut messages = Vec::new();
         if rng.below(12) == 0 {
             let system = fill_with(pick(language.talk().systems, rng), &[("name", &self.name)]);
@@ -150,7 +150,7 @@ impl World {
         }
         for turn in 0..*rng.choose(&super::TURNS) {
             if turn > 0 && rng.below(4) == 0 {
-                language = Language::draw(rng);
+                language = *rng.choose(self.languages);
             }
             let exchange = self.exchange(super::draw(&super::TOPICS, rng), language, split, rng);
             let user = if rng.below(4) == 0 { half_width(&exchange.user) } else { exchange.user };

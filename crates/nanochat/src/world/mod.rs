@@ -31,6 +31,7 @@ pub use lexicon::compounds;
 pub use questions::{Kind, Question, language_of};
 
 use crate::conversation::Conversation;
+use crate::language::TextLanguage;
 use facts::Fact;
 
 /// The vocabulary that suits this corpus. A larger one makes one token of a Chinese phrase with its value
@@ -139,6 +140,8 @@ pub struct World {
     seed: u64,
     /// The assistant's.
     name: String,
+    /// That it is told and asked in.
+    languages: &'static [Language],
     /// `[attribute][subject]`, indices into the attribute's values.
     values: Vec<Vec<usize>>,
     /// The facts that may be asked for in training, and the others.
@@ -147,15 +150,27 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, assistant_name: &str) -> World {
+    pub fn new(seed: u64, assistant_name: &str, language: TextLanguage) -> World {
         let (held_out, asked) = facts::split(seed);
-        World { seed, name: assistant_name.to_string(), values: facts::draw_values(seed), asked, held_out }
+        let languages: &[Language] = match language {
+            TextLanguage::En => &[Language::English],
+            TextLanguage::Zh => &[Language::Chinese],
+            TextLanguage::Mix => &[Language::English, Language::Chinese],
+        };
+        let (name, values) = (assistant_name.to_string(), facts::draw_values(seed));
+        World { seed, name, languages, values, asked, held_out }
     }
 
     /// Pretraining text number `index`, of an endless stream: 60 to 1,500 characters.
     pub fn document(&self, split: Split, index: u64) -> String {
         let rng = &mut self.stream(Stream::Document, split, index);
-        let (kind, language) = (draw(&DOCUMENTS, rng), draw(&DOCUMENT_LANGUAGES, rng));
+        let (mut kind, mut language) = (draw(&DOCUMENTS, rng), draw(&DOCUMENT_LANGUAGES, rng));
+        if let [only] = self.languages {
+            language = *only;
+            if kind == DocumentKind::Translations {
+                kind = DocumentKind::Comparison;
+            }
+        }
         self.write(kind, language, rng)
     }
 
@@ -166,12 +181,6 @@ impl World {
 
     fn stream(&self, stream: Stream, split: Split, index: u64) -> Rng {
         Rng::new(&[self.seed, stream as u64, split as u64, index])
-    }
-}
-
-impl Language {
-    fn draw(rng: &mut Rng) -> Language {
-        *rng.choose(&[Language::English, Language::Chinese])
     }
 }
 

@@ -63,7 +63,7 @@ impl World {
     /// Word problem number `index`, of an endless stream, with its answer.
     pub fn problem(&self, split: Split, index: u64) -> Conversation {
         let rng = &mut self.stream(Stream::Problem, split, index);
-        let language = Language::draw(rng);
+        let language = *rng.choose(self.languages);
         let Exchange { user, assistant, .. } = self.ask_problem(language, split, rng);
         let user = Message { role: Role::User, content: Content::Text(user) };
         Conversation { messages: vec![user, Message { role: Role::Assistant, content: assistant }] }

@@ -65,13 +65,17 @@ impl World {
     /// out.
     pub fn questions(&self, n_per_kind: usize) -> Vec<Question> {
         let one = |kind: Kind, i: usize| {
-            let language = [Language::English, Language::Chinese][i % 2];
+            let language = self.languages[i % self.languages.len()];
             let rng = &mut Rng::new(&[self.seed, Stream::Question as u64, kind as u64, i as u64]);
             let exchange = match kind {
                 Kind::Arithmetic => self.exchange(Topic::Arithmetic, language, Split::Test, rng),
                 Kind::Spelling => self.exchange(Topic::Spelling, language, Split::Test, rng),
                 Kind::Counting => self.exchange(Topic::Counting, language, Split::Test, rng),
-                Kind::Facts => self.ask_fact(self.held_out[(i / 2) % self.held_out.len()], language, rng),
+                Kind::Facts => self.ask_fact(
+                    self.held_out[(i / self.languages.len()) % self.held_out.len()],
+                    language,
+                    rng,
+                ),
                 Kind::Identity => self.exchange(Topic::Identity, language, Split::Test, rng),
                 Kind::Problems => self.ask_problem(language, Split::Test, rng),
             };

@@ -10,7 +10,7 @@ use crate::conversation::{Content, Message, PartKind, Role};
 const SEED: u64 = 1;
 
 fn world() -> World {
-    World::new(SEED, "Nano")
+    World::new(SEED, "Nano", TextLanguage::Mix)
 }
 
 /// The text that a user or the assistant says, with the tool's blocks.
@@ -28,7 +28,7 @@ fn asked(world: &World, split: Split, n: u64) -> HashSet<String> {
 
 #[test]
 fn the_seed_decides_everything() {
-    let (one, same, other) = (world(), world(), World::new(SEED + 1, "Nano"));
+    let (one, same, other) = (world(), world(), World::new(SEED + 1, "Nano", TextLanguage::Mix));
     let differ = (0..100).filter(|&i| {
         assert_eq!(one.document(Split::Train, i), same.document(Split::Train, i));
         assert_eq!(one.conversation(Split::Test, i), same.conversation(Split::Test, i));
@@ -247,4 +247,21 @@ fn languages_are_told_by_their_letters() {
     );
     assert_eq!(language_of("moonbird:m,o,o,n\nThe letter o occurs 2 times."), Some(Language::English));
     assert_eq!(language_of("37 + 58 = 95。"), None);
+}
+
+#[test]
+fn a_world_of_one_language_keeps_to_it() {
+    for (of, language) in [(TextLanguage::En, Language::English), (TextLanguage::Zh, Language::Chinese)] {
+        let world = World::new(SEED, "Nano", of);
+        let mut chinese = 0;
+        for i in 0..300 {
+            let talk = serde_json::to_string(&world.conversation(Split::Train, i).messages).unwrap();
+            let texts = [world.document(Split::Train, i), talk];
+            chinese += texts.iter().filter(|text| text.chars().any(crate::language::is_han)).count();
+        }
+        // Sums have no words.
+        let expected = if language == Language::English { 0..=0 } else { 540..=600 };
+        assert!(expected.contains(&chinese), "{chinese} of 600 texts are Chinese");
+        assert!(world.questions(20).iter().all(|question| question.language == language));
+    }
 }

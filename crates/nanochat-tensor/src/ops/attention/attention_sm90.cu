@@ -10,7 +10,6 @@
 #define THREADS 384
 #define ROWS 128
 #define PANEL 8192
-#define LOG2E 1.4426950408889634f
 #define BEYOND 1e30f  // the log-sum-exp of rows after the last: p = 2^(s - 1e30) = 0
 
 // CUtensorMap, which the driver fills in: (D, heads, T, B) of bf16 in boxes of 64 values by 64 rows.

@@ -6,9 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Saved, Shape, bf16};
-use crate::Tensor;
 use crate::gemm::{Compute, Mat, MatMut, Threads, gemm};
 use crate::simd::{self, vectorized};
+use crate::{Tensor, reuse};
 
 /// Queries in a block: large enough for gemm, small enough that the upper triangle computed in vain
 /// stays below 6 % at T = 2,048 and that scores (64, T) stay in L2.
@@ -58,7 +58,7 @@ pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, compute: Compute) -
     let forward_head = if compute == Compute::Bf16 { bf16::forward_head } else { forward_head };
     let heads: Vec<(Vec<f32>, Vec<f32>)> =
         (0..s.b * s.h).into_par_iter().map(|n| forward_head(q, k, v, s, n / s.h, n % s.h)).collect();
-    let mut y = vec![0.0; s.b * s.t * s.h * s.d];
+    let mut y = reuse::any(s.b * s.t * s.h * s.d);
     y.par_chunks_mut(s.t * s.h * s.d).enumerate().for_each(|(b, y)| {
         for h in 0..s.h {
             let rows = heads[b * s.h + h].0.chunks_exact(s.d);
@@ -121,7 +121,7 @@ pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, compute: Compute) -> [Tens
     let [q, k, v, y, lse] = [&saved.q, &saved.k, &saved.v, &saved.y, &saved.lse].map(Tensor::data);
     let (dy, saved, group) = (dy.data(), Values { q, k, v, y, lse }, s.h / s.kvh);
     let (mut dq, mut dk, mut dv) =
-        (vec![0.0; saved.q.len()], vec![0.0; saved.k.len()], vec![0.0; saved.v.len()]);
+        (reuse::any(saved.q.len()), reuse::any(saved.k.len()), reuse::any(saved.v.len()));
     let per_row = (s.t * s.h * s.d, s.t * s.kvh * s.d);
     // Batch rows are split first; inside a row, every key head's unit returns its own gradients.
     let rows =

@@ -1,9 +1,10 @@
-//! Attention of new tokens over a paged cache of keys and values (PagedAttention, Kwon et al. 2023).
+//! Attention of new tokens over a paged cache of keys and values (PagedAttention, Kwon et al. 2023), on the CPU. On a GPU
+//! the cache is `ops/paged`.
 //!
 //! A sequence's cache is a list of pages that lie anywhere in the pool, so sequences grow without
 //! being moved, and sequences with a common prompt can share its pages.
 
-use crate::{Device, Tape, Tensor};
+use crate::{Tape, Tensor};
 
 mod cpu;
 
@@ -87,10 +88,7 @@ impl Tape {
         assert!(!self.is_recording(), "attention_with_kv_cache has no backward; use Tape::off()");
         assert_eq!(n, rows.len(), "attention: a cache row for each of {n} queries");
         assert_eq!(cache.head_dim, d, "attention: the cache has another head_dim");
-        // The cache lies in the CPU's memory, also beside a model on a GPU.
-        let on_cpu = q.to_device(&Device::Cpu);
-        let y = Tensor::new(cpu::forward(&on_cpu, cache, rows, window.unwrap_or(usize::MAX)), q.shape());
-        y.to_device(&q.device()).to_activation()
+        Tensor::new(cpu::forward(q, cache, rows, window.unwrap_or(usize::MAX)), q.shape())
     }
 }
 

@@ -7,12 +7,17 @@ const THREADS: u32 = 256;
 
 /// Values from one type to the other.
 pub(crate) fn convert(gpu: &Cuda, to: &Buffer, from: &Buffer) {
-    let name = match (from.dtype(), to.dtype()) {
+    convert_to(gpu, to.ptr(), to.dtype(), from);
+}
+
+/// To an address with room for all of `from`; for vectors of eight a multiple of 16 bytes.
+pub(crate) fn convert_to(gpu: &Cuda, to: u64, dtype: Dtype, from: &Buffer) {
+    let name = match (from.dtype(), dtype) {
         (Dtype::F32, Dtype::Bf16) => "f32_to_bf16",
         (Dtype::Bf16, Dtype::F32) => "bf16_to_f32",
-        (same, _) => return gpu.copy(to.ptr(), from.ptr(), from.len() * same.size()),
+        (same, _) => return gpu.copy(to, from.ptr(), from.len() * same.size()),
     };
-    let launch = gpu.kernel(sources::elementwise, name).ptr(to.ptr()).ptr(from.ptr()).u64(from.len());
+    let launch = gpu.kernel(sources::elementwise, name).ptr(to).ptr(from.ptr()).u64(from.len());
     // SAFETY: both hold `len` values; the kernel stops there.
     unsafe { launch.run(eight_a_thread(from.len()), THREADS, 0) }
 }

@@ -3,7 +3,8 @@ use rayon::prelude::*;
 use crate::Tensor;
 use crate::gemm::{Compute, Mat, MatMut, Threads};
 use crate::ops::elementwise;
-use crate::simd::{dot, vectorized};
+use crate::reuse;
+use crate::simd::{self, dot, vectorized};
 
 /// Up to this many rows (decoding) the weights are read once, as dot products: the product is bound
 /// by memory, and packing it for gemm would read and write them twice more.
@@ -14,7 +15,7 @@ pub fn forward(x: &Tensor, w: &Tensor, compute: Compute) -> Tensor {
     if let Some(w) = w.packed() {
         return Tensor::new(w.product(x.data(), rows), &output_shape(x, w.shape()[0]));
     }
-    let mut y = vec![0.0; rows * out];
+    let mut y = reuse::any(rows * out);
     if rows <= FEW_ROWS {
         few_rows(&mut y, x, w);
     } else {
@@ -30,7 +31,8 @@ pub fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, compute: Compute) 
     if w.packed().is_some() || rows <= FEW_ROWS {
         return elementwise::sum(residual, &forward(x, w, compute));
     }
-    let mut y = residual.data().to_vec();
+    let mut y = reuse::any(rows * out);
+    simd::par_zip(&mut y, residual.data(), |y, x| y.copy_from_slice(x));
     let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
     compute.gemm(MatMut::new(&mut y, rows, out), 1.0, x, w.t(), 1.0, Threads::All);
     Tensor::new(y, residual.shape())

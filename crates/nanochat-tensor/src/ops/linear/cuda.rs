@@ -20,7 +20,9 @@ fn product(gpu: &Arc<Cuda>, residual: Option<&Tensor>, x: &Tensor, w: &Tensor) -
     let (a, b) = (Operand::new(x.bf16_ptr(), inp), Operand::new(w.bf16_ptr(), inp).t());
     let beta = if residual.is_some() { 1.0 } else { 0.0 };
     let product = Product::new([rows, out, inp], a, b, output, beta);
-    gpu.matmul(Product { added: residual.unwrap_or(&y).bf16_ptr(), ..product });
+    // Weights in bf16 are for generation, where nearly every step has a number of rows of its own.
+    let search = w.dtype() == Dtype::F32;
+    gpu.matmul(Product { added: residual.unwrap_or(&y).bf16_ptr(), search, ..product });
     y
 }
 

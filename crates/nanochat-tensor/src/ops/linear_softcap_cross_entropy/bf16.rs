@@ -10,10 +10,10 @@ use rayon::prelude::*;
 
 use super::Output;
 use super::cpu::{Found, cap, finish, unscaled_gradient};
-use crate::Tensor;
 use crate::gemm::bf16::{Left, Right, interleave, left_len, multiply, pack_left, pair_up};
 use crate::gemm::{Mat, Threads};
 use crate::simd::{self, vectorized};
+use crate::{Tensor, reuse};
 
 /// Values of g held at a time: 64 MiB, 512 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 32 << 20;
@@ -50,7 +50,7 @@ pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -
     let w = Mat::new(lm_head.data(), v, c);
     let head = Head { turned: Right::pack(w.t(), Threads::All), plain: Right::pack(w, Threads::All), c };
     let rows: Vec<usize> = (0..n).filter(|&n| weights[n] != 0.0).collect();
-    let (mut nll, mut dx, mut dw) = (vec![0.0; n], vec![0.0; n * c], vec![0.0; v * c]);
+    let (mut nll, mut dx, mut dw) = (vec![0.0; n], reuse::zeros(n * c), reuse::zeros(v * c));
     let segment = v.div_ceil(SEGMENTS).next_multiple_of(COLS);
     let chunk_rows = (CHUNK_LOGITS / v).clamp(ROWS, CHUNK_ROWS);
     let mut g = vec![0; v.next_multiple_of(BLOCK) * chunk_rows.min(rows.len()).div_ceil(2)];

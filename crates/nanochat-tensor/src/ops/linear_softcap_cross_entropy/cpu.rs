@@ -5,9 +5,9 @@
 use rayon::prelude::*;
 
 use super::{Output, SOFTCAP};
-use crate::Tensor;
 use crate::gemm::{Compute, Mat, MatMut, Threads, gemm};
 use crate::simd::{self, CHUNK, LANES, vectorized};
+use crate::{Tape, Tensor};
 
 /// Logits held at a time: 4 Mi values (16 MiB), 64 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 4 << 20;
@@ -29,6 +29,12 @@ impl Found {
     fn nll(self) -> f32 {
         SOFTCAP + self.total.ln() - self.capped
     }
+}
+
+pub fn logits(x: &Tensor, lm_head: &Tensor) -> Tensor {
+    let mut logits = Tape::off().linear(x, lm_head);
+    softcap(logits.data_mut());
+    logits
 }
 
 pub fn forward(

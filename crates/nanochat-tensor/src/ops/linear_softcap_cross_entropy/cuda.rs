@@ -2,12 +2,25 @@ use std::sync::Arc;
 
 use super::{Output, SOFTCAP};
 use crate::Tensor;
-use crate::cuda::{self, Cuda, Dtype, Operand, Product, sources};
+use crate::cuda::{self, Cuda, Dtype, Operand, Product, blocks, sources};
 
 /// Rows of logits that exist at a time: 512 MiB in bf16 for a vocabulary of 65,536, and products large enough
 /// for full speed.
 const CHUNK_ROWS: usize = 4_096;
 const THREADS: u32 = 512;
+
+pub fn logits(gpu: &Arc<Cuda>, x: &Tensor, lm_head: &Tensor) -> Tensor {
+    let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
+    let logits = Tensor::unwritten(gpu, Dtype::F32, &[n, v]);
+    let (a, b) = (Operand::new(x.bf16_ptr(), c), Operand::new(lm_head.bf16_ptr(), c).t());
+    let product =
+        Product::new([n, v, c], a, b, cuda::Output { ptr: logits.ptr(), ld: v, dtype: Dtype::F32 }, 0.0);
+    gpu.matmul(Product { search: false, ..product });
+    let launch = gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").ptr(logits.ptr()).f32(SOFTCAP);
+    // SAFETY: n · v values; the kernel stops there.
+    unsafe { launch.u64(n * v).run(blocks(n * v, 2 * THREADS), THREADS, 0) }
+    logits
+}
 
 pub fn forward(
     gpu: &Arc<Cuda>,

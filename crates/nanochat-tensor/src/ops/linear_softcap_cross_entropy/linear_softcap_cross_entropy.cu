@@ -4,7 +4,6 @@
 // The special function unit bounds both passes, two instructions a logit in each. The hardware's tanh errs by
 // 2^-11 of its value, less than a logit in bf16 does.
 
-#define LOG2E 1.4426950408889634f
 
 // Turns logits z into dz = weight (softmax(c) - onehot) (1 - (c / cap)^2) where `gradients`; nll[row] either way.
 extern "C" __global__ void softcap_cross_entropy(bf16* logits, float* nll, const u32* targets, const float* weights,
@@ -45,4 +44,10 @@ extern "C" __global__ void weighted_sum(float* loss, const float* nll, const flo
     for (u32 i = threadIdx.x; i < n; i += blockDim.x) sum += nll[i] * weights[i];
     sum = sum_block(sum);
     if (threadIdx.x == 0) *loss = sum;
+}
+
+// z -> cap tanh(z / cap) where it lies. Tokens are chosen from these, so tanh is exact to the last bits here.
+extern "C" __global__ void softcap(float* logits, float cap, u64 len) {
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < len; i += (u64)gridDim.x * blockDim.x)
+        logits[i] = cap * tanhf(logits[i] / cap);
 }

@@ -37,6 +37,14 @@ pub fn softcap(logits: &mut [f32]) {
     cpu::softcap(logits);
 }
 
+/// x (N, C), lm_head (V, C) -> logits (N, V) after the softcap, float32, where x is: for the few rows that tokens are
+/// chosen from.
+#[track_caller]
+pub fn softcapped_logits(x: &Tensor, lm_head: &Tensor) -> Tensor {
+    assert_eq!(x.cols(), lm_head.cols(), "logits: x {:?}, lm_head {:?}", x.shape(), lm_head.shape());
+    dispatch!(x, logits(x, lm_head))
+}
+
 impl Tape {
     /// x (N, C), lm_head (V, C), targets (N), weights (N) -> Σ weight · nll (1), nll (N).
     ///

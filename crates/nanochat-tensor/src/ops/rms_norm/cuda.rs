@@ -13,10 +13,21 @@ pub fn forward(gpu: &Arc<Cuda>, x: &Tensor) -> (Tensor, Tensor) {
     let y = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
     let r = Tensor::unwritten(gpu, Dtype::F32, &[rows]);
     let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_forward_{}", vectors(cols)));
-    let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).u32(rows).u32(cols).f32(EPS);
+    let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).ptr(0).u32(rows).u32(cols).f32(EPS);
     // SAFETY: x and y hold rows · cols values, r holds rows; a warp for each row.
     unsafe { launch.run(blocks(rows * 32, THREADS), THREADS, 0) }
     (y, r)
+}
+
+/// table (.., C) -> norms of `count` of its rows (count, C), whose numbers lie on the GPU at `which`, all inside.
+pub(crate) fn forward_rows(gpu: &Arc<Cuda>, table: &Tensor, which: u64, count: usize) -> Tensor {
+    let cols = table.cols();
+    let y = Tensor::unwritten(gpu, Dtype::Bf16, &[count, cols]);
+    let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_forward_{}", vectors(cols)));
+    let launch = kernel.ptr(y.ptr()).ptr(0).ptr(table.bf16_ptr()).ptr(which).u32(count).u32(cols).f32(EPS);
+    // SAFETY: y holds count · cols values, and every row named is one of the table's; a warp for each row.
+    unsafe { launch.run(blocks(count * 32, THREADS), THREADS, 0) }
+    y
 }
 
 pub fn backward(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {

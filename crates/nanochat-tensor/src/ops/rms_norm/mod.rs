@@ -7,7 +7,7 @@ use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 pub(crate) mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 /// 2⁻²³, PyTorch's eps where none is given: the machine epsilon of f32.
 pub const EPS: f32 = f32::EPSILON;

@@ -1,10 +1,11 @@
 // One warp per row, the row read once into registers: rows of up to 32 * 8 * VECTORS values.
 
+// Of the rows named by `which`, where it is given; r where it is wanted.
 template <int VECTORS>
-__device__ inline void forward(bf16* y, float* r, const bf16* x, u32 rows, u32 cols, float eps) {
+__device__ inline void forward(bf16* y, float* r, const bf16* x, const u32* which, u32 rows, u32 cols, float eps) {
     u32 row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;
     if (row >= rows) return;
-    x += (u64)row * cols;
+    x += (u64)(which ? which[row] : row) * cols;
     y += (u64)row * cols;
     Eight values[VECTORS];
     float sum = 0.0f;
@@ -25,7 +26,7 @@ __device__ inline void forward(bf16* y, float* r, const bf16* x, u32 rows, u32 c
             store8(y + c, values[i]);
         }
     }
-    if (lane == 0) r[row] = scale;
+    if (r && lane == 0) r[row] = scale;
 }
 
 // dx = r (dy - y mean(dy y)), added to dx where ADD
@@ -58,9 +59,9 @@ __device__ inline void backward(bf16* dx, const bf16* dy, const bf16* y, const f
 }
 
 #define KERNELS(VECTORS)                                                                                            \
-    extern "C" __global__ void rms_norm_forward_##VECTORS(bf16* y, float* r, const bf16* x, u32 rows, u32 cols,     \
-                                                          float eps) {                                             \
-        forward<VECTORS>(y, r, x, rows, cols, eps);                                                                 \
+    extern "C" __global__ void rms_norm_forward_##VECTORS(bf16* y, float* r, const bf16* x, const u32* which,       \
+                                                          u32 rows, u32 cols, float eps) {                          \
+        forward<VECTORS>(y, r, x, which, rows, cols, eps);                                                          \
     }                                                                                                               \
     extern "C" __global__ void rms_norm_backward_##VECTORS(bf16* dx, const bf16* dy, const bf16* y, const float* r, \
                                                            u32 rows, u32 cols, u32 add) {                           \

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::RotaryTable;
 use crate::Tensor;
-use crate::cuda::{Buffer, Cuda, Dtype, blocks, sources};
+use crate::cuda::{Cuda, Dtype, blocks, sources};
 use crate::ops::EPS;
 
 const THREADS: u32 = 256;
@@ -17,7 +17,7 @@ pub fn forward(
     let (h, d) = head(x);
     let y = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
     let r = Tensor::unwritten(gpu, Dtype::F32, &[x.rows()]);
-    let ([cos, sin], positions) = (on_gpu(gpu, table), gpu.positions(positions));
+    let ([cos, sin], positions) = (table.on_gpu(gpu), gpu.positions(positions));
     let kernel = gpu.kernel(sources::rotary_qk_norm, &format!("rotary_qk_norm_forward_{d}"));
     let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).ptr(cos.ptr()).ptr(sin.ptr());
     let launch = launch.ptr(positions.ptr()).u32(h).u32(x.rows()).f32(EPS);
@@ -36,7 +36,7 @@ pub fn backward(
     positions: &Arc<[usize]>,
 ) {
     let (h, d) = head(y);
-    let ([cos, sin], positions) = (on_gpu(gpu, table), gpu.positions(positions));
+    let ([cos, sin], positions) = (table.on_gpu(gpu), gpu.positions(positions));
     let kernel = gpu.kernel(sources::rotary_qk_norm, &format!("rotary_qk_norm_backward_{d}"));
     let launch = kernel.ptr(dx.ptr_mut()).ptr(dy.bf16_ptr()).ptr(y.bf16_ptr()).ptr(r.ptr());
     let launch = launch.ptr(cos.ptr()).ptr(sin.ptr()).ptr(positions.ptr());
@@ -50,8 +50,4 @@ fn head(x: &Tensor) -> (usize, usize) {
     let (h, d) = (x.shape()[2], x.shape()[3]);
     assert!(d == 64 || d == 128, "rotary on CUDA: head_dim {d}; 64 and 128 work");
     (h, d)
-}
-
-fn on_gpu<'a>(gpu: &Arc<Cuda>, table: &'a RotaryTable) -> &'a [Buffer; 2] {
-    table.on_gpu.get_or_init(|| [&table.cos, &table.sin].map(|values| gpu.upload(values, Dtype::F32)))
 }

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::cuda::Buffer;
+use crate::cuda::{Buffer, Cuda, Dtype};
 use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
@@ -36,6 +36,15 @@ impl RotaryTable {
 
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half
+    }
+
+    pub fn head_dim(&self) -> usize {
+        2 * self.half
+    }
+
+    /// cos and sin on the GPU.
+    pub(crate) fn on_gpu(&self, gpu: &Arc<Cuda>) -> &[Buffer; 2] {
+        self.on_gpu.get_or_init(|| [&self.cos, &self.sin].map(|values| gpu.upload(values, Dtype::F32)))
     }
 
     /// (cos, sin) of one position, each (D/2).

@@ -6,14 +6,14 @@
 //! averaged over all sampled tokens of the step.
 
 mod policy;
-mod rollouts;
+pub mod rollouts;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use nanochat_tensor::profile::part;
-use nanochat_tensor::{Device, Rng};
+use nanochat_tensor::{Comm, Device, Rng};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -23,10 +23,13 @@ use super::run::{Run, RunSettings};
 use super::source::SourceArgs;
 use crate::batch::{Batch, Row};
 use crate::checkpoint::{self, Stage};
+use crate::config::GptConfig;
+use crate::engine::Engine;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, read_metrics};
 use crate::mixture::MixtureArgs;
 use crate::optim::{Moment, Optimizer, Rates};
+use crate::ranks;
 use crate::report::{Column, Section};
 use crate::sampler::SampleOptions;
 use crate::schedule::Schedule;
@@ -50,9 +53,9 @@ pub struct RlSettings {
     /// Answers to each question
     #[arg(long, value_parser = values::count, default_value_t = 16)]
     pub num_samples: usize,
-    /// Answers in one forward pass of training
-    #[arg(long, value_parser = values::count, default_value_t = 8)]
-    pub device_batch_size: usize,
+    /// Answers in one forward pass of training [default: 8; on a GPU 32]
+    #[arg(long, value_parser = values::count)]
+    pub device_batch_size: Option<usize>,
     /// Times to go through the questions
     #[arg(long, default_value_t = 1.0)]
     pub num_epochs: f64,
@@ -105,6 +108,8 @@ struct Position {
     reference: PathBuf,
 }
 
+const CPU_DEVICE_BATCH: usize = 8;
+const GPU_DEVICE_BATCH: usize = 32;
 /// First part of the keys of the questions' shuffles.
 const QUESTIONS: u64 = 3;
 /// Streams of held-out answers begin here, far from those of training.
@@ -112,20 +117,24 @@ const EVAL_STREAMS: u64 = 1 << 40;
 /// Held-out answers that the report shows.
 const SHOWN: usize = 6;
 
-pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()> {
+pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let tag = settings.run.model_tag.as_deref();
     let source = settings.source.load(base_dir, tag, &[Stage::Sft, Stage::Mid])?;
     let (tokenizer, context) = (source.tokenizer, source.model.config.sequence_len);
-    fit::check(&source.model.config, settings.device_batch_size, settings.run.recompute, device)?;
     let mixtures = settings.mixture.open("rl", base_dir)?;
     let read = |mixture| read_problems(mixture, &tokenizer, context, settings.max_new_tokens);
     let ((problems, left_out), (mut held_out, _)) = (read(&mixtures[0])?, read(&mixtures[1])?);
     held_out.truncate(settings.eval_examples);
+    let longest = problems.iter().chain(&held_out).map(|problem| problem.prompt.len()).max().unwrap_or(0);
+    let sizes = GptConfig { sequence_len: longest + settings.max_new_tokens, ..source.model.config };
+    let rows = device_batch_size(settings, device);
+    fit::check(&sizes, rows, settings.run.recompute, device, comm.world_size())?;
     let questions = problems.len();
     let num_iterations = num_iterations(settings, questions)?;
 
-    let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings)?;
-    let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0);
+    let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings, comm)?;
+    run.say(&format!("starting from {}", source.folder.display()));
+    let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
     let (mut model, optimizer, position) = run.restore(&tokenizer, device, || source.model, new_optimizer)?;
     model.recompute = settings.run.recompute;
     model.compute = settings.run.precision.into();
@@ -138,19 +147,21 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
         false => None,
     };
     let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };
-    eprintln!(
+    run.say(&format!(
         "{}: {questions} questions ({left_out} too long), {num_iterations} steps of {} with {} answers each",
         source.tag, settings.examples_per_step, settings.num_samples
-    );
+    ));
     let mut section = Section { column: Some(Column::Rl), ..Section::new("Reinforcement learning") };
     section.results.insert("questions".into(), questions.into());
     run.show_progress("rl", num_iterations);
-    let mut learner = Learner { settings, tokenizer: &tokenizer, model, optimizer, reference };
+    let answers = settings.examples_per_step * settings.num_samples;
+    let (engine, longest, tokenizer) = (None, sizes.sequence_len, &tokenizer);
+    let mut learner = Learner { settings, tokenizer, model, optimizer, reference, engine, answers, longest };
 
     for step in run.first_step()..=num_iterations {
         let last = step == num_iterations;
         if run.is_save_due(step, last) {
-            run.save(step, &learner.model, &tokenizer, &learner.optimizer, json!(position))?;
+            run.save(step, &learner.model, tokenizer, &learner.optimizer, json!(position))?;
         }
         if run.is_interrupted() && !last {
             return Err(run.interrupted(step));
@@ -166,8 +177,18 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device) -> Result<()
         let asked = questions_of(step, &problems, settings);
         learner.step(&mut run, step, &asked, schedule.at(step))?;
     }
-    note_beginning(&run, &mut section)?;
+    if comm.is_first() {
+        note_beginning(&run, &mut section)?;
+    }
     run.finish(base_dir, section)
+}
+
+fn device_batch_size(settings: &RlSettings, device: &Device) -> usize {
+    settings.device_batch_size.unwrap_or_else(|| default_device_batch(device))
+}
+
+pub fn default_device_batch(device: &Device) -> usize {
+    if matches!(device, Device::Cpu) { CPU_DEVICE_BATCH } else { GPU_DEVICE_BATCH }
 }
 
 fn num_iterations(settings: &RlSettings, questions: usize) -> Result<usize> {
@@ -214,6 +235,11 @@ struct Learner<'a> {
     model: Gpt,
     optimizer: Optimizer,
     reference: Option<Gpt>,
+    /// Kept on a GPU, where it holds weights of its own.
+    engine: Option<Engine<'a>>,
+    /// At a time, and tokens of the longest with its question.
+    answers: usize,
+    longest: usize,
 }
 
 impl Learner<'_> {
@@ -221,9 +247,8 @@ impl Learner<'_> {
     fn step(&mut self, run: &mut Run, step: usize, problems: &[&Problem], moment: Moment) -> Result<()> {
         let started = Instant::now();
         let stream = (step * problems.len()) as u64;
-        let sampling = self.sampling(self.settings.num_samples);
-        let answer = || roll_out(&self.model, self.tokenizer, problems, sampling, stream);
-        let groups = part("answering", answer)?;
+        let samples = self.settings.num_samples;
+        let groups = part("answering", || self.answer(problems, samples, stream, &run.comm))?;
         let generated = started.elapsed().as_secs_f64();
         let answers = || groups.iter().flatten();
         let n = answers().count() as f64;
@@ -250,6 +275,27 @@ impl Learner<'_> {
         run.log_rollouts(step, &values, message)
     }
 
+    fn answer(
+        &mut self,
+        problems: &[&Problem],
+        samples: usize,
+        stream: u64,
+        comm: &Comm,
+    ) -> Result<Vec<Vec<Rollout>>> {
+        let mut engine = match self.engine.take() {
+            Some(mut engine) => {
+                engine.refresh(&self.model);
+                engine
+            }
+            None => rollouts::engine(&self.model, Some(self.tokenizer), self.answers, self.longest),
+        };
+        let sampling = self.sampling(samples);
+        let groups = roll_out(&mut engine, self.tokenizer, problems, sampling, stream, comm)?;
+        // On the CPU it shares the embedding, which the update is about to change.
+        self.engine = Some(engine).filter(|_| !matches!(self.model.device(), Device::Cpu));
+        Ok(groups)
+    }
+
     /// Nothing (None) where no question had both better and worse answers.
     fn update(
         &mut self,
@@ -261,10 +307,9 @@ impl Learner<'_> {
         let objective = Objective { clip_ratio: settings.clip_ratio, kl_coef: settings.kl_coef };
         let mut answers = weighted_by_advantage(groups, settings.kl_coef > 0.0);
         answers.sort_by_key(|answer| answer.row.ids.len());
-        let context = self.model.config.sequence_len;
-        let batches: Vec<(Batch, Vec<bool>)> =
-            answers.chunks(settings.device_batch_size).map(|answers| batch(answers, context)).collect();
-        if batches.is_empty() {
+        let device_batch_size = device_batch_size(settings, &self.model.device());
+        let batches = batches(&answers, device_batch_size, &self.model, self.optimizer.comm());
+        if answers.is_empty() {
             return Ok(None);
         }
         let on_policy = settings.updates_per_step == 1 && self.reference.is_none();
@@ -299,7 +344,7 @@ impl Learner<'_> {
 
     /// pass@1, 2, 4, … of held-out questions, logged and into the section.
     fn evaluate(
-        &self,
+        &mut self,
         run: &mut Run,
         step: usize,
         problems: &[Problem],
@@ -307,14 +352,14 @@ impl Learner<'_> {
     ) -> Result<()> {
         let n = self.settings.eval_samples;
         let problems: Vec<&Problem> = problems.iter().collect();
-        let groups = roll_out(&self.model, self.tokenizer, &problems, self.sampling(n), EVAL_STREAMS)?;
+        let groups = self.answer(&problems, n, EVAL_STREAMS, &run.comm)?;
         let right = |group: &Vec<Rollout>| group.iter().filter(|answer| answer.reward > 0.0).count();
         let right: Vec<usize> = groups.iter().map(right).collect();
         let ks = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|&k| k <= n);
         let share = |k| right.iter().map(|&c| pass_at(k, c, n)).sum::<f64>() / right.len() as f64;
         let values: Vec<(String, f64)> = ks.map(|k| (format!("pass@{k}"), share(k))).collect();
         let named: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        run.metrics.log(step as u64, &named)?;
+        run.log(step, &named)?;
         let said: String = named.iter().map(|(name, value)| format!(" {name} {value:.3}")).collect();
         run.say(&format!("step {step}:{said} on {} held-out questions", problems.len()));
         for (name, value) in values {
@@ -344,7 +389,7 @@ fn is_mixed(group: &[Rollout]) -> bool {
 
 /// The answers with their advantages as weights of the sampled tokens. Those of groups that are not mixed
 /// have an advantage of 0 and are wanted `all` for a KL term only.
-fn weighted_by_advantage(groups: Vec<Vec<Rollout>>, all: bool) -> Vec<Rollout> {
+pub fn weighted_by_advantage(groups: Vec<Vec<Rollout>>, all: bool) -> Vec<Rollout> {
     let mut answers = Vec::new();
     for mut group in groups.into_iter().filter(|group| all || is_mixed(group)) {
         let mean = mean_reward(&group);
@@ -358,13 +403,19 @@ fn weighted_by_advantage(groups: Vec<Vec<Rollout>>, all: bool) -> Vec<Rollout> {
     answers
 }
 
-/// A padded batch, and which of its targets were sampled.
-fn batch(answers: &[Rollout], context: usize) -> (Batch, Vec<bool>) {
-    let rows = |weights: &dyn Fn(&Rollout) -> Vec<f32>| -> Vec<Row> {
-        answers.iter().map(|answer| Row { ids: answer.row.ids.clone(), weights: weights(answer) }).collect()
+/// Padded batches of up to `rows` answers, and which of their targets were sampled: this rank's.
+pub fn batches(answers: &[Rollout], rows: usize, model: &Gpt, comm: &Comm) -> Vec<(Batch, Vec<bool>)> {
+    let (context, device) = (model.config.sequence_len, model.device());
+    let padded = |answers: &[Rollout], weights: &dyn Fn(&Rollout) -> Vec<f32>| {
+        let row = |answer: &Rollout| Row { ids: answer.row.ids.clone(), weights: weights(answer) };
+        let all: Vec<Row> = answers.iter().map(row).collect();
+        Batch::padded(&all, context, 0).regular(&device, rows, context)
     };
-    let batch = Batch::padded(&rows(&|answer| answer.row.weights.clone()), context, 0);
-    let marks = |answer: &Rollout| answer.sampled.iter().map(|&s| f32::from(u8::from(s))).collect();
-    let marks = Batch::padded(&rows(&marks), context, 0).weights;
-    (batch, marks.into_iter().map(|mark| mark > 0.0).collect())
+    let batch = |answers: &[Rollout]| {
+        let marks = |answer: &Rollout| answer.sampled.iter().map(|&s| f32::from(u8::from(s))).collect();
+        let sampled = padded(answers, &marks).weights.into_iter().map(|mark| mark > 0.0).collect();
+        (padded(answers, &|answer| answer.row.weights.clone()), sampled)
+    };
+    let chunks: Vec<&[Rollout]> = answers.chunks(rows).collect();
+    ranks::mine(comm, chunks.len()).map(|i| batch(chunks[i])).collect()
 }

@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
-use nanochat_tensor::Device;
+use nanochat_tensor::{Comm, Device, PAGE};
 use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
 
 use crate::answer;
 use crate::batch::Row;
@@ -12,10 +13,8 @@ use crate::conversation::{ConversationError, Role};
 use crate::engine::{Completion, Engine, EngineOptions, Finish, Request};
 use crate::gpt::Gpt;
 use crate::mixture::Mixture;
+use crate::ranks;
 use crate::sampler::SampleOptions;
-
-/// Most memory for keys and values on a GPU, taken as it is needed: 450 tokens of 256 rows at depth 20 are 12 GB.
-const GPU_CACHE: usize = 16 << 30;
 
 /// A question as the model sees it.
 pub struct Problem<'m> {
@@ -60,6 +59,7 @@ pub fn read_problems<'m>(
 }
 
 /// One sampled answer.
+#[derive(Serialize, Deserialize)]
 pub struct Rollout {
     pub row: Row,
     /// (the row's tokens) Which the model has chosen by itself: what it is trained on.
@@ -76,24 +76,25 @@ pub struct Sampling {
     pub options: SampleOptions,
 }
 
-/// Answers to `problems`, `[problem][sample]`. Random streams are told apart by `stream` + the problem's number.
+/// Answers to `problems`, `[problem][sample]`, each problem answered by the rank it belongs to. Random streams are told
+/// apart by `stream` + the problem's number.
 pub fn roll_out(
-    model: &Gpt,
+    engine: &mut Engine,
     tokenizer: &Tokenizer,
     problems: &[&Problem],
     sampling: Sampling,
     stream: u64,
+    comm: &Comm,
 ) -> Result<Vec<Vec<Rollout>>> {
     let Sampling { samples, max_new_tokens: max_tokens, options } = sampling;
     let name = "<|assistant_end|>";
     let end = tokenizer.special(name).ok_or(ConversationError::NoSpecial(name))?;
-    let request = |(i, problem): (usize, &&Problem)| {
-        let prompt = problem.prompt.clone();
+    let mine = ranks::mine(comm, problems.len());
+    let request = |i: usize| {
+        let prompt = problems[i].prompt.clone();
         Request { prompt, samples, max_tokens, options, stream: stream + i as u64 }
     };
-    let requests: Vec<Request> = problems.iter().enumerate().map(request).collect();
-    let options = engine_options(model, requests.len() * samples);
-    let mut engine = Engine::with_options(model, Some(tokenizer), options);
+    let requests: Vec<Request> = mine.clone().map(request).collect();
     let answers = engine.generate(&requests, |_| ControlFlow::Continue(()));
     let rollout = |problem: &Problem, completion: Completion| {
         let text = answer::visible_text(tokenizer, &completion.ids);
@@ -108,20 +109,26 @@ pub fn roll_out(
         }
         Ok(Rollout { row: Row { weights: vec![0.0; ids.len()], ids }, sampled, text, reward })
     };
-    let group = |(problem, group): (&&Problem, Vec<Completion>)| {
-        group.into_iter().map(|completion| rollout(problem, completion)).collect()
+    let group = |(i, group): (usize, Vec<Completion>)| {
+        group.into_iter().map(|completion| rollout(problems[i], completion)).collect()
     };
-    problems.iter().zip(answers).map(group).collect()
+    let groups = mine.zip(answers).map(group).collect::<Result<Vec<Vec<Rollout>>>>()?;
+    Ok(ranks::gather(comm, groups))
 }
 
-/// A GPU is full with a few hundred rows only.
-fn engine_options(model: &Gpt, rows: usize) -> EngineOptions {
-    match model.device() {
-        Device::Cpu => EngineOptions::default(),
-        Device::Cuda(_) => {
-            EngineOptions { max_rows: rows.min(1_024), cache_bytes: GPU_CACHE, ..EngineOptions::default() }
-        }
-    }
+/// An engine for so many answers at a time. On a GPU its cache is taken at once: no more of it than they can fill,
+/// since training needs the rest.
+pub fn engine<'t>(
+    model: &Gpt,
+    tokenizer: Option<&'t Tokenizer>,
+    answers: usize,
+    longest: usize,
+) -> Engine<'t> {
+    let options = EngineOptions::for_batch(&model.device(), answers);
+    let Device::Cuda(_) = model.device() else { return Engine::with_options(model, tokenizer, options) };
+    let token_bytes = 2 * 2 * model.config.n_layer * model.config.kv_dim(); // keys and values in bf16
+    let cache_bytes = options.max_rows * longest.next_multiple_of(PAGE) * token_bytes;
+    Engine::with_options(model, tokenizer, EngineOptions { cache_bytes, ..options })
 }
 
 /// The probability that one of k answers drawn from n, of which c are right, is right: 1 − C(n−c, k) / C(n, k)

@@ -1,0 +1,98 @@
+//! Archives of the sets: unpacked beside themselves, within bounds.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use nanochat::atomic_file;
+use zip::ZipArchive;
+
+/// Several times what the largest of the sets holds.
+const MOST_FILES: usize = 20_000;
+const MOST_BYTES: u64 = 2 << 30;
+
+/// Unpacks a zip into the folder it lies in. A name that leads out of the folder, or more than the bounds allow, is refused.
+pub fn unzip(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let broken = || format!("{shown} is not a whole zip archive; delete it and run the command again");
+    let file = File::open(path).with_context(|| format!("failed to read {shown}"))?;
+    let mut archive = ZipArchive::new(file).with_context(broken)?;
+    if archive.len() > MOST_FILES {
+        bail!("{shown} holds {} files; the most that are unpacked are {MOST_FILES}", archive.len());
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut left = MOST_BYTES;
+    for i in 0..archive.len() {
+        let entry = archive.by_index(i).with_context(broken)?;
+        let Some(name) = entry.enclosed_name() else {
+            bail!("{shown} has a file {:?}, which is no path inside a folder", entry.name());
+        };
+        if entry.is_dir() || entry.is_symlink() || name.starts_with("__MACOSX") {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        entry.take(left + 1).read_to_end(&mut bytes).with_context(broken)?;
+        left = left.checked_sub(bytes.len() as u64).with_context(|| {
+            format!("{shown} unpacks to more than {} GB, which is no such set", MOST_BYTES >> 30)
+        })?;
+        let target = folder.join(name);
+        atomic_file::write(&target, &bytes)
+            .with_context(|| format!("failed to write {}", target.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    fn zip(path: &Path, files: &[(&str, &[u8])]) {
+        let mut writer = ZipWriter::new(File::create(path).unwrap());
+        for (name, bytes) in files {
+            writer.start_file(*name, SimpleFileOptions::default()).unwrap();
+            writer.write_all(bytes).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    #[test]
+    fn files_lie_beside_the_archive() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("set.zip");
+        let long = "问".repeat(100_000);
+        zip(&path, &[("dev/法律.csv", long.as_bytes()), ("core.yaml", b"x"), ("__MACOSX/._core", b"")]);
+        for _ in 0..2 {
+            unzip(&path).unwrap();
+            assert_eq!(fs::read_to_string(temp.path().join("dev/法律.csv")).unwrap(), long);
+            assert_eq!(fs::read(temp.path().join("core.yaml")).unwrap(), b"x");
+            assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 3);
+        }
+    }
+
+    #[test]
+    fn what_is_no_honest_archive_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let (path, inner) = (temp.path().join("in/set.zip"), temp.path().join("in"));
+        fs::create_dir(&inner).unwrap();
+        zip(&path, &[("../out.csv", b"x")]);
+        assert!(unzip(&path).unwrap_err().to_string().contains("no path inside"));
+        assert!(!temp.path().join("out.csv").exists());
+        zip(&path, &[("a.csv", &vec![b'a'; 100_000])]);
+        let mut bytes = fs::read(&path).unwrap();
+        for cut in [0, 10, bytes.len() / 2, bytes.len() - 1] {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            assert!(format!("{:#}", unzip(&path).unwrap_err()).contains("delete it"), "{cut}");
+        }
+        bytes[60] ^= 0xff; // inside the compressed text
+        fs::write(&path, &bytes).unwrap();
+        assert!(unzip(&path).is_err());
+        assert!(!inner.join("a.csv").exists());
+    }
+}

@@ -1,0 +1,93 @@
+//! `nanochat eval exam`.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use nanochat::checkpoint::Stage;
+use nanochat::exam_eval;
+use nanochat::report::{Section, log_section};
+use nanochat::score::Score;
+use nanochat::tasks::{EXAMS, Exam, Folders, TaskError};
+use nanochat_tensor::{Comm, Device};
+use serde_json::{Map, json};
+
+use super::row;
+use crate::chat::ModelArgs;
+
+#[derive(clap::Args)]
+pub struct ExamArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// C-Eval, CMMLU or MMLU; may be repeated [default: those that are there]
+    #[arg(long, short = 'a', value_name = "NAME")]
+    task: Vec<String>,
+    /// Folder of data sets, one folder each [default: {base-dir}/task_data]
+    #[arg(long, value_name = "FOLDER")]
+    task_dir: Option<PathBuf>,
+    /// Solved questions of the same subject before each
+    #[arg(long, default_value_t = 5)]
+    shots: usize,
+    /// Questions of each exam (0: all)
+    #[arg(long, default_value_t = 0)]
+    limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
+    let named = |name: &String| {
+        Exam::named(name).with_context(|| format!("there is no exam {name}; choose of C-Eval, CMMLU, MMLU"))
+    };
+    let exams: Vec<&Exam> = args.task.iter().map(named).collect::<Result<_>>()?;
+    let folder = args.task_dir.clone().unwrap_or_else(|| Folders::of(base_dir).sets);
+    let loaded = args.model.load_for_text(base_dir, device)?;
+    let started = Instant::now();
+    let mut scores: Vec<(&str, Score)> = Vec::new();
+    for exam in if exams.is_empty() { EXAMS.iter().collect() } else { exams } {
+        let (model, tokenizer) = (&loaded.model, &loaded.tokenizer);
+        match exam_eval::evaluate(model, tokenizer, exam, &folder, args.shots, args.limit, comm) {
+            Err(TaskError::Missing { .. }) if args.task.is_empty() => {}
+            score => scores.push((exam.name, score?)),
+        }
+    }
+    if scores.is_empty() {
+        bail!(
+            "there are no exams in {}; `nanochat data download ceval cmmlu mmlu` fetches them",
+            folder.display()
+        );
+    }
+    if !comm.is_first() {
+        return Ok(());
+    }
+    let mut section = section(&scores, args, Stage::of(&loaded.folder).unwrap_or(Stage::Base));
+    section.settings.insert("model".into(), loaded.folder.display().to_string().into());
+    section.seconds = started.elapsed().as_secs_f64();
+    log_section(base_dir, &section)?;
+    if args.json {
+        let values: Map<_, _> = scores.iter().map(|(name, score)| (name.to_string(), json!(score))).collect();
+        println!("{}", serde_json::to_string_pretty(&values)?);
+    } else {
+        scores.iter().for_each(|(name, score)| println!("{}", row(name, score)));
+    }
+    Ok(())
+}
+
+/// A base model's figures are not those of a chat that answers without examples: they have names of their own.
+fn section(scores: &[(&str, Score)], args: &ExamArgs, stage: Stage) -> Section {
+    let mut section = Section::new(&format!("Exams after {}", stage.name()));
+    section.column = Some(stage.into());
+    section.settings.insert("solved questions before each".into(), args.shots.into());
+    if args.limit > 0 {
+        section.settings.insert("questions of each exam".into(), args.limit.into());
+    }
+    for (name, score) in scores {
+        let ([low, high], Score { right, total }) = (score.interval(), score);
+        section.metrics.insert(format!("{name} {}-shot", args.shots), score.share().into());
+        section
+            .results
+            .insert(name.to_string(), format!("{right} of {total} ({low:.4} to {high:.4})").into());
+    }
+    section
+}

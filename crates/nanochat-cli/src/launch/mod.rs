@@ -1,0 +1,78 @@
+//! Ranks as processes: those that share the work of one command, whoever started them. Each meets the others
+//! and does its part.
+
+mod environment;
+#[cfg(unix)]
+mod start;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use nanochat::stages::run::Interrupted;
+use nanochat_tensor::Comm;
+use nanochat_tensor::comm::{Lost, lost};
+use nanochat_tensor::cuda::gpu_failure;
+
+pub use environment::{Started, started};
+#[cfg(unix)]
+pub use start::start;
+
+/// How long a rank that hears of a loss may take to end by its own: to delete a bad checkpoint, say.
+const OWN_END: Duration = Duration::from_secs(5);
+
+/// A run whose ranks have not all succeeded.
+#[derive(Debug, thiserror::Error)]
+#[error("{sentence}")]
+pub struct RanksFailed {
+    pub code: u8,
+    /// Empty where rank 0 has said all that there is to say.
+    sentence: String,
+}
+
+#[cfg(not(unix))]
+pub fn start(_: usize, _: &[String]) -> Result<()> {
+    anyhow::bail!(
+        "--gpus starts processes on Unix only; start the ranks yourself, with RANK, WORLD_SIZE and MASTER_ADDR set"
+    )
+}
+
+/// Meets the other ranks, does `work` as one of them, and tells them if it fails.
+pub fn take_part(started: Option<Started>, work: impl FnOnce(&Comm) -> Result<()>) -> Result<()> {
+    let Some(Started { place, .. }) = started else { return work(&Comm::alone()) };
+    leave_multicast_off();
+    let comm = Comm::join(&place, Arc::new(end))?;
+    if !comm.is_first() {
+        crate::output::silence();
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| work(&comm)));
+    let failure = match &outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => (!error.is::<Interrupted>()).then(|| format!("{error:#}")),
+        Err(panic) => Some(gpu_failure(&**panic).unwrap_or("a bug in nanochat").to_string()),
+    };
+    comm.leave(failure.as_deref());
+    outcome.unwrap_or_else(|panic| match lost(&*panic) {
+        Some(lost) => Err(lost.clone().into()),
+        None => resume_unwind(panic),
+    })
+}
+
+/// NCCL's multicast over NVLink (NVLS) saves a tenth of an all-reduce at best, and a process killed in the midst of it can leave the switches
+/// of the machine in a state that only a reset mends: off, unless somebody wants it.
+fn leave_multicast_off() {
+    const NVLS: &str = "NCCL_NVLS_ENABLE";
+    if std::env::var_os(NVLS).is_none() {
+        // SAFETY: called before this process has another thread, or a library that reads variables.
+        unsafe { std::env::set_var(NVLS, "0") };
+    }
+}
+
+/// Another rank is lost. The thread at work may hang in its GPU, so the process ends without it.
+fn end(lost: &Lost) {
+    thread::sleep(OWN_END);
+    eprintln!("error: {lost}");
+    signal_hook::low_level::exit(1)
+}

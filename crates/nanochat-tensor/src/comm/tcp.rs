@@ -1,0 +1,220 @@
+//! Ranks of several processes over sockets: a star with rank 0 in its middle. Bytes of the host go this way, and on
+//! the CPU tensors too. A thread for each connection reads all the time, so that a rank that dies is noticed when its
+//! socket closes, whatever the ranks are doing; a machine that dies, by its silence.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::rendezvous::Met;
+use super::wire::{Kind, joined, parts, read_frame, write_frame};
+use super::{Channel, Lost, OnLost, Place};
+
+/// Every rank says that often that it is there.
+const BEAT: Duration = Duration::from_secs(2);
+/// A rank that says nothing for so long, or takes nothing, is lost.
+const SILENCE: Duration = Duration::from_secs(20);
+
+pub struct Star {
+    rank: usize,
+    world_size: usize,
+    patience: Duration,
+    peers: Vec<Peer>,
+    shared: Arc<Shared>,
+}
+
+/// A connection, as the thread at work sees it.
+struct Peer {
+    rank: usize,
+    inbox: Mutex<Receiver<Vec<u8>>>,
+}
+
+/// What the reading and beating threads share with it.
+struct Shared {
+    rank: usize,
+    writers: Vec<Writer>,
+    /// Whether this rank has said goodbye: whatever happens to the others is no concern of it any more.
+    has_left: AtomicBool,
+    lost: OnceLock<Lost>,
+    on_lost: OnLost,
+}
+
+struct Writer {
+    rank: usize,
+    stream: Mutex<TcpStream>,
+}
+
+impl Star {
+    pub fn new(met: Met, place: &Place, on_lost: OnLost) -> io::Result<Star> {
+        let (mut writers, mut peers, mut readers) = (Vec::new(), Vec::new(), Vec::new());
+        for (rank, stream) in met {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(SILENCE))?;
+            stream.set_write_timeout(Some(SILENCE))?;
+            let (sender, inbox) = channel();
+            readers.push((rank, stream.try_clone()?, sender));
+            writers.push(Writer { rank, stream: Mutex::new(stream) });
+            peers.push(Peer { rank, inbox: Mutex::new(inbox) });
+        }
+        let (has_left, lost) = (AtomicBool::new(false), OnceLock::new());
+        let shared = Arc::new(Shared { rank: place.rank, writers, has_left, lost, on_lost });
+        for (rank, stream, sender) in readers {
+            let shared = Arc::downgrade(&shared);
+            thread::Builder::new()
+                .name(format!("rank-{rank}"))
+                .spawn(move || listen(rank, stream, &sender, &shared))?;
+        }
+        let beating = Arc::downgrade(&shared);
+        thread::Builder::new().name("beat".into()).spawn(move || beat(&beating))?;
+        let Place { rank, world_size, patience, .. } = *place;
+        Ok(Star { rank, world_size, patience, peers, shared })
+    }
+
+    fn send(&self, writer: &Writer, bytes: &[u8]) -> Result<(), Lost> {
+        writer.send(Kind::Data, bytes).map_err(|error| self.shared.lose(&gone(writer.rank, &error)))
+    }
+
+    /// The next parts of a rank in an exchange.
+    fn receive(&self, peer: &Peer) -> Result<Vec<u8>, Lost> {
+        peer.inbox.lock().unwrap_or_else(|e| e.into_inner()).recv_timeout(self.patience).map_err(|error| {
+            self.shared.lose(&match error {
+                RecvTimeoutError::Timeout => {
+                    let seconds = self.patience.as_secs();
+                    format!("rank {} has kept the others waiting for {seconds} s", peer.rank)
+                }
+                RecvTimeoutError::Disconnected => format!("rank {} has ended", peer.rank),
+            })
+        })
+    }
+
+    /// Rank 0: takes everybody's parts, and gives everybody theirs.
+    fn distribute(&self, mine: &[&[u8]]) -> Result<Vec<Vec<u8>>, Lost> {
+        let frames: Vec<Vec<u8>> =
+            self.peers.iter().map(|peer| self.receive(peer)).collect::<Result<_, _>>()?;
+        let mut all = vec![mine.to_vec()];
+        for (peer, frame) in self.peers.iter().zip(&frames) {
+            all.push(self.taken_apart(peer, frame)?);
+        }
+        for writer in &self.shared.writers {
+            self.send(writer, &joined(all.iter().map(|parts| parts[writer.rank])))?;
+        }
+        Ok(all.iter().map(|parts| parts[0].to_vec()).collect())
+    }
+
+    fn taken_apart<'a>(&self, peer: &Peer, frame: &'a [u8]) -> Result<Vec<&'a [u8]>, Lost> {
+        let strange = || self.shared.lose(&format!("rank {} sent what is no exchange", peer.rank));
+        parts(frame, self.world_size).ok_or_else(strange)
+    }
+}
+
+impl Channel for Star {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world_size(&self) -> usize {
+        self.world_size
+    }
+
+    fn exchange(&self, mine: &[&[u8]]) -> Result<Vec<Vec<u8>>, Lost> {
+        if self.rank == 0 {
+            return self.distribute(mine);
+        }
+        self.send(&self.shared.writers[0], &joined(mine.iter().copied()))?;
+        let frame = self.receive(&self.peers[0])?;
+        let all = self.taken_apart(&self.peers[0], &frame)?;
+        Ok(all.into_iter().map(<[u8]>::to_vec).collect())
+    }
+
+    fn leave(&self, failure: Option<&str>) {
+        if self.shared.has_left.swap(true, Ordering::SeqCst) || self.shared.lost.get().is_some() {
+            return;
+        }
+        match failure {
+            Some(why) => self.shared.tell(Kind::Lost, &format!("rank {} has failed: {why}", self.rank)),
+            None => self.shared.tell(Kind::Bye, ""),
+        }
+    }
+}
+
+impl Drop for Star {
+    /// The readers end, and the others learn that this rank is gone, if they have not been told.
+    fn drop(&mut self) {
+        self.shared.has_left.store(true, Ordering::SeqCst);
+        for writer in &self.shared.writers {
+            let _ = writer.lock().shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Writer {
+    fn lock(&self) -> MutexGuard<'_, TcpStream> {
+        self.stream.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn send(&self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
+        write_frame(&mut *self.lock(), kind, bytes)
+    }
+}
+
+impl Shared {
+    /// The first loss: rank 0 passes it on, and what is to be done then is begun. Later ones follow from it.
+    fn lose(&self, sentence: &str) -> Lost {
+        let lost = Lost(sentence.into());
+        if self.lost.set(lost.clone()).is_ok() && !self.has_left.load(Ordering::SeqCst) {
+            if self.rank == 0 {
+                self.tell(Kind::Lost, sentence);
+            }
+            let (on_lost, lost) = (self.on_lost.clone(), lost.clone());
+            thread::spawn(move || on_lost(&lost));
+        }
+        self.lost.get().cloned().unwrap_or(lost)
+    }
+
+    fn tell(&self, kind: Kind, sentence: &str) {
+        for writer in &self.writers {
+            let _ = writer.send(kind, sentence.as_bytes()); // it may be the lost one
+        }
+    }
+}
+
+fn gone(rank: usize, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("rank {rank} has not been heard of for {} s", SILENCE.as_secs())
+        }
+        _ => format!("rank {rank} is gone: its connection is closed"),
+    }
+}
+
+/// Reads what a rank says until it leaves or is lost.
+fn listen(rank: usize, mut stream: TcpStream, inbox: &Sender<Vec<u8>>, shared: &Weak<Shared>) {
+    loop {
+        let frame = read_frame(&mut stream, u64::MAX);
+        let Some(shared) = shared.upgrade() else { return };
+        match frame {
+            Ok((Kind::Beat | Kind::Welcome, _)) => {}
+            Ok((Kind::Data, bytes)) => drop(inbox.send(bytes)), // or this rank is ending
+            Ok((Kind::Bye, _)) => return,
+            Ok((Kind::Lost, sentence)) => return drop(shared.lose(&String::from_utf8_lossy(&sentence))),
+            Err(error) => return drop(shared.lose(&gone(rank, &error))),
+        }
+    }
+}
+
+/// Says that this rank is there. While the thread at work is sending, that says it too.
+fn beat(shared: &Weak<Shared>) {
+    while let Some(shared) = shared.upgrade() {
+        for writer in &shared.writers {
+            if let Ok(mut stream) = writer.stream.try_lock() {
+                let _ = write_frame(&mut *stream, Kind::Beat, &[]); // the reader notices what is wrong
+            }
+        }
+        drop(shared);
+        thread::sleep(BEAT);
+    }
+}

@@ -1,0 +1,115 @@
+//! What ranks say to each other over a socket: frames of a kind, a length and bytes, all little-endian.
+
+use std::io::{self, Read, Write};
+
+/// The largest frame that is read: the gradients of a model of 2 billion parameters, far beyond what goes over
+/// sockets. A rank that announces more is none of ours.
+const MOST_BYTES: u64 = 8 << 30;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Still here
+    Beat,
+    /// A rank's part in an exchange
+    Data,
+    /// All ranks have come
+    Welcome,
+    /// This rank ends and is not to be missed
+    Bye,
+    /// A rank is lost, or refused: a sentence
+    Lost,
+}
+
+const KINDS: [Kind; 5] = [Kind::Beat, Kind::Data, Kind::Welcome, Kind::Bye, Kind::Lost];
+
+pub fn write_frame(to: &mut impl Write, kind: Kind, bytes: &[u8]) -> io::Result<()> {
+    let mut head = [kind as u8; 9];
+    head[1..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+    to.write_all(&head)?;
+    to.write_all(bytes)
+}
+
+/// Memory is taken as bytes arrive, so that an announced length costs nothing.
+pub fn read_frame(from: &mut impl Read, most_bytes: u64) -> io::Result<(Kind, Vec<u8>)> {
+    let mut head = [0; 9];
+    from.read_exact(&mut head)?;
+    let len = u64::from_le_bytes(head[1..].try_into().expect("eight bytes"));
+    let kind = KINDS.get(usize::from(head[0])).filter(|_| len <= most_bytes.min(MOST_BYTES));
+    let Some(&kind) = kind else { return Err(strange()) };
+    let mut bytes = Vec::new();
+    from.take(len).read_to_end(&mut bytes)?;
+    if (bytes.len() as u64) < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((kind, bytes))
+}
+
+fn strange() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "no message of a nanochat rank")
+}
+
+/// Several parts as the bytes of one frame: each after its length.
+pub fn joined<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend((part.len() as u64).to_le_bytes());
+        bytes.extend(part);
+    }
+    bytes
+}
+
+/// Takes `joined` apart; None if there are not exactly `count` parts.
+pub fn parts(mut bytes: &[u8], count: usize) -> Option<Vec<&[u8]>> {
+    let mut parts = Vec::new();
+    for _ in 0..count {
+        let (len, rest) = bytes.split_first_chunk::<8>()?;
+        let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
+        let (part, rest) = rest.split_at_checked(len)?;
+        parts.push(part);
+        bytes = rest;
+    }
+    bytes.is_empty().then_some(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn frames_come_back_as_they_were_written() {
+        let mut bytes = Vec::new();
+        for (n, kind) in KINDS.into_iter().enumerate() {
+            write_frame(&mut bytes, kind, &vec![n as u8; 100 * n]).unwrap();
+        }
+        let mut from = &bytes[..];
+        for (n, kind) in KINDS.into_iter().enumerate() {
+            assert_eq!(read_frame(&mut from, 1_000).unwrap(), (kind, vec![n as u8; 100 * n]));
+        }
+        assert!(from.is_empty());
+    }
+
+    #[test]
+    fn lengths_beyond_the_bound_are_refused_before_memory_is_taken() {
+        for len in [65, u64::MAX] {
+            let head = [&[Kind::Data as u8][..], &len.to_le_bytes()].concat();
+            let error = read_frame(&mut &head[..], 64).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_frame_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = read_frame(&mut &bytes[..], 1 << 20);
+            let _ = parts(&bytes, 3);
+        }
+
+        #[test]
+        fn parts_come_back(given in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..6)) {
+            let bytes = joined(given.iter().map(Vec::as_slice));
+            prop_assert_eq!(parts(&bytes, given.len()).unwrap(), given.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            prop_assert_eq!(parts(&bytes, given.len() + 1), None);
+        }
+    }
+}

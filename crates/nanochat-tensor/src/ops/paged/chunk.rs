@@ -1,0 +1,165 @@
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use super::*;
+
+/// Queries of a tile of attention, as in paged_attention.cu.
+const ROWS: usize = 64;
+const ATTENTION_THREADS: u32 = 128;
+const THREADS: u32 = 256;
+
+/// New tokens of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkPart<'a> {
+    pub ids: &'a [u32],
+    /// Position of the first of them.
+    pub start: usize,
+    /// Pages of the sequence, those for these tokens included.
+    pub pages: &'a [u32],
+}
+
+/// The new tokens of some sequences, N in all, and what kernels must know of them. Activations have `padded` rows, a
+/// number that products like; what lies in the rows beyond N is nobody's.
+pub struct Chunk {
+    on_gpu: Buffer, // u32, the lists one after another
+    lists: [Range<usize>; 6],
+    n: usize,
+    padded: usize,
+    /// One more than the largest id, position and page.
+    bounds: [usize; 3],
+}
+
+/// The lists of a chunk.
+#[derive(Clone, Copy)]
+enum List {
+    /// (padded), beyond N zeros.
+    Ids,
+    /// (N)
+    Positions,
+    /// (N) page · PAGE + place in the page.
+    Slots,
+    /// (kept) rows whose hidden states are asked for in the end.
+    Kept,
+    /// (tiles, 4) up to ROWS queries of one sequence: row, how many, position, where its pages begin among all pages.
+    Tiles,
+    Pages,
+}
+
+impl Chunk {
+    /// `kept`: which of the N tokens' hidden states are asked for in the end.
+    #[track_caller]
+    pub fn new(device: &Device, parts: &[ChunkPart], kept: &[usize]) -> Chunk {
+        let Device::Cuda(gpu) = device else { panic!("chunks are for a GPU") };
+        let n: usize = parts.iter().map(|part| part.ids.len()).sum();
+        let padded = n.next_multiple_of(if n <= 128 { 8 } else { 128 });
+        assert!(kept.iter().all(|&row| row < n), "rows to keep outside {n}");
+        let [mut ids, mut positions, mut slots] = [(); 3].map(|()| Vec::with_capacity(padded));
+        let (mut tiles, mut pages) = (Vec::new(), Vec::new());
+        for part in parts {
+            let end = part.start + part.ids.len();
+            assert!(part.pages.len() * PAGE >= end, "{} pages for {end} tokens", part.pages.len());
+            for first in (0..part.ids.len()).step_by(ROWS) {
+                let count = ROWS.min(part.ids.len() - first);
+                tiles.push([ids.len() + first, count, part.start + first, pages.len()].map(|n| n as u32));
+            }
+            ids.extend_from_slice(part.ids);
+            positions.extend((part.start..end).map(|n| n as u32));
+            let slot = |n: usize| part.pages[n / PAGE] * PAGE as u32 + (n % PAGE) as u32;
+            slots.extend((part.start..end).map(slot));
+            pages.extend_from_slice(part.pages);
+        }
+        // Who sees the most keys goes first, so that no long block is left over at the end.
+        tiles.sort_by_key(|&[_, count, position, _]| Reverse(position + count));
+        let bounds =
+            [&ids, &positions, &pages].map(|list| list.iter().max().map_or(0, |&most| most as usize + 1));
+        ids.resize(padded, 0);
+        let kept: Vec<u32> = kept.iter().map(|&row| row as u32).collect();
+        let mut all = Vec::new();
+        let lists = [&ids[..], &positions, &slots, &kept, tiles.as_flattened(), &pages].map(|list| {
+            let start = all.len();
+            all.extend_from_slice(list);
+            all.resize(all.len().next_multiple_of(4), 0); // a tile is read as 16 bytes
+            start..start + list.len()
+        });
+        Chunk { on_gpu: gpu.upload(&all, Dtype::F32), lists, n, padded, bounds }
+    }
+
+    /// wte (V, C) bf16 -> norms of the tokens' embeddings (padded, C)
+    #[track_caller]
+    pub fn embed(&self, wte: &Tensor) -> Tensor {
+        assert!(self.bounds[0] <= wte.rows(), "a token outside {:?}", wte.shape());
+        rms_norm::cuda::forward_rows(&self.gpu(), wte, self.at(List::Ids), self.padded)
+    }
+
+    /// x (padded, C) -> norms of the rows that are kept (kept, C)
+    #[track_caller]
+    pub fn keep(&self, x: &Tensor) -> Tensor {
+        assert_eq!(x.rows(), self.padded, "keep: x {:?}", x.shape());
+        rms_norm::cuda::forward_rows(&self.gpu(), x, self.at(List::Kept), self.len(List::Kept))
+    }
+
+    /// qkv (padded, (H + 2 KVH) · D): rotates and norms queries and keys; the keys and values go into the pages, the
+    /// queries stay.
+    #[track_caller]
+    pub fn enter(&self, qkv: &mut Tensor, table: &RotaryTable, cache: &mut PagedKv, layer: usize) {
+        let (h, kvh, d) = self.heads(qkv, cache);
+        assert_eq!(table.head_dim(), d, "enter: the table is of another head_dim");
+        let [_, last, pages] = self.bounds;
+        assert!(
+            last <= table.positions() && pages <= cache.pages(),
+            "a position or a page that is not there"
+        );
+        let (gpu, heads) = (self.gpu(), self.n * (h + 2 * kvh));
+        let [cos, sin] = table.on_gpu(&gpu);
+        let launch = gpu.kernel(sources::paged, &format!("paged_enter_{d}")).ptr(qkv.ptr_mut());
+        let launch = launch.ptr(cache.k(layer)).ptr(cache.v(layer)).ptr(cos.ptr()).ptr(sin.ptr());
+        let launch = launch.ptr(self.at(List::Positions)).ptr(self.at(List::Slots));
+        let launch = launch.u32(h).u32(kvh).u32(heads).f32(EPS);
+        // SAFETY: qkv holds a head for each D / 8 threads; positions and pages are inside table and cache; parts with a
+        // page in common do not write to it, by the caller's word.
+        unsafe { launch.run(blocks(heads * d / 8, THREADS), THREADS, 0) }
+    }
+
+    /// Attention of the queries in qkv (padded, (H + 2 KVH) · D) over their sequences' pages -> (padded, H · D)
+    #[track_caller]
+    pub fn attend(&self, qkv: &Tensor, cache: &PagedKv, layer: usize) -> Tensor {
+        let (h, kvh, d) = self.heads(qkv, cache);
+        assert!(self.bounds[2] <= cache.pages(), "a page that is not there");
+        let gpu = self.gpu();
+        let y = Tensor::unwritten(&gpu, Dtype::Bf16, &[self.padded, h * d]);
+        let launch = gpu.kernel(sources::paged_attention, &format!("paged_attention_{d}")).ptr(y.ptr());
+        let launch = launch.ptr(qkv.bf16_ptr()).ptr(cache.k(layer)).ptr(cache.v(layer));
+        let launch = launch.ptr(self.at(List::Tiles)).ptr(self.at(List::Pages));
+        let launch = launch.u32(h).u32(kvh).f32((d as f32).sqrt().recip());
+        let (tiles, bytes) = (self.len(List::Tiles) / 4, 5 * ROWS * d * Dtype::Bf16.size());
+        // SAFETY: a block for each tile and head; the tiles' rows are below N, and their pages in the cache.
+        unsafe { launch.run([h, tiles, 1], ATTENTION_THREADS, bytes as u32) }
+        y
+    }
+
+    #[track_caller]
+    fn heads(&self, qkv: &Tensor, cache: &PagedKv) -> (usize, usize, usize) {
+        let (kvh, d) = (cache.kv_heads(), cache.head_dim());
+        assert!(d == 64 || d == 128, "attention on CUDA: head_dim {d}; 64 and 128 work");
+        let h = (qkv.cols() / d).saturating_sub(2 * kvh);
+        assert!(
+            qkv.rows() == self.padded && qkv.cols() == (h + 2 * kvh) * d && h > 0 && h.is_multiple_of(kvh),
+            "qkv {:?} of {} tokens for {kvh} key heads of {d}",
+            qkv.shape(),
+            self.padded
+        );
+        (h, kvh, d)
+    }
+
+    fn gpu(&self) -> Arc<Cuda> {
+        self.on_gpu.gpu().clone()
+    }
+
+    fn at(&self, list: List) -> u64 {
+        self.on_gpu.ptr() + (self.lists[list as usize].start * size_of::<u32>()) as u64
+    }
+
+    fn len(&self, list: List) -> usize {
+        self.lists[list as usize].len()
+    }
+}

@@ -1,0 +1,149 @@
+//! Choice of tokens on a GPU, from the logits that lie there: penalties, top-k, temperature, min-p, top-p, in this order,
+//! as the engine's sampler on the CPU does it. Only the chosen ids travel.
+//!
+//! Generation only: nothing is recorded.
+
+use crate::Tensor;
+use crate::cuda::{Buffer, Cuda, Dtype, sources};
+use std::sync::Arc;
+
+const THREADS: u32 = 1_024;
+
+/// The most of the likeliest tokens whose log-probabilities are given.
+pub const MOST_LOGPROBS: usize = 1_024;
+
+/// How one token is chosen. The options have the meanings and the bounds of the CPU's.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// The row of logits to choose from; several may choose from one.
+    pub row: usize,
+    /// The random choice, in [0, 1).
+    pub uniform: f64,
+    pub temperature: f32,
+    pub top_k: usize,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub penalties: Option<Penalties<'a>>,
+}
+
+/// What makes tokens less likely that were there before.
+#[derive(Clone, Copy, Debug)]
+pub struct Penalties<'a> {
+    pub repetition: f32,
+    pub presence: f32,
+    pub frequency: f32,
+    pub prompt: &'a [u32],
+    pub answer: &'a [u32],
+}
+
+/// Tokens chosen on the GPU.
+pub struct Chosen(Buffer); // (choices) u32
+
+impl Chosen {
+    /// The ids; waits for the GPU.
+    pub fn ids(&self) -> Vec<u32> {
+        let mut ids = vec![0; self.0.len()];
+        self.0.gpu().download(self.0.ptr(), &mut ids);
+        ids
+    }
+
+    /// Given ones, to ask for their log-probabilities.
+    pub fn from_ids(logits: &Tensor, ids: &[u32]) -> Chosen {
+        Chosen(logits.buffer().gpu().upload(ids, Dtype::F32))
+    }
+}
+
+/// Chooses from logits (rows, V), f32 on a GPU.
+#[track_caller]
+pub fn choose(logits: &Tensor, choices: &[Choice]) -> Chosen {
+    let gpu = logits.buffer().gpu();
+    let (rows, v) = shape(logits);
+    let (changed, penalized) = penalize(gpu, logits, choices);
+    let mut words: Vec<u32> = Vec::with_capacity(8 * choices.len());
+    let mut changed_rows = 0;
+    for c in choices {
+        assert!(c.row < rows, "a choice from row {} of {rows}", c.row);
+        changed_rows += u32::from(c.penalties.is_some());
+        let of_changed = if c.penalties.is_some() { changed_rows } else { 0 };
+        let top_k = c.top_k.min(v) as u32;
+        let [low, high] = [c.uniform.to_bits() as u32, (c.uniform.to_bits() >> 32) as u32];
+        let floats = [c.temperature, c.top_p, c.min_p].map(f32::to_bits);
+        words.extend([c.row as u32, top_k, floats[0], floats[1], floats[2], of_changed, low, high]);
+    }
+    let (choices_on_gpu, chosen) = (gpu.upload(&words, Dtype::F32), gpu.alloc(choices.len(), Dtype::F32));
+    let launch = gpu.kernel(sources::sample, "sample_choose").ptr(chosen.ptr()).ptr(logits.ptr());
+    let launch = launch.ptr(changed.as_ref().map_or(0, Buffer::ptr)).ptr(choices_on_gpu.ptr()).u32(v);
+    debug_assert_eq!(changed_rows as usize, penalized);
+    // SAFETY: a block for each choice, whose rows of `logits` and `changed` exist.
+    unsafe { launch.run([choices.len(), 1, 1], THREADS, 0) }
+    Chosen(chosen)
+}
+
+/// Copies of the rows that penalties change, one for each choice that has any, and how many these are.
+fn penalize(gpu: &Arc<Cuda>, logits: &Tensor, choices: &[Choice]) -> (Option<Buffer>, usize) {
+    let v = logits.cols();
+    let (mut words, mut seen): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+    for (choice, p) in choices.iter().filter_map(|choice| Some((choice, choice.penalties?))) {
+        let sizes = [choice.row, seen.len(), p.prompt.len(), p.answer.len()].map(|n| n as u32);
+        words.extend(sizes.into_iter().chain([p.repetition, p.presence, p.frequency].map(f32::to_bits)));
+        seen.extend_from_slice(p.prompt);
+        seen.extend_from_slice(p.answer);
+    }
+    let count = words.len() / 7;
+    if count == 0 {
+        return (None, 0);
+    }
+    let (changed, counts) = (gpu.alloc(count * v, Dtype::F32), gpu.zeros(count * v, Dtype::F32));
+    let [words, seen] = [words, seen].map(|values| gpu.upload(&values, Dtype::F32));
+    let launch = gpu.kernel(sources::sample, "sample_penalize").ptr(changed.ptr()).ptr(counts.ptr());
+    let launch = launch.ptr(logits.ptr()).ptr(words.ptr()).ptr(seen.ptr()).u32(v);
+    // SAFETY: a block for each copy of a row; the tokens of each lie where its words say, and the kernel passes
+    // over those outside the vocabulary.
+    unsafe { launch.run([count, 1, 1], THREADS, 0) }
+    (Some(changed), count)
+}
+
+/// Natural logarithms of probabilities.
+pub struct LogProbabilities {
+    pub chosen: f32,
+    /// The likeliest tokens, likeliest first; of equals the smaller id.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Of each chosen token, after the row of logits (rows, V) that is named for it; and of the `top` likeliest of the row,
+/// MOST_LOGPROBS at most. Waits for the GPU.
+#[track_caller]
+pub fn log_probabilities(
+    logits: &Tensor,
+    of: &[usize],
+    chosen: &Chosen,
+    top: usize,
+) -> Vec<LogProbabilities> {
+    let gpu = logits.buffer().gpu();
+    let (rows, v) = shape(logits);
+    assert!(top <= MOST_LOGPROBS, "log-probabilities of {top} tokens; {MOST_LOGPROBS} can be had");
+    assert_eq!(of.len(), chosen.0.len(), "a row for each chosen token");
+    assert!(of.iter().all(|&row| row < rows), "rows outside {rows}");
+    let width = 1 + 2 * top;
+    let of_rows: Vec<u32> = of.iter().map(|&row| row as u32).collect();
+    let (of_rows, out) = (gpu.upload(&of_rows, Dtype::F32), gpu.alloc(of.len() * width, Dtype::F32));
+    let launch = gpu.kernel(sources::sample, "sample_log_probabilities").ptr(out.ptr()).ptr(logits.ptr());
+    let launch = launch.ptr(of_rows.ptr()).ptr(chosen.0.ptr()).u32(v).u32(top);
+    // SAFETY: a block for each chosen token, all of them and their rows being there; out holds `width` values for each.
+    unsafe { launch.run([of.len(), 1, 1], THREADS, 0) }
+    let mut values = vec![0.0f32; out.len()];
+    gpu.download(out.ptr(), &mut values);
+    let of_token = |values: &[f32]| {
+        let (ids, logprobs) = values[1..].split_at(top);
+        let pairs = ids.iter().map(|id| id.to_bits()).zip(logprobs.iter().copied());
+        LogProbabilities { chosen: values[0], top: pairs.take_while(|&(id, _)| (id as usize) < v).collect() }
+    };
+    values.chunks_exact(width).map(of_token).collect()
+}
+
+#[track_caller]
+fn shape(logits: &Tensor) -> (usize, usize) {
+    let &[rows, v] = logits.shape() else { panic!("logits (rows, V), found {:?}", logits.shape()) };
+    assert!(logits.dtype() == Dtype::F32 && v > 0, "logits are float32");
+    (rows, v)
+}

@@ -1,0 +1,305 @@
+// A token from a row of logits, one block a choice. Nothing is sorted: every limit (the k-th largest, the edge of the
+// nucleus, the token drawn) is a binary search over the 32 bits of a logit's key, which asks how much lies at or above
+// one. Mostly a short list of the largest logits is searched: of 1,024 threads each knows the largest of its share, and
+// what the k-th of these 1,024 passes are the k largest of all, and few more.
+//
+// Probabilities are whole multiples of 2^-40 of the likeliest one's: sums have no order, so every run draws the same.
+
+#define THREADS 1024
+#define LISTED 2048  // keys of a list; more tokens than that may be alike, and are then searched where they lie
+#define ONE 1099511627776.0f
+
+struct Choice {
+    u32 row, top_k;
+    float temperature, top_p, min_p;
+    u32 changed;  // 1 + its row among those changed by penalties; 0: the model's own
+    double uniform;
+};
+
+// Order of unsigned keys is that of logits; NaN counts as minus infinity. No key is 0.
+__device__ inline u32 key_of(float z) {
+    z = z != z ? -INFINITY_F : z + 0.0f;  // one zero
+    u32 bits = __float_as_uint(z);
+    return bits ^ ((u32)((int)bits >> 31) | 0x80000000u);
+}
+__device__ inline float logit_of(u32 key) {
+    return __uint_as_float(key ^ (key & 0x80000000u ? 0x80000000u : 0xffffffffu));
+}
+
+__device__ inline u64 sum_block(u64 x) {
+    __shared__ u64 parts[WARP];
+    for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = parts[threadIdx.x % WARP];
+    for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
+    __syncthreads();
+    return x;
+}
+
+// Tokens in the order of their ids: a row of logits, or a list taken from one.
+struct Items {
+    const float* logits;
+    const u32 *keys, *ids;
+    u32 count;
+    __device__ inline u32 key(u32 i) const { return keys ? keys[i] : key_of(logits[i]); }
+    __device__ inline u32 id(u32 i) const { return keys ? ids[i] : i; }
+};
+
+// Which tokens are left: those above a key, and of those with that key the first `ties`.
+struct Cut {
+    u32 key, ties;
+};
+
+// f of everything at or above `key` that the cut leaves.
+template <class F>
+__device__ inline u64 at_least(const Items& items, u32 key, Cut cut, F f) {
+    u64 sum = threadIdx.x == 0 && key <= cut.key && cut.ties ? cut.ties * f(cut.key) : 0;
+    u32 from = max(key, cut.key + 1);
+#pragma unroll 4
+    for (u32 i = threadIdx.x; i < items.count; i += THREADS) {
+        u32 k = items.key(i);
+        if (k >= from) sum += f(k);
+    }
+    return sum_block(sum);
+}
+
+// The largest key with f of everything at or above it no less than `need`, which all together reach.
+template <class F>
+__device__ inline u32 search(const Items& items, Cut cut, u64 need, F f) {
+    u32 key = 0;
+    for (u32 bit = 1u << 31; bit; bit >>= 1)
+        if (at_least(items, key | bit, cut, f) >= need) key |= bit;
+    return key;
+}
+
+// The first item with which the sum of f over all items before it and its own reaches `need`. Warps take parts of the
+// row one after another.
+template <class F>
+__device__ inline u32 first_to_reach(const Items& items, u64 need, F f) {
+    __shared__ u64 parts[WARP];
+    __shared__ u32 found;
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, share = (items.count + THREADS - 1) / THREADS * WARP;
+    u32 begin = min(warp * share, items.count), end = min(begin + share, items.count);
+    u64 sum = 0;
+#pragma unroll 4
+    for (u32 i = begin + lane; i < end; i += WARP) sum += f(items.key(i));
+    for (int offset = WARP / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+    if (lane == 0) parts[warp] = sum;
+    if (threadIdx.x == 0) found = 0;
+    __syncthreads();
+    u64 before = 0;
+    for (u32 w = 0; w < warp; w++) before += parts[w];
+    if (before < need && before + sum >= need)
+        for (u32 first = begin; first < end; first += WARP) {
+            u64 mine = first + lane < end ? f(items.key(first + lane)) : 0, upto = mine;
+            for (int offset = 1; offset < WARP; offset *= 2) {
+                u64 other = __shfl_up_sync(ALL_LANES, upto, offset);
+                if (lane >= offset) upto += other;
+            }
+            u32 reached = __ballot_sync(ALL_LANES, before + upto >= need);
+            if (reached) {
+                if (lane == 0) found = first + __ffs(reached) - 1;
+                break;
+            }
+            before += __shfl_sync(ALL_LANES, upto, WARP - 1);
+        }
+    __syncthreads();
+    return found;
+}
+
+// What the cut leaves of a row, in the order of the ids; `count` is what there is, which may be more than LISTED: then
+// nothing is listed.
+__device__ inline u32 list(const float* logits, u32 v, Cut cut, u32* keys, u32* ids) {
+    __shared__ u32 above[WARP], equal[WARP];
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, share = (v + THREADS - 1) / THREADS * WARP;
+    u32 begin = min(warp * share, v), end = min(begin + share, v);
+    u32 more = 0, same = 0;
+#pragma unroll 4
+    for (u32 i = begin + lane; i < end; i += WARP) {
+        u32 key = key_of(logits[i]);
+        more += key > cut.key;
+        same += key == cut.key;
+    }
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        more += __shfl_xor_sync(ALL_LANES, more, offset);
+        same += __shfl_xor_sync(ALL_LANES, same, offset);
+    }
+    __syncthreads();
+    if (lane == 0) above[warp] = more, equal[warp] = same;
+    __syncthreads();
+    u32 count = 0, ties = 0, my_count = 0, my_ties = 0;
+    for (u32 w = 0; w < WARP; w++) {
+        if (w == warp) my_count = count, my_ties = ties;
+        count += above[w];
+        ties += equal[w];
+    }
+    count += min(ties, cut.ties);
+    if (count > LISTED) return count;
+    if (more + same)
+        for (u32 first = begin; first < end; first += WARP) {
+            u32 key = first + lane < end ? key_of(logits[first + lane]) : 0, before = (1u << lane) - 1;
+            u32 larger = __ballot_sync(ALL_LANES, key > cut.key), alike = __ballot_sync(ALL_LANES, key == cut.key);
+            u32 tie = my_ties + __popc(alike & before), at = my_count + __popc(larger & before) + min(tie, cut.ties);
+            if (key > cut.key || key == cut.key && tie < cut.ties) keys[at] = key, ids[at] = first + lane;
+            my_count += __popc(larger);
+            my_ties += __popc(alike);
+        }
+    __syncthreads();
+    return count;
+}
+
+// The k-th largest of the threads' keys.
+__device__ inline u32 kth_of_threads(u32 mine, u32 k) {
+    u32 key = 0;
+    for (u32 bit = 1u << 31; bit; bit >>= 1)
+        if (__syncthreads_count(mine >= (key | bit)) >= k) key |= bit;
+    return key;
+}
+
+// At least the k largest of a row (all of it, if too many are alike to be listed). `mine`: the largest key of every
+// THREADS-th value from this thread's on.
+__device__ inline Items largest(const float* logits, u32 v, u32 k, u32 mine, u32* keys, u32* ids) {
+    u32 passes = k < THREADS ? kth_of_threads(mine, k) : 0;
+    if (passes == 0) return {logits, 0, 0, v};  // fewer threads than k have any
+    u32 count = list(logits, v, {passes, LISTED}, keys, ids);
+    return count < LISTED ? Items{0, keys, ids, count} : Items{logits, 0, 0, v};
+}
+
+__device__ inline u32 largest_of_thread(const float* logits, u32 v) {
+    u32 key = 0;
+#pragma unroll 8
+    for (u32 i = threadIdx.x; i < v; i += THREADS) key = max(key, key_of(logits[i]));
+    return key;
+}
+
+__device__ inline u32 max_block(u32 x) {
+    __shared__ u32 parts[WARP];
+    x = __reduce_max_sync(ALL_LANES, x);
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = __reduce_max_sync(ALL_LANES, parts[threadIdx.x % WARP]);
+    __syncthreads();
+    return x;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sample_choose(u32* chosen, const float* logits, const float* changed, const Choice* choices, u32 v) {
+    __shared__ u32 keys[LISTED], ids[LISTED];
+    Choice c = choices[blockIdx.x];
+    const float* row = c.changed ? changed + (u64)(c.changed - 1) * v : logits + (u64)c.row * v;
+    u32 mine = largest_of_thread(row, v), top = max_block(mine);
+    auto answer = [&](u32 id) {
+        if (threadIdx.x == 0) chosen[blockIdx.x] = id;
+    };
+    Items all = {row, 0, 0, v};
+    if (!(c.temperature > 0.0f) || logit_of(top) == -INFINITY_F)
+        return answer(first_to_reach(all, 1, [=](u32 key) { return (u64)(key == top); }));
+
+    float highest = fminf(logit_of(top), 3.402823466e38f);
+    auto one = [](u32) { return 1ull; };
+    auto weight = [=](u32 key) {
+        float p = expf((fminf(logit_of(key), 3.402823466e38f) - highest) / c.temperature);
+        return p >= c.min_p ? __float2ull_rn(p * ONE) : 0ull;
+    };
+    // u * total, of which the drawn token's probability covers a part.
+    auto need = [=](u64 total) { return min((u64)(c.uniform * (double)total), total - 1) + 1; };
+    bool cut_k = c.top_k > 0 && c.top_k < v, cut_p = c.top_p < 1.0f;
+    if (!cut_k && !cut_p) {
+        u64 total = at_least(all, 0, {0, 0}, weight);
+        return answer(first_to_reach(all, need(total), weight));
+    }
+
+    // As long as the list may get, where nothing says how many tokens the nucleus has.
+    Items items = largest(row, v, cut_k ? c.top_k : THREADS / 2, mine, keys, ids);
+    Cut cut = {0, 0};
+    if (cut_k) {
+        u32 key = search(items, cut, c.top_k, one);
+        cut = {key, c.top_k - (u32)at_least(items, key + 1, cut, one)};
+    }
+    u64 total = at_least(cut_k ? items : all, 0, cut, weight);
+    if (cut_p) {
+        u64 enough = max((u64)ceil((double)c.top_p * (double)total), 1ull);
+        if (!cut_k && at_least(items, 0, cut, weight) < enough) items = all;
+        u32 key = search(items, cut, enough, weight);
+        u64 above = at_least(items, key + 1, cut, weight), each = weight(key);
+        cut = {key, (u32)((enough - above + each - 1) / each)};
+        total = above + cut.ties * each;
+    }
+    u64 reach = need(total);
+    u32 key = search(items, cut, reach, weight);
+    u64 above = at_least(items, key + 1, cut, weight), tie = (reach - above - 1) / weight(key);
+    answer(items.id(first_to_reach(items, tie + 1, [=](u32 other) { return (u64)(other == key); })));
+}
+
+struct Penalties {
+    u32 row, seen, prompt, answer;  // where its tokens begin, how many are of the prompt and of the answer
+    float repetition, presence, frequency;
+};
+
+// A copy of a row in which tokens seen before are less likely. counts (choices, V) is zero, and zero again afterwards.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sample_penalize(float* changed, u32* counts, const float* logits, const Penalties* all, const u32* seen, u32 v) {
+    const u32 USED = 1u << 31;
+    Penalties p = all[blockIdx.x];
+    logits += (u64)p.row * v;
+    changed += (u64)blockIdx.x * v;
+    counts += (u64)blockIdx.x * v;
+    seen += p.seen;
+    for (u32 i = threadIdx.x; i < v; i += THREADS) changed[i] = logits[i];
+    for (u32 i = threadIdx.x; i < p.prompt + p.answer; i += THREADS)
+        if (seen[i] < v) {
+            atomicOr(counts + seen[i], USED);
+            if (i >= p.prompt) atomicAdd(counts + seen[i], 1);
+        }
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < p.prompt + p.answer; i += THREADS) {
+        if (seen[i] >= v) continue;
+        u32 count = atomicExch(counts + seen[i], 0);  // whoever comes first does it for all
+        if (count == 0) continue;
+        float z = changed[seen[i]];
+        if (p.repetition != 1.0f) z = z > 0.0f ? z / p.repetition : z * p.repetition;
+        count -= USED;
+        if (count) z -= __fadd_rn(p.presence, __fmul_rn(p.frequency, (float)count));
+        changed[seen[i]] = z;
+    }
+}
+
+// Of token ids[n] after row rows[n] of logits its log-probability, and those of the `top` likeliest: out (N, 1 + 2 top),
+// first the token's, then ids and values, likeliest first. A row with fewer tokens repeats none: its id is V.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sample_log_probabilities(float* out, const float* logits, const u32* rows, const u32* chosen, u32 v, u32 top) {
+    __shared__ u32 keys[LISTED], ids[LISTED];
+    __shared__ double sums[WARP];
+    const float* row = logits + (u64)rows[blockIdx.x] * v;
+    out += (u64)blockIdx.x * (1 + 2 * top);
+    u32 mine = largest_of_thread(row, v);
+    float highest = fminf(logit_of(max_block(mine)), 3.402823466e38f);
+    double sum = 0.0;
+#pragma unroll 8
+    for (u32 i = threadIdx.x; i < v; i += THREADS) sum += row[i] == row[i] ? expf(row[i] - highest) : 0.0f;
+    for (int offset = WARP / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+    if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = sum;
+    __syncthreads();
+    sum = sums[threadIdx.x % WARP];
+    for (int offset = WARP / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+    float log_sum = highest + (float)log(sum);
+    if (threadIdx.x == 0) out[0] = row[chosen[blockIdx.x]] - log_sum;
+    if (top == 0) return;
+
+    Items items = largest(row, v, top, mine, keys, ids);
+    if (!items.keys) {
+        Cut none = {0, 0};
+        auto one = [](u32) { return 1ull; };
+        u32 key = search(items, none, min(top, v), one), ties = min(top, v) - (u32)at_least(items, key + 1, none, one);
+        items = {0, keys, ids, list(row, v, {key, ties}, keys, ids)};
+    }
+    for (u32 i = threadIdx.x; i < items.count; i += THREADS) {
+        u32 rank = 0;
+        for (u32 j = 0; j < items.count; j++) rank += keys[j] > keys[i] || keys[j] == keys[i] && j < i;
+        if (rank >= top) continue;
+        out[1 + rank] = __uint_as_float(ids[i]);
+        out[1 + top + rank] = logit_of(keys[i]) - log_sum;
+    }
+    for (u32 i = items.count + threadIdx.x; i < top; i += THREADS) out[1 + i] = __uint_as_float(v);
+}

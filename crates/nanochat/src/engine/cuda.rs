@@ -1,0 +1,162 @@
+//! A step on a GPU: the new tokens of all sequences go through the model side by side, keys and values stay in pages
+//! on the card, tokens are chosen there, and only their ids come back.
+
+use nanochat_tensor::ops::sample::{Choice, Chosen, Penalties, choose, log_probabilities};
+use nanochat_tensor::ops::softcapped_logits;
+use nanochat_tensor::{Chunk, ChunkPart, Device, PAGE, PagedKv, Tape, Tensor};
+
+use super::backend::{Backend, Draw, Step};
+use super::pages::PageCopy;
+use super::weights::GpuWeights;
+use crate::config::GptConfig;
+use crate::gpt::Gpt;
+use crate::sampler::{Drawn, Logprobs, SampleOptions};
+
+/// Rows of logits that exist at a time when a text is scored: 64 MiB at a vocabulary of 65,536.
+const SCORED_ROWS: usize = 256;
+
+pub struct CudaBackend {
+    device: Device,
+    weights: GpuWeights,
+    cache: PagedKv,
+    /// Pages to be copied before the next step.
+    copies: Vec<[u32; 2]>,
+}
+
+impl CudaBackend {
+    /// Of the GPU that the model lies on.
+    pub fn new(model: &Gpt) -> CudaBackend {
+        let (device, config) = (model.device(), model.config);
+        let cache = PagedKv::new(&device, config.n_layer, 0, config.n_kv_head, config.head_dim());
+        CudaBackend { weights: GpuWeights::new(model), device, cache, copies: Vec::new() }
+    }
+
+    fn chosen(&self, logits: &Tensor, rows: &[usize], draws: &[Draw]) -> Vec<Drawn> {
+        let choices: Vec<Choice> = draws.iter().zip(rows).map(|(draw, &row)| choice(draw, row)).collect();
+        let chosen = choose(logits, &choices);
+        let most = draws.iter().filter_map(|draw| draw.options.logprobs).max();
+        let logprobs = most.map_or_else(Vec::new, |top| log_probabilities(logits, rows, &chosen, top));
+        let mut logprobs = logprobs.into_iter();
+        let drawn = |(id, draw): (u32, &Draw)| {
+            let of_draw = logprobs.next().zip(draw.options.logprobs).map(|(found, top)| Logprobs {
+                chosen: found.chosen,
+                top: found.top.into_iter().take(top).collect(),
+            });
+            Drawn { id, logprobs: of_draw }
+        };
+        chosen.ids().into_iter().zip(draws).map(drawn).collect()
+    }
+}
+
+/// Hidden states (padded rows, C) of the chunk's tokens, before the last norm. Their keys and values are left in the cache; one
+/// of a single layer serves all layers in turn, where nothing is asked of it afterwards.
+fn hidden(weights: &GpuWeights, chunk: &Chunk, cache: &mut PagedKv) -> Tensor {
+    let tape = Tape::off();
+    let mut x = chunk.embed(&weights.wte);
+    for (i, layer) in weights.layers.iter().enumerate() {
+        let place = i % cache.layers();
+        let mut qkv = tape.linear(&tape.rms_norm(&x), &layer.qkv);
+        chunk.enter(&mut qkv, &weights.rotary, cache, place);
+        x = tape.linear_add(&x, &chunk.attend(&qkv, cache, place), &layer.attn_proj);
+        let h = tape.linear(&tape.rms_norm(&x), &layer.fc);
+        x = tape.relu_squared_linear_add(&x, &h, &layer.mlp_proj);
+    }
+    x
+}
+
+fn choice<'a>(draw: &Draw<'a>, row: usize) -> Choice<'a> {
+    let SampleOptions { temperature, top_k, top_p, min_p, .. } = *draw.options;
+    let SampleOptions { repetition_penalty, presence_penalty, frequency_penalty, .. } = *draw.options;
+    let is_penalized = (repetition_penalty, presence_penalty, frequency_penalty) != (1.0, 0.0, 0.0);
+    let penalties = is_penalized.then_some(Penalties {
+        repetition: repetition_penalty,
+        presence: presence_penalty,
+        frequency: frequency_penalty,
+        prompt: draw.seen.prompt,
+        answer: draw.seen.answer,
+    });
+    Choice { row, uniform: draw.uniform, temperature, top_k, top_p, min_p, penalties }
+}
+
+impl Backend for CudaBackend {
+    fn config(&self) -> &GptConfig {
+        &self.weights.config
+    }
+
+    fn page_bytes(&self) -> usize {
+        let config = &self.weights.config;
+        PagedKv::page_bytes(config.n_layer, config.n_kv_head, config.head_dim())
+    }
+
+    fn claim(&mut self, wanted: usize) -> usize {
+        let GptConfig { n_layer, n_kv_head, sequence_len, .. } = self.weights.config;
+        let (d, one_row) = (self.weights.config.head_dim(), sequence_len.div_ceil(PAGE));
+        self.cache = PagedKv::that_fits(&self.device, n_layer, one_row..=wanted, n_kv_head, d);
+        self.cache.pages()
+    }
+
+    fn reserve(&mut self, _pages: usize) {}
+
+    fn copy_page(&mut self, copy: PageCopy) {
+        // Copies run side by side: one onto a page that another reads must wait for it.
+        if self.copies.iter().any(|&[from, _]| from == copy.to) {
+            self.cache.copy_pages(&std::mem::take(&mut self.copies));
+        }
+        self.copies.push([copy.from, copy.to]);
+    }
+
+    fn run(&mut self, step: &Step) -> Vec<Drawn> {
+        if !self.copies.is_empty() {
+            self.cache.copy_pages(&std::mem::take(&mut self.copies));
+        }
+        let parts: Vec<ChunkPart> = step
+            .parts
+            .iter()
+            .map(|part| ChunkPart { ids: part.tokens, start: part.start, pages: part.pages })
+            .collect();
+        let ends = parts.iter().scan(0, |end, part| {
+            *end += part.ids.len();
+            Some(*end)
+        });
+        let ends: Vec<usize> = ends.collect();
+        // The last tokens of parts that are drawn from, once each, and for every draw its row among them.
+        let (mut kept, mut rows) = (Vec::new(), Vec::with_capacity(step.draws.len()));
+        for draw in &step.draws {
+            if kept.last() != Some(&(ends[draw.part] - 1)) {
+                kept.push(ends[draw.part] - 1);
+            }
+            rows.push(kept.len() - 1);
+        }
+        let chunk = Chunk::new(&self.device, &parts, &kept);
+        let x = hidden(&self.weights, &chunk, &mut self.cache);
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        let logits = softcapped_logits(&chunk.keep(&x), &self.weights.lm_head);
+        self.chosen(&logits, &rows, &step.draws)
+    }
+
+    fn score(&mut self, ids: &[u32], top: usize) -> Vec<Logprobs> {
+        let Some((_, inputs)) = ids.split_last().filter(|(_, inputs)| !inputs.is_empty()) else {
+            return Vec::new();
+        };
+        let config = self.weights.config;
+        let pages: Vec<u32> = (0..inputs.len().div_ceil(PAGE) as u32).collect();
+        let mut cache = PagedKv::new(&self.device, 1, pages.len(), config.n_kv_head, config.head_dim());
+        let kept: Vec<usize> = (0..inputs.len()).collect();
+        let chunk = Chunk::new(&self.device, &[ChunkPart { ids: inputs, start: 0, pages: &pages }], &kept);
+        let x = chunk.keep(&hidden(&self.weights, &chunk, &mut cache)); // (N, C)
+        let mut scores = Vec::with_capacity(inputs.len());
+        for (rows, ids) in kept.chunks(SCORED_ROWS).zip(ids[1..].chunks(SCORED_ROWS)) {
+            let logits = softcapped_logits(&x.gather_rows(rows), &self.weights.lm_head);
+            let places: Vec<usize> = (0..rows.len()).collect();
+            let found = log_probabilities(&logits, &places, &Chosen::from_ids(&logits, ids), top);
+            scores.extend(found.into_iter().map(|found| Logprobs { chosen: found.chosen, top: found.top }));
+        }
+        scores
+    }
+
+    fn refresh(&mut self, model: &Gpt) {
+        self.weights.refresh(model);
+    }
+}

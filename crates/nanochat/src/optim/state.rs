@@ -1,0 +1,71 @@
+//! The optimizer's memory as a checkpoint has it: whole, by parameter name, whatever the number of ranks.
+
+use std::collections::BTreeMap;
+
+use nanochat_tensor::{Device, Tensor};
+
+use super::Optimizer;
+
+impl Optimizer {
+    /// The state as named tensors, `{parameter}.{exp_avg|exp_avg_sq|momentum_buffer}`, in the parameters' shapes: on
+    /// the first rank, to which all others give theirs. All ranks call this together.
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
+        let (comm, mut tensors) = (&self.comm, Vec::new());
+        for (shard, memories) in self.shards.iter().zip(&self.memories) {
+            for (i, name) in shard.rule.memories().iter().enumerate() {
+                let part = memories.get(i).cloned().unwrap_or_else(|| self.zeros(shard.part));
+                let whole = comm.all_gather(part).wait();
+                if comm.rank() > 0 {
+                    continue;
+                }
+                for (param, place) in shard.places(|param| self.len(param)) {
+                    let (param, shape) = &self.params[param];
+                    let tensor = match place.len() == whole.len() {
+                        true => whole.reshape(shape),
+                        false => Tensor::new(whole.host()[place].to_vec(), shape),
+                    };
+                    // Beside its own part a rank's GPU need not hold the others'.
+                    let tensor = if comm.world_size() > 1 { tensor.to_device(&Device::Cpu) } else { tensor };
+                    tensors.push((format!("{param}.{name}"), tensor));
+                }
+            }
+        }
+        tensors
+    }
+
+    /// Takes up its part of what `tensors` and `steps` gave. Names the first tensor that is missing or has another
+    /// shape.
+    pub fn restore(&mut self, tensors: &BTreeMap<String, Tensor>, steps: u64) -> Result<(), String> {
+        let find = |(param, shape): &(String, Vec<usize>), name: &str| {
+            let name = format!("{param}.{name}");
+            match tensors.get(&name) {
+                Some(tensor) if tensor.shape() == shape => Ok(tensor),
+                Some(tensor) => Err(format!("{name} has shape {:?} instead of {shape:?}", tensor.shape())),
+                None => Err(format!("{name} is missing")),
+            }
+        };
+        for (shard, memories) in self.shards.iter().zip(&mut self.memories) {
+            for (i, name) in shard.rule.memories().iter().enumerate() {
+                for &param in &shard.params {
+                    let whole = find(&self.params[param], name)?;
+                    if let Some((_, range)) = shard.mine.as_ref().filter(|(mine, _)| *mine == param) {
+                        let mine = Tensor::new(whole.data()[range.clone()].to_vec(), &[range.len()]);
+                        let mine = mine.to_device(&memories[i].device());
+                        memories[i].write(0, &mine, 0..range.len());
+                    }
+                }
+            }
+        }
+        self.steps = steps;
+        Ok(())
+    }
+
+    fn len(&self, param: usize) -> usize {
+        self.params[param].1.iter().product()
+    }
+
+    fn zeros(&self, part: usize) -> Tensor {
+        let device = self.memories.iter().flatten().next().map_or(Device::Cpu, Tensor::device);
+        Tensor::zeros_on(&device, &[part])
+    }
+}

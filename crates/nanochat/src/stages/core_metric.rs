@@ -1,0 +1,79 @@
+//! CORE while a base model trains.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nanochat_tensor::Comm;
+use nanochat_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+
+use super::run::Run;
+use crate::core_eval::{self, Bundle};
+use crate::gpt::Gpt;
+use crate::report::Section;
+
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct CoreMetricArgs {
+    /// Compute CORE every N steps, if there is a bundle (0: at the end only)
+    #[arg(long, default_value_t = 2000)]
+    #[serde(default)]
+    pub core_metric_every: usize,
+    /// Items of each task that CORE is computed from (0: all)
+    #[arg(long, default_value_t = 500)]
+    #[serde(default)]
+    pub core_metric_max_per_task: usize,
+    /// Folder of CORE's tasks, as `eval core` wants it [default: {base-dir}/eval_bundle]
+    #[arg(long, value_name = "FOLDER")]
+    #[serde(default)]
+    pub core_bundle: Option<PathBuf>,
+    /// Train without CORE although there is a bundle
+    #[arg(long)]
+    #[serde(default)]
+    pub no_core: bool,
+}
+
+pub struct CoreMetric {
+    bundle: Option<Bundle>,
+    every: usize,
+    max_per_task: usize,
+}
+
+impl CoreMetric {
+    /// Reads every task once: a mistake in a file is told before training, not after it.
+    pub fn open(args: &CoreMetricArgs, base_dir: &Path, comm: &Comm) -> Result<CoreMetric> {
+        let (every, max_per_task) = (args.core_metric_every, args.core_metric_max_per_task);
+        let folder = args.core_bundle.clone().unwrap_or_else(|| base_dir.join("eval_bundle"));
+        let mut bundle = None;
+        if !args.no_core && args.core_bundle.is_none() && !folder.exists() {
+            if comm.is_first() {
+                eprintln!("CORE is not computed: there is no {}", folder.display());
+            }
+        } else if !args.no_core {
+            let there = Bundle::open(&folder).context("--no-core trains without CORE")?;
+            for task in &there.tasks {
+                there.items(task, max_per_task)?;
+            }
+            bundle = Some(there);
+        }
+        Ok(CoreMetric { bundle, every, max_per_task })
+    }
+
+    /// CORE into the run's metrics and the stage's section, if `step` is one to measure at.
+    pub fn measure(
+        &self,
+        run: &mut Run,
+        [step, last_step]: [usize; 2],
+        model: &Gpt,
+        tokenizer: &Tokenizer,
+        section: &mut Section,
+    ) -> Result<()> {
+        let due = step == last_step || (step > 0 && self.every > 0 && step.is_multiple_of(self.every));
+        let Some(bundle) = self.bundle.as_ref().filter(|_| due) else { return Ok(()) };
+        let scores = core_eval::evaluate(model, tokenizer, bundle, self.max_per_task, &run.comm, |_| ())?;
+        let name = scores.name();
+        run.log(step, &[(&name, scores.core)])?;
+        run.say(&format!("step {step}: {name} {:.4}", scores.core));
+        section.metrics.insert(name, scores.core.into());
+        Ok(())
+    }
+}

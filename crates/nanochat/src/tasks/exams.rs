@@ -1,0 +1,202 @@
+//! Exams by subject, for base models: each question after solved ones of its own subject (their `dev` files), as C-Eval,
+//! CMMLU and MMLU are meant.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::multiple_choice::Question;
+use super::{TaskError, files, mmlu};
+use crate::dataset::DataError;
+use crate::draws::permutation;
+use crate::table::{Row, csv_rows, rows};
+
+/// Draws which questions a limit leaves: of all subjects alike.
+const SHUFFLE_SEED: u32 = 42;
+
+/// A set of exams: where its files are, and its words around a question.
+pub struct Exam {
+    pub name: &'static str,
+    /// Before everything, and before an answer.
+    pub instruction: &'static str,
+    pub answer: &'static str,
+    dev: &'static [&'static str],
+    test: &'static [&'static str],
+    source: &'static str,
+    /// Columns of question and answer.
+    columns: [&'static str; 2],
+}
+
+const CHINESE: [&str; 2] = ["以下是单项选择题，请选出其中的正确答案。", "答案："];
+const ENGLISH: [&str; 2] = ["The following are multiple choice questions (with answers).", "Answer: "];
+
+pub const EXAMS: [Exam; 3] = [
+    Exam {
+        name: "C-Eval",
+        instruction: CHINESE[0],
+        answer: CHINESE[1],
+        dev: &["ceval-exam/*/dev-*.parquet", "ceval-exam/dev/*_dev.csv", "ceval/dev/*_dev.csv"],
+        test: &["ceval-exam/*/val-*.parquet", "ceval-exam/val/*_val.csv", "ceval/val/*_val.csv"],
+        source: "the set `ceval`",
+        columns: ["question", "answer"],
+    },
+    Exam {
+        name: "CMMLU",
+        instruction: CHINESE[0],
+        answer: CHINESE[1],
+        dev: &["cmmlu/dev/*.csv", "cmmlu/*/dev-*.parquet"],
+        test: &["cmmlu/test/*.csv", "cmmlu/*/test-*.parquet"],
+        source: "the set `cmmlu`",
+        columns: ["Question", "Answer"],
+    },
+    Exam {
+        name: "MMLU",
+        instruction: ENGLISH[0],
+        answer: ENGLISH[1],
+        dev: &["mmlu/*/dev-*.parquet", "mmlu/dev/*_dev.csv"],
+        test: &["mmlu/*/test-*.parquet", "mmlu/test/*_test.csv"],
+        source: "the set `mmlu`",
+        columns: ["question", "answer"],
+    },
+];
+
+impl Exam {
+    /// The exam of that name; case and hyphens do not matter.
+    pub fn named(name: &str) -> Option<&'static Exam> {
+        let plain = |name: &str| name.to_lowercase().replace('-', "");
+        EXAMS.iter().find(|exam| plain(exam.name) == plain(name))
+    }
+
+    /// `limit` questions (0: all), each with the text that stands before its answer: `shots` solved questions of its
+    /// subject and itself.
+    pub fn questions(
+        &self,
+        folder: &Path,
+        shots: usize,
+        limit: usize,
+    ) -> Result<Vec<(String, Question)>, TaskError> {
+        let solved: BTreeMap<String, String> = self
+            .subjects("dev", self.dev, folder)?
+            .into_iter()
+            .map(|(subject, questions)| {
+                let solved = |question: &Question| {
+                    format!("{}{}\n\n", self.asked(question), question.letters[question.right])
+                };
+                (subject, questions.iter().take(shots).map(solved).collect())
+            })
+            .collect();
+        let mut items = Vec::new();
+        for (subject, questions) in self.subjects("test", self.test, folder)? {
+            let before = format!(
+                "{}\n\n{}",
+                self.instruction,
+                solved.get(&subject).map_or("", |solved| solved.as_str())
+            );
+            items.extend(
+                questions
+                    .into_iter()
+                    .map(|question| Some((before.clone() + &self.asked(&question), question))),
+            );
+        }
+        let limit = if limit > 0 { limit } else { items.len() };
+        let order = permutation(SHUFFLE_SEED, items.len()).into_iter().take(limit);
+        Ok(order.map(|i| items[i].take().expect("a permutation meets each once")).collect())
+    }
+
+    fn asked(&self, question: &Question) -> String {
+        let choices = question.letters.iter().zip(&question.choices);
+        let choices: String = choices.map(|(letter, choice)| format!("{letter}. {choice}\n")).collect();
+        format!("{}\n{choices}{}", question.question.trim(), self.answer)
+    }
+
+    fn subjects(
+        &self,
+        split: &str,
+        patterns: &[&str],
+        folder: &Path,
+    ) -> Result<BTreeMap<String, Vec<Question>>, TaskError> {
+        let split = if split == "dev" { super::Split::Train } else { super::Split::Test };
+        let files = files::find(self.name, split, folder, patterns, self.source)?;
+        let mut subjects: BTreeMap<String, Vec<Question>> = BTreeMap::new();
+        for file in files {
+            let subject = subject(&file);
+            // MMLU's repository has every subject once more in one folder.
+            if subject != "all" {
+                let questions: Result<Vec<Question>, DataError> = self.read(&file)?.collect();
+                subjects.entry(subject).or_default().extend(questions?);
+            }
+        }
+        Ok(subjects)
+    }
+
+    fn read(&self, file: &Path) -> Result<impl Iterator<Item = Result<Question, DataError>>, DataError> {
+        let is_mmlu = self.name == "MMLU";
+        let rows = match is_mmlu && file.extension().is_some_and(|extension| extension == "csv") {
+            true => csv_rows(file, &mmlu::COLUMNS)?, // the original files have no row of names
+            false => rows(file)?,
+        };
+        let columns = self.columns;
+        let question = move |row: &Row| match is_mmlu {
+            true => mmlu::question(row),
+            false => Question::from_columns(row, columns),
+        };
+        Ok(rows.map(move |row| question(&row?)))
+    }
+}
+
+/// `dev/law_dev.csv` and `law/dev-00000-of-00001.parquet` are of `law`.
+fn subject(file: &Path) -> String {
+    let name = |path: Option<PathBuf>| {
+        path.and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).unwrap_or_default()
+    };
+    if file.extension().is_some_and(|extension| extension == "parquet") {
+        return name(file.parent().map(Path::to_path_buf));
+    }
+    let stem = name(Some(file.to_path_buf()));
+    let split = ["_dev", "_val", "_test"].into_iter().find_map(|split| stem.strip_suffix(split));
+    split.map_or(stem.clone(), String::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_stands_after_solved_ones_of_its_subject() {
+        let temp = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = temp.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let head = "id,question,A,B,C,D,answer\n";
+        write("ceval/dev/law_dev.csv", &format!("{head}0,法一,甲,乙,丙,丁,B\n1,法二,甲,乙,丙,丁,C\n"));
+        write("ceval/dev/art_dev.csv", &format!("{head}0,艺一,甲,乙,丙,丁,A\n"));
+        write("ceval/val/law_val.csv", &format!("{head}0,法三,甲,乙,丙,丁,D\n"));
+        write("ceval/val/art_val.csv", &format!("{head}0,艺二,甲,乙,丙,丁,A\n1,艺三,甲,乙,丙,丁,A\n"));
+        let exam = Exam::named("ceval").unwrap();
+        let questions = exam.questions(temp.path(), 1, 0).unwrap();
+        assert_eq!(questions.len(), 3);
+        let (text, question) = questions.iter().find(|(text, _)| text.contains("法三")).unwrap();
+        let expected = "以下是单项选择题，请选出其中的正确答案。\n\n法一\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案：B\n\n\
+                        法三\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案：";
+        assert_eq!((text.as_str(), question.right), (expected, 3));
+        assert_eq!(exam.questions(temp.path(), 5, 2).unwrap().len(), 2);
+        write("mmlu/dev/art_dev.csv", "Q1,a,b,c,d,A\n");
+        write("mmlu/test/art_test.csv", "Q2,a,b,c,d,D\n");
+        let english = &Exam::named("MMLU").unwrap().questions(temp.path(), 5, 0).unwrap()[0];
+        assert!(english.0.ends_with("Answer: A\n\nQ2\nA. a\nB. b\nC. c\nD. d\nAnswer: "), "{}", english.0);
+        let missing = Exam::named("cmmlu").unwrap().questions(temp.path(), 5, 0).err().unwrap().to_string();
+        assert!(missing.contains("CMMLU") && Exam::named("none").is_none(), "{missing}");
+    }
+
+    #[test]
+    fn a_file_names_its_subject() {
+        for (file, expected) in [
+            ("ceval/val/law_val.csv", "law"),
+            ("cmmlu/test/arts.csv", "arts"),
+            ("ceval-exam/law/val-00000-of-00001.parquet", "law"),
+        ] {
+            assert_eq!(subject(Path::new(file)), expected);
+        }
+    }
+}
