@@ -9,6 +9,7 @@ use crate::gemm::Compute;
 use crate::ops::elementwise;
 use crate::profile;
 use crate::reduction::Reduction;
+use crate::simd;
 use crate::tensor::{Target, Tensor, TensorId};
 
 type Backward = Box<dyn FnOnce(Tensor, &mut Grads)>;
