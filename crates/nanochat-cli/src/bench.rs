@@ -3,7 +3,9 @@
 use anyhow::Result;
 use nanochat::bench::infer::{InferBench, InferSpeed, infer};
 use nanochat::bench::rl::{RlBench, RlSpeed, rl};
-use nanochat::bench::{OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, ops, train};
+use nanochat::bench::{
+    DecodeBench, DecodeSpeed, OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, decode, ops, train,
+};
 use nanochat_serve::bench::{Percentiles, ServeBench, ServeSpeed};
 use nanochat_tensor::{Comm, Device};
 use serde::Serialize;
@@ -18,6 +20,8 @@ pub enum BenchCommand {
     Infer(Command<InferBench>),
     /// Time a step of reinforcement learning: answers, and learning from them
     Rl(Command<RlBench>),
+    /// Time each kernel of a decode step on a GPU, and the step beside them
+    Decode(Command<DecodeBench>),
     /// Load a running server: first tokens, time per token, throughput
     Serve(Command<ServeBench>),
 }
@@ -40,6 +44,7 @@ pub fn run(command: BenchCommand, device: &Device, comm: &Comm) -> Result<()> {
         BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
         BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
         BenchCommand::Rl(command) => show(command.json, &rl(&command.bench, device)?, print_rl),
+        BenchCommand::Decode(command) => show(command.json, &decode(&command.bench, device)?, print_decode),
         BenchCommand::Serve(Command { bench, json }) => {
             let key = std::env::var("NANOCHAT_API_KEY").ok();
             show(json, &nanochat_serve::bench::run(&ServeBench { key, ..bench })?, print_serve)
@@ -159,6 +164,25 @@ fn print_rl(speed: &RlSpeed) {
     println!("{:>12.3} s answering", speed.answering_seconds);
     println!("{:>12.3} s learning", speed.learning_seconds);
     println!("{:>12.3} s a step", speed.step_seconds);
+}
+
+fn print_decode(speed: &DecodeSpeed) {
+    println!("{}: a copy at {:.3} TB/s", speed.device, speed.copy_tb_per_second);
+    for step in &speed.steps {
+        println!("{} rows: {:.0} tok/s", step.rows, step.tokens_per_second);
+        for part in step.parts.iter().chain([&step.step]) {
+            let share = 100.0 * part.least_us / part.us;
+            println!(
+                "  {:<20} {:>3} x {:>8.2} us = {:>8.1} us, {share:>5.1} % of the limit",
+                part.name,
+                part.count,
+                part.us / part.count as f64,
+                part.us
+            );
+        }
+        let sum: f64 = step.parts.iter().map(|part| part.us).sum();
+        println!("  {:<20} {sum:>32.1} us", "all parts alone");
+    }
 }
 
 fn print_serve(speed: &ServeSpeed) {

@@ -237,7 +237,9 @@ fn default_base_dir() -> anyhow::Result<PathBuf> {
 /// One sentence, causes after colons. A run stopped on purpose ends with the code of Ctrl-C.
 fn fail(error: &anyhow::Error) -> ExitCode {
     if error.is::<Interrupted>() {
-        eprintln!("{error}");
+        if !output::is_silent() {
+            eprintln!("{error}");
+        }
         return ExitCode::from(130);
     }
     let code = error.downcast_ref().map_or(1, |failed: &RanksFailed| failed.code);

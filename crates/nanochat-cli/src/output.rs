@@ -11,10 +11,14 @@ pub fn silence() {
     SILENT.store(true, Ordering::Relaxed);
 }
 
+pub fn is_silent() -> bool {
+    SILENT.load(Ordering::Relaxed)
+}
+
 /// What `print!` and `println!` of this crate do. The standard library's panic when nothing can be
 /// written, but `nanochat plan > table.txt` on a full disk is no mistake of the program's.
 pub fn print(text: Arguments) {
-    if SILENT.load(Ordering::Relaxed) {
+    if is_silent() {
         return;
     }
     let mut stdout = std::io::stdout().lock();

@@ -34,6 +34,8 @@ pub use comm::Comm;
 pub use device::{Device, DeviceChoice, DeviceError};
 pub use gemm::Compute;
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
+pub use ops::decode_attention::{DecodeRow, DecodeRows, Shape, decode_attention};
+pub use ops::decode_linear::{Epilogue, decode_linear};
 pub use ops::paged::{Chunk, ChunkPart, PagedKv};
 pub use ops::rotary_qk_norm::RotaryTable;
 pub use ops::take_rows::RowIndex;

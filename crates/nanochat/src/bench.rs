@@ -1,5 +1,6 @@
 //! How fast a model trains: the step of training on random tokens, timed; and each of its ops alone.
 
+mod decode;
 pub mod infer;
 mod ops;
 pub mod rl;
@@ -20,6 +21,7 @@ use crate::profile::communication_ms;
 use crate::ranks;
 use crate::stages::fit;
 
+pub use decode::{DecodeBench, DecodeSpeed, PartSpeed, decode};
 pub use ops::{Ceiling, OpSpeed, OpsBench, OpsSpeed, ops};
 
 const GIB: f64 = (1u64 << 30) as f64;

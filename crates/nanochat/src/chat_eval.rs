@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use crate::config::GptConfig;
     use crate::tasks::{Folders, Split, open};
-    use crate::testing::tokenizer;
+    use crate::testing::{on_ranks, tokenizer};
 
     fn score(task: &str, right: usize, baseline: f64) -> TaskScore {
         let score = Score { right, total: 4 };
@@ -247,9 +247,33 @@ mod tests {
     }
 
     fn evaluated(file: &str) -> Result<TaskScore> {
-        let sample = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
+        evaluated_by(file, 0.0, &Comm::alone())
+    }
+
+    fn evaluated_by(file: &str, temperature: f32, comm: &Comm) -> Result<TaskScore> {
+        let sample = SampleOptions { temperature, ..SampleOptions::default() };
         let options = ChatEvalOptions { max_tokens: 8, samples: 2, sample, keep_wrong: 2 };
-        evaluate(&model(), &tokenizer(), &*task(file).1, &options, &Comm::alone(), &|| ())
+        evaluate(&model(), &tokenizer(), &*task(file).1, &options, comm, &|| ())
+    }
+
+    #[test]
+    fn any_number_of_ranks_finds_what_one_does() {
+        let choice =
+            |i: usize| serde_json::json!({"question": format!("q{i}"), "choices": ["a", "b"], "answer": "A"});
+        let written =
+            |i: usize| serde_json::json!({"question": "q".repeat(i), "answer": "x", "grade": "contains"});
+        let lines = |line: &dyn Fn(usize) -> serde_json::Value| -> String {
+            (1..8).map(|i| line(i).to_string() + "\n").collect()
+        };
+        for file in [lines(&choice), lines(&written)] {
+            let one = serde_json::to_value(evaluated_by(&file, 1.0, &Comm::alone()).unwrap()).unwrap();
+            for world in [2, 3, 9] {
+                let ranks = on_ranks(world, |comm| evaluated_by(&file, 1.0, &comm).unwrap());
+                for score in ranks {
+                    assert_eq!(serde_json::to_value(score).unwrap(), one, "{world} ranks");
+                }
+            }
+        }
     }
 
     #[test]

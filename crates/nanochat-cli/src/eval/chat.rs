@@ -65,7 +65,7 @@ const LONGEST_LIST: usize = 60;
 
 pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let loaded = args.model.load(base_dir, device)?;
-    let tasks = open(args, base_dir)?;
+    let tasks = open(args, base_dir, comm)?;
     let started = Instant::now();
     let sample =
         SampleOptions { temperature: args.temperature, top_k: args.top_k, ..SampleOptions::default() };
@@ -117,7 +117,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
 }
 
 /// The tasks that were asked for, or else all that there are. HumanEval is left out where there is no Python.
-fn open(args: &ChatArgs, base_dir: &Path) -> Result<Vec<Slice>> {
+fn open(args: &ChatArgs, base_dir: &Path, comm: &Comm) -> Result<Vec<Slice>> {
     let mut folders = Folders { unconfined: args.unsafe_no_sandbox, ..Folders::of(base_dir) };
     folders.sets = args.task_dir.clone().unwrap_or(folders.sets);
     let mut tasks = Vec::new();
@@ -125,7 +125,11 @@ fn open(args: &ChatArgs, base_dir: &Path) -> Result<Vec<Slice>> {
         let end = if args.limit > 0 { args.limit } else { usize::MAX };
         tasks.push(Slice::new(Arc::<dyn Task>::from(task), 0..end, 1));
     };
-    let explained = |name: &str, error: TaskError| eprintln!("{name} is left out: {error}");
+    let explained = |name: &str, error: TaskError| {
+        if comm.is_first() {
+            eprintln!("{name} is left out: {error}");
+        }
+    };
     for name in &args.task {
         let kinds = if name == "world" { world_kinds() } else { vec![name.clone()] };
         for name in kinds {

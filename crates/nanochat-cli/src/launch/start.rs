@@ -28,30 +28,29 @@ pub fn start(count: usize, args: &[String]) -> Result<()> {
     for rank in 0..count {
         ranks.0.push(shared.start(rank)?);
     }
-    let mut failed: Option<(usize, ExitStatus, Instant)> = None;
-    let mut interrupted = false;
+    let (mut failed, mut first_failure, mut interrupted) = (Vec::new(), None, false);
     while ranks.left().next().is_some() {
         for signal in signals.pending() {
             ranks.left().for_each(|(_, rank)| send(&rank.child, signal));
         }
         for (number, rank) in ranks.left() {
             rank.ended = rank.child.try_wait()?;
-            match rank.ended {
+            match rank.ended.filter(|status| !status.success()) {
                 Some(status) if status.code() == Some(INTERRUPTED) => interrupted = true,
-                Some(status) if !status.success() && failed.is_none() => {
-                    failed = Some((number, status, Instant::now()));
-                }
-                _ => {}
+                Some(status) => failed.push((number, status)),
+                None => {}
             }
         }
-        if failed.is_some_and(|(_, _, since)| since.elapsed() > GRACE) {
-            ranks.left().for_each(|(_, rank)| drop(rank.child.kill()));
+        if !failed.is_empty() && first_failure.get_or_insert_with(Instant::now).elapsed() > GRACE {
+            break;
         }
         thread::sleep(Duration::from_millis(20));
     }
-    drop(ranks);
-    match failed {
-        Some((rank, status, _)) => Err(failure(rank, status).into()),
+    drop(ranks); // those left are killed
+    // A rank that was killed is why others failed, in whatever order their ends are seen.
+    let killed = failed.iter().find(|(_, status)| status.signal().is_some());
+    match killed.or(failed.first()) {
+        Some(&(rank, status)) => Err(failure(rank, status).into()),
         None if interrupted => Err(RanksFailed { code: INTERRUPTED as u8, sentence: String::new() }.into()),
         None => Ok(()),
     }

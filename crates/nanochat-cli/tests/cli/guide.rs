@@ -53,7 +53,8 @@ fn commands(lines: &[String]) -> Vec<Vec<String>> {
         let rest = line.strip_prefix("nanochat ").or(line.strip_prefix("cargo run --release -- "))?;
         let is_end =
             |word: &String| ["|", ">", "&&", "&", ";"].contains(&word.as_str()) || word.starts_with('#');
-        Some(words(rest).into_iter().take_while(|word| !is_end(word)).collect())
+        // `…` stands for flags that were said before.
+        Some(words(rest).into_iter().take_while(|word| !is_end(word)).filter(|word| word != "…").collect())
     };
     text.lines().filter_map(command).collect()
 }

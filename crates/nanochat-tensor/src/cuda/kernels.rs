@@ -1,12 +1,12 @@
 //! Kernels: CUDA C++ beside their op, compiled by NVRTC for the card found and cached on disk.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_void};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use cudarc::driver::{CudaFunction, CudaModule, LaunchConfig, PushKernelArg, sys as driver};
+use cudarc::driver::{CudaFunction, CudaModule, sys as driver};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 
 use super::tensor_map::TensorMap;
@@ -38,6 +38,8 @@ pub(crate) mod sources {
         argmax: "../ops/argmax/argmax.cu",
         attention: "../ops/mma.cuh" "../ops/attention/attention.cu",
         attention_sm90: "../ops/attention/attention_sm90.cu",
+        decode_attention: "../ops/mma.cuh" "../ops/decode_attention/decode_attention.cu",
+        decode_linear: "../ops/mma.cuh" "../ops/decode_linear/decode_linear.cu",
         elementwise: "../ops/elementwise/elementwise.cu",
         embedding: "../ops/embedding/embedding.cu",
         linear_softcap_cross_entropy: "../ops/linear_softcap_cross_entropy/linear_softcap_cross_entropy.cu",
@@ -88,6 +90,7 @@ pub(crate) struct Launch<'a> {
     function: CudaFunction,
     name: String,
     arguments: Vec<Argument>,
+    overlaps: bool,
 }
 
 /// A kernel's argument by value.
@@ -96,6 +99,19 @@ enum Argument {
     U64(u64),
     F32(f32),
     Map(Box<TensorMap>),
+}
+
+impl Argument {
+    /// Where the driver reads it.
+    fn address(&self) -> *mut c_void {
+        let address: *const c_void = match self {
+            Argument::U32(value) => (&raw const *value).cast(),
+            Argument::U64(value) => (&raw const *value).cast(),
+            Argument::F32(value) => (&raw const *value).cast(),
+            Argument::Map(value) => (&raw const **value).cast(),
+        };
+        address.cast_mut()
+    }
 }
 
 impl Launch<'_> {
@@ -126,6 +142,13 @@ impl Launch<'_> {
         self
     }
 
+    /// The kernel may begin before the one in front has ended, where the card can do so: it waits by itself
+    /// (`wait_for_previous`) before it reads what that one writes.
+    pub fn overlapping(mut self) -> Self {
+        self.overlaps = self.gpu.overlaps();
+        self
+    }
+
     /// Starts the kernel.
     ///
     /// # Safety
@@ -143,22 +166,36 @@ impl Launch<'_> {
                 "asking for shared memory",
             );
         }
-        let config = LaunchConfig {
-            grid_dim: (grid[0] as u32, grid[1] as u32, grid[2] as u32),
-            block_dim: (threads, 1, 1),
-            shared_mem_bytes: shared_bytes,
-        };
-        let mut builder = self.gpu.stream.launch_builder(&self.function);
-        for argument in &self.arguments {
-            match argument {
-                Argument::U32(value) => builder.arg(value),
-                Argument::U64(value) => builder.arg(value),
-                Argument::F32(value) => builder.arg(value),
-                Argument::Map(value) => builder.arg(&**value),
-            };
+        if self.overlaps {
+            // A multiprocessor divides its memory anew only when it is empty: kernels that overlap must want the same.
+            let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            self.gpu.check(self.function.set_attribute(attribute, 100), "dividing shared memory");
         }
-        // SAFETY: the caller's promise.
-        let launched = profile::kernel(|| self.name.clone(), || unsafe { builder.launch(config) });
+        let mut overlap = driver::CUlaunchAttribute {
+            id: driver::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: driver::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let [x, y, z] = grid.map(|blocks| blocks as u32);
+        let config = driver::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.gpu.stream.cu_stream(),
+            attrs: &raw mut overlap,
+            numAttrs: u32::from(self.overlaps),
+        };
+        let mut addresses: Vec<*mut c_void> = self.arguments.iter().map(Argument::address).collect();
+        let (function, addresses) = (self.function.cu_function(), addresses.as_mut_ptr());
+        // SAFETY: the caller's promise; the driver copies the arguments before it returns.
+        let launch = || unsafe {
+            driver::cuLaunchKernelEx(&config, function, addresses, std::ptr::null_mut()).result()
+        };
+        let launched = profile::kernel(|| self.name.clone(), launch);
         self.gpu.check(launched, &self.name);
     }
 }
@@ -174,7 +211,7 @@ impl Cuda {
         let mut functions = self.kernels.functions.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(function) = functions.get(name) {
             let (function, name) = (function.clone(), name.to_string());
-            return Launch { gpu: self, function, name, arguments: Vec::with_capacity(16) };
+            return Launch { gpu: self, function, name, arguments: Vec::with_capacity(16), overlaps: false };
         }
         self.bind();
         let mut modules = self.kernels.modules.lock().unwrap_or_else(|e| e.into_inner());
@@ -184,7 +221,8 @@ impl Cuda {
         });
         let function = self.check(module.load_function(name), name);
         functions.insert(name.to_string(), function.clone());
-        Launch { gpu: self, function, name: name.to_string(), arguments: Vec::with_capacity(16) }
+        let name = name.to_string();
+        Launch { gpu: self, function, name, arguments: Vec::with_capacity(16), overlaps: false }
     }
 }
 

@@ -5,6 +5,8 @@
 //! allocation waits for the GPU.
 
 mod buffer;
+mod graph;
+mod ints;
 mod kernels;
 pub mod libraries;
 mod matmul;
@@ -20,6 +22,8 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sy
 use crate::profile;
 
 pub(crate) use buffer::{Buffer, Dtype};
+pub use graph::Graph;
+pub(crate) use ints::Ints;
 pub use kernels::cache_dir;
 pub(crate) use kernels::{Launch, blocks, sources};
 pub(crate) use matmul::{Operand, Output, Product};
@@ -277,21 +281,33 @@ impl Cuda {
     pub(crate) fn upload<T: bytemuck::Pod>(self: &Arc<Cuda>, data: &[T], dtype: Dtype) -> Buffer {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let buffer = self.alloc(bytes.len() / dtype.size(), dtype);
+        self.overwrite(buffer.ptr(), bytes);
+        buffer
+    }
+
+    /// Writes `data` where the GPU's memory has room for it, in the stream's order; it may be changed as soon as this
+    /// returns.
+    pub(crate) fn overwrite<T: bytemuck::Pod>(&self, to: u64, data: &[T]) {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        self.bind();
         if bytes.len() <= staging::LARGEST {
             let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
-            profile::kernel(|| "upload".into(), || staging.copy(self, buffer.ptr(), bytes));
-            return buffer;
+            profile::kernel(|| "upload".into(), || staging.copy(self, to, bytes));
+            return;
         }
-        // SAFETY: the buffer is as long as `data`; a copy from pageable memory returns when it is staged.
-        let copied = unsafe { result::memcpy_htod_async(buffer.ptr(), bytes, self.stream.cu_stream()) };
+        // SAFETY: the caller's memory is as long as `data`; a copy from pageable memory returns when it is staged.
+        let copied = unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) };
         self.check(copied, "copying to the GPU");
-        buffer
     }
 
     /// Waits for the stream.
     pub(crate) fn download<T: bytemuck::Pod>(&self, from: u64, into: &mut [T]) {
         self.bind();
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
+        if bytes.len() <= staging::LARGEST {
+            let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
+            return staging.fetch(self, from, bytes);
+        }
         // SAFETY: callers pass a buffer at least as long as `into`; synchronize() waits for the copy.
         let copied = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) };
         self.check(copied, "copying from the GPU");

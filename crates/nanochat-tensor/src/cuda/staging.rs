@@ -1,4 +1,5 @@
-//! Page-locked memory of the CPU, from which small copies to the GPU go without holding up either side.
+//! Page-locked memory of the CPU, through which small copies to the GPU go without holding up either side, and back
+//! without a detour.
 //!
 //! A copy from ordinary memory waits until the driver has staged it. Here the values of a batch are copied into
 //! a locked buffer, and the copy to the GPU is left to the stream. A buffer is taken again once its copy is done;
@@ -31,13 +32,8 @@ unsafe impl Send for Locked {}
 impl Staging {
     /// Copies `data` to the address `to` of the GPU, in the stream's order.
     pub fn copy(&mut self, gpu: &Cuda, to: u64, data: &[u8]) {
-        let free = |locked: &Locked| locked.bytes >= data.len() && locked.copied.is_complete();
-        let at = self.0.iter().position(free).unwrap_or_else(|| {
-            self.0.push(Locked::new(gpu, data.len()));
-            self.0.len() - 1
-        });
-        let Locked { ptr, copied, .. } = &self.0[at];
-        // SAFETY: the buffer has room for `data` and no copy reads it; `to` is as large by the caller's word, and
+        let Locked { ptr, copied, .. } = self.free(gpu, data.len());
+        // SAFETY: the buffer has room for `data` and no copy uses it; `to` is as large by the caller's word, and
         // the buffer stays until the event below has passed.
         let started = unsafe {
             std::ptr::copy_nonoverlapping(data.as_ptr(), ptr.cast::<u8>(), data.len());
@@ -46,6 +42,28 @@ impl Staging {
         };
         gpu.check(started, "copying to the GPU");
         gpu.check(copied.record(&gpu.stream), "recording an event");
+    }
+
+    /// Copies what lies at the address `from` of the GPU, when the stream has come there, and waits for it.
+    pub fn fetch(&mut self, gpu: &Cuda, from: u64, into: &mut [u8]) {
+        let Locked { ptr, .. } = self.free(gpu, into.len());
+        // SAFETY: the buffer has room for `into` and no copy uses it, nor anyone else its memory; `from` is as large by
+        // the caller's word.
+        let locked = unsafe { std::slice::from_raw_parts_mut(ptr.cast::<u8>(), into.len()) };
+        // SAFETY: as above; the copy is over before the slice is used again.
+        let started = unsafe { result::memcpy_dtoh_async(locked, from, gpu.stream.cu_stream()) };
+        gpu.check(started, "copying from the GPU");
+        gpu.synchronize();
+        into.copy_from_slice(locked);
+    }
+
+    fn free(&mut self, gpu: &Cuda, bytes: usize) -> &Locked {
+        let free = |locked: &Locked| locked.bytes >= bytes && locked.copied.is_complete();
+        let at = self.0.iter().position(free).unwrap_or_else(|| {
+            self.0.push(Locked::new(gpu, bytes));
+            self.0.len() - 1
+        });
+        &self.0[at]
     }
 }
 
@@ -57,6 +75,8 @@ impl Locked {
         let copied = gpu.check(gpu.context.new_event(flags), "making an event");
         // SAFETY: freed once, in `drop`.
         let ptr = gpu.check(unsafe { result::malloc_host(bytes, 0) }, "locking memory");
+        // SAFETY: just allocated, of so many bytes.
+        unsafe { std::ptr::write_bytes(ptr.cast::<u8>(), 0, bytes) };
         Locked { ptr, bytes, copied }
     }
 }

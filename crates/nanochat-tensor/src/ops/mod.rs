@@ -5,6 +5,8 @@
 mod argmax;
 mod attention;
 pub(crate) mod attention_with_kv_cache;
+pub(crate) mod decode_attention;
+pub(crate) mod decode_linear;
 pub(crate) mod elementwise;
 mod embedding;
 mod linear;

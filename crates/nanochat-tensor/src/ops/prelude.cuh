@@ -95,3 +95,17 @@ __device__ inline float sum_block(float x) {
     __syncthreads();
     return x;
 }
+
+// Programmatic dependent launch (sm_90 on): a kernel launched as `overlapping` may begin before the one in front of
+// it has ended, once every block of that one has called the first function. What the kernels in front wrote must be
+// read after the second; every kernel that is launched so calls it, so one wait is a wait for all of them.
+__device__ inline void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ inline void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}

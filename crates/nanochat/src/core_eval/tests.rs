@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::config::GptConfig;
-use crate::testing::tokenizer;
+use crate::testing::{on_ranks, tokenizer};
 
 const LIST: &str = "icl_tasks:\n-\n  label: pick\n  dataset_uri: a/pick.jsonl\n  num_fewshot: [1]\n  \
                     icl_task_type: multiple_choice\n  continuation_delimiter: \"\\nAnswer: \"\n-\n  label: who\n  \
@@ -115,6 +115,13 @@ fn scores_are_centered_and_what_is_missing_is_named() {
         scores.tasks.iter().map(|task| (&*task.label, task.score.right, task.centered)).collect();
     assert_eq!(found, [("pick", 1, 0.0), ("who", 0, -1.0), ("go", 0, 0.0)]);
     assert!((scores.core + 1.0 / 3.0).abs() < 1e-9 && scores.missing.is_empty());
+    for world in [2, 5] {
+        for ranks in
+            on_ranks(world, |comm| evaluate(&model, &tokenizer(), &bundle, 0, &comm, |_| ()).unwrap())
+        {
+            assert_eq!(format!("{ranks:?}"), format!("{scores:?}"), "{world} ranks");
+        }
+    }
     fs::remove_file(temp.path().join("eval_data/a/who.jsonl")).unwrap();
     let scores = evaluate(&model, &tokenizer(), &bundle, 0, &Comm::alone(), |_| ()).unwrap();
     assert_eq!((scores.missing.as_slice(), scores.core), (&["a/who.jsonl".to_string()][..], 0.0));

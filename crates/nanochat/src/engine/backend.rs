@@ -21,6 +21,7 @@ pub struct Step<'a> {
 }
 
 /// The next tokens of one sequence: one in decoding, a chunk in prefill.
+#[derive(Clone, Copy)]
 pub struct Part<'a> {
     pub tokens: &'a [u32],
     /// Position of the first of them.
@@ -44,12 +45,12 @@ pub trait Backend: Send {
     /// Memory of one page of keys and values, all layers together.
     fn page_bytes(&self) -> usize;
 
-    /// How many of the `wanted` pages there can be. Where memory cannot be had bit by bit, it is taken now.
-    fn claim(&mut self, wanted: usize) -> usize {
+    /// How many of the `wanted` pages there can be: fewer where memory was taken at once, of what was free.
+    fn room_for(&self, wanted: usize) -> usize {
         wanted
     }
 
-    /// Makes room for pages 0 to `pages` - 1, of at most what was claimed.
+    /// Makes room for pages 0 to `pages` - 1, of those that there can be.
     fn reserve(&mut self, pages: usize);
 
     fn copy_page(&mut self, copy: PageCopy);

@@ -1,11 +1,13 @@
-//! A step on a GPU: the new tokens of all sequences go through the model side by side, keys and values stay in pages
-//! on the card, tokens are chosen there, and only their ids come back.
+//! A step on a GPU. Sequences with one new token each go through a recorded step (decode.rs), prompts side by side as
+//! one chunk. Keys and values stay in pages on the card, tokens are chosen there, and only their ids come back.
 
 use nanochat_tensor::ops::sample::{Choice, Chosen, Penalties, choose, log_probabilities};
 use nanochat_tensor::ops::softcapped_logits;
-use nanochat_tensor::{Chunk, ChunkPart, Device, PAGE, PagedKv, Tape, Tensor};
+use nanochat_tensor::{Chunk, ChunkPart, DecodeRow, Device, PAGE, PagedKv, Tape, Tensor};
 
-use super::backend::{Backend, Draw, Step};
+use super::EngineOptions;
+use super::backend::{Backend, Draw, Part, Step};
+use super::decode::DecodeStep;
 use super::pages::PageCopy;
 use super::weights::GpuWeights;
 use crate::config::GptConfig;
@@ -19,33 +21,93 @@ pub struct CudaBackend {
     device: Device,
     weights: GpuWeights,
     cache: PagedKv,
+    decode: DecodeStep,
     /// Pages to be copied before the next step.
     copies: Vec<[u32; 2]>,
 }
 
 impl CudaBackend {
-    /// Of the GPU that the model lies on.
-    pub fn new(model: &Gpt) -> CudaBackend {
-        let (device, config) = (model.device(), model.config);
-        let cache = PagedKv::new(&device, config.n_layer, 0, config.n_kv_head, config.head_dim());
-        CudaBackend { weights: GpuWeights::new(model), device, cache, copies: Vec::new() }
+    /// On the GPU that the model lies on. Takes the memory of the cache at once.
+    pub fn new(model: &Gpt, options: EngineOptions) -> CudaBackend {
+        let (device, config, d) = (model.device(), model.config, model.config.head_dim());
+        let weights = GpuWeights::new(model);
+        let pages = options.pages(&config, PagedKv::page_bytes(config.n_layer, config.n_kv_head, d));
+        let one_row = config.sequence_len.div_ceil(PAGE);
+        let cache = PagedKv::that_fits(&device, config.n_layer, one_row..=pages, config.n_kv_head, d);
+        let decode = DecodeStep::new(&weights, &cache, options.max_rows.max(1));
+        CudaBackend { device, weights, cache, decode, copies: Vec::new() }
     }
 
-    fn chosen(&self, logits: &Tensor, rows: &[usize], draws: &[Draw]) -> Vec<Drawn> {
-        let choices: Vec<Choice> = draws.iter().zip(rows).map(|(draw, &row)| choice(draw, row)).collect();
-        let chosen = choose(logits, &choices);
-        let most = draws.iter().filter_map(|draw| draw.options.logprobs).max();
-        let logprobs = most.map_or_else(Vec::new, |top| log_probabilities(logits, rows, &chosen, top));
-        let mut logprobs = logprobs.into_iter();
-        let drawn = |(id, draw): (u32, &Draw)| {
-            let of_draw = logprobs.next().zip(draw.options.logprobs).map(|(found, top)| Logprobs {
-                chosen: found.chosen,
-                top: found.top.into_iter().take(top).collect(),
-            });
-            Drawn { id, logprobs: of_draw }
-        };
-        chosen.ids().into_iter().zip(draws).map(drawn).collect()
+    fn copy_pages(&mut self) {
+        if !self.copies.is_empty() {
+            self.cache.copy_pages(&std::mem::take(&mut self.copies));
+        }
     }
+
+    /// Parts of one token each.
+    fn run_rows(&mut self, step: &Step, parts: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
+        if parts.is_empty() {
+            return Vec::new();
+        }
+        let row = |&part: &usize| {
+            let Part { tokens, start, pages } = step.parts[part];
+            DecodeRow { token: tokens[0], position: start, pages }
+        };
+        let rows: Vec<DecodeRow> = parts.iter().map(row).collect();
+        let logits = self.decode.run(&self.weights, &self.cache, &rows);
+        let place = |draw: &&Draw| parts.binary_search(&draw.part).expect("a part of this step");
+        chosen(logits, &draws.iter().map(place).collect::<Vec<usize>>(), draws)
+    }
+
+    /// Parts of several tokens each.
+    fn run_prompts(&mut self, step: &Step, parts: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
+        if parts.is_empty() {
+            return Vec::new();
+        }
+        let part = |&part: &usize| {
+            let Part { tokens, start, pages } = step.parts[part];
+            ChunkPart { ids: tokens, start, pages }
+        };
+        let new: Vec<ChunkPart> = parts.iter().map(part).collect();
+        // The last tokens of parts that are drawn from, once each, and for every draw its row among them.
+        let (mut kept, mut rows, mut end, mut draws_left) =
+            (Vec::new(), Vec::new(), 0, draws.iter().peekable());
+        for (part, new) in parts.iter().zip(&new) {
+            end += new.ids.len();
+            if draws_left.peek().is_some_and(|draw| draw.part == *part) {
+                kept.push(end - 1);
+            }
+            while draws_left.next_if(|draw| draw.part == *part).is_some() {
+                rows.push(kept.len() - 1);
+            }
+        }
+        let chunk = Chunk::new(&self.device, &new, &kept);
+        let x = hidden(&self.weights, &chunk, &mut self.cache);
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        chosen(&softcapped_logits(&chunk.keep(&x), &self.weights.lm_head), &rows, draws)
+    }
+}
+
+/// What is drawn from the rows of logits (.., V) that are named for each draw.
+fn chosen(logits: &Tensor, rows: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
+    let choices: Vec<Choice> = draws.iter().zip(rows).map(|(draw, &row)| choice(draw, row)).collect();
+    if choices.is_empty() {
+        return Vec::new();
+    }
+    let chosen = choose(logits, &choices);
+    let most = draws.iter().filter_map(|draw| draw.options.logprobs).max();
+    let logprobs = most.map_or_else(Vec::new, |top| log_probabilities(logits, rows, &chosen, top));
+    let mut logprobs = logprobs.into_iter();
+    let drawn = |(id, draw): (u32, &&Draw)| {
+        let of_draw = logprobs.next().zip(draw.options.logprobs).map(|(found, top)| Logprobs {
+            chosen: found.chosen,
+            top: found.top.into_iter().take(top).collect(),
+        });
+        Drawn { id, logprobs: of_draw }
+    };
+    chosen.ids().into_iter().zip(draws).map(drawn).collect()
 }
 
 /// Hidden states (padded rows, C) of the chunk's tokens, before the last norm. Their keys and values are left in the cache; one
@@ -88,11 +150,8 @@ impl Backend for CudaBackend {
         PagedKv::page_bytes(config.n_layer, config.n_kv_head, config.head_dim())
     }
 
-    fn claim(&mut self, wanted: usize) -> usize {
-        let GptConfig { n_layer, n_kv_head, sequence_len, .. } = self.weights.config;
-        let (d, one_row) = (self.weights.config.head_dim(), sequence_len.div_ceil(PAGE));
-        self.cache = PagedKv::that_fits(&self.device, n_layer, one_row..=wanted, n_kv_head, d);
-        self.cache.pages()
+    fn room_for(&self, wanted: usize) -> usize {
+        wanted.min(self.cache.pages())
     }
 
     fn reserve(&mut self, _pages: usize) {}
@@ -100,40 +159,21 @@ impl Backend for CudaBackend {
     fn copy_page(&mut self, copy: PageCopy) {
         // Copies run side by side: one onto a page that another reads must wait for it.
         if self.copies.iter().any(|&[from, _]| from == copy.to) {
-            self.cache.copy_pages(&std::mem::take(&mut self.copies));
+            self.copy_pages();
         }
         self.copies.push([copy.from, copy.to]);
     }
 
     fn run(&mut self, step: &Step) -> Vec<Drawn> {
-        if !self.copies.is_empty() {
-            self.cache.copy_pages(&std::mem::take(&mut self.copies));
-        }
-        let parts: Vec<ChunkPart> = step
-            .parts
-            .iter()
-            .map(|part| ChunkPart { ids: part.tokens, start: part.start, pages: part.pages })
-            .collect();
-        let ends = parts.iter().scan(0, |end, part| {
-            *end += part.ids.len();
-            Some(*end)
-        });
-        let ends: Vec<usize> = ends.collect();
-        // The last tokens of parts that are drawn from, once each, and for every draw its row among them.
-        let (mut kept, mut rows) = (Vec::new(), Vec::with_capacity(step.draws.len()));
-        for draw in &step.draws {
-            if kept.last() != Some(&(ends[draw.part] - 1)) {
-                kept.push(ends[draw.part] - 1);
-            }
-            rows.push(kept.len() - 1);
-        }
-        let chunk = Chunk::new(&self.device, &parts, &kept);
-        let x = hidden(&self.weights, &chunk, &mut self.cache);
-        if kept.is_empty() {
-            return Vec::new();
-        }
-        let logits = softcapped_logits(&chunk.keep(&x), &self.weights.lm_head);
-        self.chosen(&logits, &rows, &step.draws)
+        self.copy_pages();
+        let is_row = |part: usize| step.parts[part].tokens.len() == 1;
+        let (rows, prompts): (Vec<usize>, Vec<usize>) = (0..step.parts.len()).partition(|&part| is_row(part));
+        let (of_rows, of_prompts): (Vec<&Draw>, Vec<&Draw>) =
+            step.draws.iter().partition(|draw| is_row(draw.part));
+        let mut of_rows = self.run_rows(step, &rows, &of_rows).into_iter();
+        let mut of_prompts = self.run_prompts(step, &prompts, &of_prompts).into_iter();
+        let drawn = |draw: &Draw| if is_row(draw.part) { of_rows.next() } else { of_prompts.next() };
+        step.draws.iter().filter_map(drawn).collect()
     }
 
     fn score(&mut self, ids: &[u32], top: usize) -> Vec<Logprobs> {

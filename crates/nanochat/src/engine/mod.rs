@@ -13,11 +13,12 @@
 
 pub mod backend;
 mod cuda;
+pub(crate) mod decode;
 pub mod pages;
 mod request;
 mod row;
 mod score;
-mod weights;
+pub(crate) mod weights;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use nanochat_tensor::{Device, PAGE, Precision};
 use nanochat_tokenizer::Tokenizer;
 
+use crate::config::GptConfig;
 use crate::gpt::Gpt;
 use crate::sampler::{Drawn, Logprobs};
 use backend::{Backend, Draw, ModelBackend, Part, Step};
@@ -76,6 +78,12 @@ impl EngineOptions {
                 ..EngineOptions::default()
             },
         }
+    }
+
+    /// Pages of the cache, at most. Twice what all rows can hold leaves room for the beginnings of as many more.
+    fn pages(&self, config: &GptConfig, page_bytes: usize) -> usize {
+        let one_row = config.sequence_len.div_ceil(PAGE);
+        (self.cache_bytes / page_bytes).min(2 * self.max_rows.max(1) * one_row).max(one_row)
     }
 }
 
@@ -134,21 +142,19 @@ impl<'t> Engine<'t> {
     pub fn with_options(model: &Gpt, tokenizer: Option<&'t Tokenizer>, options: EngineOptions) -> Engine<'t> {
         let backend: Box<dyn Backend> = match model.device() {
             Device::Cpu => Box::new(ModelBackend::new(model, options.weights)),
-            Device::Cuda(_) => Box::new(CudaBackend::new(model)),
+            Device::Cuda(_) => Box::new(CudaBackend::new(model, options)),
         };
         Engine::over(backend, tokenizer, options)
     }
 
     /// An engine over something else that computes.
     pub fn over(
-        mut backend: Box<dyn Backend>,
+        backend: Box<dyn Backend>,
         tokenizer: Option<&'t Tokenizer>,
         options: EngineOptions,
     ) -> Engine<'t> {
-        let one_row = backend.config().sequence_len.div_ceil(PAGE);
-        // Twice what all rows can hold leaves room for the beginnings of as many more.
-        let of_use = 2 * options.max_rows.max(1) * one_row;
-        let capacity = backend.claim((options.cache_bytes / backend.page_bytes()).min(of_use).max(one_row));
+        let wanted = options.pages(backend.config(), backend.page_bytes());
+        let capacity = backend.room_for(wanted);
         Engine {
             backend,
             marks: Marks::new(tokenizer),

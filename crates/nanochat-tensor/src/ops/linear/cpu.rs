@@ -38,6 +38,10 @@ pub fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, compute: Compute) 
     Tensor::new(y, residual.shape())
 }
 
+pub fn forward_f32(x: &Tensor, w: &Tensor) -> Tensor {
+    forward(x, w, Compute::F32)
+}
+
 /// (.., out)
 pub fn output_shape(x: &Tensor, out: usize) -> Vec<usize> {
     let mut shape = x.shape().to_vec();

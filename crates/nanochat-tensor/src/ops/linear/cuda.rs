@@ -5,24 +5,28 @@ use crate::Tensor;
 use crate::cuda::{Cuda, Dtype, Operand, Output, Product};
 
 pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, w: &Tensor) -> Tensor {
-    product(gpu, None, x, w)
+    product(gpu, None, x, w, Dtype::Bf16)
+}
+
+pub fn forward_f32(gpu: &Arc<Cuda>, x: &Tensor, w: &Tensor) -> Tensor {
+    product(gpu, None, x, w, Dtype::F32)
 }
 
 /// residual + x wᵀ, the sum taken in float32 inside the product
 pub fn forward_add(gpu: &Arc<Cuda>, residual: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
-    product(gpu, Some(residual), x, w)
+    product(gpu, Some(residual), x, w, Dtype::Bf16)
 }
 
-fn product(gpu: &Arc<Cuda>, residual: Option<&Tensor>, x: &Tensor, w: &Tensor) -> Tensor {
+fn product(gpu: &Arc<Cuda>, residual: Option<&Tensor>, x: &Tensor, w: &Tensor, dtype: Dtype) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
-    let y = Tensor::unwritten(gpu, Dtype::Bf16, &output_shape(x, out));
-    let output = Output { ptr: y.ptr(), ld: out, dtype: Dtype::Bf16 };
+    let y = Tensor::unwritten(gpu, dtype, &output_shape(x, out));
+    let output = Output { ptr: y.ptr(), ld: out, dtype };
     let (a, b) = (Operand::new(x.bf16_ptr(), inp), Operand::new(w.bf16_ptr(), inp).t());
     let beta = if residual.is_some() { 1.0 } else { 0.0 };
     let product = Product::new([rows, out, inp], a, b, output, beta);
     // Weights in bf16 are for generation, where nearly every step has a number of rows of its own.
     let search = w.dtype() == Dtype::F32;
-    gpu.matmul(Product { added: residual.unwrap_or(&y).bf16_ptr(), search, ..product });
+    gpu.matmul(Product { added: residual.map_or(y.ptr(), Tensor::bf16_ptr), search, ..product });
     y
 }
 

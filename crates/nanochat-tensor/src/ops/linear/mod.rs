@@ -25,6 +25,14 @@ impl Tape {
         y
     }
 
+    /// As `linear`, in float32 also where activations are bf16: for logits. Not differentiable.
+    #[track_caller]
+    pub fn linear_f32(&self, x: &Tensor, w: &Tensor) -> Tensor {
+        assert!(!self.is_recording(), "linear_f32 has no backward; use Tape::off()");
+        assert_eq!(x.cols(), w.cols(), "linear: x {:?} does not match w {:?}", x.shape(), w.shape());
+        dispatch!(x, forward_f32(x, w))
+    }
+
     /// residual (.., out) + x (.., in) · w (out, in)ᵀ -> (.., out)
     #[track_caller]
     pub fn linear_add(&self, residual: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
@@ -71,9 +79,9 @@ fn add_weight_gradient(dy: &Tensor, x: &Tensor, w: &Target, grads: &mut Grads, c
 #[cfg(test)]
 mod tests {
     use crate::testing::{
-        BF16_TOLERANCE, assert_close, assert_gpu_agrees, assert_relative, gradcheck, randn,
+        BF16_TOLERANCE, assert_close, assert_gpu_agrees, assert_relative, gpu, gradcheck, randn,
     };
-    use crate::{Compute, Grads, Tape, Tensor};
+    use crate::{Compute, Device, Grads, Tape, Tensor};
 
     #[test]
     fn gradient_matches_finite_differences() {
@@ -122,6 +130,19 @@ mod tests {
         let message = std::panic::catch_unwind(|| Tape::off().linear(&randn(&[2, 3], 0), &randn(&[4, 5], 1)));
         let message = *message.unwrap_err().downcast::<String>().unwrap();
         assert!(message.contains("x [2, 3] does not match w [4, 5]"), "{message}");
+    }
+
+    #[test]
+    fn gpu_keeps_logits_in_float32() {
+        let Some(device) = gpu() else { return };
+        for (rows, inp, out) in [(1, 8, 8), (150, 128, 8), (33, 72, 301)] {
+            let (x, w) = (randn(&[rows, inp], 0).to_device(&device).to_activation(), randn(&[out, inp], 1));
+            let rounded = w.to_device(&device).to_activation();
+            let y = Tape::off().linear_f32(&x, &rounded);
+            let [x, w] = [&x, &rounded].map(|t| t.to_device(&Device::Cpu));
+            // Far below what one rounding to bf16 would cost.
+            assert_close(&y.host(), Tape::off().linear_f32(&x, &w).data(), 1e-5);
+        }
     }
 
     #[test]

@@ -5,9 +5,9 @@
 use rayon::prelude::*;
 
 use super::{Output, SOFTCAP};
+use crate::Tensor;
 use crate::gemm::{Compute, Mat, MatMut, Threads, gemm};
 use crate::simd::{self, CHUNK, vectorized};
-use crate::{Tape, Tensor};
 
 /// Logits held at a time: 4 Mi values (16 MiB), 64 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 4 << 20;
@@ -31,10 +31,8 @@ impl Found {
     }
 }
 
-pub fn logits(x: &Tensor, lm_head: &Tensor) -> Tensor {
-    let mut logits = Tape::off().linear(x, lm_head);
+pub fn softcap_logits(logits: &mut Tensor) {
     softcap(logits.data_mut());
-    logits
 }
 
 pub fn forward(
@@ -113,8 +111,8 @@ pub fn finish(
     );
 }
 
-/// Logits to g in place; returns Σ p. The loop ends in two arrays: with sums in it the compiler leaves it scalar, at six
-/// times the time.
+/// Logits to g in place; returns Σ p. The loop writes two arrays, which the compiler turns into vectors; with the sum
+/// inside, it left it scalar.
 #[inline(always)]
 pub fn unscaled_gradient(z: &mut [f32]) -> f32 {
     let (mut total, mut p) = (0.0, [0.0; 256]);

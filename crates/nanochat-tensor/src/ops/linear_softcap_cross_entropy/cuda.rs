@@ -9,17 +9,11 @@ use crate::cuda::{self, Cuda, Dtype, Operand, Product, blocks, sources};
 const CHUNK_ROWS: usize = 4_096;
 const THREADS: u32 = 512;
 
-pub fn logits(gpu: &Arc<Cuda>, x: &Tensor, lm_head: &Tensor) -> Tensor {
-    let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
-    let logits = Tensor::unwritten(gpu, Dtype::F32, &[n, v]);
-    let (a, b) = (Operand::new(x.bf16_ptr(), c), Operand::new(lm_head.bf16_ptr(), c).t());
-    let product =
-        Product::new([n, v, c], a, b, cuda::Output { ptr: logits.ptr(), ld: v, dtype: Dtype::F32 }, 0.0);
-    gpu.matmul(Product { search: false, ..product });
-    let launch = gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").ptr(logits.ptr()).f32(SOFTCAP);
-    // SAFETY: n · v values; the kernel stops there.
-    unsafe { launch.u64(n * v).run(blocks(n * v, 2 * THREADS), THREADS, 0) }
-    logits
+pub fn softcap_logits(gpu: &Arc<Cuda>, logits: &mut Tensor) {
+    let launch =
+        gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").ptr(logits.ptr_mut()).f32(SOFTCAP);
+    // SAFETY: float32 values; the kernel stops after the last.
+    unsafe { launch.u64(logits.len()).run(blocks(logits.len(), 2 * THREADS), 2 * THREADS, 0) }
 }
 
 pub fn forward(

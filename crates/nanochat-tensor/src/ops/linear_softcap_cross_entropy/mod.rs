@@ -41,8 +41,9 @@ pub fn softcap(logits: &mut [f32]) {
 /// chosen from.
 #[track_caller]
 pub fn softcapped_logits(x: &Tensor, lm_head: &Tensor) -> Tensor {
-    assert_eq!(x.cols(), lm_head.cols(), "logits: x {:?}, lm_head {:?}", x.shape(), lm_head.shape());
-    dispatch!(x, logits(x, lm_head))
+    let mut logits = Tape::off().linear_f32(x, lm_head);
+    dispatch!(x, softcap_logits(&mut logits));
+    logits
 }
 
 impl Tape {

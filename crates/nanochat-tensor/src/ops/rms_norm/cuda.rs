@@ -21,13 +21,20 @@ pub fn forward(gpu: &Arc<Cuda>, x: &Tensor) -> (Tensor, Tensor) {
 
 /// table (.., C) -> norms of `count` of its rows (count, C), whose numbers lie on the GPU at `which`, all inside.
 pub(crate) fn forward_rows(gpu: &Arc<Cuda>, table: &Tensor, which: u64, count: usize) -> Tensor {
+    let mut y = Tensor::unwritten(gpu, Dtype::Bf16, &[count, table.cols()]);
+    forward_into(gpu, &mut y, table, which, count);
+    y
+}
+
+/// The same into the first rows of y; `which` 0: the first rows of the table.
+pub(crate) fn forward_into(gpu: &Arc<Cuda>, y: &mut Tensor, table: &Tensor, which: u64, count: usize) {
     let cols = table.cols();
-    let y = Tensor::unwritten(gpu, Dtype::Bf16, &[count, cols]);
+    assert!(y.cols() == cols && y.rows() >= count, "norms of {count} rows of {cols} into {:?}", y.shape());
     let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_forward_{}", vectors(cols)));
-    let launch = kernel.ptr(y.ptr()).ptr(0).ptr(table.bf16_ptr()).ptr(which).u32(count).u32(cols).f32(EPS);
+    let launch =
+        kernel.ptr(y.ptr_mut()).ptr(0).ptr(table.bf16_ptr()).ptr(which).u32(count).u32(cols).f32(EPS);
     // SAFETY: y holds count · cols values, and every row named is one of the table's; a warp for each row.
     unsafe { launch.run(blocks(count * 32, THREADS), THREADS, 0) }
-    y
 }
 
 pub fn backward(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {

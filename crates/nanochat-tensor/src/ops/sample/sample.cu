@@ -1,12 +1,12 @@
-// A token from a row of logits, one block a choice. Nothing is sorted: every limit (the k-th largest, the edge of the
-// nucleus, the token drawn) is a binary search over the 32 bits of a logit's key, which asks how much lies at or above
-// one. Mostly a short list of the largest logits is searched: of 1,024 threads each knows the largest of its share, and
-// what the k-th of these 1,024 passes are the k largest of all, and few more.
+// A token from a row of logits, one block a choice. The row is never sorted. Of 1,024 threads each knows the largest of
+// its share: what passes the k-th of these are the k largest of all and few more, which are sorted alone. Where that does
+// not do (many tokens are alike, k is large, or the nucleus is) every limit is a binary search over the 32 bits of a
+// logit's key, which asks how much of the row lies at or above one.
 //
 // Probabilities are whole multiples of 2^-40 of the likeliest one's: sums have no order, so every run draws the same.
 
 #define THREADS 1024
-#define LISTED 2048  // keys of a list; more tokens than that may be alike, and are then searched where they lie
+#define LISTED 2048  // most tokens of a list
 #define ONE 1099511627776.0f
 
 struct Choice {
@@ -16,10 +16,9 @@ struct Choice {
     double uniform;
 };
 
-// Order of unsigned keys is that of logits; NaN counts as minus infinity. No key is 0.
+// Order of unsigned keys is that of logits, -0 before 0; NaN counts as minus infinity. No key is 0.
 __device__ inline u32 key_of(float z) {
-    z = z != z ? -INFINITY_F : z + 0.0f;  // one zero
-    u32 bits = __float_as_uint(z);
+    u32 bits = __float_as_uint(z != z ? -INFINITY_F : z);
     return bits ^ ((u32)((int)bits >> 31) | 0x80000000u);
 }
 __device__ inline float logit_of(u32 key) {
@@ -37,7 +36,7 @@ __device__ inline u64 sum_block(u64 x) {
     return x;
 }
 
-// Tokens in the order of their ids: a row of logits, or a list taken from one.
+// Tokens in some order: those of a row of logits, by their ids, or a list taken from one.
 struct Items {
     const float* logits;
     const u32 *keys, *ids;
@@ -108,8 +107,7 @@ __device__ inline u32 first_to_reach(const Items& items, u64 need, F f) {
     return found;
 }
 
-// What the cut leaves of a row, in the order of the ids; `count` is what there is, which may be more than LISTED: then
-// nothing is listed.
+// Lists what the cut leaves of a row, LISTED at most, in the order of the ids; how many these are.
 __device__ inline u32 list(const float* logits, u32 v, Cut cut, u32* keys, u32* ids) {
     __shared__ u32 above[WARP], equal[WARP];
     u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, share = (v + THREADS - 1) / THREADS * WARP;
@@ -135,7 +133,6 @@ __device__ inline u32 list(const float* logits, u32 v, Cut cut, u32* keys, u32* 
         ties += equal[w];
     }
     count += min(ties, cut.ties);
-    if (count > LISTED) return count;
     if (more + same)
         for (u32 first = begin; first < end; first += WARP) {
             u32 key = first + lane < end ? key_of(logits[first + lane]) : 0, before = (1u << lane) - 1;
@@ -149,6 +146,11 @@ __device__ inline u32 list(const float* logits, u32 v, Cut cut, u32* keys, u32* 
     return count;
 }
 
+// Keys and ids of tokens, in the memory of a block.
+struct List {
+    u32 keys[LISTED], ids[LISTED];
+};
+
 // The k-th largest of the threads' keys.
 __device__ inline u32 kth_of_threads(u32 mine, u32 k) {
     u32 key = 0;
@@ -157,13 +159,37 @@ __device__ inline u32 kth_of_threads(u32 mine, u32 k) {
     return key;
 }
 
-// At least the k largest of a row (all of it, if too many are alike to be listed). `mine`: the largest key of every
-// THREADS-th value from this thread's on.
-__device__ inline Items largest(const float* logits, u32 v, u32 k, u32 mine, u32* keys, u32* ids) {
-    u32 passes = k < THREADS ? kth_of_threads(mine, k) : 0;
-    if (passes == 0) return {logits, 0, 0, v};  // fewer threads than k have any
-    u32 count = list(logits, v, {passes, LISTED}, keys, ids);
-    return count < LISTED ? Items{0, keys, ids, count} : Items{logits, 0, 0, v};
+// Puts `count` tokens of a list in order, likeliest first, of equals the smaller id.
+__device__ inline void sort(List& to, const List& from, u32 count) {
+    for (u32 i = threadIdx.x; i < count; i += THREADS) {
+        u32 key = from.keys[i], id = from.ids[i], rank = 0;
+        for (u32 j = 0; j < count; j++) rank += from.keys[j] > key || from.keys[j] == key && from.ids[j] < id;
+        to.keys[rank] = key;
+        to.ids[rank] = id;
+    }
+    __syncthreads();
+}
+
+// Lists at least the k largest of a row, in order; how many, or 0 if too many pass. `mine`: the largest key of every
+// THREADS-th token from this thread's on.
+__device__ inline u32 list_largest(List& sorted, List& found, const float* logits, u32 v, u32 k, u32 mine) {
+    __shared__ u32 count;
+    u32 passes = kth_of_threads(mine, k);
+    if (passes == 0) return 0;  // fewer threads than k have any
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    if (mine >= passes)
+#pragma unroll 8
+        for (u32 i = threadIdx.x; i < v; i += THREADS) {
+            u32 key = key_of(logits[i]);
+            if (key < passes) continue;
+            u32 at = atomicAdd(&count, 1);
+            if (at < LISTED) found.keys[at] = key, found.ids[at] = i;
+        }
+    __syncthreads();
+    if (count > LISTED) return 0;
+    sort(sorted, found, count);
+    return count;
 }
 
 __device__ inline u32 largest_of_thread(const float* logits, u32 v) {
@@ -185,18 +211,18 @@ __device__ inline u32 max_block(u32 x) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_choose(u32* chosen, const float* logits, const float* changed, const Choice* choices, u32 v) {
-    __shared__ u32 keys[LISTED], ids[LISTED];
+    __shared__ List sorted, found;
     Choice c = choices[blockIdx.x];
     const float* row = c.changed ? changed + (u64)(c.changed - 1) * v : logits + (u64)c.row * v;
-    u32 mine = largest_of_thread(row, v), top = max_block(mine);
+    u32 mine = largest_of_thread(row, v);
+    float likeliest = logit_of(max_block(mine)), highest = fminf(likeliest, 3.402823466e38f);
     auto answer = [&](u32 id) {
         if (threadIdx.x == 0) chosen[blockIdx.x] = id;
     };
     Items all = {row, 0, 0, v};
-    if (!(c.temperature > 0.0f) || logit_of(top) == -INFINITY_F)
-        return answer(first_to_reach(all, 1, [=](u32 key) { return (u64)(key == top); }));
+    if (!(c.temperature > 0.0f) || likeliest == -INFINITY_F)
+        return answer(first_to_reach(all, 1, [=](u32 key) { return (u64)(logit_of(key) == likeliest); }));
 
-    float highest = fminf(logit_of(top), 3.402823466e38f);
     auto one = [](u32) { return 1ull; };
     auto weight = [=](u32 key) {
         float p = expf((fminf(logit_of(key), 3.402823466e38f) - highest) / c.temperature);
@@ -210,26 +236,36 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         return answer(first_to_reach(all, need(total), weight));
     }
 
-    // As long as the list may get, where nothing says how many tokens the nucleus has.
-    Items items = largest(row, v, cut_k ? c.top_k : THREADS / 2, mine, keys, ids);
+    // Half the threads' keys are as long a list as will do, where nothing says how many tokens the nucleus has.
+    u32 listed = list_largest(sorted, found, row, v, cut_k ? c.top_k : THREADS / 2, mine);
+    Items items = {0, sorted.keys, sorted.ids, cut_k ? min(listed, c.top_k) : listed};
     Cut cut = {0, 0};
-    if (cut_k) {
-        u32 key = search(items, cut, c.top_k, one);
-        cut = {key, c.top_k - (u32)at_least(items, key + 1, cut, one)};
-    }
     u64 total = at_least(cut_k ? items : all, 0, cut, weight);
+    u64 enough = max((u64)ceil((double)c.top_p * (double)total), 1ull);
+    if (listed && (cut_k || at_least(items, 0, cut, weight) >= enough)) {
+        if (cut_p) {
+            items.count = first_to_reach(items, enough, weight) + 1;
+            total = at_least(items, 0, cut, weight);
+        }
+        return answer(items.id(first_to_reach(items, need(total), weight)));
+    }
+
+    if (cut_k) {
+        u32 key = search(all, cut, c.top_k, one);
+        cut = {key, c.top_k - (u32)at_least(all, key + 1, cut, one)};
+        total = at_least(all, 0, cut, weight);
+    }
     if (cut_p) {
-        u64 enough = max((u64)ceil((double)c.top_p * (double)total), 1ull);
-        if (!cut_k && at_least(items, 0, cut, weight) < enough) items = all;
-        u32 key = search(items, cut, enough, weight);
-        u64 above = at_least(items, key + 1, cut, weight), each = weight(key);
+        enough = max((u64)ceil((double)c.top_p * (double)total), 1ull);
+        u32 key = search(all, cut, enough, weight);
+        u64 above = at_least(all, key + 1, cut, weight), each = weight(key);
         cut = {key, (u32)((enough - above + each - 1) / each)};
         total = above + cut.ties * each;
     }
     u64 reach = need(total);
-    u32 key = search(items, cut, reach, weight);
-    u64 above = at_least(items, key + 1, cut, weight), tie = (reach - above - 1) / weight(key);
-    answer(items.id(first_to_reach(items, tie + 1, [=](u32 other) { return (u64)(other == key); })));
+    u32 key = search(all, cut, reach, weight);
+    u64 above = at_least(all, key + 1, cut, weight), tie = (reach - above - 1) / weight(key);
+    answer(first_to_reach(all, tie + 1, [=](u32 other) { return (u64)(other == key); }));
 }
 
 struct Penalties {
@@ -269,7 +305,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // first the token's, then ids and values, likeliest first. A row with fewer tokens repeats none: its id is V.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_log_probabilities(float* out, const float* logits, const u32* rows, const u32* chosen, u32 v, u32 top) {
-    __shared__ u32 keys[LISTED], ids[LISTED];
+    __shared__ List sorted, found;
     __shared__ double sums[WARP];
     const float* row = logits + (u64)rows[blockIdx.x] * v;
     out += (u64)blockIdx.x * (1 + 2 * top);
@@ -287,19 +323,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) out[0] = row[chosen[blockIdx.x]] - log_sum;
     if (top == 0) return;
 
-    Items items = largest(row, v, top, mine, keys, ids);
-    if (!items.keys) {
+    u32 some = min(top, v), count = list_largest(sorted, found, row, v, some, mine);
+    if (!count) {
+        Items all = {row, 0, 0, v};
         Cut none = {0, 0};
         auto one = [](u32) { return 1ull; };
-        u32 key = search(items, none, min(top, v), one), ties = min(top, v) - (u32)at_least(items, key + 1, none, one);
-        items = {0, keys, ids, list(row, v, {key, ties}, keys, ids)};
+        u32 key = search(all, none, some, one);
+        count = list(row, v, {key, some - (u32)at_least(all, key + 1, none, one)}, found.keys, found.ids);
+        sort(sorted, found, count);
     }
-    for (u32 i = threadIdx.x; i < items.count; i += THREADS) {
-        u32 rank = 0;
-        for (u32 j = 0; j < items.count; j++) rank += keys[j] > keys[i] || keys[j] == keys[i] && j < i;
-        if (rank >= top) continue;
-        out[1 + rank] = __uint_as_float(ids[i]);
-        out[1 + top + rank] = logit_of(keys[i]) - log_sum;
+    for (u32 i = threadIdx.x; i < top; i += THREADS) {
+        out[1 + i] = __uint_as_float(i < some ? sorted.ids[i] : v);
+        out[1 + top + i] = i < some ? logit_of(sorted.keys[i]) - log_sum : 0.0f;
     }
-    for (u32 i = items.count + threadIdx.x; i < top; i += THREADS) out[1 + i] = __uint_as_float(v);
 }

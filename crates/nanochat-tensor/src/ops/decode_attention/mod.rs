@@ -1,0 +1,212 @@
+//! Attention of one new token a row over the paged cache, on a GPU, from q, k and v as their product leaves them: rotates
+//! and norms q and k, writes k and v into the cache, attends.
+//!
+//! The cache is what is read: 5.1 KB a token and layer of a d20. Each row's tokens are split over so many blocks that a
+//! single row fills the card; rows that begin with the same pages have these read once for as many of them as fit in the
+//! 16 rows of an mma. A row's result depends on its own tokens and on how they are split: on the number of rows in the
+//! graph, and on whether it shares pages, but on nothing else of its neighbours.
+
+use std::sync::Arc;
+
+use crate::cuda::{Buffer, Cuda, Dtype, Ints, sources};
+use crate::ops::EPS;
+use crate::ops::attention_with_kv_cache::PAGE;
+use crate::ops::rms_norm;
+use crate::{Device, PagedKv, RotaryTable, Tensor};
+
+#[cfg(test)]
+mod tests;
+
+/// Rows of an mma: queries that a block holds.
+const QUERIES: usize = 16;
+const THREADS: u32 = 128;
+/// Blocks that fit on a multiprocessor beside one another, each with 72 KB of shared memory at D = 128. Splits are chosen
+/// to fill all of them once: a second round for a few blocks costs as much as the first (8 rows of a d20 on an H200: 15.2 µs
+/// a layer with 240 blocks where 264 fit, 20.1 µs with 320).
+const RESIDENT: usize = 3;
+/// As many softmaxes are joined at a time as a warp has lanes, those of a tile included.
+const MOST_SPLITS: usize = 16;
+const TILE_FIELDS: usize = 4;
+
+/// A sequence that decodes one token.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeRow<'a> {
+    pub token: u32,
+    /// Of the token: how many are in the cache before it.
+    pub position: usize,
+    /// Of the sequence, that for the token included.
+    pub pages: &'a [u32],
+}
+
+/// The sizes of a step that its launches are made for: numbers of rows and of tiles that share pages, rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    pub rows: usize,
+    pub tiles: usize,
+}
+
+/// The rows of a step on the GPU: tokens, lengths and pages at fixed addresses, and memory to work in.
+pub struct DecodeRows {
+    gpu: Arc<Cuda>,
+    heads: usize,
+    kv_heads: usize,
+    max_rows: usize,
+    max_pages: usize,
+    /// Tokens of the vocabulary and pages of the cache.
+    bounds: [usize; 2],
+    /// ids (R), lengths (R), shared pages (R), tiles (R, TILE_FIELDS), tables (R, max_pages) with R = max_rows
+    ints: Ints,
+    partial: Buffer,   // (R, H, splits, D)
+    softmaxes: Buffer, // (R, H, splits, 2)
+    arrived: Ints,     // (R, KVH)
+}
+
+impl DecodeRows {
+    /// For at most `max_rows` rows, each of at most `max_pages` pages, of a model with this embedding (V, C).
+    #[track_caller]
+    pub fn new(wte: &Tensor, heads: usize, cache: &PagedKv, max_rows: usize, max_pages: usize) -> DecodeRows {
+        let Device::Cuda(gpu) = &wte.device() else { panic!("decode steps are a GPU's") };
+        let (kv_heads, d) = (cache.kv_heads(), cache.head_dim());
+        assert!(d == 64 || d == 128, "attention on CUDA: head_dim {d}; 64 and 128 work");
+        assert!(
+            heads / kv_heads <= QUERIES,
+            "attention: {heads} heads for {kv_heads} key heads; at most {QUERIES} each"
+        );
+        let max_rows = max_rows.next_power_of_two();
+        let slots = |rows: usize| {
+            let shape = |tiles| Shape { rows, tiles };
+            let most = (0..=rows)
+                .map(|tiles| splits(gpu, shape(tiles), kv_heads))
+                .map(|[own, of_tile]| own + of_tile);
+            rows * heads * most.max().unwrap_or(0)
+        };
+        let slots = (0..=max_rows.ilog2()).map(|i| slots(1 << i)).max().unwrap_or(0);
+        DecodeRows {
+            gpu: gpu.clone(),
+            heads,
+            kv_heads,
+            max_rows,
+            max_pages,
+            bounds: [wte.rows(), cache.pages()],
+            ints: Ints::new(gpu, max_rows * (3 + TILE_FIELDS + max_pages)),
+            partial: gpu.alloc(slots * d, Dtype::F32),
+            softmaxes: gpu.alloc(slots * 2, Dtype::F32),
+            arrived: Ints::new(gpu, max_rows * kv_heads),
+        }
+    }
+
+    /// Copies the rows of the next step to the GPU. Rows beside one another whose sequences begin with the same pages read
+    /// those together.
+    #[track_caller]
+    pub fn set(&mut self, rows: &[DecodeRow]) -> Shape {
+        assert!(!rows.is_empty() && rows.len() <= self.max_rows, "{} rows of {}", rows.len(), self.max_rows);
+        let padded = rows.len().next_power_of_two();
+        let (r, p) = (self.max_rows, self.max_pages);
+        let mut head = vec![0; r * (3 + TILE_FIELDS)];
+        let mut tables = vec![0; padded * p];
+        for (i, row) in rows.iter().enumerate() {
+            let DecodeRow { token, position, pages } = *row;
+            assert!(position / PAGE < pages.len().min(p), "position {position} of {} pages", pages.len());
+            let pages = &pages[..position / PAGE + 1];
+            let [vocab, all] = self.bounds;
+            assert!((token as usize) < vocab, "token {token} of {vocab}");
+            assert!(pages.iter().all(|&page| (page as usize) < all), "pages {pages:?} of {all}");
+            head[i] = token;
+            head[r + i] = position as u32 + 1;
+            tables[i * p..][..pages.len()].copy_from_slice(pages);
+        }
+        let tiles = self.tiles(rows);
+        for (i, &[row, count, pages]) in tiles.iter().enumerate() {
+            head[2 * r + row..][..count].fill(pages as u32);
+            head[3 * r + i * TILE_FIELDS..][..3].copy_from_slice(&[row as u32, count as u32, pages as u32]);
+        }
+        self.ints.write(0, &head);
+        self.ints.write(head.len(), &tables);
+        Shape { rows: padded, tiles: if tiles.is_empty() { 0 } else { tiles.len().next_power_of_two() } }
+    }
+
+    /// x (.., C) = norm of the tokens' rows of wte (V, C)
+    pub fn embed(&self, x: &mut Tensor, wte: &Tensor, shape: Shape) {
+        assert_eq!(wte.rows(), self.bounds[0], "the embedding of another model");
+        rms_norm::cuda::forward_into(&self.gpu, x, wte, self.ints.ptr(0), shape.rows);
+    }
+
+    /// [first row, rows, shared pages] of rows that are read together, as many to a tile as its queries allow.
+    fn tiles(&self, rows: &[DecodeRow]) -> Vec<[usize; 3]> {
+        let together = QUERIES * self.kv_heads / self.heads;
+        let mut tiles = Vec::new();
+        let mut first = 0;
+        while first < rows.len() {
+            let mut pages = full_pages(&rows[first]).len();
+            let mut count = 1;
+            for row in &rows[first + 1..] {
+                let same =
+                    full_pages(&rows[first]).iter().zip(full_pages(row)).take_while(|(a, b)| a == b).count();
+                // A row that shares little with the others begins a tile of its own.
+                if same == 0 || 2 * same < pages {
+                    break;
+                }
+                (pages, count) = (pages.min(same), count + 1);
+            }
+            if count > 1 && together > 1 {
+                let starts = (0..count).step_by(together);
+                tiles.extend(starts.map(|i| [first + i, together.min(count - i), pages]));
+            }
+            first += count;
+        }
+        tiles
+    }
+}
+
+/// The pages before that of the new token.
+fn full_pages<'a>(row: &DecodeRow<'a>) -> &'a [u32] {
+    &row.pages[..row.position / PAGE]
+}
+
+/// Blocks that share a row's own tokens, and a tile's.
+fn splits(gpu: &Cuda, shape: Shape, kv_heads: usize) -> [usize; 2] {
+    let blocks = RESIDENT * gpu.multiprocessors() as usize;
+    let splits = |units: usize| (blocks / (units * kv_heads).max(1)).clamp(1, MOST_SPLITS);
+    // What rows that share pages have of their own is short.
+    if shape.tiles == 0 { [splits(shape.rows), 0] } else { [1, splits(2 * shape.tiles)] }
+}
+
+/// qkv (.., (H + 2 KVH) D) -> y (.., H D) of the rows that `rows` holds, and their keys and values into `layer` of the cache.
+#[track_caller]
+pub fn decode_attention(
+    y: &mut Tensor,
+    qkv: &Tensor,
+    cache: &PagedKv,
+    layer: usize,
+    table: &RotaryTable,
+    rows: &DecodeRows,
+    shape: Shape,
+) {
+    let (gpu, ints, r) = (&rows.gpu, &rows.ints, rows.max_rows);
+    let (h, kvh) = (rows.heads, rows.kv_heads);
+    let d = cache.head_dim();
+    assert!(
+        qkv.cols() == (h + 2 * kvh) * d && y.cols() == h * d,
+        "attention: {:?} to {:?}",
+        qkv.shape(),
+        y.shape()
+    );
+    assert!(shape.rows <= qkv.rows().min(y.rows()), "attention: {shape:?} of {:?}", qkv.shape());
+    assert!(rows.max_pages * PAGE <= table.positions(), "rotary: {} pages of positions", rows.max_pages);
+    let [cos, sin] = table.on_gpu(gpu);
+    let [own, of_tile] = splits(gpu, shape, kvh);
+    let kernel = gpu.kernel(sources::decode_attention, &format!("decode_attention_{d}"));
+    let launch = kernel.ptr(y.ptr_mut()).ptr(qkv.bf16_ptr()).ptr(cache.k(layer)).ptr(cache.v(layer));
+    let launch = launch.ptr(cos.ptr()).ptr(sin.ptr()).ptr(ints.ptr((3 + TILE_FIELDS) * r));
+    let launch = launch.ptr(ints.ptr(r)).ptr(ints.ptr(2 * r)).ptr(ints.ptr(3 * r));
+    let launch = launch.ptr(rows.partial.ptr()).ptr(rows.softmaxes.ptr()).ptr(rows.arrived.ptr(0));
+    let launch =
+        launch.u32(shape.rows).u32(h).u32(kvh).u32(rows.max_pages).u32(own).u32(of_tile).u32(shape.tiles);
+    let launch = launch.f32(std::f32::consts::LOG2_E / (d as f32).sqrt()).f32(EPS).overlapping();
+    let grid = [kvh, shape.tiles * of_tile + shape.rows * own, 1];
+    // q, and two stages of keys and values for each of four warps, each of 16 tokens.
+    let shared = (1 + 4 * 2 * 2) * 16 * d * 2;
+    // SAFETY: `set` wrote lengths and tables of pages that the cache has for all rows of the shape, and `new` made room
+    // for the parts of every shape. Pages that rows share are not written.
+    unsafe { launch.run(grid, THREADS, shared as u32) }
+}
