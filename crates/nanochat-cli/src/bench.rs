@@ -89,12 +89,13 @@ fn print_ops(speed: &OpsSpeed) {
 
 fn print_train(speed: &TrainSpeed) {
     println!(
-        "d{} ({:.1}M parameters) on {}, {} rows, --recompute {}",
+        "d{} ({:.1}M parameters) on {}, {} rows, --recompute {}, products in {}",
         speed.depth,
         speed.parameters as f64 / 1e6,
         speed.device,
         speed.device_batch_size,
-        speed.recompute
+        speed.recompute,
+        speed.precision
     );
     println!("{:>12.0} tok/s", speed.tokens_per_second);
     if let Some(mfu) = speed.mfu {
