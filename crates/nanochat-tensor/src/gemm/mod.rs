@@ -34,11 +34,6 @@ pub enum Compute {
 }
 
 impl Compute {
-    /// The faster one on this processor.
-    pub fn fastest() -> Compute {
-        if has_bf16() { Compute::Bf16 } else { Compute::F32 }
-    }
-
     /// c (m, n) = alpha · a (m, k) · b (k, n) + beta · c
     #[track_caller]
     pub fn gemm(self, c: MatMut, alpha: f32, a: Mat, b: Mat, beta: f32, threads: Threads) {
