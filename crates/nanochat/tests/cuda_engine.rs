@@ -7,12 +7,13 @@ use nanochat::batch::Batch;
 use nanochat::config::GptConfig;
 use nanochat::engine::{Completion, Engine, EngineOptions, Request};
 use nanochat::gpt::Gpt;
+use nanochat::language::TextLanguage;
 use nanochat::optim::{Moment, Optimizer, Rates};
 use nanochat::sampler::{SampleOptions, Seen, sample};
 use nanochat::train;
 use nanochat::world::{Split, World};
 use nanochat_tensor::ops::sample::{Choice, Penalties, choose, log_probabilities};
-use nanochat_tensor::{Device, Rng, Tensor};
+use nanochat_tensor::{Comm, Device, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
 
 const GREEDY: SampleOptions = SampleOptions {
@@ -180,7 +181,7 @@ struct Trained {
 }
 
 fn trained(device: &Device, n_kv_head: usize, depth: usize) -> Trained {
-    let world = World::new(1, "nanochat");
+    let world = World::new(1, "nanochat", TextLanguage::Mix);
     let documents: Vec<String> = (0..1_500).map(|i| world.document(Split::Train, i)).collect();
     let options = TrainOptions { vocab_size: 700, ..TrainOptions::default() };
     let tokenizer = nanochat_tokenizer::train(documents[..300].iter(), &options).unwrap();
@@ -190,7 +191,7 @@ fn trained(device: &Device, n_kv_head: usize, depth: usize) -> Trained {
     let config = GptConfig::from_depth(depth, 700, 256).unwrap().with_kv_heads(n_kv_head).unwrap();
     let mut model = Gpt::init(config, 3).to_device(device);
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
-    let mut optimizer = Optimizer::new(&model, rates, 1.0);
+    let mut optimizer = Optimizer::new(&model, rates, 1.0, &Comm::alone());
     let (b, t) = (16, 256);
     for step in 0..200 {
         let start = step * b * t % (stream.len() - b * t - 1);

@@ -102,16 +102,17 @@ fn many(
     let (y, len) = (y.ptr_mut(), rows * n);
     match epilogue {
         Epilogue::Plain | Epilogue::Add => {}
-        // SAFETY, here and below: y holds rows · N values, each changed where it lies by one thread.
-        Epilogue::ReluSquared => unsafe {
+        Epilogue::ReluSquared => {
             let launch = gpu.kernel(sources::relu_squared, "relu_squared_forward").ptr(y).ptr(y).u64(len);
-            launch.run(blocks(len / 8, 256), 256, 0)
-        },
-        Epilogue::Softcap => unsafe {
+            // SAFETY: y holds `len` values, each changed where it lies by one thread.
+            unsafe { launch.run(blocks(len / 8, 256), 256, 0) }
+        }
+        Epilogue::Softcap => {
             let launch =
                 gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").ptr(y).f32(15.0).u64(len);
-            launch.run(blocks(len, 1_024), 512, 0)
-        },
+            // SAFETY: as above.
+            unsafe { launch.run(blocks(len, 1_024), 512, 0) }
+        }
     }
 }
 
