@@ -100,8 +100,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_limit_is_kept() {
-        let mut free = Free::default();
-        free.values = LIMIT - 10;
+        let mut free = Free { values: LIMIT - 10, ..Free::default() };
         free.put(vec![0.0; 20]);
         assert_eq!(free.values, 20);
     }

@@ -51,7 +51,7 @@ fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
         let mut rng = Rng::new(&[5, i as u64]);
         let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.below(301) as u32).collect() };
         let begin = ids(3 + 7 * i);
-        let ends: Vec<Vec<u32>> = (1..5).map(|n| ids(n)).collect();
+        let ends: Vec<Vec<u32>> = (1..5).map(ids).collect();
         ends.into_iter().map(|end| Span { ids: [begin.clone(), end].concat(), start: begin.len() }).collect()
     };
     let groups: Vec<Vec<Span>> = (0..60).map(group).collect();

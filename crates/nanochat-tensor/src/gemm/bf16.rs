@@ -36,7 +36,7 @@ pub type Right = Panels<PANEL>;
 /// pairs as there are; zeros where the sizes are no multiples.
 ///
 /// It is laid out by blocks of k, row after row. One panel after the other, a matrix with rows of 4 KiB would touch a page
-/// for each row, more than the TLB has entries: that took three times as long as the product.
+/// for each row, more than the TLB has entries.
 pub struct Panels<const W: usize> {
     values: Vec<[u32; W]>,
     pairs: usize,

@@ -148,6 +148,9 @@ mod tests {
                     (false, Epilogue::Add),
                     (true, Epilogue::Softcap),
                 ] {
+                    if norm && k > 4_096 {
+                        continue; // no model norms what is this wide
+                    }
                     let mut want = Tape::off().linear(if norm { &normed } else { &x_cpu }, &w_cpu);
                     for (sum, y) in want.data_mut().iter_mut().zip(y_cpu.data()) {
                         *sum = match epilogue {
