@@ -38,21 +38,21 @@ class Scorer:
         return [self.bos, *self.tokenizer.encode(text, add_special_tokens=False).ids]
 
     @torch.inference_mode()
-    def logits(self, ids: list[int]) -> torch.Tensor:
-        return self.model(torch.tensor([ids])).logits[0].float()
+    def last_logits(self, ids: list[int], count: int) -> torch.Tensor:
+        return self.model(torch.tensor([ids]), logits_to_keep=count).logits[0].float()
 
     def mean_loss(self, ids: list[int], start: int) -> float:
         cut = max(0, len(ids) - self.reach - 1)
         ids, start = ids[cut:], start - cut
         if start == len(ids):
             return math.nan
-        logits = self.logits(ids[:-1])[start - 1 :]
+        logits = self.last_logits(ids[:-1], len(ids) - start)
         return F.cross_entropy(logits, torch.tensor(ids[start:])).item()
 
     def is_greedy(self, ids: list[int], start: int) -> bool:
         cut = max(0, len(ids) - self.reach - 1)
         ids, start = ids[cut:], start - cut
-        return self.logits(ids[:-1])[start - 1 :].argmax(-1).tolist() == ids[start:]
+        return self.last_logits(ids[:-1], len(ids) - start).argmax(-1).tolist() == ids[start:]
 
 
 def shared(sequences: list[list[int]]) -> int:

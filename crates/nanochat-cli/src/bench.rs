@@ -3,6 +3,7 @@
 use anyhow::Result;
 use nanochat::bench::infer::{InferBench, InferSpeed, infer};
 use nanochat::bench::rl::{RlBench, RlSpeed, rl};
+use nanochat::bench::tok::{HARD_SIZES, TokBench, TokSpeed, tok};
 use nanochat::bench::{
     DecodeBench, DecodeSpeed, OpSpeed, OpsBench, OpsSpeed, TrainBench, TrainSpeed, decode, ops, train,
 };
@@ -18,6 +19,8 @@ pub enum BenchCommand {
     Ops(Command<OpsBench>),
     /// Time answers: the first token, and decoding at several batch sizes
     Infer(Command<InferBench>),
+    /// Time a tokenizer on your text and on texts that are hard for it
+    Tok(Command<TokBench>),
     /// Time a step of reinforcement learning: answers, and learning from them
     Rl(Command<RlBench>),
     /// Time each kernel of a decode step on a GPU, and the step beside them
@@ -43,6 +46,7 @@ pub fn run(command: BenchCommand, device: &Device, comm: &Comm) -> Result<()> {
         }
         BenchCommand::Ops(command) => show(command.json, &ops(&command.bench, device)?, print_ops),
         BenchCommand::Infer(command) => show(command.json, &infer(&command.bench, device)?, print_infer),
+        BenchCommand::Tok(command) => show(command.json, &tok(&command.bench)?, print_tok),
         BenchCommand::Rl(command) => show(command.json, &rl(&command.bench, device)?, print_rl),
         BenchCommand::Decode(command) => show(command.json, &decode(&command.bench, device)?, print_decode),
         BenchCommand::Serve(Command { bench, json }) => {
@@ -85,12 +89,13 @@ fn print_ops(speed: &OpsSpeed) {
 
 fn print_train(speed: &TrainSpeed) {
     println!(
-        "d{} ({:.1}M parameters) on {}, {} rows, --recompute {}",
+        "d{} ({:.1}M parameters) on {}, {} rows, --recompute {}, products in {}",
         speed.depth,
         speed.parameters as f64 / 1e6,
         speed.device,
         speed.device_batch_size,
-        speed.recompute
+        speed.recompute,
+        speed.precision
     );
     println!("{:>12.0} tok/s", speed.tokens_per_second);
     if let Some(mfu) = speed.mfu {
@@ -181,6 +186,25 @@ fn print_decode(speed: &DecodeSpeed) {
         }
         let sum: f64 = step.parts.iter().map(|part| part.us).sum();
         println!("  {:<20} {sum:>32.1} us", "all parts alone");
+    }
+}
+
+fn print_tok(speed: &TokSpeed) {
+    let TokSpeed { vocab_size, train_megabytes, train_mb_per_second, .. } = speed;
+    println!(
+        "{train_mb_per_second:>9.1} MB/s training {vocab_size} tokens on {train_megabytes:.1} MB, all threads"
+    );
+    println!(
+        "{:>9.1} MB/s encoding {:.1} MB, one thread: {} tokens, {:.3} characters each",
+        speed.encode_mb_per_second, speed.encode_megabytes, speed.tokens, speed.chars_per_token
+    );
+    print!("{:<20}", "MB/s by size");
+    HARD_SIZES.iter().for_each(|bytes| print!("{:>9}", format!("{} KiB", bytes >> 10)));
+    println!();
+    for hard in &speed.hard {
+        print!("{:<20}", hard.text);
+        hard.mb_per_second.iter().for_each(|rate| print!("{rate:>9.1}"));
+        println!();
     }
 }
 

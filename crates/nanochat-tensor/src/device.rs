@@ -86,11 +86,12 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the op folder it is called from, by where `tensor` lives.
+/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the op folder it is called from, by where `tensor` lives. What stands after
+/// a semicolon is for the CPU alone.
 macro_rules! dispatch {
-    ($tensor:expr, $f:ident($($arg:expr),* $(,)?)) => {
+    ($tensor:expr, $f:ident($($arg:expr),* $(,)? $(; $cpu:expr)?)) => {
         match $tensor.gpu().cloned() {
-            None => cpu::$f($($arg),*),
+            None => cpu::$f($($arg),* $(, $cpu)?),
             Some(gpu) => cuda::$f(&gpu, $($arg),*),
         }
     };

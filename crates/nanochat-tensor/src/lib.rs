@@ -20,6 +20,7 @@ pub mod optim;
 pub mod packed;
 pub mod profile;
 mod reduction;
+mod reuse;
 mod rng;
 pub mod safetensors;
 pub mod simd;
@@ -31,6 +32,7 @@ mod testing;
 
 pub use comm::Comm;
 pub use device::{Device, DeviceChoice, DeviceError};
+pub use gemm::Compute;
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
 pub use ops::decode_attention::{DecodeRow, DecodeRows, Shape, decode_attention};
 pub use ops::decode_linear::{Epilogue, decode_linear};

@@ -73,6 +73,12 @@ pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// What of a gradient is left where one is added with beta 0 or 1; 0 does not read it.
+#[inline(always)]
+pub fn old(value: f32, beta: f32) -> f32 {
+    if beta == 0.0 { 0.0 } else { value }
+}
+
 /// y += a · x
 #[inline(always)]
 pub fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
@@ -123,6 +129,11 @@ pub fn scale(y: &mut [f32], factor: f32) {
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     let parts: Vec<f64> = x.par_chunks(CHUNK).map(|x| f64::from(vectorized(|| dot(x, x)))).collect();
     parts.iter().sum()
+}
+
+/// Calls `f` on each row of `cols` values, over all threads.
+pub fn par_rows(y: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    y.par_chunks_exact_mut(cols).enumerate().for_each(|(row, y)| vectorized(|| f(row, y)));
 }
 
 /// Calls `f` on matching chunks of `y` and `x`, over all threads.

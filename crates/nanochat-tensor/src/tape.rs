@@ -5,9 +5,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use crate::gemm::Compute;
 use crate::ops::elementwise;
 use crate::profile;
 use crate::reduction::Reduction;
+use crate::simd;
 use crate::tensor::{Target, Tensor, TensorId};
 
 type Backward = Box<dyn FnOnce(Tensor, &mut Grads)>;
@@ -16,6 +18,8 @@ type Backward = Box<dyn FnOnce(Tensor, &mut Grads)>;
 pub struct Tape {
     ops: RefCell<Vec<Recorded>>,
     recording: bool,
+    /// How products are computed on the CPU; on a GPU it is bf16 always.
+    pub(crate) compute: Compute,
 }
 
 struct Recorded {
@@ -36,12 +40,17 @@ pub struct Grads {
 
 impl Tape {
     pub fn new() -> Tape {
-        Tape { ops: RefCell::default(), recording: true }
+        Tape::computing(Compute::F32)
+    }
+
+    /// As `new`, with products in this precision.
+    pub fn computing(compute: Compute) -> Tape {
+        Tape { ops: RefCell::default(), recording: true, compute }
     }
 
     /// Records nothing: the same forward code serves evaluation and generation.
     pub fn off() -> Tape {
-        Tape { ops: RefCell::default(), recording: false }
+        Tape { ops: RefCell::default(), recording: false, compute: Compute::F32 }
     }
 
     pub(crate) fn is_recording(&self) -> bool {
@@ -70,10 +79,11 @@ impl Tape {
     /// `f(x)`, of which x alone is kept: its ops are run again in backward, and then gone through
     /// (gradient checkpointing, Chen et al. 2016). `f` must give the same values both times.
     pub fn recompute(&self, x: &Tensor, f: impl Fn(&Tape, &Tensor) -> Tensor + 'static) -> Tensor {
-        let y = f(&Tape::off(), x);
+        let compute = self.compute;
+        let y = f(&Tape { compute, ..Tape::off() }, x);
         let x = x.clone();
         self.push(&y, "recompute", move |dy, grads| {
-            let tape = Tape::new();
+            let tape = Tape::computing(compute);
             let y = f(&tape, &x);
             grads.add(&y, dy);
             tape.unwind(grads);
@@ -128,14 +138,18 @@ impl Grads {
         self.hand_over(target.id);
     }
 
-    /// Adds `factor · grad`.
-    pub(crate) fn add_scaled(&mut self, target: &Target, grad: &Tensor, factor: f32) {
-        self.accumulate(target, |sum, beta| elementwise::add_scaled(sum, grad, factor, beta));
+    /// Adds `factor · grad`. On the CPU a first gradient is scaled where it lies.
+    pub(crate) fn add_scaled(&mut self, target: &Target, mut grad: Tensor, factor: f32) {
+        if grad.gpu().is_none() && !self.sums.contains_key(&target.id) {
+            simd::scale(grad.make_mut(), factor);
+            return self.add_to(target, grad);
+        }
+        self.accumulate(target, |sum, beta| elementwise::add_scaled(sum, &grad, factor, beta));
     }
 
     /// Lends the gradient of a tensor to a kernel that adds into it, so that a product can accumulate
-    /// (beta = 1) without a buffer of its own. `kernel(buffer, beta)`: beta 0 finds zeros on the CPU, and on a
-    /// GPU anything at all, to be overwritten.
+    /// (beta = 1) without a buffer of its own. `kernel(buffer, beta)`: beta 0 finds anything at all, to be
+    /// overwritten.
     pub(crate) fn accumulate(&mut self, target: &Target, kernel: impl FnOnce(&mut Tensor, f32)) {
         match self.sums.entry(target.id) {
             Entry::Vacant(slot) => {

@@ -10,6 +10,7 @@ use crate::cuda::{Buffer, Cuda, Dtype};
 use crate::device::Device;
 use crate::ops::elementwise;
 use crate::packed::{Packed, Precision};
+use crate::reuse::{self, Values};
 
 /// Names a tensor for its gradient. Clones and reshapes of a tensor share its id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -36,10 +37,10 @@ impl Target {
         self.shape.iter().product()
     }
 
-    /// A first gradient: zeros on the CPU, unwritten on a GPU. Of the tensor's type: float32 for weights.
+    /// A first gradient: unwritten. Of the tensor's type: float32 for weights.
     pub fn fresh(&self) -> Tensor {
         match &self.on_gpu {
-            None => Tensor::zeros(&self.shape),
+            None => Tensor::new(reuse::any(self.len()), &self.shape),
             Some((gpu, dtype)) => Tensor::unwritten(gpu, *dtype, &self.shape),
         }
     }
@@ -47,7 +48,7 @@ impl Target {
 
 #[derive(Clone)]
 enum Storage {
-    Cpu(Vec<f32>),
+    Cpu(Values),
     Packed(Packed),
     Cuda(CudaStorage),
 }
@@ -75,11 +76,11 @@ impl Tensor {
     #[track_caller]
     pub fn new(data: Vec<f32>, shape: &[usize]) -> Tensor {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "data does not fill shape {shape:?}");
-        Tensor::of(Storage::Cpu(data), shape)
+        Tensor::of(Storage::Cpu(Values(data)), shape)
     }
 
     pub fn zeros(shape: &[usize]) -> Tensor {
-        Tensor::new(vec![0.0; shape.iter().product()], shape)
+        Tensor::new(reuse::zeros(shape.iter().product()), shape)
     }
 
     /// Zeros of the same shape, on the same device, in float32.

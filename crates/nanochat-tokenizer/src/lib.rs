@@ -12,12 +12,18 @@
 //! # Ok::<(), nanochat_tokenizer::TokenizerError>(())
 //! ```
 
+mod backtrack;
+mod count;
 mod encode;
+mod heap;
 mod huggingface;
+mod merging;
+mod neighbours;
 mod special;
 mod split;
 mod stream;
 mod train;
+mod trie;
 mod vocab;
 
 use std::borrow::Cow;
@@ -28,7 +34,8 @@ use hashbrown::{HashMap, HashSet};
 use rayon::prelude::*;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-use encode::{Bpe, Merge, Scratch};
+use backtrack::Scratch;
+use encode::{Bpe, Merge};
 use special::AddedToken;
 use split::Splitter;
 use vocab::Vocab;

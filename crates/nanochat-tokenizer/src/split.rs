@@ -87,7 +87,7 @@ fn cut<'t>(splits: &[Split], text: &'t str, visit: &mut impl FnMut(&'t str)) {
         [] if text.is_empty() => {}
         [] => visit(text),
         [Split { method: Method::Scan { max_digits }, .. }, rest @ ..] => {
-            let (classes, mut start) = (&**CLASSES, 0);
+            let (classes, mut start) = (&*CLASSES, 0);
             while start < text.len() {
                 let end = next_piece(classes, text, start, *max_digits);
                 let piece = &text[start..end];
@@ -131,9 +131,17 @@ enum CharClass {
 }
 use CharClass::{Letter, Newline, Number, Other, Space};
 
-/// Class of every code point, one byte each (1.1 MB), from the regex engine's own Unicode tables.
-static CLASSES: LazyLock<Box<[CharClass]>> = LazyLock::new(|| {
-    let mut classes = vec![Other; 0x11_0000].into_boxed_slice();
+struct Classes {
+    /// Of every code point, one byte each (1.1 MB).
+    chars: Box<[CharClass]>,
+    /// Of characters of three bytes by the first two, unless the third matters: no decoding for most
+    /// Chinese characters.
+    blocks: [Option<CharClass>; 1 << 10],
+}
+
+/// From the regex engine's own Unicode tables.
+static CLASSES: LazyLock<Classes> = LazyLock::new(|| {
+    let mut chars = vec![Other; 0x11_0000].into_boxed_slice();
     for (pattern, class) in [(r"\p{L}", Letter), (r"\p{N}", Number), (r"\s", Space), (r"[\r\n]", Newline)] {
         let hir = regex_syntax::parse(pattern).expect("a valid class");
         let ranges: Vec<(u32, u32)> = match hir.kind() {
@@ -143,26 +151,36 @@ static CLASSES: LazyLock<Box<[CharClass]>> = LazyLock::new(|| {
             other => unreachable!("{pattern} parses as {other:?}"),
         };
         for (first, last) in ranges {
-            classes[first as usize..=last as usize].fill(class);
+            chars[first as usize..=last as usize].fill(class);
         }
     }
-    classes
+    let blocks = std::array::from_fn(|block| {
+        let block = &chars[block << 6..(block + 1) << 6];
+        block.iter().all(|class| *class == block[0]).then_some(block[0])
+    });
+    Classes { chars, blocks }
 });
 
 /// Class and byte length of the character at `at`; none at the end of the text.
 #[inline]
-fn class_at(classes: &[CharClass], text: &str, at: usize) -> Option<(CharClass, usize)> {
-    let first = *text.as_bytes().get(at)?;
+fn class_at(classes: &Classes, text: &str, at: usize) -> Option<(CharClass, usize)> {
+    let bytes = text.as_bytes();
+    let first = *bytes.get(at)?;
     if first < 0x80 {
-        return Some((classes[first as usize], 1));
+        return Some((classes.chars[first as usize], 1));
+    }
+    if first >> 4 == 0xE
+        && let Some(class) = classes.blocks[usize::from(first & 0xF) << 6 | usize::from(bytes[at + 1] & 0x3F)]
+    {
+        return Some((class, 3));
     }
     let c = text[at..].chars().next()?;
-    Some((classes[c as usize], c.len_utf8()))
+    Some((classes.chars[c as usize], c.len_utf8()))
 }
 
 /// End of the run of `class` that starts at `at` (`at` itself if there is none).
 #[inline]
-fn run_end(classes: &[CharClass], text: &str, mut at: usize, class: CharClass) -> usize {
+fn run_end(classes: &Classes, text: &str, mut at: usize, class: CharClass) -> usize {
     while let Some((found, len)) = class_at(classes, text, at)
         && found == class
     {
@@ -172,7 +190,7 @@ fn run_end(classes: &[CharClass], text: &str, mut at: usize, class: CharClass) -
 }
 
 /// End of the piece that starts at `start`: the pattern's alternatives in their order.
-fn next_piece(classes: &[CharClass], text: &str, start: usize, max_digits: usize) -> usize {
+fn next_piece(classes: &Classes, text: &str, start: usize, max_digits: usize) -> usize {
     let (class, len) = class_at(classes, text, start).expect("a start inside the text");
     let after = start + len;
     match class {
@@ -214,14 +232,14 @@ fn contraction_end(text: &str) -> Option<usize> {
 }
 
 /// `[^\s\p{L}\p{N}]++[\r\n]*`
-fn punctuation_end(classes: &[CharClass], text: &str, at: usize) -> usize {
+fn punctuation_end(classes: &Classes, text: &str, at: usize) -> usize {
     let end = run_end(classes, text, at, Other);
     run_end(classes, text, end, Newline)
 }
 
 /// `\s*[\r\n]|\s+(?!\S)|\s+`: up to the last newline of the white space, else all of it at the end of
 /// the text, else all but its last character, which goes with what follows.
-fn white_space_end(classes: &[CharClass], text: &str, start: usize) -> usize {
+fn white_space_end(classes: &Classes, text: &str, start: usize) -> usize {
     let (mut end, mut last, mut after_newline) = (start, start, None);
     while let Some((class @ (Space | Newline), len)) = class_at(classes, text, end) {
         (last, end) = (end, end + len);
@@ -296,7 +314,7 @@ mod tests {
             let text = c.to_string();
             let class = all.iter().find(|(_, regex)| regex.is_match(&text).unwrap()).map(|(class, _)| *class);
             let rest = if space.is_match(&text).unwrap() { Space } else { Other };
-            assert_eq!(CLASSES[c as usize], class.unwrap_or(rest), "{c:?}");
+            assert_eq!(class_at(&CLASSES, &text, 0), Some((class.unwrap_or(rest), text.len())), "{c:?}");
         }
     }
 

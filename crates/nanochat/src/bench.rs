@@ -4,6 +4,7 @@ mod decode;
 pub mod infer;
 mod ops;
 pub mod rl;
+pub mod tok;
 
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use nanochat_tensor::{Comm, Device, Grads, Rng, Tape};
 use serde::Serialize;
 
 use crate::batch::Batch;
-use crate::config::{GptConfig, Recompute};
+use crate::config::{GptConfig, Precision, Recompute};
 use crate::gpt::Gpt;
 use crate::optim::{Moment, Optimizer, Rates};
 use crate::plan::Memory;
@@ -44,6 +45,9 @@ pub struct Sizes {
     /// What is computed a second time in the backward pass instead of kept
     #[arg(long, value_enum, default_value_t)]
     pub recompute: Recompute,
+    /// What the products of training round to on the CPU (a GPU trains in bf16)
+    #[arg(long, value_enum, default_value_t)]
+    pub precision: Precision,
     /// What the device can do at its best, in TFLOP/s [default: a GPU's by its name]
     #[arg(long)]
     pub peak_tflops: Option<f64>,
@@ -70,6 +74,7 @@ pub struct TrainSpeed {
     pub parameters: usize,
     pub device_batch_size: usize,
     pub recompute: Recompute,
+    pub precision: Precision,
     pub tokens_per_second: f64,
     /// Share of the peak FLOP/s; None where the peak is not known. What is recomputed does not count.
     pub mfu: Option<f64>,
@@ -147,6 +152,7 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
     let scale = 1.0 / bench.total_batch_size as f32;
     let mut model = Gpt::init(config, 42).to_device(device);
     model.recompute = sizes.recompute;
+    model.compute = sizes.precision.into();
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&model, rates, 1.0, comm);
     let batch = random_batch(config.vocab_size, [sizes.device_batch_size, sizes.max_seq_len]);
@@ -182,6 +188,7 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
         parameters: config.params(),
         device_batch_size: sizes.device_batch_size,
         recompute: sizes.recompute,
+        precision: if gpu_busy.is_some() { Precision::Bf16 } else { sizes.precision },
         tokens_per_second,
         mfu: peak.map(|peak| {
             config.flops_per_token() * tokens_per_second / (peak * 1e12 * comm.world_size() as f64)
@@ -211,7 +218,7 @@ fn step(
     let started = Instant::now();
     let (mut grads, mut loss) = (Grads::default(), None);
     for i in 0..micro_steps {
-        let tape = Tape::new();
+        let tape = Tape::computing(model.compute);
         let (loss_sum, _) = part("forward", || model.loss_sum(&tape, batch));
         if i + 1 == micro_steps {
             grads.reduce_into(optimizer.reduction(model));

@@ -1,5 +1,6 @@
 //! The model's sizes, all of which follow from `depth` (nanochat's one dial).
 
+use nanochat_tensor::Compute;
 use serde::{Deserialize, Serialize};
 
 /// Sizes of a GPT, under the names of nanochat's checkpoints.
@@ -32,6 +33,36 @@ impl std::fmt::Display for Recompute {
             Recompute::None => "none",
             Recompute::Mlp => "mlp",
             Recompute::Block => "block",
+        })
+    }
+}
+
+/// What training on the CPU rounds the factors of its products to; weights, their gradients and all sums are f32 in both.
+/// A GPU trains in bf16 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Not at all: the same run on every processor
+    #[default]
+    F32,
+    /// To bf16: faster where the processor has AVX512-BF16
+    Bf16,
+}
+
+impl From<Precision> for Compute {
+    fn from(precision: Precision) -> Compute {
+        match precision {
+            Precision::F32 => Compute::F32,
+            Precision::Bf16 => Compute::Bf16,
+        }
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
         })
     }
 }

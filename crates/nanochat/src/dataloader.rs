@@ -5,7 +5,7 @@
 //!
 //! There is one stream, whatever the number of ranks: each makes all of it and trains on every world-th batch. So a
 //! step sees the same tokens on any number of GPUs, and a run goes on with another number. What this costs: where eight
-//! GPUs train a d20 with 1.5M tokens a second, each rank tokenises 7 MB of text a second, a tenth of a core's work.
+//! GPUs train a d20 with 1.5M tokens a second, each rank tokenises 7 MB of text a second, less than one core can.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use nanochat_tensor::{Device, Precision, Rng, RotaryTable, RowIndex, Tape, Tensor};
+use nanochat_tensor::{Compute, Device, Precision, Rng, RotaryTable, RowIndex, Tape, Tensor};
 use rayon::prelude::*;
 
 use crate::batch::Batch;
@@ -22,6 +22,8 @@ pub struct Gpt {
     pub config: GptConfig,
     /// What training does not keep for its backward pass.
     pub recompute: Recompute,
+    /// What products round to in training on the CPU; all else computes in f32.
+    pub compute: Compute,
     wte: Tensor, // (V, C)
     blocks: Vec<Block>,
     lm_head: Tensor, // (V, C)
@@ -91,7 +93,15 @@ impl Gpt {
         // The 1.9 billion values of a d32 would take one thread half a minute.
         let blocks = (0..config.n_layer).into_par_iter().map(block).collect();
         let lm_head = Tensor::zeros(&[config.vocab_size, c]);
-        Gpt { config, recompute: Recompute::None, wte, blocks, lm_head, rotary: rotary(config) }
+        Gpt {
+            config,
+            recompute: Recompute::None,
+            compute: Compute::F32,
+            wte,
+            blocks,
+            lm_head,
+            rotary: rotary(config),
+        }
     }
 
     /// A model whose weights `weight(name, shape)` provides, asked in the order of `params`.
@@ -115,12 +125,22 @@ impl Gpt {
             blocks.push(Block { attn, mlp });
         }
         let lm_head = weight("lm_head.weight", &[v, c])?;
-        Ok(Gpt { config, recompute: Recompute::None, wte, blocks, lm_head, rotary: rotary(config) })
+        Ok(Gpt {
+            config,
+            recompute: Recompute::None,
+            compute: Compute::F32,
+            wte,
+            blocks,
+            lm_head,
+            rotary: rotary(config),
+        })
     }
 
     /// The model with its weights on `device`, in float32; on a GPU it computes in bf16.
     pub fn to_device(mut self, device: &Device) -> Gpt {
         self.params_mut().into_iter().for_each(|(_, _, weight)| *weight = weight.to_device(device));
+        // A table lies on the first GPU that asks for it, and another GPU cannot read it there.
+        self.rotary = rotary(self.config);
         self
     }
 

@@ -60,7 +60,7 @@ pub fn step_over(
     let mut grads = Grads::default();
     let mut losses = Vec::with_capacity(micro_batches.len());
     for (i, batch) in micro_batches.iter().enumerate() {
-        let tape = Tape::new();
+        let tape = Tape::computing(model.compute);
         let (loss_sum, _) = part("forward", || model.loss_sum(&tape, batch));
         if i + 1 == micro_batches.len() {
             // From here on a gradient that is complete goes to the rank that updates with it.

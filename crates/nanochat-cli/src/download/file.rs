@@ -3,19 +3,15 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
 use ring::digest;
 
-use super::http::{Answer, Client, Failure, passing, shown};
+use super::http::{Answer, Client, Failure, TRIES, passing, shown};
 
-/// Failures in a row, without a byte of progress between them, before a file is given up.
-const TRIES: u32 = 6;
 /// Times that a file may arrive whole but wrong.
 const WRONG: u32 = 2;
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A file to fetch, and what is known of it beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,14 +30,8 @@ pub enum Checksum {
 }
 
 /// Fetches `remote` to `path`, whose folder is made if missing. A file that is there with the right size is kept.
-/// `pause` is the time before the first new try; it doubles with each. Progress counts bytes.
-pub fn fetch(
-    client: &Client,
-    remote: &Remote,
-    path: &Path,
-    pause: Duration,
-    progress: &ProgressBar,
-) -> anyhow::Result<()> {
+/// Progress counts bytes.
+pub fn fetch(client: &Client, remote: &Remote, path: &Path, progress: &ProgressBar) -> anyhow::Result<()> {
     if let Ok(found) = path.metadata()
         && (remote.size.is_none() || remote.size == Some(found.len()))
     {
@@ -49,22 +39,21 @@ pub fn fetch(
         return Ok(());
     }
     let mut part = Part::open(path, remote.clone(), progress)?;
-    let (mut failures, mut wrong) = (0, 0);
+    // Progress is more than there ever was: a server without ranges begins again and again.
+    let (mut failures, mut most) = (0, part.len);
     loop {
-        let before = part.len;
-        let failure = match part.go_on(client).and_then(|()| part.check()) {
+        let (reason, wait) = match part.go_on(client).and_then(|()| part.check()) {
             Ok(()) => return part.finish(path),
             Err(Failure::Lasting(reason)) => bail!(reason),
             Err(Failure::Passing { reason, wait }) => (reason, wait),
         };
-        let (reason, wait) = failure;
-        wrong += u32::from(part.len == 0 && before > 0);
-        failures = if part.len > before { 1 } else { failures + 1 };
-        if failures >= TRIES || wrong >= WRONG {
-            return Err(anyhow!("{reason}; gave up after {failures} tries, run the same command to go on"));
+        failures = if part.len > most { 1 } else { failures + 1 };
+        most = most.max(part.len);
+        if failures >= TRIES || part.wrong >= WRONG {
+            let times = failures.max(part.wrong);
+            return Err(anyhow!("{reason}; gave up after {times} tries, run the same command to go on"));
         }
-        let pause = (pause * 2u32.pow(failures - 1)).min(LONGEST_PAUSE);
-        std::thread::sleep(wait.unwrap_or(pause).max(pause));
+        client.wait(failures, wait);
     }
 }
 
@@ -76,6 +65,8 @@ struct Part<'p> {
     len: u64,
     /// Known from the start or from an answer.
     size: Option<u64>,
+    /// Times that all of it was here, and wrong.
+    wrong: u32,
     progress: &'p ProgressBar,
 }
 
@@ -89,7 +80,7 @@ impl<'p> Part<'p> {
         file.try_lock().map_err(|_| anyhow!("{} is being downloaded by another process", path.display()))?;
         let len = file.seek(SeekFrom::End(0)).with_context(|| part.display().to_string())?;
         progress.inc(len);
-        Ok(Part { size: remote.size, remote, path: part, file, len, progress })
+        Ok(Part { size: remote.size, remote, path: part, file, len, wrong: 0, progress })
     }
 
     /// Reads what is missing. All is there when it returns Ok, as far as sizes tell.
@@ -122,6 +113,7 @@ impl<'p> Part<'p> {
                 Err(error) => return Err(self.passing(&format!("stopped at {} bytes ({error})", self.len))),
             };
             if self.size.is_some_and(|size| self.len + n as u64 > size) {
+                self.wrong += 1;
                 self.restart()?;
                 return Err(self.passing("sends more than the size it has"));
             }
@@ -207,6 +199,7 @@ impl<'p> Part<'p> {
         if found == *expected {
             return Ok(());
         }
+        self.wrong += 1;
         self.restart()?;
         Err(self.passing(&format!("arrived with the checksum {found} instead of {expected}")))
     }

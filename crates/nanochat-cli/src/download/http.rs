@@ -8,6 +8,9 @@ use ureq::Agent;
 
 const CONNECT: Duration = Duration::from_secs(20);
 const MAX_REDIRECTS: usize = 8;
+/// Failures in a row, without progress between them, before something is given up.
+pub const TRIES: u32 = 6;
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Answers that are read whole (lists of files) end here.
 const MAX_TEXT: u64 = 64 << 20;
 
@@ -25,6 +28,8 @@ pub struct Client {
     /// Where the token may go: scheme, host and port.
     token_origin: String,
     token: Option<String>,
+    /// Before the first new try after a failure; it doubles with each.
+    pause: Duration,
 }
 
 /// An answer whose body is still to be read.
@@ -38,9 +43,14 @@ pub struct Answer {
 }
 
 impl Client {
-    /// `token` goes to the host of `endpoint` alone; `silence` is how long a server may send nothing. Proxies come
-    /// from the usual variables.
-    pub fn new(endpoint: &str, token: Option<String>, silence: Duration) -> Result<Client, String> {
+    /// `token` goes to the host of `endpoint` alone; `silence` is how long a server may send nothing, `pause` the
+    /// time before the first new try. Proxies come from the usual variables.
+    pub fn new(
+        endpoint: &str,
+        token: Option<String>,
+        silence: Duration,
+        pause: Duration,
+    ) -> Result<Client, String> {
         let token_origin = origin(endpoint).ok_or_else(|| format!("{endpoint} is not an http address"))?;
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -52,7 +62,7 @@ impl Client {
             .timeout_per_read(Some(silence))
             .user_agent(concat!("nanochat/", env!("CARGO_PKG_VERSION")))
             .build();
-        Ok(Client { agent: config.into(), token_origin, token })
+        Ok(Client { agent: config.into(), token_origin, token, pause })
     }
 
     /// The answer to GET; 2xx and 416 are answers, everything else is a failure.
@@ -82,8 +92,29 @@ impl Client {
         Err(lasting(&url, "redirects in a circle"))
     }
 
-    /// The text of a 2xx answer, and the address of the next page if the answer names one.
-    pub fn text(&self, url: &str) -> Result<(String, Option<String>), Failure> {
+    /// Waits before another try, longer with each failure in a row, and as long as the server asked.
+    pub fn wait(&self, failures: u32, asked: Option<Duration>) {
+        let pause = (self.pause * 2u32.pow(failures - 1)).min(LONGEST_PAUSE);
+        std::thread::sleep(asked.unwrap_or(pause).max(pause));
+    }
+
+    /// The text of a 2xx answer, and the address of the next page if the answer names one; tried again after failures
+    /// that pass.
+    pub fn text(&self, url: &str) -> Result<(String, Option<String>), String> {
+        for failures in 1..TRIES {
+            match self.text_once(url) {
+                Err(Failure::Passing { wait, .. }) => self.wait(failures, wait),
+                Err(Failure::Lasting(reason)) => return Err(reason),
+                Ok(text) => return Ok(text),
+            }
+        }
+        self.text_once(url).map_err(|failure| match failure {
+            Failure::Passing { reason, .. } => format!("{reason}; gave up after {TRIES} tries"),
+            Failure::Lasting(reason) => reason,
+        })
+    }
+
+    fn text_once(&self, url: &str) -> Result<(String, Option<String>), Failure> {
         let answer = self.get(url, &[])?;
         let next = answer.header("link").and_then(next_page).and_then(|target| resolve(&answer.url, target));
         let mut text = String::new();

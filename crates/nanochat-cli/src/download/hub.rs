@@ -6,7 +6,10 @@ use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
 
 use super::file::{Checksum, Remote};
-use super::http::{Client, Failure};
+use super::http::Client;
+
+/// Pages of a list that are read; a hub puts a thousand files on each.
+const MAX_PAGES: usize = 1_000;
 
 /// A public set by its name in the guides.
 pub struct Set {
@@ -82,11 +85,13 @@ pub fn list(client: &Client, endpoint: &str, kind: RepoKind, repo: &str) -> anyh
         RepoKind::Model => ("models", format!("{endpoint}/{repo}")),
     };
     let mut page = Some(format!("{endpoint}/api/{api}/{repo}/tree/{revision}?recursive=true"));
-    let mut found = Vec::new();
+    let (mut found, mut pages) = (Vec::new(), 0);
     while let Some(url) = page {
-        let (text, next) = client.text(&url).map_err(|failure| match failure {
-            Failure::Passing { reason, .. } | Failure::Lasting(reason) => anyhow!(reason),
-        })?;
+        pages += 1;
+        if pages > MAX_PAGES {
+            bail!("the list of files of {repo} does not end after {MAX_PAGES} pages");
+        }
+        let (text, next) = client.text(&url).map_err(|reason| anyhow!(reason))?;
         let entries: Vec<Value> = serde_json::from_str(&text)
             .with_context(|| format!("the list of files of {repo} is not what a hub answers"))?;
         for entry in entries.iter().filter(|entry| entry["type"] == "file") {

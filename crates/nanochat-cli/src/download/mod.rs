@@ -134,7 +134,7 @@ impl Network {
     fn client(&self) -> anyhow::Result<Client> {
         let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty());
         let token = token.map(|token| token.trim().to_string());
-        Client::new(&self.mirror, token, Duration::from_secs(self.timeout)).map_err(anyhow::Error::msg)
+        Client::new(&self.mirror, token, Duration::from_secs(self.timeout), PAUSE).map_err(anyhow::Error::msg)
     }
 }
 
@@ -156,7 +156,7 @@ fn fetch_all(client: &Client, items: Vec<Item>, jobs: u8) -> anyhow::Result<()> 
             scope.spawn(|| {
                 let next = || queue.lock().expect("no code panics while it holds this lock").pop_front();
                 while let Some(Item { remote, path, unpack }) = next() {
-                    let fetched = fetch(client, &remote, &path, PAUSE, &progress);
+                    let fetched = fetch(client, &remote, &path, &progress);
                     match fetched.and_then(|()| if unpack { unzip(&path) } else { Ok(()) }) {
                         Ok(()) => progress.suspend(|| eprintln!("{}", path.display())),
                         Err(error) => failures.lock().expect("as above").push(error),

@@ -111,7 +111,7 @@ fn sha256(bytes: &[u8]) -> Checksum {
 }
 
 fn client(server: &Server) -> Client {
-    Client::new(&server.url, None, Duration::from_millis(300)).unwrap()
+    Client::new(&server.url, None, Duration::from_millis(300), Duration::from_millis(1)).unwrap()
 }
 
 /// Fetches `/file` of the server; what lies there afterwards, or the sentence.
@@ -120,7 +120,7 @@ fn download(server: &Server, size: Option<u64>, checksum: Option<Checksum>) -> R
     let path = temp.path().join("sub/file");
     let remote = Remote { url: format!("{}/file", server.url), size, checksum };
     let progress = ProgressBar::hidden();
-    match fetch(&client(server), &remote, &path, Duration::from_millis(1), &progress) {
+    match fetch(&client(server), &remote, &path, &progress) {
         Ok(()) => {
             let names: Vec<_> =
                 fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -231,6 +231,46 @@ fn what_is_wrong_in_size_or_content_never_gets_its_name() {
 }
 
 #[test]
+fn a_file_that_is_wrong_is_fetched_twice_at_most() {
+    let server = serve(|_, request, stream| give(stream, request, b"not it"));
+    let error = download(&server, Some(6), Some(sha256(b"it"))).unwrap_err();
+    assert!(error.contains("gave up after 2 tries"), "{error}");
+    assert_eq!(server.requests.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn a_server_without_ranges_that_always_breaks_off_is_given_up() {
+    // Now a byte more, now a byte less than the time before: no progress.
+    let whole = content();
+    let server = serve(move |n, _, stream| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", whole.len());
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&whole[..1_000 + n % 2]));
+    });
+    let error = download(&server, None, None).unwrap_err();
+    assert!(error.contains("gave up after 6 tries"), "{error}");
+    assert!(server.requests.lock().unwrap().len() < 10);
+}
+
+#[test]
+fn a_list_is_asked_for_again_and_ends() {
+    let page = br#"[{"type": "file", "path": "a", "size": 1, "oid": "x"}]"#;
+    let server = serve(move |n, _, stream| match n {
+        0 => say(stream, "503 Service Unavailable", "", b""),
+        1 => {} // hangs up without a word
+        _ => say(stream, "200 OK", "", page),
+    });
+    assert_eq!(list(&client(&server), &server.url, RepoKind::Model, "o/n").unwrap().len(), 1);
+    let server = serve(|_, _, stream| say(stream, "500 Oops", "", b""));
+    let error = list(&client(&server), &server.url, RepoKind::Model, "o/n").unwrap_err().to_string();
+    assert!(error.contains("answered 500; gave up after 6 tries"), "{error}");
+    let server = serve(move |_, request, stream| {
+        say(stream, "200 OK", &format!("Link: <{}>; rel=\"next\"\r\n", request.path), page)
+    });
+    let error = list(&client(&server), &server.url, RepoKind::Model, "o/n").unwrap_err().to_string();
+    assert!(error.contains("does not end"), "{error}");
+}
+
+#[test]
 fn failures_that_last_are_one_sentence_at_once() {
     for (status, words) in
         [("404 Not Found", "there is no such file"), ("401 Unauthorized", "HF_TOKEN"), ("418 Teapot", "418")]
@@ -262,7 +302,9 @@ fn the_token_stays_with_its_host_and_out_of_messages() {
             say(stream, "302 Found", &format!("Location: {target}\r\n{etag}"), b"");
         }
     });
-    let client = Client::new(&hub.url, Some("hf_secret".into()), Duration::from_secs(1)).unwrap();
+    let client =
+        Client::new(&hub.url, Some("hf_secret".into()), Duration::from_secs(1), Duration::from_millis(1))
+            .unwrap();
     let get = || client.get(&format!("{}/file", hub.url), &[]);
     let answer = get().ok().unwrap();
     // The checksum that the hub named on the way is known at the end.

@@ -118,7 +118,7 @@ fn mixtures_are_refused_by_file_and_line() {
     for (text, parts) in [
         ("[[train]]\ndata = \"a.jsonl\"\nrepaet = 2\n", ["mix.toml", "line 3"]),
         ("[[train]]\ndata = \"a.jsonl\"\n", ["a.jsonl", "No such file"]),
-        ("[[train]]\ndata = \"poems\"\n", ["poems", "no task"]),
+        ("[[train]]\ndata = \"no-task\"\n", ["no-task", "no task"]),
         ("", ["mix.toml", "no conversations"]),
     ] {
         let path = file(base.path(), "mix.toml", text);

@@ -27,15 +27,17 @@ impl Step {
         }
     }
 
+    /// With g already times `clip`:
     /// m ← β1 m + (1 − β1) g,  v ← β2 v + (1 − β2) g²,
     /// w ← w · (1 − lr · decay) − lr · (m / (1 − β1ᵗ)) / (√(v / (1 − β2ᵗ)) + eps)
-    pub fn apply(&self, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    pub fn apply(&self, w: &mut [f32], g: &[f32], clip: f32, m: &mut [f32], v: &mut [f32]) {
         let AdamW { keep, step_size, root_correction, .. } = self.constants();
         let chunks = w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
         let chunks = chunks.zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)));
         chunks.for_each(|((w, g), (m, v))| {
             vectorized(|| {
                 for ((w, g), (m, v)) in w.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
+                    let g = clip * g;
                     *m = BETAS.0 * *m + (1.0 - BETAS.0) * g;
                     *v = BETAS.1 * *v + (1.0 - BETAS.1) * g * g;
                     *w = keep * *w - step_size * *m / (v.sqrt() * root_correction + EPS);

@@ -88,9 +88,9 @@ impl Optimizer {
     /// Clips the gradient, updates every weight of `model`, and returns the norm before clipping. `grads` are of
     /// this rank's tokens; the norm and the update are of all ranks'.
     pub fn step(&mut self, model: &mut Gpt, grads: &mut Grads, moment: Moment) -> f32 {
-        let device = model.device();
-        let mut grads = grads.reduced(|| shards::reduction(&self.shards, model, &self.comm));
-        let clip = update::clip(&mut grads, self.grad_clip, &self.comm);
+        let (device, compute) = (model.device(), model.compute);
+        let grads = grads.reduced(|| shards::reduction(&self.shards, model, &self.comm));
+        let clip = update::clip(&grads, self.grad_clip, &self.comm);
         self.steps += 1;
         let mut weights: Vec<Option<&mut Tensor>> =
             model.params_mut().into_iter().map(|(_, _, weight)| Some(weight)).collect();
@@ -104,7 +104,7 @@ impl Optimizer {
         }
         let mut gathering = Vec::with_capacity(self.shards.len());
         for (rule, mut updates) in rounds {
-            update::update(&rule, &mut updates, &self.rates, self.steps, moment, &clip);
+            update::update(&rule, &mut updates, &self.rates, self.steps, moment, &clip, compute);
             for update in updates {
                 let shard = update.shard;
                 gathering.push((shard, self.comm.all_gather(update.updated_part(&device))));

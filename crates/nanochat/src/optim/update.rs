@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use nanochat_tensor::optim::{self, Muon, MuonParam};
-use nanochat_tensor::{Comm, Device, Tensor, simd};
+use nanochat_tensor::{Comm, Compute, Device, Tensor, simd};
 use rayon::prelude::*;
 
 use super::muon::{self, NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS};
@@ -40,7 +40,7 @@ impl Update<'_, '_> {
 
 /// The norm of all gradients, of which each rank has `parts`, and what is left to multiply them by so that it is
 /// `limit` (0: no limit) at most: (2). On a GPU both stay there: no step waits for a number.
-pub fn clip(parts: &mut [Tensor], limit: f32, comm: &Comm) -> Tensor {
+pub fn clip(parts: &[Tensor], limit: f32, comm: &Comm) -> Tensor {
     if let Device::Cuda(_) = parts[0].device() {
         let squares = comm.all_reduce(optim::sum_of_squares(parts)).wait();
         return optim::clip_factor(&squares, limit);
@@ -48,10 +48,8 @@ pub fn clip(parts: &mut [Tensor], limit: f32, comm: &Comm) -> Tensor {
     let mut squares = [parts.iter().map(|part| simd::sum_of_squares(part.data())).sum()];
     comm.sum_f64(&mut squares);
     let norm = squares[0].sqrt() as f32;
-    if limit > 0.0 && norm > limit {
-        parts.iter_mut().for_each(|part| simd::scale(part.data_mut(), limit / norm));
-    }
-    Tensor::new(vec![norm, 1.0], &[2])
+    let factor = if limit > 0.0 && norm > limit { limit / norm } else { 1.0 };
+    Tensor::new(vec![norm, factor], &[2])
 }
 
 /// Updates that go together: alike ones, which a GPU does best in one go; on the CPU all of Muon's, where a thread
@@ -64,10 +62,18 @@ pub fn round(rule: &Rule, device: &Device) -> Rule {
 }
 
 /// Does the updates of one round.
-pub fn update(rule: &Rule, updates: &mut [Update], rates: &Rates, steps: u64, moment: Moment, clip: &Tensor) {
+pub fn update(
+    rule: &Rule,
+    updates: &mut [Update],
+    rates: &Rates,
+    steps: u64,
+    moment: Moment,
+    clip: &Tensor,
+    compute: Compute,
+) {
     match rule {
         Rule::AdamW => updates.iter_mut().for_each(|update| adamw_step(update, rates, steps, moment, clip)),
-        Rule::Muon(_) => muon_step(updates, rates.matrix_lr * moment.lr_multiplier, moment, clip),
+        Rule::Muon(_) => muon_step(updates, rates.matrix_lr * moment.lr_multiplier, moment, clip, compute),
     }
 }
 
@@ -85,6 +91,7 @@ fn adamw_step(update: &mut Update, rates: &Rates, steps: u64, moment: Moment, cl
         Device::Cpu => step.apply(
             &mut weight.data_mut()[range],
             &update.grad.data()[..n],
+            clip.data()[1],
             &mut exp_avg.data_mut()[..n],
             &mut exp_avg_sq.data_mut()[..n],
         ),
@@ -94,7 +101,7 @@ fn adamw_step(update: &mut Update, rates: &Rates, steps: u64, moment: Moment, cl
     }
 }
 
-fn muon_step(updates: &mut [Update], lr: f32, moment: Moment, clip: &Tensor) {
+fn muon_step(updates: &mut [Update], lr: f32, moment: Moment, clip: &Tensor, compute: Compute) {
     let mut params = Vec::with_capacity(updates.len());
     for Update { weight, grad, memories, .. } in updates {
         if let Some((weight, _)) = weight {
@@ -103,7 +110,15 @@ fn muon_step(updates: &mut [Update], lr: f32, moment: Moment, clip: &Tensor) {
     }
     match clip.device() {
         Device::Cpu => params.into_par_iter().for_each(|MuonParam { weight, grad, momentum_buffer }| {
-            muon::update(weight, grad.data(), momentum_buffer.data_mut(), lr, moment.muon_momentum);
+            muon::update(
+                weight,
+                grad.data(),
+                clip.data()[1],
+                momentum_buffer.data_mut(),
+                lr,
+                moment.muon_momentum,
+                compute,
+            );
         }),
         Device::Cuda(_) => {
             let (newton_schulz, newton_schulz_steps) = (NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS);

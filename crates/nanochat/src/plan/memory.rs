@@ -6,8 +6,8 @@ use crate::config::{GptConfig, Recompute};
 
 /// Rows of logits that exist at a time on a GPU.
 const GPU_LOGIT_ROWS: usize = 4_096;
-/// Logits that exist at a time on the CPU, as in its `linear_softcap_cross_entropy`.
-const CPU_LOGITS: usize = 4 << 20;
+/// Logits that exist at a time on the CPU, in bf16, as in its `linear_softcap_cross_entropy`.
+const CPU_LOGITS: usize = 32 << 20;
 
 /// Bytes on each device.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -30,22 +30,23 @@ impl Memory {
             weights: ((4 + 2) * (matrices + head) + 4 * wte) as f64,
             gradients: (4 * (matrices + head + wte)) as f64,
             optimizer: (4 * matrices + 2 * 4 * (head + wte)) as f64 / world_size as f64,
-            activations: 2.0 * activations(model, device_batch, Kept::on_gpu(model), recompute),
+            activations: 2.0 * activations(model, device_batch, Kept::of(model), recompute),
             logits: (2 * model.vocab_size * GPU_LOGIT_ROWS.min(tokens) + 4 * head + 2 * tokens * model.n_embd)
                 as f64,
         }
     }
 
-    /// All in float32. The loss holds `lm_head`'s gradient of its own micro-step beside the sum.
+    /// All in float32, but for the loss: of bf16 are its chunk of logits and two copies of `lm_head` laid out to multiply
+    /// with. It holds `lm_head`'s gradient of its own micro-step beside the sum. `--precision f32` takes less.
     pub fn cpu(model: &GptConfig, device_batch: usize, world_size: usize, recompute: Recompute) -> Memory {
         let (matrices, embeddings) = (model.matrix_params(), 2 * model.embedding_params());
-        let rows = (CPU_LOGITS / model.vocab_size).clamp(16, 1_024).min(device_batch * model.sequence_len);
+        let rows = (CPU_LOGITS / model.vocab_size).clamp(48, 1_024).min(device_batch * model.sequence_len);
         Memory {
             weights: (4 * model.params()) as f64,
             gradients: (4 * model.params()) as f64,
             optimizer: (4 * (matrices + 2 * embeddings)) as f64 / world_size as f64,
-            activations: 4.0 * activations(model, device_batch, Kept::on_cpu(model), recompute),
-            logits: (4 * (rows * model.vocab_size + model.embedding_params())) as f64,
+            activations: 4.0 * activations(model, device_batch, Kept::of(model), recompute),
+            logits: (2 * rows * model.vocab_size + 8 * model.embedding_params()) as f64,
         }
     }
 
@@ -64,14 +65,9 @@ pub struct Kept {
 impl Kept {
     /// The norm's output, q, k, v and the attention's output; the norm's output and relu²'s (4 C). That is 10
     /// where every head has keys of its own.
-    pub fn on_gpu(model: &GptConfig) -> Kept {
+    pub fn of(model: &GptConfig) -> Kept {
         let keys_and_values = 2.0 * model.kv_dim() as f64 / model.n_embd as f64;
         Kept { attention: 3.0 + keys_and_values, mlp: 5.0 }
-    }
-
-    /// The CPU also keeps what goes into relu².
-    pub fn on_cpu(model: &GptConfig) -> Kept {
-        Kept { mlp: 9.0, ..Kept::on_gpu(model) }
     }
 
     /// Of one layer. What is recomputed keeps its input alone.

@@ -150,6 +150,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
         |model| Optimizer::new(model, settings.rates, settings.grad_clip, comm),
     )?;
     model.recompute = settings.run.recompute;
+    model.compute = settings.run.precision.into();
     let mut loader = DataLoader::mixed(&corpora, Split::Train, &tokenizer, rows, position.as_ref())?;
     let schedule = Schedule::Trapezoid {
         num_iterations,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoints, LoadedModel, Stage, TrainState, load_folder};
-use crate::config::Recompute;
+use crate::config::{Precision, Recompute};
 use crate::curve::stage_charts;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, MetricsWriter, read_metrics};
@@ -49,6 +49,10 @@ pub struct RunSettings {
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub recompute: Recompute,
+    /// What the products of training round to on the CPU (a GPU trains in bf16)
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub precision: Precision,
     /// Record N steps, after two, into profile.json of the run's folder: a trace for ui.perfetto.dev (0: none)
     #[arg(long, value_name = "N", default_value_t = 0)]
     #[serde(default)]

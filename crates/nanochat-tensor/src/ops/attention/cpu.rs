@@ -5,41 +5,41 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Saved, Shape};
-use crate::Tensor;
-use crate::gemm::{Mat, MatMut, Threads, gemm};
+use super::{Saved, Shape, bf16};
+use crate::gemm::{Compute, Mat, MatMut, Threads, gemm};
 use crate::simd::{self, vectorized};
+use crate::{Tensor, reuse};
 
 /// Queries in a block: large enough for gemm, small enough that the upper triangle computed in vain
 /// stays below 6 % at T = 2,048 and that scores (64, T) stay in L2.
 const BLOCK: usize = 64;
 
 /// The values of what forward saved.
-struct Values<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    y: &'a [f32],
-    lse: &'a [f32],
+pub struct Values<'a> {
+    pub q: &'a [f32],
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    pub y: &'a [f32],
+    pub lse: &'a [f32],
 }
 
 /// One head of one batch row inside (B, T, heads, D).
 #[derive(Clone, Copy)]
-struct Head {
+pub struct Head {
     start: usize,
     row_stride: usize,
 }
 
 impl Head {
-    fn of(s: Shape, b: usize, heads: usize, head: usize) -> Head {
+    pub fn of(s: Shape, b: usize, heads: usize, head: usize) -> Head {
         Head { start: (b * s.t * heads + head) * s.d, row_stride: heads * s.d }
     }
 
-    fn rows(self, data: &[f32], rows: Range<usize>, d: usize) -> Mat<'_> {
+    pub fn rows(self, data: &[f32], rows: Range<usize>, d: usize) -> Mat<'_> {
         Mat::strided(&data[self.start + rows.start * self.row_stride..], rows.len(), d, self.row_stride)
     }
 
-    fn row(self, data: &[f32], row: usize, d: usize) -> &[f32] {
+    pub fn row(self, data: &[f32], row: usize, d: usize) -> &[f32] {
         &data[self.start + row * self.row_stride..][..d]
     }
 }
@@ -53,11 +53,12 @@ fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
 }
 
 /// -> y (B, T, H, D), log-sum-exp (B, H, T)
-pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) -> (Tensor, Tensor) {
+pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, compute: Compute) -> (Tensor, Tensor) {
     let (shape, q, k, v) = (q.shape(), q.data(), k.data(), v.data());
+    let forward_head = if compute == Compute::Bf16 { bf16::forward_head } else { forward_head };
     let heads: Vec<(Vec<f32>, Vec<f32>)> =
         (0..s.b * s.h).into_par_iter().map(|n| forward_head(q, k, v, s, n / s.h, n % s.h)).collect();
-    let mut y = vec![0.0; s.b * s.t * s.h * s.d];
+    let mut y = reuse::any(s.b * s.t * s.h * s.d);
     y.par_chunks_mut(s.t * s.h * s.d).enumerate().for_each(|(b, y)| {
         for h in 0..s.h {
             let rows = heads[b * s.h + h].0.chunks_exact(s.d);
@@ -95,13 +96,13 @@ fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -
 
 /// The columns of a block's score row that the query at `t` sees.
 #[inline(always)]
-fn seen(t: usize, keys: &Range<usize>, window: usize) -> Range<usize> {
+pub fn seen(t: usize, keys: &Range<usize>, window: usize) -> Range<usize> {
     (t + 1).saturating_sub(window).max(keys.start) - keys.start..t + 1 - keys.start
 }
 
 /// Scores to probabilities in place, zero where unseen; returns the log-sum-exp.
 #[inline(always)]
-fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
+pub fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
     row[..seen.start].fill(0.0);
     row[seen.end..].fill(0.0);
     let row = &mut row[seen];
@@ -114,12 +115,13 @@ fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
 }
 
 /// dy (B, T, H, D) -> dq (B, T, H, D), dk and dv (B, T, KVH, D)
-pub fn backward(dy: &Tensor, saved: &Saved, s: Shape) -> [Tensor; 3] {
+pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, compute: Compute) -> [Tensor; 3] {
+    let backward_unit = if compute == Compute::Bf16 { bf16::backward_unit } else { backward_unit };
     let shapes = [saved.q.shape(), saved.k.shape(), saved.v.shape()];
     let [q, k, v, y, lse] = [&saved.q, &saved.k, &saved.v, &saved.y, &saved.lse].map(Tensor::data);
     let (dy, saved, group) = (dy.data(), Values { q, k, v, y, lse }, s.h / s.kvh);
     let (mut dq, mut dk, mut dv) =
-        (vec![0.0; saved.q.len()], vec![0.0; saved.k.len()], vec![0.0; saved.v.len()]);
+        (reuse::any(saved.q.len()), reuse::any(saved.k.len()), reuse::any(saved.v.len()));
     let per_row = (s.t * s.h * s.d, s.t * s.kvh * s.d);
     // Batch rows are split first; inside a row, every key head's unit returns its own gradients.
     let rows =
@@ -147,10 +149,10 @@ fn scatter(into: &mut [f32], head: &[f32], heads: usize, index: usize, d: usize)
 }
 
 /// Gradients of one key head and the query heads that share it.
-struct Unit {
-    dq: Vec<f32>, // (H / KVH, T, D)
-    dk: Vec<f32>, // (T, D)
-    dv: Vec<f32>, // (T, D)
+pub struct Unit {
+    pub dq: Vec<f32>, // (H / KVH, T, D)
+    pub dk: Vec<f32>, // (T, D)
+    pub dv: Vec<f32>, // (T, D)
 }
 
 fn backward_unit(dy: &[f32], saved: &Values, s: Shape, b: usize, kvh: usize) -> Unit {
@@ -193,7 +195,7 @@ fn backward_unit(dy: &[f32], saved: &Values, s: Shape, b: usize, kvh: usize) -> 
 
 /// In place: scores to p = e^(score − lse), and dy vᵀ to ds = p · (dy vᵀ − delta); zero where unseen.
 #[inline(always)]
-fn score_gradient(p: &mut [f32], ds: &mut [f32], seen: Range<usize>, lse: f32, delta: f32) {
+pub fn score_gradient(p: &mut [f32], ds: &mut [f32], seen: Range<usize>, lse: f32, delta: f32) {
     for row in [&mut *p, &mut *ds] {
         row[..seen.start].fill(0.0);
         row[seen.end..].fill(0.0);

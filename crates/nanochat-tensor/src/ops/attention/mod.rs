@@ -9,6 +9,7 @@
 use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
+mod bf16;
 mod cpu;
 mod cuda;
 
@@ -39,10 +40,11 @@ impl Tape {
     #[track_caller]
     pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Tensor {
         let s = Shape::of(q, k, v, window);
-        let (y, lse) = dispatch!(q, forward(q, k, v, s));
+        let compute = self.compute;
+        let (y, lse) = dispatch!(q, forward(q, k, v, s; compute));
         let saved = Saved { q: q.clone(), k: k.clone(), v: v.clone(), y: y.clone(), lse };
         self.record(&y, move |dy, grads| {
-            let [dq, dk, dv] = dispatch!(dy, backward(dy, &saved, s));
+            let [dq, dk, dv] = dispatch!(dy, backward(dy, &saved, s; compute));
             grads.add(&saved.q, dq);
             grads.add(&saved.k, dk);
             grads.add(&saved.v, dv);
@@ -70,8 +72,10 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Grads;
-    use crate::testing::{assert_close, assert_gpu_agrees, gradcheck, randn};
+    use crate::testing::{
+        BF16_TOLERANCE, assert_close, assert_gpu_agrees, assert_relative, gradcheck, randn,
+    };
+    use crate::{Compute, Grads};
 
     fn inputs(t: usize, h: usize, kvh: usize, d: usize) -> [Tensor; 3] {
         [randn(&[2, t, h, d], 0), randn(&[2, t, kvh, d], 1), randn(&[2, t, kvh, d], 2)]
@@ -109,6 +113,32 @@ mod tests {
             let [q, k, v] = inputs(t, h, kvh, 4);
             let y = Tape::off().attention(&q, &k, &v, window);
             assert_close(y.data(), &plain(&q, &k, &v, window.unwrap_or(t)), 1e-5);
+        }
+    }
+
+    #[test]
+    fn in_bf16_values_and_gradients_stay_within_its_rounding() {
+        for (t, h, kvh, d, window) in
+            [(33, 1, 1, 4, None), (150, 4, 2, 12, None), (200, 2, 1, 32, Some(37)), (131, 3, 3, 96, Some(70))]
+        {
+            let inputs = inputs(t, h, kvh, d);
+            let run = |compute| {
+                let [q, k, v] = &inputs;
+                let (tape, mut grads) = (Tape::computing(compute), Grads::default());
+                let y = tape.attention(q, k, v, window);
+                grads.add(&y, randn(y.shape(), 9));
+                tape.backward(&Tensor::zeros(&[1]), 0.0, &mut grads);
+                [
+                    y,
+                    grads.get(q).unwrap().clone(),
+                    grads.get(k).unwrap().clone(),
+                    grads.get(v).unwrap().clone(),
+                ]
+            };
+            let (want, got) = (run(Compute::F32), run(Compute::Bf16));
+            for (name, (want, got)) in ["y", "dq", "dk", "dv"].iter().zip(want.iter().zip(&got)) {
+                assert_relative(name, got.data(), want.data(), BF16_TOLERANCE);
+            }
         }
     }
 

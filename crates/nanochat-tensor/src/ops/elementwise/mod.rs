@@ -1,13 +1,13 @@
 //! Loops over flat arrays that the tape and the tensors themselves need.
 
 use crate::device::dispatch;
-use crate::{Tensor, simd};
+use crate::{Tensor, reuse, simd};
 
 mod cuda;
 
 pub(crate) use cuda::{convert, convert_to};
 
-/// y = factor · x + beta · y, with beta 0 or 1; y is zero where beta is 0 on the CPU.
+/// y = factor · x + beta · y, with beta 0 or 1; 0 does not read y.
 pub(crate) fn add_scaled(y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {
     dispatch!(x, add_scaled(y, x, factor, beta));
 }
@@ -20,12 +20,16 @@ pub(crate) fn sum(x: &Tensor, y: &Tensor) -> Tensor {
 mod cpu {
     use super::*;
 
-    pub fn add_scaled(y: &mut Tensor, x: &Tensor, factor: f32, _beta: f32) {
-        simd::par_zip(y.make_mut(), x.data(), |y, x| simd::axpy(y, factor, x));
+    pub fn add_scaled(y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {
+        simd::par_zip(y.make_mut(), x.data(), |y, x| match beta {
+            0.0 => y.iter_mut().zip(x).for_each(|(y, x)| *y = factor * x),
+            _ => simd::axpy(y, factor, x),
+        });
     }
 
     pub fn sum(x: &Tensor, y: &Tensor) -> Tensor {
-        let mut sum = x.data().to_vec();
+        let mut sum = reuse::any(x.len());
+        simd::par_zip(&mut sum, x.data(), |sum, x| sum.copy_from_slice(x));
         simd::add_assign(&mut sum, y.data());
         Tensor::new(sum, x.shape())
     }

@@ -1,30 +1,45 @@
 use rayon::prelude::*;
 
 use crate::Tensor;
-use crate::gemm::{Mat, MatMut, Threads, gemm};
-use crate::simd::{dot, vectorized};
+use crate::gemm::{Compute, Mat, MatMut, Threads};
+use crate::ops::elementwise;
+use crate::reuse;
+use crate::simd::{self, dot, vectorized};
 
 /// Up to this many rows (decoding) the weights are read once, as dot products: the product is bound
 /// by memory, and packing it for gemm would read and write them twice more.
 const FEW_ROWS: usize = 8;
 
-pub fn forward(x: &Tensor, w: &Tensor) -> Tensor {
+pub fn forward(x: &Tensor, w: &Tensor, compute: Compute) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
     if let Some(w) = w.packed() {
         return Tensor::new(w.product(x.data(), rows), &output_shape(x, w.shape()[0]));
     }
-    let mut y = vec![0.0; rows * out];
+    let mut y = reuse::any(rows * out);
     if rows <= FEW_ROWS {
         few_rows(&mut y, x, w);
     } else {
         let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
-        gemm(MatMut::new(&mut y, rows, out), 1.0, x, w.t(), 0.0, Threads::All);
+        compute.gemm(MatMut::new(&mut y, rows, out), 1.0, x, w.t(), 0.0, Threads::All);
     }
     Tensor::new(y, &output_shape(x, out))
 }
 
+/// residual + x wᵀ, with many rows added inside the product
+pub fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, compute: Compute) -> Tensor {
+    let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
+    if w.packed().is_some() || rows <= FEW_ROWS {
+        return elementwise::sum(residual, &forward(x, w, compute));
+    }
+    let mut y = reuse::any(rows * out);
+    simd::par_zip(&mut y, residual.data(), |y, x| y.copy_from_slice(x));
+    let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
+    compute.gemm(MatMut::new(&mut y, rows, out), 1.0, x, w.t(), 1.0, Threads::All);
+    Tensor::new(y, residual.shape())
+}
+
 pub fn forward_f32(x: &Tensor, w: &Tensor) -> Tensor {
-    forward(x, w)
+    forward(x, w, Compute::F32)
 }
 
 /// (.., out)
@@ -57,15 +72,15 @@ fn few_rows(y: &mut [f32], x: &Tensor, w: &Tensor) {
 }
 
 /// dx (rows, in) = dy (rows, out) · w (out, in) + beta · dx
-pub fn backward_input(dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor) {
+pub fn backward_input(dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor, compute: Compute) {
     let (rows, out, inp) = (dy.rows(), w.rows(), w.cols());
     let (dy, w) = (Mat::new(dy.data(), rows, out), Mat::new(w.data(), out, inp));
-    gemm(MatMut::new(dx.make_mut(), rows, inp), 1.0, dy, w, beta, Threads::All);
+    compute.gemm(MatMut::new(dx.make_mut(), rows, inp), 1.0, dy, w, beta, Threads::All);
 }
 
 /// dw (out, in) = dy (rows, out)ᵀ · x (rows, in) + beta · dw
-pub fn backward_weight(dw: &mut Tensor, beta: f32, dy: &Tensor, x: &Tensor) {
+pub fn backward_weight(dw: &mut Tensor, beta: f32, dy: &Tensor, x: &Tensor, compute: Compute) {
     let (rows, out, inp) = (dy.rows(), dy.cols(), x.cols());
     let (dy, x) = (Mat::new(dy.data(), rows, out), Mat::new(x.data(), rows, inp));
-    gemm(MatMut::new(dw.make_mut(), out, inp), 1.0, dy.t(), x, beta, Threads::All);
+    compute.gemm(MatMut::new(dw.make_mut(), out, inp), 1.0, dy.t(), x, beta, Threads::All);
 }

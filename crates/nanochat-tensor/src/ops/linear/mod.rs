@@ -1,12 +1,14 @@
 //! y = x wᵀ, no bias.  dx = dy w,  dw = dyᵀ x
 //!
-//! `linear_add` and `relu_squared_linear_add` are what stands at the end of a block's two branches. On a GPU the
-//! residual is added inside the product, and of relu² only the output is kept, 4 C of the 10 C values a token and
-//! layer: its root is all that backward needs of the input. The CPU composes them of plain ops.
+//! `linear_add` and `relu_squared_linear_add` are what stands at the end of a block's two branches: the residual is added
+//! inside the product, and of relu² only the output is kept, 4 C of the 10 C values a token and layer: its root is all
+//! that backward needs of the input.
 
 use crate::device::dispatch;
-use crate::ops::relu_squared::cuda as relu_squared;
-use crate::{Tape, Tensor};
+use crate::gemm::Compute;
+use crate::ops::relu_squared;
+use crate::tensor::Target;
+use crate::{Grads, Tape, Tensor};
 
 mod cpu;
 mod cuda;
@@ -16,12 +18,10 @@ impl Tape {
     #[track_caller]
     pub fn linear(&self, x: &Tensor, w: &Tensor) -> Tensor {
         assert_eq!(x.cols(), w.cols(), "linear: x {:?} does not match w {:?}", x.shape(), w.shape());
-        let y = dispatch!(x, forward(x, w));
+        let compute = self.compute;
+        let y = dispatch!(x, forward(x, w; compute));
         let (x, w) = (x.clone(), w.clone());
-        self.record(&y, move |dy, grads| {
-            grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, &w)));
-            grads.accumulate(&w.target(), |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, &x)));
-        });
+        self.record(&y, move |dy, grads| backward(dy, &x, &w, grads, compute));
         y
     }
 
@@ -36,13 +36,12 @@ impl Tape {
     /// residual (.., out) + x (.., in) · w (out, in)ᵀ -> (.., out)
     #[track_caller]
     pub fn linear_add(&self, residual: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
-        let Some(gpu) = x.gpu() else { return self.residual_add(residual, &self.linear(x, w)) };
         assert_eq!(x.cols(), w.cols(), "linear: x {:?} does not match w {:?}", x.shape(), w.shape());
-        let y = cuda::forward_add(gpu, residual, x, w);
+        let compute = self.compute;
+        let y = dispatch!(x, forward_add(residual, x, w; compute));
         let (residual, x, w) = (residual.target(), x.clone(), w.clone());
         self.record(&y, move |dy, grads| {
-            grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, &w)));
-            grads.accumulate(&w.target(), |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, &x)));
+            backward(dy, &x, &w, grads, compute);
             grads.add_to(&residual, dy.clone());
         });
         y
@@ -51,18 +50,16 @@ impl Tape {
     /// residual (.., out) + relu²(h (.., in)) · w (out, in)ᵀ -> (.., out)
     #[track_caller]
     pub fn relu_squared_linear_add(&self, residual: &Tensor, h: &Tensor, w: &Tensor) -> Tensor {
-        let Some(gpu) = h.gpu() else {
-            return self.residual_add(residual, &self.linear(&self.relu_squared(h), w));
-        };
         assert_eq!(h.cols(), w.cols(), "linear: h {:?} does not match w {:?}", h.shape(), w.shape());
-        let activated = relu_squared::forward(gpu, h);
-        let y = cuda::forward_add(gpu, residual, &activated, w);
-        let (gpu, residual, h, w) = (gpu.clone(), residual.target(), h.target(), w.clone());
+        let compute = self.compute;
+        let activated = relu_squared::forward(h);
+        let y = dispatch!(h, forward_add(residual, &activated, w; compute));
+        let (residual, h, w) = (residual.target(), h.target(), w.clone());
         self.record(&y, move |dy, grads| {
             let mut dh = h.fresh();
-            cuda::backward_input(&gpu, &mut dh, 0.0, dy, &w);
-            relu_squared::backward_from_output(&gpu, &mut dh, &activated);
-            grads.accumulate(&w.target(), |dw, beta| cuda::backward_weight(&gpu, dw, beta, dy, &activated));
+            dispatch!(dy, backward_input(&mut dh, 0.0, dy, &w; compute));
+            relu_squared::backward_from_output(&mut dh, &activated);
+            add_weight_gradient(dy, &activated, &w.target(), grads, compute);
             grads.add_to(&h, dh);
             grads.add_to(&residual, dy.clone());
         });
@@ -70,14 +67,37 @@ impl Tape {
     }
 }
 
+fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, grads: &mut Grads, compute: Compute) {
+    grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, w; compute)));
+    add_weight_gradient(dy, x, &w.target(), grads, compute);
+}
+
+fn add_weight_gradient(dy: &Tensor, x: &Tensor, w: &Target, grads: &mut Grads, compute: Compute) {
+    grads.accumulate(w, |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, x; compute)));
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::testing::{assert_close, assert_gpu_agrees, gpu, gradcheck, randn};
-    use crate::{Device, Tape, Tensor};
+    use crate::testing::{
+        BF16_TOLERANCE, assert_close, assert_gpu_agrees, assert_relative, gpu, gradcheck, randn,
+    };
+    use crate::{Compute, Device, Grads, Tape, Tensor};
 
     #[test]
     fn gradient_matches_finite_differences() {
         gradcheck(&[randn(&[3, 5], 0), randn(&[4, 5], 1)], |tape, v| tape.linear(&v[0], &v[1]));
+    }
+
+    #[test]
+    fn what_ends_a_branch_equals_plain_ops() {
+        let (residual, x, w) = (randn(&[20, 6], 0), randn(&[20, 5], 1), randn(&[6, 5], 2));
+        gradcheck(&[residual.clone(), x.clone(), w.clone()], |tape, v| tape.linear_add(&v[0], &v[1], &v[2]));
+        gradcheck(&[residual.clone(), x.clone(), w.clone()], |tape, v| {
+            tape.relu_squared_linear_add(&v[0], &v[1], &v[2])
+        });
+        let tape = Tape::off();
+        let plain = tape.residual_add(&residual, &tape.linear(&tape.relu_squared(&x), &w));
+        assert_close(tape.relu_squared_linear_add(&residual, &x, &w).data(), plain.data(), 1e-5);
     }
 
     #[test]
@@ -87,6 +107,21 @@ mod tests {
         for rows in 1..10 {
             let few = Tensor::new(x.data()[..rows * 96].to_vec(), &[rows, 96]);
             assert_close(Tape::off().linear(&few, &w).data(), &y.data()[..rows * 130], 1e-5);
+        }
+    }
+
+    #[test]
+    fn in_bf16_values_and_gradients_stay_within_its_rounding() {
+        let inputs = [randn(&[300, 130], 0), randn(&[70, 130], 1)];
+        let run = |compute| {
+            let (tape, mut grads) = (Tape::computing(compute), Grads::default());
+            let y = tape.linear(&inputs[0], &inputs[1]);
+            grads.add(&y, randn(y.shape(), 2));
+            tape.backward(&Tensor::zeros(&[1]), 0.0, &mut grads);
+            [y, grads.get(&inputs[0]).unwrap().clone(), grads.get(&inputs[1]).unwrap().clone()]
+        };
+        for (want, got) in run(Compute::F32).iter().zip(&run(Compute::Bf16)) {
+            assert_relative("y, dx or dw", got.data(), want.data(), BF16_TOLERANCE);
         }
     }
 

@@ -1,18 +1,51 @@
+//! |c| ≤ 15, so p = e^(c − 15) needs no maximum, and g = p · (1 − (c / 15)²) is the gradient dz of a row but for the factor
+//! weight / Σ p and the one-hot term. One pass over the logits makes g; the factor goes into the rows of x before dw and
+//! into those of dx, and the one-hot terms are added apart.
+
 use rayon::prelude::*;
 
 use super::{Output, SOFTCAP};
 use crate::Tensor;
-use crate::gemm::{Mat, MatMut, Threads, gemm};
+use crate::gemm::{Compute, Mat, MatMut, Threads, gemm};
 use crate::simd::{self, CHUNK, vectorized};
 
 /// Logits held at a time: 4 Mi values (16 MiB), 64 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 4 << 20;
 
+/// Of one row of logits, or of a part of it.
+#[derive(Clone, Copy, Default)]
+pub struct Found {
+    /// Σ p
+    pub total: f32,
+    /// The target's c; 0 where it is in another part.
+    pub capped: f32,
+}
+
+impl Found {
+    pub fn and(self, other: Found) -> Found {
+        Found { total: self.total + other.total, capped: self.capped + other.capped }
+    }
+
+    fn nll(self) -> f32 {
+        SOFTCAP + self.total.ln() - self.capped
+    }
+}
+
 pub fn softcap_logits(logits: &mut Tensor) {
     softcap(logits.data_mut());
 }
 
-pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32], gradients: bool) -> Output {
+pub fn forward(
+    x: &Tensor,
+    lm_head: &Tensor,
+    targets: &[u32],
+    weights: &[f32],
+    gradients: bool,
+    compute: Compute,
+) -> Output {
+    if gradients && compute == Compute::Bf16 {
+        return super::bf16::forward(x, lm_head, targets, weights);
+    }
     let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
     let w = Mat::new(lm_head.data(), v, c);
     let rows: Vec<usize> = (0..n).filter(|&n| weights[n] != 0.0).collect();
@@ -22,61 +55,91 @@ pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32], g
     let chunk_rows = (CHUNK_LOGITS / v).clamp(16, 1_024);
     let mut logits = vec![0.0; chunk_rows.min(rows.len()) * v];
     for rows in rows.chunks(chunk_rows) {
-        let x_rows: Vec<f32> = rows.iter().flat_map(|&n| &x.data()[n * c..][..c]).copied().collect();
-        let (x_rows, logits) = (Mat::new(&x_rows, rows.len(), c), &mut logits[..rows.len() * v]);
-        gemm(MatMut::new(logits, rows.len(), v), 1.0, x_rows, w.t(), 0.0, Threads::All);
-        let losses: Vec<f32> = logits
-            .par_chunks_mut(v)
-            .zip(rows)
-            .map(|(logits, &n)| {
-                vectorized(|| row_loss(logits, targets[n] as usize, gradients.then_some(weights[n])))
-            })
-            .collect();
-        rows.iter().zip(losses).for_each(|(&n, loss)| nll[n] = loss);
-        if gradients {
-            let dz = Mat::new(logits, rows.len(), v);
-            gemm(MatMut::new(&mut dw, v, c), 1.0, dz.t(), x_rows, 1.0, Threads::All);
-            let mut dx_rows = vec![0.0; rows.len() * c];
-            gemm(MatMut::new(&mut dx_rows, rows.len(), c), 1.0, dz, w, 0.0, Threads::All);
-            rows.iter()
-                .zip(dx_rows.chunks_exact(c))
-                .for_each(|(&n, row)| dx[n * c..][..c].copy_from_slice(row));
+        let mut x_rows: Vec<f32> = rows.iter().flat_map(|&n| &x.data()[n * c..][..c]).copied().collect();
+        let (logits, targets) = (&mut logits[..rows.len() * v], rows.iter().map(|&n| targets[n] as usize));
+        let targets: Vec<usize> = targets.collect();
+        let x_mat = Mat::new(&x_rows, rows.len(), c);
+        gemm(MatMut::new(logits, rows.len(), v), 1.0, x_mat, w.t(), 0.0, Threads::All);
+        let of_row = |(z, &target): (&mut [f32], &usize)| {
+            vectorized(|| Found { capped: cap(z[target]), total: unscaled_gradient(z) })
+        };
+        let found: Vec<Found> = logits.par_chunks_mut(v).zip(&targets).map(of_row).collect();
+        if !gradients {
+            rows.iter().zip(found).for_each(|(&n, found)| nll[n] = found.nll());
+            continue;
         }
+        let g = Mat::new(logits, rows.len(), v);
+        let mut dx_rows = vec![0.0; rows.len() * c];
+        gemm(MatMut::new(&mut dx_rows, rows.len(), c), 1.0, g, w, 0.0, Threads::All);
+        finish(rows, &targets, weights, &found, lm_head, &mut nll, &mut dw, &mut dx_rows, &mut x_rows);
+        rows.iter().zip(dx_rows.chunks_exact(c)).for_each(|(&n, row)| dx[n * c..][..c].copy_from_slice(row));
+        let x_rows = Mat::new(&x_rows, rows.len(), c);
+        gemm(MatMut::new(&mut dw, v, c), 1.0, g.t(), x_rows, 1.0, Threads::All);
     }
-    let loss = nll.iter().zip(weights).map(|(&nll, &w)| f64::from(nll) * f64::from(w)).sum::<f64>() as f32;
     let gradients = gradients.then(|| (Tensor::new(dx, x.shape()), Tensor::new(dw, lm_head.shape())));
-    Output { loss: Tensor::new(vec![loss], &[1]), nll: Tensor::new(nll, &[n]), gradients }
+    Output::new(nll, weights, gradients)
 }
 
-/// The nll of one row of logits (V). With a weight, the row is turned into its gradient dz.
-#[inline(always)]
-fn row_loss(logits: &mut [f32], target: usize, weight: Option<f32>) -> f32 {
-    // c = 15·tanh, so |c| ≤ 15 and e^(c − 15) can neither overflow nor underflow: no maximum needed.
-    cap(logits);
-    let capped = logits[target];
-    let Some(weight) = weight else {
-        logits.iter_mut().for_each(|c| *c = simd::exp(*c - SOFTCAP));
-        return SOFTCAP + simd::sum(logits).ln() - capped;
-    };
-    let mut total = 0.0;
-    let mut exps = [0.0; 1_024];
-    for block in logits.chunks(exps.len()) {
-        let exps = &mut exps[..block.len()];
-        exps.iter_mut().zip(block).for_each(|(e, c)| *e = simd::exp(c - SOFTCAP));
-        total += simd::sum(exps);
+/// Puts the factor of each row into dx and x, which is then ready for dw, and adds the one-hot terms to dx and dw.
+pub fn finish(
+    rows: &[usize],
+    targets: &[usize],
+    weights: &[f32],
+    found: &[Found],
+    lm_head: &Tensor,
+    nll: &mut [f32],
+    dw: &mut [f32],
+    dx_rows: &mut [f32],
+    x_rows: &mut [f32],
+) {
+    let c = lm_head.cols();
+    let one_hot = |r: usize| -> f32 { weights[rows[r]] * slope(found[r].capped) };
+    // One thread, in the order of the rows: always the same sum.
+    for (r, x) in x_rows.chunks_exact(c).enumerate() {
+        nll[rows[r]] = found[r].nll();
+        vectorized(|| simd::axpy(&mut dw[targets[r] * c..][..c], -one_hot(r), x));
     }
-    let lse = SOFTCAP + total.ln();
-    let slope = |c: f32| 1.0 - (c / SOFTCAP) * (c / SOFTCAP);
-    logits.iter_mut().for_each(|c| *c = weight * simd::exp(*c - lse) * slope(*c));
-    logits[target] -= weight * slope(capped);
-    lse - capped
+    dx_rows.par_chunks_exact_mut(c).zip(x_rows.par_chunks_exact_mut(c)).enumerate().for_each(
+        |(r, (dx, x))| {
+            let factor = weights[rows[r]] / found[r].total;
+            vectorized(|| {
+                x.iter_mut().for_each(|x| *x *= factor);
+                dx.iter_mut().for_each(|dx| *dx *= factor);
+                simd::axpy(dx, -one_hot(r), &lm_head.data()[targets[r] * c..][..c]);
+            });
+        },
+    );
+}
+
+/// Logits to g in place; returns Σ p. The loop writes two arrays, which the compiler turns into vectors; with the sum
+/// inside, it left it scalar.
+#[inline(always)]
+pub fn unscaled_gradient(z: &mut [f32]) -> f32 {
+    let (mut total, mut p) = (0.0, [0.0; 256]);
+    for z in z.chunks_mut(256) {
+        let p = &mut p[..z.len()];
+        z.iter_mut().zip(p.iter_mut()).for_each(|(z, p)| {
+            let t = simd::tanh(*z * (1.0 / SOFTCAP));
+            *p = simd::exp(SOFTCAP * t - SOFTCAP);
+            *z = *p * (1.0 - t * t);
+        });
+        total += simd::sum(p);
+    }
+    total
+}
+
+/// 1 − (c / 15)²
+fn slope(capped: f32) -> f32 {
+    1.0 - (capped / SOFTCAP) * (capped / SOFTCAP)
 }
 
 #[inline(always)]
-fn cap(logits: &mut [f32]) {
-    logits.iter_mut().for_each(|z| *z = SOFTCAP * simd::tanh(*z * (1.0 / SOFTCAP)));
+pub fn cap(z: f32) -> f32 {
+    SOFTCAP * simd::tanh(z * (1.0 / SOFTCAP))
 }
 
 pub fn softcap(logits: &mut [f32]) {
-    logits.par_chunks_mut(CHUNK).for_each(|logits| vectorized(|| cap(logits)));
+    logits
+        .par_chunks_mut(CHUNK)
+        .for_each(|logits| vectorized(|| logits.iter_mut().for_each(|z| *z = cap(*z))));
 }

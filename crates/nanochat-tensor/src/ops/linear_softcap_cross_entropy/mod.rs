@@ -7,6 +7,7 @@
 use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
+mod bf16;
 mod cpu;
 mod cuda;
 
@@ -19,6 +20,16 @@ struct Output {
     nll: Tensor,  // (N)
     /// dx (N, C) and dw (V, C) of the unscaled loss
     gradients: Option<(Tensor, Tensor)>,
+}
+
+impl Output {
+    /// On the CPU: Σ weight · nll is taken here.
+    fn new(nll: Vec<f32>, weights: &[f32], gradients: Option<(Tensor, Tensor)>) -> Output {
+        let loss =
+            nll.iter().zip(weights).map(|(&nll, &w)| f64::from(nll) * f64::from(w)).sum::<f64>() as f32;
+        let n = nll.len();
+        Output { loss: Tensor::new(vec![loss], &[1]), nll: Tensor::new(nll, &[n]), gradients }
+    }
 }
 
 /// logits (..) in place: z -> 15 · tanh(z / 15)
@@ -54,13 +65,13 @@ impl Tape {
             panic!("target {target} is outside the vocabulary of {}", lm_head.rows());
         }
         let Output { loss, nll, gradients } =
-            dispatch!(x, forward(x, lm_head, targets, weights, self.is_recording()));
+            dispatch!(x, forward(x, lm_head, targets, weights, self.is_recording(); self.compute));
         if let Some((dx, dw)) = gradients {
             let (x, lm_head) = (x.target(), lm_head.target());
             self.record(&loss, move |dloss, grads| {
                 let scale = dloss.data()[0];
-                grads.add_scaled(&x, &dx, scale);
-                grads.add_scaled(&lm_head, &dw, scale);
+                grads.add_scaled(&x, dx, scale);
+                grads.add_scaled(&lm_head, dw, scale);
             });
         }
         (loss, nll)
@@ -71,7 +82,7 @@ impl Tape {
 mod tests {
     use super::*;
     use crate::testing::{BF16_TOLERANCE, assert_close, assert_relative, gpu, gradcheck, randn};
-    use crate::{Device, Grads};
+    use crate::{Compute, Device, Grads};
 
     const TARGETS: [u32; 5] = [1, 0, 6, 6, 3];
     const WEIGHTS: [f32; 5] = [1.0, 0.0, 0.5, -2.0, 1.0];
@@ -114,6 +125,25 @@ mod tests {
                 .to_vec()
         };
         assert_close(&run(0..700), &[run(0..1), run(1..350), run(350..700)].concat(), 1e-5);
+    }
+
+    #[test]
+    fn in_bf16_loss_and_gradients_stay_within_its_rounding() {
+        for (n, c, v) in [(5, 4, 7), (3, 33, 300), (121, 64, 5_001), (1_100, 16, 1_024)] {
+            let (x, w) = (randn(&[n, c], 0), randn(&[v, c], 1));
+            let targets: Vec<u32> = (0..n).map(|i| (i * 12 % v) as u32).collect();
+            let weights: Vec<f32> = (0..n).map(|i| WEIGHTS[i % 5]).collect();
+            let run = |compute| {
+                let (tape, mut grads) = (Tape::computing(compute), Grads::default());
+                let (loss, nll) = tape.linear_softcap_cross_entropy(&x, &w, &targets, &weights);
+                tape.backward(&loss, 0.25, &mut grads);
+                [loss, nll, grads.get(&x).unwrap().clone(), grads.get(&w).unwrap().clone()]
+            };
+            let (want, got) = (run(Compute::F32), run(Compute::Bf16));
+            for (name, (want, got)) in ["loss", "nll", "dx", "dw"].iter().zip(want.iter().zip(&got)) {
+                assert_relative(name, got.data(), want.data(), BF16_TOLERANCE);
+            }
+        }
     }
 
     #[test]

@@ -4,12 +4,22 @@ use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 mod cpu;
-pub(crate) mod cuda;
+mod cuda;
+
+/// x (..) -> (..)
+pub(super) fn forward(x: &Tensor) -> Tensor {
+    dispatch!(x, forward(x))
+}
+
+/// Turns dy into dx where it lies, given the output alone: its root is max(x, 0).
+pub(super) fn backward_from_output(dy: &mut Tensor, y: &Tensor) {
+    dispatch!(y, backward_from_output(dy, y));
+}
 
 impl Tape {
     /// x (..) -> (..)
     pub fn relu_squared(&self, x: &Tensor) -> Tensor {
-        let y = dispatch!(x, forward(x));
+        let y = forward(x);
         let x = x.clone();
         self.record(&y, move |dy, grads| {
             grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward(dx, beta, &x, dy)));

@@ -1,8 +1,8 @@
 use rayon::prelude::*;
 
 use super::EPS;
-use crate::Tensor;
-use crate::simd::{dot, vectorized};
+use crate::simd::{dot, old, vectorized};
+use crate::{Tensor, reuse};
 
 /// Rows that one thread takes at a time.
 const ROWS: usize = 64;
@@ -10,7 +10,7 @@ const ROWS: usize = 64;
 /// x (.., C) -> y (.., C) and r (rows)
 pub fn forward(x: &Tensor) -> (Tensor, Tensor) {
     let c = x.cols();
-    let (mut y, mut r) = (vec![0.0; x.len()], vec![0.0; x.rows()]);
+    let (mut y, mut r) = (reuse::any(x.len()), vec![0.0; x.rows()]);
     let work = y.par_chunks_mut(ROWS * c).zip(x.data().par_chunks(ROWS * c)).zip(r.par_chunks_mut(ROWS));
     work.for_each(|((y, x), r)| {
         vectorized(|| {
@@ -24,8 +24,8 @@ pub fn forward(x: &Tensor) -> (Tensor, Tensor) {
     (Tensor::new(y, x.shape()), Tensor::new(r, &rows))
 }
 
-/// dx += r · (dy − y · mean(dy · y))
-pub fn backward(dx: &mut Tensor, _beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {
+/// dx = r · (dy − y · mean(dy · y)) + beta · dx
+pub fn backward(dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {
     let c = y.cols();
     let inputs =
         dy.data().par_chunks(ROWS * c).zip(y.data().par_chunks(ROWS * c)).zip(r.data().par_chunks(ROWS));
@@ -33,7 +33,7 @@ pub fn backward(dx: &mut Tensor, _beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor
         vectorized(|| {
             let rows = dy.chunks_exact(c).zip(y.chunks_exact(c)).zip(r);
             for (dx, ((dy, y), r)) in dx.chunks_exact_mut(c).zip(rows) {
-                add_row_gradient(dx, dy, y, *r);
+                add_row_gradient(dx, beta, dy, y, *r);
             }
         })
     });
@@ -46,9 +46,9 @@ pub(crate) fn reciprocal_rms(x: &[f32]) -> f32 {
 
 /// The backward formula for one row, added into `dx`.
 #[inline(always)]
-fn add_row_gradient(dx: &mut [f32], dy: &[f32], y: &[f32], r: f32) {
+fn add_row_gradient(dx: &mut [f32], beta: f32, dy: &[f32], y: &[f32], r: f32) {
     let mean = dot(dy, y) / y.len() as f32;
     for (dx, (dy, y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
-        *dx += r * (dy - y * mean);
+        *dx = old(*dx, beta) + r * (dy - y * mean);
     }
 }

@@ -1,9 +1,9 @@
 use rayon::prelude::*;
 
 use super::RotaryTable;
-use crate::Tensor;
 use crate::ops::rms_norm::cpu::reciprocal_rms;
-use crate::simd::{dot, vectorized};
+use crate::simd::{dot, old, vectorized};
+use crate::{Tensor, reuse};
 
 /// Tokens that one thread takes at a time.
 const TOKENS: usize = 64;
@@ -11,7 +11,7 @@ const TOKENS: usize = 64;
 /// x (B, T, H, D) -> y (B, T, H, D) and r (B·T·H)
 pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize]) -> (Tensor, Tensor) {
     let (h, d) = (x.shape()[2], x.shape()[3]);
-    let (mut y, mut r) = (vec![0.0; x.len()], vec![0.0; x.rows()]);
+    let (mut y, mut r) = (reuse::any(x.len()), vec![0.0; x.rows()]);
     let inputs = x.data().par_chunks(TOKENS * h * d).zip(positions.par_chunks(TOKENS));
     let work = y.par_chunks_mut(TOKENS * h * d).zip(r.par_chunks_mut(TOKENS * h)).zip(inputs);
     work.for_each(|((y, r), (x, positions))| {
@@ -27,10 +27,10 @@ pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize]) -> (Tensor,
     (Tensor::new(y, x.shape()), Tensor::new(r, &rows))
 }
 
-/// dx += rotated back: r · (dy − y · mean(dy · y))
+/// dx = rotated back: r · (dy − y · mean(dy · y)), + beta · dx
 pub fn backward(
     dx: &mut Tensor,
-    _beta: f32,
+    beta: f32,
     dy: &Tensor,
     (y, r): (&Tensor, &Tensor),
     table: &RotaryTable,
@@ -43,7 +43,7 @@ pub fn backward(
         vectorized(|| {
             let heads = dy.chunks_exact(d).zip(y.chunks_exact(d)).zip(r);
             for (n, (dx, ((dy, y), r))) in dx.chunks_exact_mut(d).zip(heads).enumerate() {
-                add_head_gradient(dx, dy, y, *r, table.at(positions[n / h]));
+                add_head_gradient(dx, beta, dy, y, *r, table.at(positions[n / h]));
             }
         })
     });
@@ -61,14 +61,14 @@ fn rotate(y: &mut [f32], x: &[f32], (cos, sin): (&[f32], &[f32])) {
 }
 
 #[inline(always)]
-fn add_head_gradient(dx: &mut [f32], dy: &[f32], y: &[f32], r: f32, (cos, sin): (&[f32], &[f32])) {
+fn add_head_gradient(dx: &mut [f32], beta: f32, dy: &[f32], y: &[f32], r: f32, (cos, sin): (&[f32], &[f32])) {
     let half = cos.len();
     let mean = dot(dy, y) / y.len() as f32;
     let (dx1, dx2) = dx.split_at_mut(half);
     for i in 0..half {
         let dz1 = r * (dy[i] - y[i] * mean);
         let dz2 = r * (dy[half + i] - y[half + i] * mean);
-        dx1[i] += dz1 * cos[i] - dz2 * sin[i];
-        dx2[i] += dz2 * cos[i] + dz1 * sin[i];
+        dx1[i] = old(dx1[i], beta) + dz1 * cos[i] - dz2 * sin[i];
+        dx2[i] = old(dx2[i], beta) + dz2 * cos[i] + dz1 * sin[i];
     }
 }

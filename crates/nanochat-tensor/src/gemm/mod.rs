@@ -1,6 +1,11 @@
 //! Matrix products on strided views: c = alpha · a b + beta · c.
 
+pub(crate) mod bf16;
+mod tile;
+
 use gemm::Parallelism;
+
+pub use bf16::{Right, product};
 
 /// A read-only matrix inside a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -18,6 +23,34 @@ pub struct MatMut<'a> {
     rows: usize,
     cols: usize,
     row_stride: usize,
+}
+
+/// What the factors of the products in training are rounded to on the CPU. Sums are f32 in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compute {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl Compute {
+    /// c (m, n) = alpha · a (m, k) · b (k, n) + beta · c
+    #[track_caller]
+    pub fn gemm(self, c: MatMut, alpha: f32, a: Mat, b: Mat, beta: f32, threads: Threads) {
+        match self {
+            Compute::F32 => gemm(c, alpha, a, b, beta, threads),
+            Compute::Bf16 => product(c, alpha, a, &Right::pack(b, threads), beta, threads),
+        }
+    }
+}
+
+/// Whether products in bf16 are faster than those in f32 here: where the processor has AVX512-BF16.
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// How many threads share one product. Kernels that are parallel themselves use `One`.
@@ -49,6 +82,35 @@ impl<'a> Mat<'a> {
             col_stride: self.row_stride,
             ..self
         }
+    }
+
+    /// Some of its columns: at most `len` from `first` on.
+    fn columns(self, first: usize, len: usize) -> Mat<'a> {
+        self.t().part(first, len).t()
+    }
+
+    /// Some of its rows: at most `len` from `first` on.
+    fn part(self, first: usize, len: usize) -> Mat<'a> {
+        let rows = len.min(self.rows.saturating_sub(first));
+        let data = if rows == 0 { &[] } else { &self.data[first * self.row_stride..] };
+        Mat { data, rows, ..self }
+    }
+
+    /// A row of a matrix stored by rows.
+    #[inline(always)]
+    fn row(self, row: usize) -> &'a [f32] {
+        debug_assert_eq!(self.col_stride, 1);
+        &self.data[row * self.row_stride..][..self.cols]
+    }
+
+    #[inline(always)]
+    fn row_or_empty(self, row: usize) -> &'a [f32] {
+        if row < self.rows { self.row(row) } else { &[] }
+    }
+
+    #[inline(always)]
+    fn each_row(self) -> impl Iterator<Item = &'a [f32]> {
+        (0..self.rows).map(move |row| self.row(row))
     }
 }
 

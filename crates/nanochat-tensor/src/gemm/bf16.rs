@@ -1,0 +1,302 @@
+//! Products of factors rounded to bf16, summed in f32.
+//!
+//! Two neighbours in k, in one u32, are what AVX512-BF16 multiplies at once (tile.rs), so both factors are laid out in
+//! such pairs: the right one once for all, in panels of 32 columns, the left one by each thread for the rows it works
+//! on. Both are rounded on the way: no pass over memory is there for the rounding alone.
+//!
+//! An element of c is summed over k in the same order whatever the number of threads. Speed: benches/products.rs.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::tile::{self, COLS, ROWS, Tile};
+use super::{Mat, MatMut, Threads};
+use crate::simd::vectorized;
+
+/// Pairs of k that are summed before c is touched: their part of a panel (16 KiB) stays in L1.
+const PAIRS: usize = 128;
+
+/// Rows of c that one thread takes at a time; their part of the left factor (24 KiB) stays in L2.
+const BLOCK: usize = 4 * ROWS;
+
+/// What rows of a left factor are rounded up to.
+const ROW_STEP: usize = 4;
+
+/// Panels of a block that one thread lays out at a time.
+const UNIT_PANELS: usize = 16;
+
+/// Columns that the panels of a right factor have.
+pub const PANEL: usize = COLS;
+
+/// A right factor (K, N).
+pub type Right = Panels<PANEL>;
+
+/// A matrix (K, N) rounded to pairs of k, in panels of W columns: (K / 256, N / W, 128, W), the last block of k with as many
+/// pairs as there are; zeros where the sizes are no multiples.
+///
+/// It is laid out by blocks of k, row after row. One panel after the other, a matrix with rows of 4 KiB would touch a page
+/// for each row, more than the TLB has entries: that took three times as long as the product.
+pub struct Panels<const W: usize> {
+    values: Vec<[u32; W]>,
+    pairs: usize,
+    n: usize,
+}
+
+impl<const W: usize> Panels<W> {
+    /// Rounds and lays out b (K, N).
+    pub fn pack(b: Mat, threads: Threads) -> Panels<W> {
+        let (pairs, panels) = (b.rows.div_ceil(2), b.cols.div_ceil(W));
+        let mut values = vec![[0; W]; panels * pairs];
+        let block = |(block, values): (usize, &mut [[u32; W]])| {
+            let b = b.part(block * 2 * PAIRS, 2 * PAIRS);
+            let unit = |(i, out): (usize, &mut [[u32; W]])| {
+                vectorized(|| pack_block(out, b.columns(i * UNIT_PANELS * W, UNIT_PANELS * W)));
+            };
+            let len = UNIT_PANELS * b.rows.div_ceil(2);
+            match threads {
+                Threads::One => values.chunks_mut(len).enumerate().for_each(unit),
+                Threads::All => values.par_chunks_mut(len).enumerate().for_each(unit),
+            }
+        };
+        let len = (panels * PAIRS).max(1);
+        match threads {
+            Threads::One => values.chunks_mut(len).enumerate().for_each(block),
+            Threads::All => values.par_chunks_mut(len).enumerate().for_each(block),
+        }
+        Panels { values, pairs, n: b.cols }
+    }
+
+    /// Some pairs, all of one block, of a panel.
+    fn panel(&self, panel: usize, pairs: Range<usize>) -> &[[u32; W]] {
+        let first = pairs.start / PAIRS * PAIRS;
+        let in_block = PAIRS.min(self.pairs - first);
+        let at = first * self.n.div_ceil(W) + panel * in_block + pairs.start - first;
+        &self.values[at..at + pairs.len()]
+    }
+}
+
+/// Rows of a left factor (M, K) in pairs: pair p of row r is at r · `row` + p · `pair`.
+#[derive(Clone, Copy)]
+pub struct Left<'a> {
+    pub pairs: &'a [u32],
+    pub row: usize,
+    pub pair: usize,
+}
+
+/// How many values `pack_left` takes for so many rows.
+pub fn left_len(rows: usize, pairs: usize) -> usize {
+    rows.next_multiple_of(ROW_STEP) * pairs
+}
+
+/// Rounds and lays out a (M, K), whose rows are contiguous, in the first values of `into`.
+pub fn pack_left<'a>(into: &'a mut [u32], a: Mat) -> Left<'a> {
+    let pairs = a.cols.div_ceil(2);
+    vectorized(|| {
+        into.chunks_exact_mut(pairs.max(1)).zip(a.each_row()).for_each(|(out, row)| pair_up(out, row))
+    });
+    Left { pairs: into, row: pairs, pair: 1 }
+}
+
+/// c (M, N) = alpha · a (M, K) · b (K, N) + beta · c
+pub fn product(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32, threads: Threads) {
+    assert!(a.rows == c.rows && a.cols.div_ceil(2) == b.pairs && b.n == c.cols, "factors do not fit");
+    if c.rows == 0 || c.cols == 0 {
+        return;
+    }
+    let turned = (a.col_stride != 1).then(|| Panels::<BLOCK>::pack(a.t(), threads));
+    let (stride, blocks) = (c.row_stride, c.rows.div_ceil(BLOCK));
+    let block = |(i, c): (usize, &mut [f32])| {
+        let a = a.part(i * BLOCK, BLOCK);
+        let mut scratch = vec![0; left_len(BLOCK, PAIRS)];
+        for first in (0..b.pairs.max(1)).step_by(PAIRS) {
+            let pairs = first..b.pairs.min(first + PAIRS);
+            let left = match &turned {
+                Some(turned) => {
+                    Left { pairs: turned.panel(i, pairs.clone()).as_flattened(), row: 1, pair: BLOCK }
+                }
+                None => pack_left(&mut scratch, a.columns(2 * first, 2 * PAIRS)),
+            };
+            let beta = if first == 0 { beta } else { 1.0 };
+            multiply(c, stride, a.rows, alpha, left, b, pairs, 0..b.n, beta);
+        }
+    };
+    match threads {
+        Threads::One => c.data.chunks_mut(BLOCK * stride).take(blocks).enumerate().for_each(block),
+        Threads::All => c.data.par_chunks_mut(BLOCK * stride).take(blocks).enumerate().for_each(block),
+    }
+}
+
+/// c (rows, columns) = alpha · left · right + beta · c on this thread, over some pairs and columns of the right factor;
+/// `columns` begin at a panel, `left` at the first of the pairs.
+pub fn multiply(
+    c: &mut [f32],
+    stride: usize,
+    rows: usize,
+    alpha: f32,
+    left: Left,
+    right: &Right,
+    pairs: Range<usize>,
+    columns: Range<usize>,
+    beta: f32,
+) {
+    let mut first = pairs.start;
+    loop {
+        let end = pairs.end.min((first / PAIRS + 1) * PAIRS);
+        let left_pairs = &left.pairs[(first - pairs.start) * left.pair..];
+        for from in columns.clone().step_by(COLS) {
+            let right = right.panel(from / COLS, first..end);
+            for top in (0..rows).step_by(ROWS) {
+                tile::run(Tile {
+                    left: &left_pairs[top * left.row..],
+                    strides: [left.row, left.pair],
+                    right,
+                    c: &mut c[top * stride + from - columns.start..],
+                    stride,
+                    rows: ROWS.min(rows - top),
+                    cols: COLS.min(columns.end - from),
+                    alpha,
+                    beta: if first == pairs.start { beta } else { 1.0 },
+                });
+            }
+        }
+        first = end;
+        if first >= pairs.end {
+            return;
+        }
+    }
+}
+
+/// At most 256 rows of b (K, N) -> (N / W, K / 2, W)
+#[inline(always)]
+fn pack_block<const W: usize>(out: &mut [[u32; W]], b: Mat) {
+    let pairs = b.rows.div_ceil(2);
+    if b.col_stride == 1 {
+        for p in 0..pairs {
+            let (low, high) = (b.row(2 * p), b.row_or_empty(2 * p + 1));
+            for (panel, low) in low.chunks(W).enumerate() {
+                interleave(&mut out[panel * pairs + p], low, high.get(panel * W..).unwrap_or(&[]));
+            }
+        }
+        return;
+    }
+    for (col, values) in b.t().each_row().enumerate() {
+        let out = &mut out[col / W * pairs..][..pairs];
+        let (both, last) = values.as_chunks::<2>();
+        for (out, &[low, high]) in out.iter_mut().zip(both) {
+            out[col % W] = pair(low, high);
+        }
+        if let &[low] = last {
+            out[both.len()][col % W] = pair(low, 0.0);
+        }
+    }
+}
+
+/// Neighbours of a row; the last may stand alone.
+#[inline(always)]
+pub fn pair_up(out: &mut [u32], row: &[f32]) {
+    let (both, last) = row.as_chunks::<2>();
+    out.iter_mut().zip(both).for_each(|(out, &[low, high])| *out = pair(low, high));
+    if let &[low] = last {
+        out[both.len()] = pair(low, 0.0);
+    }
+}
+
+/// Pairs of two rows: zero where they have no value.
+#[inline(always)]
+pub fn interleave(out: &mut [u32], low: &[f32], high: &[f32]) {
+    let len = low.len().min(out.len());
+    if high.len() >= len {
+        out[..len]
+            .iter_mut()
+            .zip(low.iter().zip(high))
+            .for_each(|(out, (&low, &high))| *out = pair(low, high));
+    } else {
+        out[..len].iter_mut().zip(low).for_each(|(out, &low)| *out = pair(low, 0.0));
+    }
+    out[len..].fill(0);
+}
+
+#[inline(always)]
+fn pair(low: f32, high: f32) -> u32 {
+    round(low) >> 16 | round(high) & 0xffff_0000
+}
+
+/// To the nearest bf16, of two equally near ones to the even one, in the upper half. NaN stays one.
+#[inline(always)]
+fn round(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    if x.is_nan() { bits | 0x40_0000 } else { rounded }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::{Compute, gemm};
+    use crate::testing::{assert_close, randn};
+
+    fn rounded(x: &[f32]) -> Vec<f32> {
+        x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect()
+    }
+
+    #[test]
+    fn every_layout_equals_the_product_of_rounded_factors() {
+        for (m, k, n) in
+            [(1, 1, 1), (3, 5, 7), (13, 64, 33), (50, 385, 31), (100, 800, 70), (96, 2, 64), (5, 0, 4)]
+        {
+            let (a, b, c) = (randn(&[m, k], 0), randn(&[k, n], 1), randn(&[m, n + 3], 2));
+            let (a, b) = (rounded(a.data()), rounded(b.data()));
+            let turned = |x: &[f32], rows: usize, cols: usize| -> Vec<f32> {
+                (0..cols).flat_map(|j| (0..rows).map(move |i| x[i * cols + j])).collect()
+            };
+            let (at, bt) = (turned(&a, m, k), turned(&b, k, n));
+            for beta in [0.0, 1.0, 2.0] {
+                let mut want = c.data().to_vec();
+                let into = MatMut::strided(&mut want, m, n, n + 3);
+                gemm(into, 0.5, Mat::new(&a, m, k), Mat::new(&b, k, n), beta, Threads::One);
+                for a in [Mat::new(&a, m, k), Mat::new(&at, k, m).t()] {
+                    for b in [Mat::new(&b, k, n), Mat::new(&bt, n, k).t()] {
+                        for threads in [Threads::One, Threads::All] {
+                            let mut got = c.data().to_vec();
+                            let into = MatMut::strided(&mut got, m, n, n + 3);
+                            Compute::Bf16.gemm(into, 0.5, a, b, beta, threads);
+                            assert_close(&got, &want, 1e-4);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_loops_for_other_processors_agree() {
+        let (left, right) = (randn(&[12, 40], 0), randn(&[40, 32], 1));
+        let right = Right::pack(Mat::new(right.data(), 40, 32), Threads::One);
+        let mut scratch = vec![0; left_len(12, 20)];
+        let left = pack_left(&mut scratch, Mat::new(left.data(), 12, 40));
+        let (mut fast, mut plain) = (vec![1.0; 384], vec![1.0; 384]);
+        multiply(&mut fast, 32, 12, 1.0, left, &right, 0..20, 0..32, 1.0);
+        tile::plain(Tile {
+            left: left.pairs,
+            strides: [left.row, left.pair],
+            right: right.panel(0, 0..20),
+            c: &mut plain,
+            stride: 32,
+            rows: 12,
+            cols: 32,
+            alpha: 1.0,
+            beta: 1.0,
+        });
+        assert_close(&fast, &plain, 1e-5);
+    }
+
+    #[test]
+    fn rounding_is_that_of_the_type() {
+        for bits in (0..=u32::MAX).step_by(65_521) {
+            let x = f32::from_bits(bits);
+            let (got, want) = (f32::from_bits(round(x) & 0xffff_0000), half::bf16::from_f32(x).to_f32());
+            assert!(got == want || (got.is_nan() && want.is_nan()), "{x}: {got}, want {want}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Loss and gradients with products in bf16, for training on the CPU.
+//!
+//! While a tile of logits is in L2, it becomes g (cpu.rs) and is multiplied to dx; g itself is kept in bf16, laid out as the
+//! product that makes dw wants it. A thread takes a segment of the vocabulary for all rows of a chunk: lm_head, which may
+//! be far larger than any cache, is read once a chunk.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Output;
+use super::cpu::{Found, cap, finish, unscaled_gradient};
+use crate::gemm::bf16::{Left, Right, interleave, left_len, multiply, pack_left, pair_up};
+use crate::gemm::{Mat, Threads};
+use crate::simd::{self, vectorized};
+use crate::{Tensor, reuse};
+
+/// Values of g held at a time: 64 MiB, 512 rows of a vocabulary of 65,536.
+const CHUNK_LOGITS: usize = 32 << 20;
+
+/// Most rows in a chunk: every segment has a dx for each.
+const CHUNK_ROWS: usize = 1_024;
+
+/// Parts of the vocabulary, at most: as many threads find work, and sums over parts are in a fixed order.
+const SEGMENTS: usize = 8;
+
+/// A tile of logits: 48 KiB.
+const ROWS: usize = 48;
+const COLS: usize = 256;
+
+/// Columns of g that lie together, one unit of work for dw.
+const BLOCK: usize = 64;
+
+/// The head in the two layouts that products ask for.
+struct Head {
+    turned: Right, // (C, V)
+    plain: Right,  // (V, C)
+    c: usize,
+}
+
+/// What a segment of the vocabulary gives to the rows of a chunk.
+struct Segment {
+    found: Vec<Found>,
+    /// g · lm_head (rows, C)
+    dx: Vec<f32>,
+}
+
+pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -> Output {
+    let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
+    let w = Mat::new(lm_head.data(), v, c);
+    let head = Head { turned: Right::pack(w.t(), Threads::All), plain: Right::pack(w, Threads::All), c };
+    let rows: Vec<usize> = (0..n).filter(|&n| weights[n] != 0.0).collect();
+    let (mut nll, mut dx, mut dw) = (vec![0.0; n], reuse::zeros(n * c), reuse::zeros(v * c));
+    let segment = v.div_ceil(SEGMENTS).next_multiple_of(COLS);
+    let chunk_rows = (CHUNK_LOGITS / v).clamp(ROWS, CHUNK_ROWS);
+    let mut g = vec![0; v.next_multiple_of(BLOCK) * chunk_rows.min(rows.len()).div_ceil(2)];
+    for rows in rows.chunks(chunk_rows) {
+        let mut x_rows: Vec<f32> = rows.iter().flat_map(|&n| &x.data()[n * c..][..c]).copied().collect();
+        let x_blocks: Vec<Vec<u32>> = x_rows.par_chunks(ROWS * c).map(|x| left_block(x, c)).collect();
+        let (pairs, targets) =
+            (rows.len().div_ceil(2), rows.iter().map(|&n| targets[n] as usize).collect::<Vec<_>>());
+        let g = &mut g[..v.next_multiple_of(BLOCK) * pairs];
+        let segments: Vec<Segment> = g
+            .par_chunks_mut(segment * pairs)
+            .enumerate()
+            .map(|(i, g)| head.segment(g, i * segment..v.min((i + 1) * segment), &x_blocks, &targets))
+            .collect();
+        let found: Vec<Found> = (0..rows.len())
+            .map(|r| segments.iter().map(|s| s.found[r]).fold(Found::default(), Found::and))
+            .collect();
+        let mut dx_rows = vec![0.0; rows.len() * c];
+        simd::par_rows(&mut dx_rows, c, |r, dx| {
+            segments.iter().for_each(|s| simd::axpy(dx, 1.0, &s.dx[r * c..][..c]))
+        });
+        finish(rows, &targets, weights, &found, lm_head, &mut nll, &mut dw, &mut dx_rows, &mut x_rows);
+        rows.iter().zip(dx_rows.chunks_exact(c)).for_each(|(&n, row)| dx[n * c..][..c].copy_from_slice(row));
+        let x_rows = Right::pack(Mat::new(&x_rows, rows.len(), c), Threads::All);
+        dw.par_chunks_mut(BLOCK * c).zip(g.par_chunks(BLOCK * pairs)).for_each(|(dw, g)| {
+            let left = Left { pairs: g, row: 1, pair: BLOCK };
+            multiply(dw, c, dw.len() / c, 1.0, left, &x_rows, 0..pairs, 0..c, 1.0);
+        });
+    }
+    Output::new(nll, weights, Some((Tensor::new(dx, x.shape()), Tensor::new(dw, lm_head.shape()))))
+}
+
+fn left_block(x: &[f32], c: usize) -> Vec<u32> {
+    let mut block = vec![0; left_len(x.len() / c, c.div_ceil(2))];
+    pack_left(&mut block, Mat::new(x, x.len() / c, c));
+    block
+}
+
+impl Head {
+    /// Some columns (a multiple of BLOCK, but for the end) for all rows; fills g (columns / 64, rows / 2, 64).
+    fn segment(
+        &self,
+        g: &mut [u32],
+        columns: Range<usize>,
+        x_blocks: &[Vec<u32>],
+        targets: &[usize],
+    ) -> Segment {
+        let (rows, c) = (targets.len(), self.c);
+        let (pairs, c_pairs) = (rows.div_ceil(2), c.div_ceil(2));
+        let (mut found, mut dx) = (vec![Found::default(); rows], vec![0.0; rows * c]);
+        let (mut tile, mut tile_pairs) = (vec![0.0; ROWS * COLS], vec![0; ROWS * COLS / 2]);
+        for (first, g) in columns.clone().step_by(COLS).zip(g.chunks_mut(COLS * pairs)) {
+            let tile_columns = first..columns.end.min(first + COLS);
+            let blocks = x_blocks.iter().zip(dx.chunks_mut(ROWS * c)).zip(found.chunks_mut(ROWS)).enumerate();
+            for (b, ((x, dx), found)) in blocks {
+                let left = Left { pairs: x, row: c_pairs, pair: 1 };
+                multiply(
+                    &mut tile,
+                    COLS,
+                    found.len(),
+                    1.0,
+                    left,
+                    &self.turned,
+                    0..c_pairs,
+                    tile_columns.clone(),
+                    0.0,
+                );
+                vectorized(|| {
+                    let rows = tile.chunks_exact_mut(COLS).zip(tile_pairs.chunks_exact_mut(COLS / 2));
+                    for (r, (found, (z, pairs))) in found.iter_mut().zip(rows).enumerate() {
+                        let z = &mut z[..tile_columns.len()];
+                        if let Some(at) = targets[b * ROWS + r].checked_sub(first).filter(|&at| at < z.len())
+                        {
+                            found.capped = cap(z[at]);
+                        }
+                        found.total += unscaled_gradient(z);
+                        pair_up(pairs, z);
+                    }
+                    for (g, at) in g.chunks_mut(BLOCK * pairs).zip((0..tile_columns.len()).step_by(BLOCK)) {
+                        let g = g[b * ROWS / 2 * BLOCK..].chunks_exact_mut(BLOCK).zip(tile.chunks(2 * COLS));
+                        for (r, (g, z)) in g.take(found.len().div_ceil(2)).enumerate() {
+                            let end = tile_columns.len().min(at + BLOCK);
+                            let high = if 2 * r + 1 < found.len() { &z[COLS + at..COLS + end] } else { &[] };
+                            interleave(g, &z[at..end], high);
+                        }
+                    }
+                });
+                let left = Left { pairs: &tile_pairs, row: COLS / 2, pair: 1 };
+                let k = first / 2..tile_columns.end.div_ceil(2);
+                multiply(dx, c, found.len(), 1.0, left, &self.plain, k, 0..c, 1.0);
+            }
+        }
+        Segment { found, dx }
+    }
+}

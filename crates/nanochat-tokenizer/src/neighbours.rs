@@ -1,0 +1,41 @@
+//! What stands beside the occurrences of the pair being merged, on one side: a count and positions for
+//! each token, in a table by id, so that pairs are looked up once a neighbour and not once an occurrence.
+
+use crate::merging::Occurrences;
+
+#[derive(Default)]
+pub(crate) struct Neighbours {
+    /// By id; zero for all but `ids`.
+    counts: Vec<Occurrences>,
+    ids: Vec<u32>,
+    /// Id and position of each sight, in order.
+    sights: Vec<(u32, u32)>,
+}
+
+impl Neighbours {
+    /// The token `id` stands beside an occurrence that counts `count` times; the pair of both is at `at`.
+    #[inline]
+    pub fn see(&mut self, id: u32, at: u32, count: u64) {
+        if self.counts.len() <= id as usize {
+            self.counts.resize_with(id as usize + 1, Occurrences::default);
+        }
+        let known = &mut self.counts[id as usize].count;
+        if *known == 0 {
+            self.ids.push(id);
+        }
+        *known += count;
+        self.sights.push((id, at));
+    }
+
+    /// All neighbours, those seen `floor` times or more with their positions; forgets them.
+    pub fn take(&mut self, floor: u64) -> Vec<(u32, Occurrences)> {
+        for (id, at) in self.sights.drain(..) {
+            let known = &mut self.counts[id as usize];
+            if known.count >= floor {
+                known.positions.push(at);
+            }
+        }
+        let counts = &mut self.counts;
+        self.ids.drain(..).map(|id| (id, std::mem::take(&mut counts[id as usize]))).collect()
+    }
+}
