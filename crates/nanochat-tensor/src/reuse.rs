@@ -1,7 +1,7 @@
 //! Buffers that are free again, by length, for the next tensor of that length on the CPU.
 //!
 //! A step asks for the same lengths as the one before. New memory would come from the system page by page, zeroed, and be
-//! zeroed once more: together a quarter of a step of a d4.
+//! zeroed once more.
 
 use std::collections::HashMap;
 use std::mem;
