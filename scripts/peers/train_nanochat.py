@@ -11,7 +11,6 @@ attention is cuDNN's instead of the one that PyTorch chooses.
 import argparse
 import sys
 import time
-import types
 from contextlib import nullcontext
 
 import torch
@@ -31,7 +30,6 @@ def main():
     args = parser.parse_args()
 
     sys.path.insert(0, args.path)
-    sys.modules["filelock"] = types.SimpleNamespace(FileLock=None)  # only its downloads ask for it
     from nanochat.common import compute_cleanup, compute_init
     from nanochat.gpt import GPT, GPTConfig
 
