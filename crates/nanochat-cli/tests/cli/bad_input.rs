@@ -77,8 +77,8 @@ fn folders_without_text_are_refused() {
     assert_eq!(fs::read_dir(&empty).unwrap().count(), 1, "a failed ingest leaves nothing");
     refuses(base.path(), "data make", &["base_data already exists"]);
     refuses(base.path(), "data make --documents 0", &["--documents"]);
+    refuses(base.path(), &format!("{TINY} --data-dir no-such-folder"), &["no-such-folder", "data make"]);
     let missing = ["no-such-folder", "No such file"];
-    refuses(base.path(), &format!("{TINY} --data-dir no-such-folder"), &missing);
     refuses(base.path(), "data ingest no-such-folder", &missing);
     refuses(base.path(), &format!("{TINY} --val-data zh=no-such-folder"), &missing);
     refuses(base.path(), &format!("{TINY} --val-data no-such-folder"), &["NAME=PATH"]);

@@ -84,7 +84,7 @@ fn check_page(mut file: &File, start: u64) -> Result<()> {
 
 /// The schema is one list, the children of each group after it, and the crate follows it by recursion.
 fn check_schema(kind: u8, thrift: &mut Thrift) -> Option<Result<()>> {
-    let (item, n) = thrift.list().filter(|(item, _)| kind == LIST && *item == STRUCT)?;
+    let (_, n) = thrift.list().filter(|(item, _)| kind == LIST && *item == STRUCT)?;
     if n > MAX_COLUMNS {
         return Some(Err(no(format!("it has {n} columns"))));
     }

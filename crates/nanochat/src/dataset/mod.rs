@@ -9,6 +9,7 @@ mod write;
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -289,7 +290,11 @@ fn file_name(path: &Path) -> String {
 /// The `*.parquet` files of a folder, sorted by name.
 fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(at(dir))? {
+    let entries = std::fs::read_dir(dir).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => DataError::NoFolder { dir: dir.into() },
+        _ => at(dir)(error),
+    })?;
+    for entry in entries {
         let path = entry.map_err(at(dir))?.path();
         if path.extension().is_some_and(|extension| extension == "parquet") {
             paths.push(path);
