@@ -1,0 +1,93 @@
+//! The settings of a run itself, and which of all settings a resumed run may change.
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::{Precision, Recompute};
+
+/// Settings that say where a run is kept, how it starts, and how it uses its device.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct RunSettings {
+    /// Name of the run [default: d{depth}; in later stages, the deepest model's]
+    #[arg(long, value_parser = tag)]
+    pub model_tag: Option<String>,
+    /// Save a checkpoint every N steps, besides the last (0: the last only)
+    #[arg(long, default_value_t = 250)]
+    pub save_every: usize,
+    /// Keep the last K checkpoints (0: all)
+    #[arg(long, default_value_t = 2)]
+    pub keep: usize,
+    /// Go on where the run's last checkpoint was saved
+    #[arg(long)]
+    pub resume: bool,
+    /// Start the run anew although it has checkpoints
+    #[arg(long, conflicts_with = "resume")]
+    pub overwrite: bool,
+    /// Seed of every random choice: initial weights, order of conversations
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Compute a part of the activations a second time instead of keeping them, for less memory
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// What the products of training round to on the CPU (a GPU trains in bf16)
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub precision: Precision,
+    /// Record N steps, after two, into profile.json of the run's folder: a trace for ui.perfetto.dev (0: none)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[serde(default)]
+    pub profile: usize,
+}
+
+/// A tag names a folder, and no other than its own.
+fn tag(value: &str) -> Result<String, String> {
+    let fits = !value.is_empty() && !value.starts_with('.') && !value.contains(['/', '\\']);
+    if fits { Ok(value.into()) } else { Err("must be a name without slashes or a dot in front".into()) }
+}
+
+/// Settings that may change when a run is resumed: they do not touch what is learned.
+/// (The tag has found the run, whether it was given or is the default.)
+const FREE: [&str; 20] = [
+    "model_tag",
+    "save_every",
+    "keep",
+    "resume",
+    "overwrite",
+    "eval_every",
+    "eval_tokens",
+    "eval_examples",
+    "eval_samples",
+    "eval_task",
+    "eval_task_every",
+    "eval_task_limit",
+    "core_metric_every",
+    "core_metric_max_per_task",
+    "core_bundle",
+    "no_core",
+    "sample_every",
+    "bad_shards",
+    "recompute",
+    "profile",
+];
+
+/// A resumed run keeps its settings, but for those that are free: the first that was changed is named.
+pub(super) fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
+    let (Some(saved), Some(now)) = (saved.as_object(), now.as_object()) else { return Ok(()) };
+    for (name, value) in now.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
+        if saved.get(name).is_some_and(|old| old != value) {
+            let given = |value: &Value| match value {
+                Value::Null => "its default".to_string(),
+                value => value.to_string(),
+            };
+            bail!(
+                "the run to resume was started with --{} {}, now it is {}; a resumed run keeps its settings",
+                name.replace('_', "-"),
+                given(&saved[name]),
+                given(value)
+            );
+        }
+    }
+    Ok(())
+}
