@@ -196,8 +196,8 @@ fn what_is_missing_is_named_with_the_command_that_makes_it() {
     for (line, parts) in [
         ("train base --depth 1", ["tokenizer", "nanochat tok train"]),
         ("train sft", ["no model", "nanochat train base"]),
-        ("tok train", ["base_data", "No such file"]),
-        ("chat -p x", ["no model", "nanochat train base"]),
+        ("tok train", ["base_data", "nanochat data make"]),
+        ("chat -p x", ["no model", "nanochat speedrun"]),
         ("eval bpb", ["no model", "nanochat train base"]),
         ("eval chat", ["no model", "nanochat train base"]),
         ("export out", ["no model", "nanochat train base"]),
