@@ -106,6 +106,7 @@ pub fn run(
     gpus: Option<usize>,
 ) -> Result<()> {
     let path = base_dir.join("speedrun.json");
+    device.open(0)?; // a GPU that is not there is found before text is made for it
     let stages = stages(command, base_dir, device)?;
     let mut record = open(&path, &command.settings)?;
     if record.finished.is_empty() {

@@ -7,6 +7,11 @@ use std::path::Path;
 /// Writes `bytes` to `path` through a temporary sibling and a rename, so that neither a full disk nor a
 /// killed process leaves half a file or loses the old one. Makes the folder if it is missing.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fill(path, |file| file.write_all(bytes))
+}
+
+/// As [`write`], what `content` writes.
+pub fn fill(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -14,7 +19,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
     let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| content(&mut file).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary); // the error that matters is the first one

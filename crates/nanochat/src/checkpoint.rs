@@ -245,12 +245,16 @@ pub fn find(
     step: Option<usize>,
 ) -> Result<PathBuf, CheckpointError> {
     let dir = base_dir.join(stage.folder());
-    let train = format!("nanochat train {}", stage.name());
+    let make = match stage {
+        Stage::Base => {
+            "make one with `nanochat train base`, or all that a chat takes with `nanochat speedrun`".into()
+        }
+        stage => format!("make one with `nanochat train {}`", stage.name()),
+    };
     let missing = |what: String, path: PathBuf, hint| CheckpointError::Missing { what, path, hint };
     let tag = match model_tag {
         Some(tag) => tag.to_string(),
-        None => deepest_tag(&dir)
-            .ok_or_else(|| missing("model".into(), dir.clone(), format!("make one with `{train}`")))?,
+        None => deepest_tag(&dir).ok_or_else(|| missing("model".into(), dir.clone(), make.clone()))?,
     };
     let checkpoints = Checkpoints::new(base_dir, stage, &tag);
     let steps = checkpoints.steps();
@@ -261,7 +265,7 @@ pub fn find(
         }
         None => {
             let hint = match tags(&dir).join(", ") {
-                tags if tags.is_empty() => format!("make one with `{train}`"),
+                tags if tags.is_empty() => make,
                 tags => format!("there are {tags}"),
             };
             Err(missing(format!("model {tag}"), dir, hint))

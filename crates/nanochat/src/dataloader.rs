@@ -4,8 +4,11 @@
 //! are the first B·T as B rows, targets the same moved by one, so rows continue one another.
 //!
 //! There is one stream, whatever the number of ranks: each makes all of it and trains on every world-th batch. So a
-//! step sees the same tokens on any number of GPUs, and a run goes on with another number. What this costs: where eight
-//! GPUs train a d20 with 1.5M tokens a second, each rank tokenises 7 MB of text a second, less than one core can.
+//! step sees the same tokens on any number of GPUs, and a run goes on with another number. A rank cannot pass over the
+//! documents of others, because only tokenising tells how many tokens they have, and so where the next batch begins;
+//! reading other rows than they do, as nanochat's ranks, makes the order depend on their number. What it costs: where
+//! eight H100 train a d20 with 1.3M tokens a second, each rank tokenises 6 MB of text a second, and 52 where eight H200
+//! train a d8 with 11M, while one thread does 92 MB of English or 60 of Chinese.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 

@@ -1,6 +1,6 @@
 //! One file: fetched into `<name>.part`, gone on with after a break or a kill, checked, then given its name.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -53,7 +53,9 @@ pub fn fetch(client: &Client, remote: &Remote, path: &Path, progress: &ProgressB
             let times = failures.max(part.wrong);
             return Err(anyhow!("{reason}; gave up after {times} tries, run the same command to go on"));
         }
-        client.wait(failures, wait);
+        let pause = client.pause(failures, wait);
+        progress.suspend(|| eprintln!("{reason}; trying again in {:.0} s", pause.as_secs_f64().ceil()));
+        std::thread::sleep(pause);
     }
 }
 
@@ -77,7 +79,9 @@ impl<'p> Part<'p> {
         let part = with_suffix(path, ".part");
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&part);
         let mut file = open.with_context(|| format!("failed to open {}", part.display()))?;
-        file.try_lock().map_err(|_| anyhow!("{} is being downloaded by another process", path.display()))?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            bail!("{} is being downloaded by another process", path.display());
+        }
         let len = file.seek(SeekFrom::End(0)).with_context(|| part.display().to_string())?;
         progress.inc(len);
         Ok(Part { size: remote.size, remote, path: part, file, len, wrong: 0, progress })
@@ -92,7 +96,7 @@ impl<'p> Part<'p> {
             return Ok(());
         }
         // Without a checksum only the server can say whether it still has the same file.
-        let version = fs::read_to_string(self.version_path()).unwrap_or_default();
+        let version = self.version();
         if self.len > 0 && self.remote.checksum.is_none() && version.is_empty() {
             self.restart()?;
         }
@@ -132,6 +136,14 @@ impl<'p> Part<'p> {
     /// Where the answer's bytes belong, and how many there will be.
     fn begin(&mut self, answer: &Answer) -> Result<(), Failure> {
         let number = |text: &str| text.trim().parse::<u64>().ok();
+        if let Some(coding) = answer.header("content-encoding").filter(|coding| *coding != "identity")
+            && !self.remote.url.ends_with(".gz")
+        {
+            let url = shown(&self.remote.url);
+            return Err(Failure::Lasting(format!(
+                "{url} is sent packed ({coding}), though it was asked for as it is"
+            )));
+        }
         let total = match answer.status {
             206 => {
                 let range = answer.header("content-range").and_then(|value| value.strip_prefix("bytes "));
@@ -140,6 +152,12 @@ impl<'p> Part<'p> {
                 if from != Some(self.len) {
                     self.restart()?;
                     return Err(self.passing("sent another part than it was asked for"));
+                }
+                // Some servers know ranges and pass over If-Range.
+                let (named, ours) = (version_of(answer), self.version());
+                if self.remote.checksum.is_none() && self.len > 0 && !named.is_empty() && named != ours {
+                    self.restart()?;
+                    return Err(self.passing("is another file now than the one that a part is here of"));
                 }
                 number(total)
             }
@@ -172,9 +190,13 @@ impl<'p> Part<'p> {
     }
 
     fn remember_version(&mut self, answer: &Answer) -> Result<(), Failure> {
-        let strong = answer.header("etag").filter(|etag| !etag.starts_with("W/"));
-        let version = strong.or(answer.header("last-modified")).unwrap_or_default();
-        fs::write(self.version_path(), version).map_err(|error| self.disk(error))
+        fs::write(self.version_path(), version_of(answer)).map_err(|error| self.disk(error))
+    }
+
+    /// Of the file that the part is of; empty if the server named none.
+    fn version(&self) -> String {
+        let version = fs::read_to_string(self.version_path()).unwrap_or_default();
+        if version.chars().all(|c| (' '..='~').contains(&c)) { version } else { String::new() }
     }
 
     fn check(&mut self) -> Result<(), Failure> {
@@ -229,8 +251,17 @@ impl<'p> Part<'p> {
     }
 
     fn disk(&self, error: std::io::Error) -> Failure {
-        Failure::Lasting(format!("failed to write {}: {error}", self.path.display()))
+        let path = self.path.display();
+        Failure::Lasting(format!(
+            "failed to write {path}: {error}; what is there stays, run the same command to go on"
+        ))
     }
+}
+
+/// What names this state of the file: a strong entity tag, or else its date.
+fn version_of(answer: &Answer) -> &str {
+    let strong = answer.header("etag").filter(|etag| !etag.starts_with("W/"));
+    strong.or(answer.header("last-modified")).unwrap_or_default()
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

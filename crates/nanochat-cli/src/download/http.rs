@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ureq::Agent;
 
+use super::proxy::Proxies;
+
 const CONNECT: Duration = Duration::from_secs(20);
 const MAX_REDIRECTS: usize = 8;
 /// Failures in a row, without progress between them, before something is given up.
@@ -28,6 +30,7 @@ pub struct Client {
     /// Where the token may go: scheme, host and port.
     token_origin: String,
     token: Option<String>,
+    proxies: Proxies,
     /// Before the first new try after a failure; it doubles with each.
     pause: Duration,
 }
@@ -44,14 +47,16 @@ pub struct Answer {
 
 impl Client {
     /// `token` goes to the host of `endpoint` alone; `silence` is how long a server may send nothing, `pause` the
-    /// time before the first new try. Proxies come from the usual variables.
+    /// time before the first new try.
     pub fn new(
         endpoint: &str,
         token: Option<String>,
-        silence: Duration,
-        pause: Duration,
+        proxies: Proxies,
+        [silence, pause]: [Duration; 2],
     ) -> Result<Client, String> {
-        let token_origin = origin(endpoint).ok_or_else(|| format!("{endpoint} is not an http address"))?;
+        let token_origin = origin(endpoint);
+        let token_origin =
+            token_origin.ok_or_else(|| format!("{} is not an http address", shown(endpoint)))?;
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -62,7 +67,7 @@ impl Client {
             .timeout_per_read(Some(silence))
             .user_agent(concat!("nanochat/", env!("CARGO_PKG_VERSION")))
             .build();
-        Ok(Client { agent: config.into(), token_origin, token, pause })
+        Ok(Client { agent: config.into(), token_origin, token, proxies, pause })
     }
 
     /// The answer to GET; 2xx and 416 are answers, everything else is a failure.
@@ -92,10 +97,10 @@ impl Client {
         Err(lasting(&url, "redirects in a circle"))
     }
 
-    /// Waits before another try, longer with each failure in a row, and as long as the server asked.
-    pub fn wait(&self, failures: u32, asked: Option<Duration>) {
+    /// How long to wait before another try: longer with each failure in a row, and as long as the server asked.
+    pub fn pause(&self, failures: u32, asked: Option<Duration>) -> Duration {
         let pause = (self.pause * 2u32.pow(failures - 1)).min(LONGEST_PAUSE);
-        std::thread::sleep(asked.unwrap_or(pause).max(pause));
+        asked.unwrap_or(pause).max(pause)
     }
 
     /// The text of a 2xx answer, and the address of the next page if the answer names one; tried again after failures
@@ -103,7 +108,7 @@ impl Client {
     pub fn text(&self, url: &str) -> Result<(String, Option<String>), String> {
         for failures in 1..TRIES {
             match self.text_once(url) {
-                Err(Failure::Passing { wait, .. }) => self.wait(failures, wait),
+                Err(Failure::Passing { wait, .. }) => std::thread::sleep(self.pause(failures, wait)),
                 Err(Failure::Lasting(reason)) => return Err(reason),
                 Ok(text) => return Ok(text),
             }
@@ -124,16 +129,18 @@ impl Client {
     }
 
     fn get_once(&self, url: &str, headers: &[(&str, String)]) -> Result<Answer, Failure> {
-        let mut request = self.agent.get(url).header("accept-encoding", "identity");
+        let origin = origin(url).ok_or_else(|| lasting(url, "is not a valid address"))?;
+        let request = self.agent.get(url).config().proxy(self.proxies.proxy(&origin)).build();
+        let mut request = request.header("accept-encoding", "identity");
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        if let Some(token) = self.token.as_ref().filter(|_| origin(url).as_ref() == Some(&self.token_origin))
-        {
+        if let Some(token) = self.token.as_ref().filter(|_| origin == self.token_origin) {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let response = request.call().map_err(|error| match error {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => lasting(url, "is not a valid address"),
+            ureq::Error::Io(error) => passing(format!("{}: {error}", shown(url))),
             error => passing(format!("{}: {error}", shown(url))),
         })?;
         let (parts, body) = response.into_parts();

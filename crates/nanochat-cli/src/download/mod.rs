@@ -3,6 +3,7 @@
 mod file;
 mod http;
 mod hub;
+mod proxy;
 mod unpack;
 
 use std::collections::VecDeque;
@@ -14,8 +15,9 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use file::{Remote, fetch};
-use http::Client;
+use http::{Client, shown};
 use hub::{RepoFile, RepoKind, SETS, first_shards, list};
+use proxy::Proxies;
 use unpack::unzip;
 
 /// Before the first new try after a failure.
@@ -104,9 +106,10 @@ pub fn run_data(args: &DownloadArgs, base_dir: &Path) -> anyhow::Result<()> {
             let folder = folder(format!("downloads/{}", folder_name(repo)));
             items.extend(files.into_iter().map(|file| item(folder.join(file.path), file.remote)));
         } else if address.starts_with("http://") || address.starts_with("https://") {
-            let name = address.split(['?', '#']).next().and_then(|plain| plain.rsplit('/').next());
+            let plain = shown(address);
+            let name = plain.splitn(4, '/').nth(3).and_then(|path| path.rsplit('/').next());
             let name = name.filter(|name| !["", ".", ".."].contains(name));
-            let name = name.with_context(|| format!("{address} does not name a file"))?;
+            let name = name.with_context(|| format!("{plain} does not name a file"))?;
             let remote = Remote { url: address.into(), size: None, checksum: None };
             items.push(item(folder("downloads".into()).join(name), remote));
         } else {
@@ -132,9 +135,15 @@ pub fn run(command: &DownloadCommand, base_dir: &Path) -> anyhow::Result<()> {
 
 impl Network {
     fn client(&self) -> anyhow::Result<Client> {
-        let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty());
-        let token = token.map(|token| token.trim().to_string());
-        Client::new(&self.mirror, token, Duration::from_secs(self.timeout), PAUSE).map_err(anyhow::Error::msg)
+        let variable = |name: &str| std::env::var(name).ok();
+        let token =
+            variable("HF_TOKEN").map(|token| token.trim().to_string()).filter(|token| !token.is_empty());
+        if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            bail!("HF_TOKEN holds more than a token: spaces, line ends or other letters");
+        }
+        let proxies = Proxies::of(variable).map_err(anyhow::Error::msg)?;
+        let silence = Duration::from_secs(self.timeout);
+        Client::new(&self.mirror, token, proxies, [silence, PAUSE]).map_err(anyhow::Error::msg)
     }
 }
 

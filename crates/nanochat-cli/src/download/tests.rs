@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -56,16 +56,19 @@ fn handle(
     seen: &Mutex<Vec<Request>>,
     answer: &impl Fn(usize, &Request, &mut TcpStream),
 ) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-    let Some(first) = lines.next() else { return };
-    let path = first.split(' ').nth(1).unwrap_or_default().to_string();
+    let Some(request) = read_head(&mut BufReader::new(stream.try_clone().unwrap())) else { return };
+    seen.lock().unwrap().push(request.clone());
+    answer(n, &request, &mut stream);
+}
+
+fn read_head(from: &mut impl BufRead) -> Option<Request> {
+    let mut lines = from.lines().map_while(Result::ok);
+    let path = lines.next()?.split(' ').nth(1).unwrap_or_default().to_string();
     let headers = lines.take_while(|line| !line.is_empty()).filter_map(|line| {
         let (name, value) = line.split_once(':')?;
         Some((name.to_lowercase(), value.trim().to_string()))
     });
-    let request = Request { path, headers: headers.collect() };
-    seen.lock().unwrap().push(request.clone());
-    answer(n, &request, &mut stream);
+    Some(Request { path, headers: headers.collect() })
 }
 
 /// A whole answer; failures of writing are the client's business.
@@ -111,7 +114,12 @@ fn sha256(bytes: &[u8]) -> Checksum {
 }
 
 fn client(server: &Server) -> Client {
-    Client::new(&server.url, None, Duration::from_millis(300), Duration::from_millis(1)).unwrap()
+    client_with(server, None, Proxies::default())
+}
+
+fn client_with(server: &Server, token: Option<&str>, proxies: Proxies) -> Client {
+    let times = [Duration::from_millis(300), Duration::from_millis(1)];
+    Client::new(&server.url, token.map(String::from), proxies, times).unwrap()
 }
 
 /// Fetches `/file` of the server; what lies there afterwards, or the sentence.
@@ -183,6 +191,127 @@ fn without_ranges_or_sizes_it_begins_again() {
         let _ = stream.write_all(b"0\r\n\r\n");
     });
     assert!(download(&server, None, None).unwrap() == whole);
+}
+
+#[test]
+fn parts_that_do_not_fit_are_not_joined() {
+    let whole = content();
+    let begin = |stream: &mut TcpStream, bytes: &[u8]| {
+        let head = format!("HTTP/1.1 200 OK\r\nETag: \"v1\"\r\nContent-Length: {}\r\n\r\n", bytes.len());
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&bytes[..600]));
+    };
+    // Another offset than the one asked for, then none at all.
+    let served = whole.clone();
+    let server = serve(move |n, request, stream| match n {
+        0 | 2 => begin(stream, &served),
+        1 => {
+            let range = format!("Content-Range: bytes 500-{}/{}\r\n", served.len() - 1, served.len());
+            say(stream, "206 Partial Content", &range, &served[500..]);
+        }
+        3 => say(stream, "206 Partial Content", "", &served[600..]),
+        _ => give(stream, request, &served),
+    });
+    assert!(download(&server, None, None).unwrap() == whole);
+    assert_eq!(server.requests.lock().unwrap().len(), 5);
+    // Another file since, by a server that passes over If-Range.
+    let (old, new) = (vec![1; whole.len()], whole.clone());
+    let server = serve(move |n, request, stream| match (n, request.from()) {
+        (0, _) => begin(stream, &old),
+        (_, Some(from)) => {
+            let range =
+                format!("Content-Range: bytes {from}-{}/{}\r\nETag: \"v2\"\r\n", new.len() - 1, new.len());
+            say(stream, "206 Partial Content", &range, &new[from..]);
+        }
+        _ => say(stream, "200 OK", "ETag: \"v2\"\r\n", &new),
+    });
+    assert!(download(&server, None, None).unwrap() == whole);
+}
+
+#[test]
+fn chunks_that_end_early_are_gone_on_with_and_packed_answers_refused() {
+    let whole = content();
+    let served = whole.clone();
+    let server = serve(move |n, request, stream| match n {
+        0 => {
+            let head = b"HTTP/1.1 200 OK\r\nETag: \"v1\"\r\nTransfer-Encoding: chunked\r\n\r\n11170\r\n";
+            let _ = stream.write_all(head).and_then(|()| stream.write_all(&served[..70_000]));
+            let _ =
+                stream.write_all(b"\r\n11170\r\n").and_then(|()| stream.write_all(&served[70_000..90_000]));
+        }
+        _ => give(stream, request, &served),
+    });
+    assert!(download(&server, None, None).unwrap() == whole);
+    assert_eq!(server.requests.lock().unwrap().len(), 2);
+    let server = serve(|_, _, stream| say(stream, "200 OK", "Content-Encoding: gzip\r\n", b"\x1f\x8b"));
+    let error = download(&server, None, None).unwrap_err();
+    assert!(error.contains("/file is sent packed (gzip)"), "{error}");
+}
+
+/// What a proxy was asked for, and how; it answers in the place of the host.
+fn proxy(
+    welcome: impl Fn(&mut BufReader<TcpStream>, &mut TcpStream) -> Option<String> + Send + 'static,
+) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = listener.local_addr().unwrap().to_string();
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let seen = requests.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut from = BufReader::new(stream.try_clone().unwrap());
+            let Some(host) = welcome(&mut from, &mut stream) else { continue };
+            let Some(request) = read_head(&mut from) else { continue };
+            say(&mut stream, "200 OK", "", b"by proxy");
+            seen.lock().unwrap().push(Request { path: host, ..request });
+        }
+    });
+    Server { url, requests }
+}
+
+#[test]
+fn proxies_of_both_kinds_are_asked_for_the_host() {
+    let connect = proxy(|from, stream| {
+        let asked = read_head(from)?;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        Some(format!(
+            "{} {}",
+            asked.path,
+            asked.headers.get("proxy-authorization").cloned().unwrap_or_default()
+        ))
+    });
+    let socks = proxy(|from, stream| {
+        let mut bytes = |n: usize| -> Option<Vec<u8>> {
+            let mut bytes = vec![0; n];
+            from.read_exact(&mut bytes).ok()?;
+            Some(bytes)
+        };
+        let methods = bytes(2)?[1];
+        bytes(methods.into())?;
+        let _ = stream.write_all(&[5, 0]);
+        let name = bytes(5)?[4];
+        let host = String::from_utf8(bytes(name.into())?).ok()?;
+        bytes(2)?;
+        let _ = stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        Some(host)
+    });
+    let refusing = proxy(|from, stream| {
+        read_head(from)?;
+        say(stream, "407 Proxy Authentication Required", "", b"");
+        None
+    });
+    let none = serve(|_, _, _| {});
+    let get = |variables: &[(&str, String)]| {
+        let variable =
+            |name: &str| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| value.clone());
+        let client = client_with(&none, Some("hf_secret"), Proxies::of(variable).unwrap());
+        client.text("http://hub.example/list").map(|(text, _)| text)
+    };
+    assert_eq!(get(&[("HTTP_PROXY", format!("http://me:pw@{}", connect.url))]).unwrap(), "by proxy");
+    assert_eq!(get(&[("all_proxy", format!("socks5h://{}", socks.url))]).unwrap(), "by proxy");
+    let hosts = |server: &Server| server.requests.lock().unwrap()[0].path.clone();
+    assert_eq!(hosts(&connect), "hub.example:80 Basic bWU6cHc=");
+    assert_eq!(hosts(&socks), "hub.example");
+    let error = get(&[("http_proxy", format!("http://me:pw@{}", refusing.url))]).unwrap_err();
+    assert!(error.contains("hub.example/list") && error.contains("407") && !error.contains("pw"), "{error}");
 }
 
 #[test]
@@ -302,9 +431,7 @@ fn the_token_stays_with_its_host_and_out_of_messages() {
             say(stream, "302 Found", &format!("Location: {target}\r\n{etag}"), b"");
         }
     });
-    let client =
-        Client::new(&hub.url, Some("hf_secret".into()), Duration::from_secs(1), Duration::from_millis(1))
-            .unwrap();
+    let client = client_with(&hub, Some("hf_secret"), Proxies::default());
     let get = || client.get(&format!("{}/file", hub.url), &[]);
     let answer = get().ok().unwrap();
     // The checksum that the hub named on the way is known at the end.

@@ -1,7 +1,7 @@
 //! Archives of the sets: unpacked beside themselves, within bounds.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -14,6 +14,10 @@ const MOST_BYTES: u64 = 2 << 30;
 
 /// Unpacks a zip into the folder it lies in. A name that leads out of the folder, or more than the bounds allow, is refused.
 pub fn unzip(path: &Path) -> anyhow::Result<()> {
+    unzip_within(path, MOST_BYTES)
+}
+
+fn unzip_within(path: &Path, most: u64) -> anyhow::Result<()> {
     let shown = path.display();
     let broken = || format!("{shown} is not a whole zip archive; delete it and run the command again");
     let file = File::open(path).with_context(|| format!("failed to read {shown}"))?;
@@ -22,7 +26,7 @@ pub fn unzip(path: &Path) -> anyhow::Result<()> {
         bail!("{shown} holds {} files; the most that are unpacked are {MOST_FILES}", archive.len());
     }
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut left = MOST_BYTES;
+    let mut left = most;
     for i in 0..archive.len() {
         let entry = archive.by_index(i).with_context(broken)?;
         let Some(name) = entry.enclosed_name() else {
@@ -31,14 +35,20 @@ pub fn unzip(path: &Path) -> anyhow::Result<()> {
         if entry.is_dir() || entry.is_symlink() || name.starts_with("__MACOSX") {
             continue;
         }
-        let mut bytes = Vec::new();
-        entry.take(left + 1).read_to_end(&mut bytes).with_context(broken)?;
-        left = left.checked_sub(bytes.len() as u64).with_context(|| {
-            format!("{shown} unpacks to more than {} GB, which is no such set", MOST_BYTES >> 30)
-        })?;
-        let target = folder.join(name);
-        atomic_file::write(&target, &bytes)
-            .with_context(|| format!("failed to write {}", target.display()))?;
+        let (target, mut entry) = (folder.join(name), entry.take(left));
+        let copy = |file: &mut File| {
+            io::copy(&mut entry, file)?;
+            match entry.limit() {
+                0 => Err(io::Error::other(format!(
+                    "all of it is more than {} MB, which is no such set",
+                    most >> 20
+                ))),
+                _ => Ok(()),
+            }
+        };
+        atomic_file::fill(&target, copy)
+            .with_context(|| format!("failed to unpack {} from {shown}", target.display()))?;
+        left = entry.limit();
     }
     Ok(())
 }
@@ -90,6 +100,11 @@ mod tests {
             fs::write(&path, &bytes[..cut]).unwrap();
             assert!(format!("{:#}", unzip(&path).unwrap_err()).contains("delete it"), "{cut}");
         }
+        // A bomb: what it unpacks to is counted as it comes.
+        zip(&path, &[("b.csv", b"b"), ("a.csv", &vec![b'a'; 3 << 20])]);
+        let error = format!("{:#}", unzip_within(&path, 2 << 20).unwrap_err());
+        assert!(error.contains("a.csv") && error.contains("more than 2 MB"), "{error}");
+        assert_eq!(fs::read_dir(&inner).unwrap().count(), 2, "the archive and what came before");
         bytes[60] ^= 0xff; // inside the compressed text
         fs::write(&path, &bytes).unwrap();
         assert!(unzip(&path).is_err());

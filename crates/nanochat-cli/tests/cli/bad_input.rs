@@ -77,8 +77,8 @@ fn folders_without_text_are_refused() {
     assert_eq!(fs::read_dir(&empty).unwrap().count(), 1, "a failed ingest leaves nothing");
     refuses(base.path(), "data make", &["base_data already exists"]);
     refuses(base.path(), "data make --documents 0", &["--documents"]);
+    refuses(base.path(), &format!("{TINY} --data-dir no-such-folder"), &["no-such-folder", "data make"]);
     let missing = ["no-such-folder", "No such file"];
-    refuses(base.path(), &format!("{TINY} --data-dir no-such-folder"), &missing);
     refuses(base.path(), "data ingest no-such-folder", &missing);
     refuses(base.path(), &format!("{TINY} --val-data zh=no-such-folder"), &missing);
     refuses(base.path(), &format!("{TINY} --val-data no-such-folder"), &["NAME=PATH"]);
@@ -196,8 +196,8 @@ fn what_is_missing_is_named_with_the_command_that_makes_it() {
     for (line, parts) in [
         ("train base --depth 1", ["tokenizer", "nanochat tok train"]),
         ("train sft", ["no model", "nanochat train base"]),
-        ("tok train", ["base_data", "No such file"]),
-        ("chat -p x", ["no model", "nanochat train base"]),
+        ("tok train", ["base_data", "nanochat data make"]),
+        ("chat -p x", ["no model", "nanochat speedrun"]),
         ("eval bpb", ["no model", "nanochat train base"]),
         ("eval chat", ["no model", "nanochat train base"]),
         ("export out", ["no model", "nanochat train base"]),

@@ -122,7 +122,7 @@ fn zstd_of_zeros(megabytes: usize) -> Vec<u8> {
 }
 
 /// Serves `content` with ranges; the first answer stops in the middle until the test ends.
-fn serve(content: Vec<u8>, asked: Arc<Mutex<Vec<Option<usize>>>>, sent: Arc<AtomicUsize>) -> String {
+pub fn serve(content: Vec<u8>, asked: Arc<Mutex<Vec<Option<usize>>>>, sent: Arc<AtomicUsize>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/file.bin", listener.local_addr().unwrap());
     std::thread::spawn(move || {

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use crate::common::*;
+use crate::data::serve;
 
 /// A disk of a few MB, unmounted at the end.
 struct Disk(tempfile::TempDir);
@@ -92,6 +94,25 @@ fn metrics_that_cannot_be_written_stop_the_run() {
     fails_for_space(disk.path(), &line, &["metrics", "base_checkpoints/m"]);
     fs::remove_file(ballast).unwrap();
     run(disk.path(), &format!("{TINY} --model-tag m --num-iterations 3 --resume"));
+}
+
+#[test]
+fn a_download_keeps_what_has_arrived() {
+    if !slow("a_download_keeps_what_has_arrived") {
+        return;
+    }
+    let disk = Disk::new("8m");
+    let content: Vec<u8> =
+        (0..500_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let asked = Arc::default();
+    let line = format!("data download {}", serve(content.clone(), Arc::clone(&asked), Arc::default()));
+    let ballast = disk.fill(600_000);
+    fails_for_space(disk.path(), &line, &["file.bin.part", "run the same command"]);
+    fs::remove_file(ballast).unwrap();
+    run(disk.path(), &line);
+    assert!(fs::read(disk.path().join("downloads/file.bin")).unwrap() == content);
+    let from = asked.lock().unwrap()[1];
+    assert!(from.is_some_and(|from| from > 100_000), "it went on at {from:?}");
 }
 
 #[test]

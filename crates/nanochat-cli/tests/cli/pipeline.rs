@@ -309,7 +309,9 @@ fn a_gpu_that_is_not_there_is_said_in_a_sentence() {
         return;
     }
     assert!(String::from_utf8(doctor.stdout).unwrap().contains("driver"));
-    for line in [&format!("--device cuda {TINY} --num-iterations 1"), "--device cuda bench train"] {
+    let train = format!("--device cuda {TINY} --num-iterations 1");
+    for line in [&train, "--device cuda bench train", "--device cuda speedrun"] {
         refuses(base.path(), line, &["`nanochat doctor`"]);
     }
+    assert!(!base.path().join("speedrun.json").exists(), "nothing was begun");
 }

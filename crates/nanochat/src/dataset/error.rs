@@ -9,6 +9,10 @@ pub enum DataError {
     #[error("{dir} has no .parquet shards; make some with `nanochat data make` or `nanochat data ingest`")]
     NoShards { dir: PathBuf },
     #[error(
+        "there is no folder {dir}; shards come from `nanochat data make`, `data ingest` or `data download`"
+    )]
+    NoFolder { dir: PathBuf },
+    #[error(
         "{dir} has a single shard, {name}, but two are needed: the last one is kept for validation and the others train; \
          add a shard, or let `nanochat data ingest` split this one"
     )]

@@ -1,22 +1,26 @@
 //! Pretraining text on disk: a folder of parquet shards with one `text` column, in nanochat's layout.
 //! Sorted by name, the last file is validation and the others are for training.
 
+mod bounds;
 mod error;
 mod shard;
+mod thrift;
 mod write;
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use bounds::Bounded;
 pub use error::DataError;
 pub(crate) use error::at;
 pub use shard::ParquetTexts;
-pub(crate) use shard::guarded;
+pub(crate) use shard::{guarded, reason};
 pub use write::{CHARS_PER_SHARD, ShardWriter, Written};
 
 /// Rows read and tokenised together: enough for every core, little enough to be a bounded buffer.
@@ -133,18 +137,18 @@ impl Shards {
 
     /// How much of one pass over a split lies before a row, 0 to 1.
     pub(crate) fn passed(&self, split: Split, at: RowAt) -> f64 {
-        let (mut before, mut all) = (0, 0);
+        let (mut before, mut all) = (0.0, 0.0); // a damaged file may claim any number of rows
         for (i, shard) in self.list(split).iter().enumerate() {
             for (group, rows) in shard.rows.iter().enumerate() {
-                all += rows;
+                all += *rows as f64;
                 before += match (i, group).cmp(&(at.shard, at.row_group)) {
-                    Ordering::Less => *rows,
-                    Ordering::Equal => at.row.min(*rows),
-                    Ordering::Greater => 0,
+                    Ordering::Less => *rows as f64,
+                    Ordering::Equal => at.row.min(*rows) as f64,
+                    Ordering::Greater => 0.0,
                 };
             }
         }
-        before as f64 / all.max(1) as f64
+        before / f64::max(all, 1.0)
     }
 
     pub(crate) fn shard_name(&self, split: Split, index: usize) -> &str {
@@ -256,8 +260,8 @@ impl Chunks {
             }
             let at = self.at;
             self.at.row += values.len();
-            let texts = values.into_iter().map(|value| match value?.as_utf8() {
-                Ok(text) => Some(text.to_owned()),
+            let texts = values.into_iter().map(|value| match String::from_utf8(value?) {
+                Ok(text) => Some(text),
                 Err(_) => {
                     self.bad_rows += 1;
                     None
@@ -286,7 +290,11 @@ fn file_name(path: &Path) -> String {
 /// The `*.parquet` files of a folder, sorted by name.
 fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(at(dir))? {
+    let entries = std::fs::read_dir(dir).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => DataError::NoFolder { dir: dir.into() },
+        _ => at(dir)(error),
+    })?;
+    for entry in entries {
         let path = entry.map_err(at(dir))?.path();
         if path.extension().is_some_and(|extension| extension == "parquet") {
             paths.push(path);
@@ -296,5 +304,7 @@ fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(paths)
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

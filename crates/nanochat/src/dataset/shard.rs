@@ -5,16 +5,19 @@ use std::path::Path;
 
 use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::data_type::ByteArrayType;
+use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
-/// Text packs to a tenth of its size; a column that claims to unpack to far more is made to fill the memory.
-const MAX_UNPACKED: i64 = 64 << 20;
-const MAX_RATIO: i64 = 200;
+use super::bounds::Bounded;
+use crate::lines::MAX_LINE;
+
+/// Text that is read at once, but for the document that exceeds it: a dictionary may repeat a long one for ever.
+const CHUNK_BYTES: usize = 16 << 20;
 
 /// An open file whose string column `column` is read.
 pub struct ParquetTexts {
-    file: SerializedFileReader<File>,
+    file: SerializedFileReader<Bounded>,
     column: usize,
 }
 
@@ -32,7 +35,8 @@ type Result<T> = std::result::Result<T, String>;
 impl ParquetTexts {
     pub fn open(path: &Path, column: &str) -> Result<ParquetTexts> {
         let file = File::open(path).map_err(|error| error.to_string())?;
-        let file = guarded(|| SerializedFileReader::new(file).map_err(|error| error.to_string()))?;
+        let file = Bounded::new(file)?;
+        let file = guarded(|| SerializedFileReader::new(file).map_err(reason))?;
         let columns = file.metadata().file_metadata().schema_descr().columns();
         let Some(index) = columns.iter().position(|c| c.path().string() == column) else {
             let names: Vec<String> = columns.iter().map(|c| c.path().string()).collect();
@@ -58,20 +62,15 @@ impl ParquetTexts {
     /// The rows of a row group from `first` on (none if it is shorter).
     pub fn rows(&self, row_group: usize, first: usize) -> Result<Rows> {
         guarded(|| {
-            let group = self.file.get_row_group(row_group).map_err(|error| error.to_string())?;
-            let chunk = group.metadata().column(self.column);
-            let (packed, unpacked) = (chunk.compressed_size(), chunk.uncompressed_size());
-            if unpacked > MAX_UNPACKED && unpacked / MAX_RATIO > packed {
-                return Err(format!("{packed} bytes that unpack to {unpacked} are no text"));
-            }
-            let column = group.get_column_reader(self.column).map_err(|error| error.to_string())?;
+            let group = self.file.get_row_group(row_group).map_err(reason)?;
+            let column = group.get_column_reader(self.column).map_err(reason)?;
             let ColumnReader::ByteArrayColumnReader(mut reader) = column else {
                 return Err("the text column is not of strings".into());
             };
             let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
             let level_of_value = group.metadata().column(self.column).column_descr().max_def_level();
             let first = first.min(rows);
-            let skipped = reader.skip_records(first).map_err(|error| error.to_string())?;
+            let skipped = reader.skip_records(first).map_err(reason)?;
             if skipped < first {
                 return Err(format!("row group {row_group} ends early"));
             }
@@ -81,32 +80,40 @@ impl ParquetTexts {
 }
 
 impl Rows {
-    /// The next up to `n` rows, empty at the end. A row without a value is None.
-    pub fn next_rows(&mut self, n: usize) -> Result<Vec<Option<ByteArray>>> {
-        let want = n.min(self.left);
-        self.left -= want;
-        let (mut values, mut levels) = (Vec::with_capacity(want), Vec::with_capacity(want));
-        guarded(|| {
-            let mut read = 0;
-            while read < want {
-                let levels = (self.level_of_value > 0).then_some(&mut levels);
-                let (rows, ..) = self
-                    .reader
-                    .read_records(want - read, levels, None, &mut values)
-                    .map_err(|error| error.to_string())?;
-                if rows == 0 {
-                    return Err("a row group ends early".to_string());
-                }
-                read += rows;
-            }
-            Ok(())
-        })?;
-        if self.level_of_value == 0 {
-            return Ok(values.into_iter().map(Some).collect());
+    /// The next up to `n` rows, fewer where they are long, empty at the end. A row without a value is None.
+    pub fn next_rows(&mut self, n: usize) -> Result<Vec<Option<Vec<u8>>>> {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while self.left > 0 && rows.len() < n && bytes < CHUNK_BYTES {
+            let row = guarded(|| self.next_row())?;
+            bytes += row.as_ref().map_or(0, Vec::len);
+            rows.push(row);
         }
-        let mut values = values.into_iter();
-        let place = |&level| if level == self.level_of_value { values.next() } else { None };
-        Ok(levels.iter().map(place).collect())
+        Ok(rows)
+    }
+
+    fn next_row(&mut self) -> Result<Option<Vec<u8>>> {
+        let (mut values, mut levels) = (Vec::new(), Vec::new());
+        let levels = (self.level_of_value > 0).then_some(&mut levels);
+        let (rows, ..) = self.reader.read_records(1, levels, None, &mut values).map_err(reason)?;
+        if rows == 0 {
+            return Err("a row group ends early".to_string());
+        }
+        self.left -= 1;
+        let value = values.pop();
+        if let Some(value) = &value
+            && value.len() as u64 > MAX_LINE
+        {
+            return Err(format!("a document is longer than {} MiB", MAX_LINE >> 20));
+        }
+        Ok(value.map(|value| value.data().to_vec()))
+    }
+}
+
+/// The crate wraps the words of others in its own.
+pub(crate) fn reason(error: ParquetError) -> String {
+    match error {
+        ParquetError::External(inner) => inner.to_string(),
+        error => error.to_string(),
     }
 }
 

@@ -10,13 +10,15 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-use super::{DataError, Split, at};
+use super::{DataError, Split, at, reason};
 use crate::partial_dir::PartialDir;
 
 /// A size that downloads in one go and keeps a few hundred files for a full run (spec of nanochat's shards).
 pub const CHARS_PER_SHARD: usize = 250_000_000;
 /// Ranks take whole row groups in turn, so a shard needs many.
 const ROWS_PER_GROUP: usize = 1_024;
+/// A row group ends early where documents are long, so that memory holds few of them.
+const BYTES_PER_GROUP: usize = 64 << 20;
 const SCHEMA: &str = "message schema { REQUIRED BYTE_ARRAY text (STRING); }";
 
 /// Sorts documents into training shards of a given size and one validation shard, which gets the last name.
@@ -96,6 +98,8 @@ struct ShardFile {
     path: PathBuf,
     writer: SerializedFileWriter<File>,
     rows: Vec<ByteArray>,
+    /// Of `rows`.
+    bytes: usize,
     chars: usize,
 }
 
@@ -115,13 +119,15 @@ impl ShardFile {
             .build();
         let writer = SerializedFileWriter::new(file, schema, Arc::new(properties))
             .map_err(|error| write_error(&path, error))?;
-        Ok(ShardFile { path, writer, rows: Vec::with_capacity(ROWS_PER_GROUP), chars: 0 })
+        Ok(ShardFile { path, writer, rows: Vec::with_capacity(ROWS_PER_GROUP), bytes: 0, chars: 0 })
     }
 
     fn push(&mut self, text: &str, chars: usize) -> Result<(), DataError> {
         self.rows.push(text.into());
+        self.bytes += text.len();
         self.chars += chars;
-        if self.rows.len() == ROWS_PER_GROUP { self.write_row_group() } else { Ok(()) }
+        let is_full = self.rows.len() == ROWS_PER_GROUP || self.bytes >= BYTES_PER_GROUP;
+        if is_full { self.write_row_group() } else { Ok(()) }
     }
 
     fn write_row_group(&mut self) -> Result<(), DataError> {
@@ -134,6 +140,7 @@ impl ShardFile {
         };
         write().map_err(|error| write_error(&self.path, error))?;
         self.rows.clear();
+        self.bytes = 0;
         Ok(())
     }
 
@@ -147,12 +154,7 @@ impl ShardFile {
 }
 
 fn write_error(path: &Path, error: parquet::errors::ParquetError) -> DataError {
-    // The crate wraps an io::Error in its own; the system's words are what a user knows.
-    let reason = match error {
-        parquet::errors::ParquetError::External(inner) => inner.to_string(),
-        other => other.to_string(),
-    };
-    DataError::Write { path: path.into(), reason }
+    DataError::Write { path: path.into(), reason: reason(error) }
 }
 
 #[cfg(test)]

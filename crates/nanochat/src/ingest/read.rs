@@ -65,7 +65,7 @@ pub fn documents(
                         break;
                     }
                     for value in values {
-                        take(value.as_ref().map_or(b"", |value| value.data()))?;
+                        take(value.as_deref().unwrap_or_default())?;
                     }
                 }
             }

@@ -10,7 +10,7 @@ use parquet::record::{Field, Row as Record};
 use serde_json::{Map, Number, Value};
 
 use super::{Row, Rows};
-use crate::dataset::{DataError, guarded};
+use crate::dataset::{Bounded, DataError, guarded, reason};
 
 pub fn rows(path: &Path) -> Result<Rows, DataError> {
     let shared: Arc<Path> = path.into();
@@ -18,8 +18,8 @@ pub fn rows(path: &Path) -> Result<Rows, DataError> {
     let file = File::open(path).map_err(|error| bad(error.to_string()))?;
     let records = guarded(|| {
         let reader: Box<dyn FileReader> =
-            Box::new(SerializedFileReader::new(file).map_err(|error| error.to_string())?);
-        RowIter::from_file_into(reader).project(None).map_err(|error| error.to_string())
+            Box::new(SerializedFileReader::new(Bounded::new(file)?).map_err(reason)?);
+        RowIter::from_file_into(reader).project(None).map_err(reason)
     });
     let mut records = Some(records.map_err(bad)?);
     let mut number = 0;
@@ -27,7 +27,7 @@ pub fn rows(path: &Path) -> Result<Rows, DataError> {
         number += 1;
         let row = Row { path: shared.clone(), number, columns: Map::new() };
         let reader = records.as_mut()?;
-        match guarded(|| reader.next().transpose().map_err(|error| error.to_string())) {
+        match guarded(|| reader.next().transpose().map_err(reason)) {
             Ok(record) => Some(Ok(Row { columns: object(&record?), ..row })),
             Err(reason) => {
                 records = None; // nothing sensible follows
