@@ -16,7 +16,8 @@ fn main() -> anyhow::Result<()> {
     let bundle = Bundle::open(Path::new(bundle))?;
     for task in &bundle.tasks {
         let Some(items) = bundle.items(task, limit.parse()?)? else { continue };
-        let prompts = prompts(&loaded.tokenizer, task, &items);
+        let all: Vec<usize> = (0..items.items.len()).collect();
+        let prompts = prompts(&loaded.tokenizer, task, &items, &all);
         let answers = answer(&loaded.model, &loaded.tokenizer, task, &items, &Comm::alone());
         for (i, item) in answers.iter().enumerate() {
             let tokens = prompts[i].options.iter().map(|span| span.ids.len() - span.start);

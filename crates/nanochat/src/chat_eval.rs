@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::answer;
 use crate::engine::{Engine, EngineOptions, Request};
 use crate::gpt::Gpt;
-use crate::ranks;
+use crate::ranks::Shares;
 use crate::sampler::SampleOptions;
 use crate::score::Score;
 use crate::span_loss::{after_each, argmax};
@@ -67,7 +67,9 @@ pub fn evaluate(
     comm: &Comm,
     progress: &(impl Fn() + Sync),
 ) -> Result<TaskScore> {
-    let items: Vec<usize> = ranks::mine(comm, task.len()).collect();
+    let size = |i| -> usize { task.conversation(i).messages.iter().map(|m| m.content.text().len()).sum() };
+    let shares = Shares::by_size(comm, (0..task.len()).map(size));
+    let items: Vec<usize> = shares.mine().collect();
     let prompt = |&i: &usize| task.conversation(i).render_for_completion(tokenizer);
     let prompts = items.iter().map(prompt).collect::<Result<Vec<_>, _>>()?;
     let answers = match task.kind() {
@@ -81,7 +83,7 @@ pub fn evaluate(
         (answers, right)
     };
     let graded = items.par_iter().zip(answers).map(graded).collect::<Vec<_>>();
-    let (answers, right): (Vec<_>, Vec<_>) = ranks::gather(comm, graded).into_iter().unzip();
+    let (answers, right): (Vec<_>, Vec<_>) = shares.gather(comm, graded).into_iter().unzip();
     Ok(summed(task, &answers, &right, options.keep_wrong))
 }
 

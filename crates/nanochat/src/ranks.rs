@@ -1,5 +1,5 @@
-//! Work shared out among ranks by number: item i is rank i mod world's. What becomes of an item must not depend on the
-//! rank, so that any number of ranks finds what one would.
+//! Work shared out among ranks: by number, item i being rank i mod world's, or by size. What becomes of an item must not
+//! depend on the rank, so that any number of ranks finds what one would.
 
 use nanochat_tensor::Comm;
 use serde::Serialize;
@@ -20,18 +20,58 @@ pub fn mine_of<T, E>(
     items.enumerate().filter(is_mine).map(|(_, item)| item)
 }
 
-/// What every rank made of its items, in the order of the items, on every rank.
+/// What every rank made of its items by number, in the order of the items, on every rank.
 pub fn gather<T: Serialize + DeserializeOwned>(comm: &Comm, mine: Vec<T>) -> Vec<T> {
+    let of_ranks = of_ranks(comm, mine);
+    let (world, n) = (of_ranks.len(), of_ranks.iter().map(Vec::len).sum());
+    in_order(of_ranks, (0..n).map(|i| i % world))
+}
+
+/// Items shared out by their sizes: a rank whose share is the longest makes all wait for it.
+pub struct Shares {
+    /// The rank that each item is for.
+    ranks: Vec<usize>,
+    rank: usize,
+}
+
+impl Shares {
+    /// Dealt out from the largest on, there and back, so that ranks have equally many of nearly the same size.
+    pub fn by_size(comm: &Comm, sizes: impl IntoIterator<Item = usize>) -> Shares {
+        let sizes: Vec<usize> = sizes.into_iter().collect();
+        let mut largest_first: Vec<usize> = (0..sizes.len()).collect();
+        largest_first.sort_by_key(|&i| std::cmp::Reverse(sizes[i]));
+        let (world, mut ranks) = (comm.world_size(), vec![0; sizes.len()]);
+        for (round, items) in largest_first.chunks(world).enumerate() {
+            for (place, &i) in items.iter().enumerate() {
+                ranks[i] = if round.is_multiple_of(2) { place } else { world - 1 - place };
+            }
+        }
+        Shares { ranks, rank: comm.rank() }
+    }
+
+    /// The items of this rank, in order.
+    pub fn mine(&self) -> impl Iterator<Item = usize> + '_ {
+        self.ranks.iter().enumerate().filter(|(_, rank)| **rank == self.rank).map(|(i, _)| i)
+    }
+
+    /// What every rank made of its items, in the order of the items, on every rank.
+    pub fn gather<T: Serialize + DeserializeOwned>(&self, comm: &Comm, mine: Vec<T>) -> Vec<T> {
+        in_order(of_ranks(comm, mine), self.ranks.iter().copied())
+    }
+}
+
+fn of_ranks<T: Serialize + DeserializeOwned>(comm: &Comm, mine: Vec<T>) -> Vec<Vec<T>> {
     if comm.world_size() == 1 {
-        return mine;
+        return vec![mine];
     }
     let bytes = postcard::to_stdvec(&mine).expect("plain values always serialize");
-    let read = |bytes: Vec<u8>| postcard::from_bytes::<Vec<T>>(&bytes).expect("written by the same program");
-    let mut of_ranks: Vec<_> =
-        comm.gather_bytes(&bytes).into_iter().map(|bytes| read(bytes).into_iter()).collect();
-    let n: usize = of_ranks.iter().map(ExactSizeIterator::len).sum();
-    let world = of_ranks.len();
-    (0..n).map(|i| of_ranks[i % world].next().expect("each rank did its items")).collect()
+    let read = |bytes: Vec<u8>| postcard::from_bytes(&bytes).expect("written by the same program");
+    comm.gather_bytes(&bytes).into_iter().map(read).collect()
+}
+
+fn in_order<T>(of_ranks: Vec<Vec<T>>, ranks: impl Iterator<Item = usize>) -> Vec<T> {
+    let mut of_ranks: Vec<_> = of_ranks.into_iter().map(Vec::into_iter).collect();
+    ranks.map(|rank| of_ranks[rank].next().expect("each rank did its items")).collect()
 }
 
 #[cfg(test)]
@@ -48,6 +88,26 @@ mod tests {
             });
             let want: Vec<_> = (0..n).map(|i| (i, 1.0 / i as f64)).collect();
             assert_eq!(gathered, vec![want; world]);
+        }
+    }
+
+    #[test]
+    fn shares_by_size_are_of_one_size_and_come_back_in_order() {
+        let mut rng = nanochat_tensor::Rng::new(&[1]);
+        let sizes: Vec<usize> = (0..501).map(|_| 10 + rng.below(3_000)).collect();
+        for world in [1, 2, 3, 8] {
+            let shares = on_ranks(world, |comm| {
+                let shares = Shares::by_size(&comm, sizes.iter().copied());
+                let mine: Vec<usize> = shares.mine().collect();
+                assert!(mine.is_sorted());
+                assert_eq!(shares.gather(&comm, mine.clone()), (0..sizes.len()).collect::<Vec<_>>());
+                (mine.len(), mine.iter().map(|&i| sizes[i]).sum::<usize>())
+            });
+            let [fewest, most] = [shares.iter().min(), shares.iter().max()].map(|share| share.unwrap().0);
+            assert!(most - fewest <= 1, "{shares:?}");
+            let (total, most) =
+                (sizes.iter().sum::<usize>(), shares.iter().map(|share| share.1).max().unwrap());
+            assert!(most <= total / world + 3_000, "{shares:?}");
         }
     }
 }

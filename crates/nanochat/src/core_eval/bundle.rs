@@ -55,9 +55,27 @@ pub struct Items {
     pub examples: Vec<Vec<usize>>,
 }
 
+impl Item {
+    /// Bytes of all options.
+    fn size(&self) -> usize {
+        self.options.iter().map(|(before, after)| before.len() + after.len()).sum()
+    }
+}
+
+impl Items {
+    /// Bytes of item `i` with its examples, which its options share: about as much work as it is.
+    pub fn size(&self, i: usize) -> usize {
+        let shown = |&example: &usize| {
+            let item = &self.items[example];
+            item.options[item.gold].0.len() + item.options[item.gold].1.len()
+        };
+        self.items[i].size() + self.examples[i].iter().map(shown).sum::<usize>()
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    #[error("there is no CORE bundle in {}: it has {name} and eval_data/, as in nanochat's eval_bundle.zip", folder.display())]
+    #[error("there is no CORE bundle in {}: it has {name} and eval_data/, as in nanochat's eval_bundle.zip, which `nanochat data download eval-bundle` fetches", folder.display())]
     NoBundle { folder: PathBuf, name: &'static str },
     #[error("{}, line {line}: {reason}", path.display())]
     List { path: PathBuf, line: usize, reason: String },

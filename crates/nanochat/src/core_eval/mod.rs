@@ -12,7 +12,7 @@ pub use bundle::{Bundle, BundleError, BundleTask, Format, Item, Items};
 pub use prompt::{Prompt, prompts};
 
 use crate::gpt::Gpt;
-use crate::ranks;
+use crate::ranks::Shares;
 use crate::score::Score;
 use crate::span_loss::{Span, span_losses, spans_are_greedy};
 
@@ -96,9 +96,9 @@ pub fn answer(
     items: &Items,
     comm: &Comm,
 ) -> Vec<Answered> {
-    let prompts = prompts(tokenizer, task, items);
-    let mine: Vec<Prompt> = prompts.into_iter().skip(comm.rank()).step_by(comm.world_size()).collect();
-    ranks::gather(comm, answer_prompts(model, task, &mine))
+    let shares = Shares::by_size(comm, (0..items.items.len()).map(|i| items.size(i)));
+    let mine: Vec<usize> = shares.mine().collect();
+    shares.gather(comm, answer_prompts(model, task, &prompts(tokenizer, task, items, &mine)))
 }
 
 fn answer_prompts(model: &Gpt, task: &BundleTask, prompts: &[Prompt]) -> Vec<Answered> {

@@ -13,9 +13,9 @@ pub struct Prompt {
     pub gold: usize,
 }
 
-/// The prompts of all items, in order.
-pub fn prompts(tokenizer: &Tokenizer, task: &BundleTask, items: &Items) -> Vec<Prompt> {
-    let prompt = |i: usize| {
+/// The prompts of the items `which`, in order.
+pub fn prompts(tokenizer: &Tokenizer, task: &BundleTask, items: &Items, which: &[usize]) -> Vec<Prompt> {
+    let prompt = |&i: &usize| {
         let item = &items.items[i];
         let examples: String = items.examples[i].iter().map(|&j| example(&items.items[j], task)).collect();
         let options = item.options.iter().map(|(before, after)| {
@@ -27,7 +27,7 @@ pub fn prompts(tokenizer: &Tokenizer, task: &BundleTask, items: &Items) -> Vec<P
         let texts: Vec<(String, String)> = options.collect();
         Prompt { options: spans(tokenizer, task.format, &texts), gold: item.gold }
     };
-    (0..items.items.len()).into_par_iter().map(prompt).collect()
+    which.par_iter().map(prompt).collect()
 }
 
 /// An item that shows how others are answered.

@@ -44,7 +44,8 @@ fn texts(folder: &Path, label: &str, limit: usize) -> Vec<Vec<[String; 2]>> {
         assert_eq!(span.ids[0], bos);
         [&span.ids[1..], &span.ids[span.start..]].map(|ids| tokenizer.decode(ids))
     };
-    let prompts = prompts(&tokenizer, task, &bundle.items(task, limit).unwrap().unwrap());
+    let items = bundle.items(task, limit).unwrap().unwrap();
+    let prompts = prompts(&tokenizer, task, &items, &(0..items.items.len()).collect::<Vec<_>>());
     prompts.iter().map(|prompt| prompt.options.iter().map(option).collect()).collect()
 }
 

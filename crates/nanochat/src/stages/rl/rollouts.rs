@@ -13,7 +13,7 @@ use crate::conversation::{ConversationError, Role};
 use crate::engine::{Completion, Engine, EngineOptions, Finish, Request};
 use crate::gpt::Gpt;
 use crate::mixture::Mixture;
-use crate::ranks;
+use crate::ranks::Shares;
 use crate::sampler::SampleOptions;
 
 /// A question as the model sees it.
@@ -89,12 +89,12 @@ pub fn roll_out(
     let Sampling { samples, max_new_tokens: max_tokens, options } = sampling;
     let name = "<|assistant_end|>";
     let end = tokenizer.special(name).ok_or(ConversationError::NoSpecial(name))?;
-    let mine = ranks::mine(comm, problems.len());
+    let shares = Shares::by_size(comm, problems.iter().map(|problem| problem.prompt.len()));
     let request = |i: usize| {
         let prompt = problems[i].prompt.clone();
         Request { prompt, samples, max_tokens, options, stream: stream + i as u64 }
     };
-    let requests: Vec<Request> = mine.clone().map(request).collect();
+    let requests: Vec<Request> = shares.mine().map(request).collect();
     let answers = engine.generate(&requests, |_| ControlFlow::Continue(()));
     let rollout = |problem: &Problem, completion: Completion| {
         let text = answer::visible_text(tokenizer, &completion.ids);
@@ -112,8 +112,8 @@ pub fn roll_out(
     let group = |(i, group): (usize, Vec<Completion>)| {
         group.into_iter().map(|completion| rollout(problems[i], completion)).collect()
     };
-    let groups = mine.zip(answers).map(group).collect::<Result<Vec<Vec<Rollout>>>>()?;
-    Ok(ranks::gather(comm, groups))
+    let groups = shares.mine().zip(answers).map(group).collect::<Result<Vec<Vec<Rollout>>>>()?;
+    Ok(shares.gather(comm, groups))
 }
 
 /// An engine for so many answers at a time. On a GPU its cache is taken at once: no more of it than they can fill,
