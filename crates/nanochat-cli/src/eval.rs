@@ -5,6 +5,7 @@ mod core;
 mod exam;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Result;
 use nanochat::dataloader::DataLoader;
@@ -18,7 +19,7 @@ use crate::chat::ModelArgs;
 
 #[derive(clap::Subcommand)]
 pub enum EvalCommand {
-    /// Put tasks to a chat model: ARC, MMLU, GSM8K, HumanEval, C-Eval and more, or a file of your own
+    /// Put tasks to a chat model: ARC, MMLU, GSM8K, HumanEval, C-Eval, AGIEval and more, or a file of your own
     Chat(chat::ChatArgs),
     /// Compute CORE, the few-shot score of base models, from a bundle of 22 tasks
     Core(core::CoreArgs),
@@ -65,6 +66,10 @@ fn row(name: &str, score: &Score) -> String {
     format!("{name:<34} {percent:6.1} %   ({low:5.1} to {high:5.1})   {right} of {total}")
 }
 
+fn took(started: Instant) -> String {
+    format!("{:.1} s without loading the model", started.elapsed().as_secs_f64())
+}
+
 fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let mut loaded = args.model.load(base_dir, &Device::Cpu)?;
     if args.weights != Precision::F32 {
@@ -75,7 +80,7 @@ fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<
     let shards = Shards::open(&dir, OnBadShard::Refuse)?;
     let byte_lengths = loaded.tokenizer.byte_lengths();
     let shape = [args.device_batch_size, loaded.model.config.sequence_len];
-    let mut values = serde_json::Map::new();
+    let (mut values, started) = (serde_json::Map::new(), Instant::now());
     for (name, split) in [("train", Split::Train), ("val", Split::Val)] {
         let mut loader = DataLoader::new(&shards, split, &loaded.tokenizer, shape, None)?;
         let batches = args.eval_tokens.div_ceil(shape[0] * shape[1]).max(1);
@@ -86,8 +91,10 @@ fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<
         }
         values.insert(format!("{name}_bpb"), json!(bpb));
     }
-    if comm.is_first() && args.json {
-        println!("{}", serde_json::to_string_pretty(&values)?);
+    match comm.is_first() {
+        true if args.json => println!("{}", serde_json::to_string_pretty(&values)?),
+        true => println!("{}", took(started)),
+        false => {}
     }
     Ok(())
 }

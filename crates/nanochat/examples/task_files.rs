@@ -15,8 +15,8 @@ use nanochat::tasks::{Folders, Kind, Split, Task, TaskError, gsm8k_parts, open};
 fn main() -> anyhow::Result<()> {
     let sets = PathBuf::from(std::env::args().nth(1).unwrap_or_default());
     let folders = Folders { sets: sets.clone(), world: sets.clone(), unconfined: false };
-    for name in ["ARC-Easy", "ARC-Challenge", "MMLU", "C-Eval", "CMMLU", "GSM8K", "HumanEval", "SpellingBee"]
-    {
+    let names = "ARC-Easy ARC-Challenge MMLU C-Eval CMMLU AGIEval-en AGIEval-zh GSM8K HumanEval SpellingBee";
+    for name in names.split(' ') {
         for split in [Split::Train, Split::Test] {
             match open(name, split, &folders) {
                 Ok(task) => own_answers(&*task, split),

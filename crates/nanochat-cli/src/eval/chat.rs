@@ -8,7 +8,6 @@ use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use nanochat::chat_eval::{self, ChatEvalOptions, TaskScore, WrongAnswer, chat_core};
 use nanochat::checkpoint::{LoadedModel, Stage};
-use nanochat::ranks;
 use nanochat::report::{Section, log_section};
 use nanochat::sampler::SampleOptions;
 use nanochat::score::Score;
@@ -18,14 +17,14 @@ use nanochat::world;
 use nanochat_tensor::{Comm, Device};
 use serde_json::json;
 
-use super::row;
+use super::{row, took};
 use crate::chat::ModelArgs;
 
 #[derive(clap::Args)]
 pub struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Task by name, or a .jsonl file of yours; may be repeated
+    /// Task by name, or a .jsonl file of yours; may be repeated. AGIEval-en, AGIEval-zh and AGIEval-FILE are parts of AGIEval
     /// [default: the built-in world's if it was made, and those of ChatCORE that are there]
     #[arg(long, short = 'a', value_name = "NAME|FILE")]
     task: Vec<String>,
@@ -71,12 +70,16 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
         SampleOptions { temperature: args.temperature, top_k: args.top_k, ..SampleOptions::default() };
     let keep_wrong = args.show.max(WRONG_REPORTED);
     let options = ChatEvalOptions { max_tokens: args.max_tokens, samples: args.samples, sample, keep_wrong };
-    let mine = |task: &Slice| ranks::mine(comm, task.len()).count() as u64;
+    let mine = |task: &Slice| task.len().div_ceil(comm.world_size()) as u64; // or one less
     let bar = ProgressBar::new(tasks.iter().map(mine).sum())
         .with_style(ProgressStyle::with_template("eval {bar:24} {pos}/{len} questions · {elapsed} gone")?);
     let mut scores = Vec::new();
     for task in &tasks {
         let (model, tokenizer) = (&loaded.model, &loaded.tokenizer);
+        let note = task.note().filter(|_| comm.is_first());
+        if let Some(note) = note {
+            bar.suspend(|| eprintln!("{}: {note}", task.name()));
+        }
         let score = chat_eval::evaluate(model, tokenizer, task, &options, comm, &|| bar.inc(1))?;
         if comm.is_first() && !args.json {
             bar.suspend(|| print_score(&score, args.show));
@@ -101,7 +104,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
             }
             Err(_) => {}
         }
-        println!("{:.1} s without loading the model", started.elapsed().as_secs_f64());
+        println!("{}", took(started));
     }
     let mut section = section(&scores, &totals, &loaded, args.limit);
     if !args.task.is_empty() {

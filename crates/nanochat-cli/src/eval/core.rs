@@ -10,7 +10,7 @@ use nanochat::core_eval::{self, Bundle, CoreScores};
 use nanochat::report::{Section, log_section};
 use nanochat_tensor::{Comm, Device};
 
-use super::row;
+use super::{row, took};
 use crate::chat::ModelArgs;
 
 #[derive(clap::Args)]
@@ -76,7 +76,7 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
         }
         let name = if is_chinese { "mean above guessing".into() } else { scores.name() };
         println!("{name} {:.4}", scores.core);
-        println!("{:.1} s without loading the model", started.elapsed().as_secs_f64());
+        println!("{}", took(started));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use nanochat::tasks::{EXAMS, Exam, Folders, TaskError};
 use nanochat_tensor::{Comm, Device};
 use serde_json::{Map, json};
 
-use super::row;
+use super::{row, took};
 use crate::chat::ModelArgs;
 
 #[derive(clap::Args)]
@@ -70,6 +70,7 @@ pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
         println!("{}", serde_json::to_string_pretty(&values)?);
     } else {
         scores.iter().for_each(|(name, score)| println!("{}", row(name, score)));
+        println!("{}", took(started));
     }
     Ok(())
 }

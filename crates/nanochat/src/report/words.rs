@@ -11,7 +11,7 @@ pub enum Lang {
 }
 
 #[rustfmt::skip]
-const CHINESE: [(&str, &str); 88] = [
+const CHINESE: [(&str, &str); 91] = [
     ("nanochat report", "nanochat 报告"),
     ("Environment", "环境"),
     ("Summary", "总结"),
@@ -80,6 +80,9 @@ const CHINESE: [(&str, &str); 88] = [
     ("SpellingBee", "SpellingBee（数字母）"),
     ("C-Eval", "C-Eval（中文考试）"),
     ("CMMLU", "CMMLU（中文综合知识）"),
+    ("AGIEval", "AGIEval（中英文考试）"),
+    ("AGIEval-en", "AGIEval（英文考试）"),
+    ("AGIEval-zh", "AGIEval（中文考试）"),
     ("C-Eval 5-shot", "C-Eval（五个示例）"),
     ("CMMLU 5-shot", "CMMLU（五个示例）"),
     ("MMLU 5-shot", "MMLU（五个示例）"),

@@ -16,7 +16,7 @@ pub fn open(name: &'static str, split: Split, folder: &Path) -> Result<MultipleC
     let patterns = if split == Split::Train { &patterns[..1] } else { &patterns };
     let files = files::find(name, split, folder, patterns, "the hub's allenai/ai2_arc")?;
     let questions = sets::shuffled(&files, question)?;
-    Ok(MultipleChoice { name: name.into(), questions })
+    Ok(MultipleChoice::new(name, questions))
 }
 
 fn question(row: &Row) -> Result<Question, DataError> {

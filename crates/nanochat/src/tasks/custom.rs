@@ -54,7 +54,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Task>, TaskError> {
     let first = serde_json::from_slice(&first?.1).unwrap_or(Value::Null);
     Ok(if first.get("choices").is_some() {
         let questions = rows(path)?.map(|row| choice(&row?)).collect::<Result<_, _>>()?;
-        Box::new(MultipleChoice { name, questions })
+        Box::new(MultipleChoice::new(name, questions))
     } else if first.get("answer").is_some() || first.get("question").is_some() {
         Box::new(Questions { name, items: rows(path)?.map(|row| item(&row?)).collect::<Result<_, _>>()? })
     } else {

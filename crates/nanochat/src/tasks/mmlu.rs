@@ -19,7 +19,7 @@ pub fn open(split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
         true => csv_rows(path, &COLUMNS), // the original files have no row of names
         false => rows(path),
     };
-    Ok(MultipleChoice { name: "MMLU".into(), questions: sets::shuffled_by(&files, open, question)? })
+    Ok(MultipleChoice::new("MMLU", sets::shuffled_by(&files, open, question)?))
 }
 
 pub fn question(row: &Row) -> Result<Question, DataError> {

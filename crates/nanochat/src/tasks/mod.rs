@@ -4,6 +4,7 @@
 //! (`{folder}/{repository}/{path in it}`) or as the files of the set's own repository. Training and test items
 //! come from different files or, where they are drawn, from different words; no task serves one for the other.
 
+mod agieval;
 mod arc;
 mod ceval;
 mod cmmlu;
@@ -62,6 +63,11 @@ pub trait Task: Send + Sync {
         None
     }
 
+    /// What of the set is not among the items, in a sentence.
+    fn note(&self) -> Option<&str> {
+        None
+    }
+
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -87,7 +93,7 @@ pub enum Kind {
 pub const CHAT_CORE: [&str; 6] = ["ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"];
 
 /// What [`open`] knows. `world` is its conversations; its kinds of questions are tasks of their own.
-pub const NAMES: [&str; 22] = [
+pub const NAMES: [&str; 25] = [
     "ARC-Easy",
     "ARC-Challenge",
     "MMLU",
@@ -98,6 +104,9 @@ pub const NAMES: [&str; 22] = [
     "SmolTalk",
     "C-Eval",
     "CMMLU",
+    "AGIEval",
+    "AGIEval-en",
+    "AGIEval-zh",
     "poems",
     "idioms",
     "translation-zh",
@@ -138,6 +147,8 @@ pub enum TaskError {
     NoSplit { task: &'static str, split: &'static str },
     #[error("the {split} items of {task} are not in {}: {hint}", folder.display())]
     Missing { task: String, split: &'static str, folder: PathBuf, hint: String },
+    #[error("no question of {} has one letter as its answer", path.display())]
+    NoLetter { path: PathBuf },
     #[error("{} has no items", path.display())]
     Empty { path: PathBuf },
     #[error(transparent)]
@@ -155,6 +166,11 @@ pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>
     }
     if let Some(kind) = world::kind(&plain) {
         return Ok(Box::new(world::questions(kind, split, &folders.world)?));
+    }
+    if let Some(part) = plain.strip_prefix("agieval")
+        && let Some(task) = agieval::open(part, split, sets)?
+    {
+        return Ok(Box::new(task));
     }
     Ok(match plain.as_str() {
         "arceasy" => Box::new(arc::open("ARC-Easy", split, sets)?),

@@ -9,6 +9,14 @@ use crate::table::Row;
 pub struct MultipleChoice {
     pub name: String,
     pub questions: Vec<Question>,
+    /// What of the set is not here.
+    pub note: Option<String>,
+}
+
+impl MultipleChoice {
+    pub fn new(name: impl Into<String>, questions: Vec<Question>) -> MultipleChoice {
+        MultipleChoice { name: name.into(), questions, note: None }
+    }
 }
 
 pub struct Question {
@@ -58,7 +66,7 @@ pub fn of_chinese(kind: chinese::Kind, split: Split) -> Result<MultipleChoice, T
         right: gold,
     };
     let questions = kind.items().into_iter().map(question).collect();
-    Ok(MultipleChoice { name: kind.name().into(), questions })
+    Ok(MultipleChoice::new(kind.name(), questions))
 }
 
 impl Task for MultipleChoice {
@@ -72,6 +80,10 @@ impl Task for MultipleChoice {
 
     fn len(&self) -> usize {
         self.questions.len()
+    }
+
+    fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The letter stands after its choice: small models bind the two better that way, and the answer is one token.

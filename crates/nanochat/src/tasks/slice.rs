@@ -57,6 +57,10 @@ impl Task for Slice {
         self.task.is_in_its_language(self.index(i), answer)
     }
 
+    fn note(&self) -> Option<&str> {
+        self.task.note()
+    }
+
     fn baseline(&self) -> f64 {
         self.task.baseline()
     }

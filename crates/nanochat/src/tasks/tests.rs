@@ -106,6 +106,53 @@ fn four_choices_read_the_same_from_every_set() {
 }
 
 #[test]
+fn agieval_is_one_task_or_a_part_of_it() {
+    let line = |question: &str, label: &str| {
+        format!(
+            "{{\"passage\": null, \"question\": \"{question}\", \"options\": [\"(A)stone\", \"(B)plum\", \"(C)石\", \"(D)\"], \"label\": {label}}}\n"
+        )
+    };
+    let fruit = "Which is a fruit?";
+    let several = [line("p", r#"["A", "C"]"#), line("p", r#""A C""#), line("p", r#""AC""#)].concat();
+    let sets = Sets::new(&[
+        ("agieval/sat-math.jsonl", &line(fruit, "\"B\"")),
+        ("agieval/sat-en.jsonl", &line(fruit, "\"B\"").replace("null", "\"On fruit. \"")),
+        ("agieval/gaokao-english.jsonl", &line(fruit, "\"B\"")),
+        ("agieval/gaokao-physics.jsonl", &(several + &line("问", "\"D\""))),
+        (
+            "agieval/gaokao-mathcloze.jsonl",
+            r#"{"question": "1 + 1 =", "options": null, "label": null, "answer": "2"}"#,
+        ),
+    ]);
+    for (name, expected) in [
+        ("AGIEval", ("AGIEval", 4)),
+        ("agieval_en", ("AGIEval-en", 3)),
+        ("AGIEval-zh", ("AGIEval-zh", 1)),
+        ("AGIEval-sat-math", ("AGIEval-sat-math", 1)),
+    ] {
+        let task = sets.open(name, Split::Test);
+        assert_eq!((task.name(), task.len()), expected);
+        assert_eq!(task.note().is_some(), ["AGIEval", "AGIEval-zh"].contains(&task.name()), "{name}");
+    }
+    let note = "4 of its 5 questions are left out: to fill in, or with several right answers";
+    assert_eq!(sets.open("AGIEval-zh", Split::Test).note(), Some(note));
+    assert_eq!(texts(&*sets.open("AGIEval-sat-math", Split::Test), 0), [WANTED, "B"]);
+    let with_passage = WANTED.replace("Which", "On fruit.\nWhich");
+    assert_eq!(texts(&*sets.open("AGIEval-sat-en", Split::Test), 0), [with_passage.as_str(), "B"]);
+    assert!(sets.error("AGIEval-chess", Split::Test).contains("there is no task AGIEval-chess"));
+    assert!(sets.error("AGIEval", Split::Train).contains("for testing alone"));
+    let cloze = sets.error("AGIEval-gaokao-mathcloze", Split::Test);
+    assert!(cloze.ends_with("gaokao-mathcloze.jsonl has one letter as its answer"), "{cloze}");
+    fs::write(sets.path("agieval/sat-math.jsonl"), line(fruit, "\"E\"")).unwrap();
+    let error = sets.error("AGIEval-en", Split::Test);
+    assert!(
+        error.ends_with("sat-math.jsonl, line 1: the label must be one of A, B, C, D, found \"E\""),
+        "{error}"
+    );
+    assert!(Sets::new(&[]).error("AGIEval", Split::Test).contains("ruixiangcui/AGIEval"));
+}
+
+#[test]
 fn the_hubs_mmlu_is_read_with_its_training_items_one_level_down() {
     let sets = Sets::new(&[]);
     let list =
