@@ -19,6 +19,8 @@ pub struct Series {
 }
 
 const SIZE: (u32, u32) = (800, 400);
+/// Points of a line that are marked: a single one would not be seen otherwise.
+const FEW: usize = 40;
 const FAINT: RGBColor = RGBColor(165, 188, 216);
 const COLORS: [RGBColor; 5] = [
     RGBColor(31, 87, 153),
@@ -68,10 +70,24 @@ fn draw(title: &str, series: &[Series], svg: &mut String) -> Result<(), Box<dyn 
             .draw_series(LineSeries::new(finite(&series.points), style))?
             .label(&series.name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        if finite(&series.points).count() <= FEW {
+            let dot = |point| Circle::new(point, 3, color.filled());
+            chart.draw_series(finite(&series.points).map(dot))?;
+        }
     }
+    let middle = (low + high) / 2.0;
+    let crowd = |right: bool, upper: bool| {
+        points().filter(|(x, y)| (*x > 0.6 * last) == right && (*y > middle) == upper).count()
+    };
+    let corners = [
+        (SeriesLabelPosition::UpperRight, crowd(true, true)),
+        (SeriesLabelPosition::LowerRight, crowd(true, false)),
+        (SeriesLabelPosition::UpperLeft, crowd(false, true)),
+    ];
+    let (emptiest, _) = corners.into_iter().min_by_key(|(_, crowd)| *crowd).expect("three corners");
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(emptiest)
         .label_font(("sans-serif", 13))
         .background_style(WHITE)
         .border_style(RGBColor(200, 200, 200))
@@ -84,10 +100,10 @@ fn finite(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> + '_ {
     points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite())
 }
 
-/// Each value averaged with its neighbours, a fiftieth of all together, fewer towards both ends.
+/// Each value averaged with its neighbours, a twentieth of all and at most 200 together, fewer towards both ends.
 pub fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let points: Vec<(f64, f64)> = finite(points).collect();
-    let most = points.len() / 100;
+    let most = (points.len() / 40).min(100);
     (0..points.len())
         .map(|i| {
             let reach = most.min(i).min(points.len() - 1 - i);
@@ -196,6 +212,8 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         let one = [Series { name: "one".to_string(), points: vec![(0.0, 3.0)], faint: false }];
         loss_svg("one point", &one, &dir.path().join("one.svg")).unwrap();
+        let drawn = std::fs::read_to_string(dir.path().join("one.svg")).unwrap();
+        assert_eq!(drawn.matches("<circle").count(), 1, "a single point is seen");
         loss_svg("no point", &[], &dir.path().join("none.svg")).unwrap();
     }
 
@@ -214,6 +232,6 @@ mod tests {
         assert!(smoothed(&[]).is_empty() && smoothed(&[(1.0, f64::NAN)]).is_empty());
         let spike: Vec<(f64, f64)> = (0..500).map(|x| (x as f64, f64::from(x == 100))).collect();
         let highest = smoothed(&spike).iter().map(|(_, y)| *y).fold(0.0, f64::max);
-        assert!((0.08..0.1).contains(&highest), "{highest}");
+        assert!((0.03..0.05).contains(&highest), "{highest}");
     }
 }
