@@ -93,15 +93,12 @@ impl Gpt {
         // The 1.9 billion values of a d32 would take one thread half a minute.
         let blocks = (0..config.n_layer).into_par_iter().map(block).collect();
         let lm_head = Tensor::zeros(&[config.vocab_size, c]);
-        Gpt {
-            config,
-            recompute: Recompute::None,
-            compute: Compute::F32,
-            wte,
-            blocks,
-            lm_head,
-            rotary: rotary(config),
-        }
+        Gpt::of(config, wte, blocks, lm_head)
+    }
+
+    fn of(config: GptConfig, wte: Tensor, blocks: Vec<Block>, lm_head: Tensor) -> Gpt {
+        let rotary = rotary(config);
+        Gpt { config, recompute: Recompute::None, compute: Compute::F32, wte, blocks, lm_head, rotary }
     }
 
     /// A model whose weights `weight(name, shape)` provides, asked in the order of `params`.
@@ -125,15 +122,7 @@ impl Gpt {
             blocks.push(Block { attn, mlp });
         }
         let lm_head = weight("lm_head.weight", &[v, c])?;
-        Ok(Gpt {
-            config,
-            recompute: Recompute::None,
-            compute: Compute::F32,
-            wte,
-            blocks,
-            lm_head,
-            rotary: rotary(config),
-        })
+        Ok(Gpt::of(config, wte, blocks, lm_head))
     }
 
     /// The model with its weights on `device`, in float32; on a GPU it computes in bf16.

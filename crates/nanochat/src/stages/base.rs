@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::core_metric::{CoreMetric, CoreMetricArgs};
 use super::fit;
-use super::run::{Run, RunSettings};
+use super::run::{Run, RunSettings, is_due};
 use crate::answer;
 use crate::checkpoint::Stage;
 use crate::config::GptConfig;
@@ -304,10 +304,6 @@ fn validations(settings: &BaseSettings, corpora: &[(Shards, f64)]) -> Result<Vec
         }
         None => Ok(all),
     }
-}
-
-fn is_due(step: usize, every: usize) -> bool {
-    every > 0 && step.is_multiple_of(every)
 }
 
 /// Bits per byte of every validation text, logged and by name.

@@ -7,7 +7,7 @@ use nanochat_tensor::Comm;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
-use super::run::Run;
+use super::run::{Run, is_due};
 use crate::core_eval::{self, Bundle};
 use crate::gpt::Gpt;
 use crate::report::Section;
@@ -67,7 +67,7 @@ impl CoreMetric {
         tokenizer: &Tokenizer,
         section: &mut Section,
     ) -> Result<()> {
-        let due = step == last_step || (step > 0 && self.every > 0 && step.is_multiple_of(self.every));
+        let due = step == last_step || (step > 0 && is_due(step, self.every));
         let Some(bundle) = self.bundle.as_ref().filter(|_| due) else { return Ok(()) };
         let scores = core_eval::evaluate(model, tokenizer, bundle, self.max_per_task, &run.comm, |_| ())?;
         let name = scores.name();

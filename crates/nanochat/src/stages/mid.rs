@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::base::grad_accum_steps;
 use super::fit;
-use super::run::{Run, RunSettings};
+use super::run::{Run, RunSettings, is_due};
 use super::source::SourceArgs;
 use crate::chat_stream::ChatStream;
 use crate::checkpoint::Stage;
@@ -100,7 +100,7 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device, comm: &Comm
         if run.is_interrupted() && !last {
             return Err(run.interrupted(step));
         }
-        let due = last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every));
+        let due = last || is_due(step, settings.eval_every);
         if !val.is_empty() && due {
             let bpb = chat_bpb(&model, &tokenizer, &val, rows, settings.eval_tokens, comm)?;
             run.log_measured(step, "chat_bpb", "chat_bpb", bpb)?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::fit;
-use super::run::{Run, RunSettings};
+use super::run::{Run, RunSettings, is_due};
 use super::source::SourceArgs;
 use super::task_eval::{TaskEval, TaskEvalArgs};
 use crate::batch::Batch;
@@ -107,7 +107,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm
         if run.is_interrupted() && !last {
             return Err(run.interrupted(step));
         }
-        let due = last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every));
+        let due = last || is_due(step, settings.eval_every);
         if !val.is_empty() && due {
             let loss = validation_loss(&model, &tokenizer, &val, rows, comm)?;
             run.log_measured(step, "val_loss", "validation loss", loss)?;

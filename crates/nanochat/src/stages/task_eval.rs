@@ -7,7 +7,7 @@ use anyhow::Result;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
-use super::run::Run;
+use super::run::{Run, is_due};
 use crate::chat_eval::{self, ChatEvalOptions};
 use crate::gpt::Gpt;
 use crate::sampler::SampleOptions;
@@ -55,7 +55,7 @@ impl TaskEval {
         model: &Gpt,
         tokenizer: &Tokenizer,
     ) -> Result<()> {
-        let due = step == last_step || (self.every > 0 && step.is_multiple_of(self.every));
+        let due = step == last_step || is_due(step, self.every);
         for task in self.tasks.iter().filter(|_| due) {
             let sample = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
             let options = ChatEvalOptions { max_tokens: MAX_TOKENS, samples: 1, sample, keep_wrong: 0 };

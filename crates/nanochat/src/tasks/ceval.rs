@@ -6,12 +6,14 @@ use std::path::Path;
 use super::multiple_choice::{MultipleChoice, Question};
 use super::{Split, TaskError, files, sets};
 
+/// Solved questions; those to be answered.
+pub const DEV: &[&str] = &["ceval-exam/*/dev-*.parquet", "ceval/dev/*_dev.csv", "ceval-exam/dev/*_dev.csv"];
+pub const VAL: &[&str] = &["ceval-exam/*/val-*.parquet", "ceval/val/*_val.csv", "ceval-exam/val/*_val.csv"];
+pub const COLUMNS: [&str; 2] = ["question", "answer"];
+
 pub fn open(split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
-    let patterns: &[&str] = match split {
-        Split::Train => &["ceval-exam/*/dev-*.parquet", "ceval/dev/*_dev.csv", "ceval-exam/dev/*_dev.csv"],
-        Split::Test => &["ceval-exam/*/val-*.parquet", "ceval/val/*_val.csv", "ceval-exam/val/*_val.csv"],
-    };
+    let patterns = if split == Split::Train { DEV } else { VAL };
     let files = files::find("C-Eval", split, folder, patterns, "the hub's ceval/ceval-exam")?;
-    let questions = sets::shuffled(&files, |row| Question::from_columns(row, ["question", "answer"]))?;
-    Ok(MultipleChoice { name: "C-Eval".into(), questions })
+    let questions = sets::shuffled(&files, |row| Question::from_columns(row, COLUMNS))?;
+    Ok(MultipleChoice::new("C-Eval", questions))
 }

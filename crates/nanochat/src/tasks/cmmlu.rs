@@ -5,12 +5,14 @@ use std::path::Path;
 use super::multiple_choice::{MultipleChoice, Question};
 use super::{Split, TaskError, files, sets};
 
+/// Solved questions; those to be answered.
+pub const DEV: &[&str] = &["cmmlu/dev/*.csv", "cmmlu/*/dev-*.parquet"];
+pub const TEST: &[&str] = &["cmmlu/test/*.csv", "cmmlu/*/test-*.parquet"];
+pub const COLUMNS: [&str; 2] = ["Question", "Answer"];
+
 pub fn open(split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
-    let patterns: &[&str] = match split {
-        Split::Train => &["cmmlu/dev/*.csv", "cmmlu/*/dev-*.parquet"],
-        Split::Test => &["cmmlu/test/*.csv", "cmmlu/*/test-*.parquet"],
-    };
+    let patterns = if split == Split::Train { DEV } else { TEST };
     let files = files::find("CMMLU", split, folder, patterns, "the hub's haonan-li/cmmlu, unzipped,")?;
-    let questions = sets::shuffled(&files, |row| Question::from_columns(row, ["Question", "Answer"]))?;
-    Ok(MultipleChoice { name: "CMMLU".into(), questions })
+    let questions = sets::shuffled(&files, |row| Question::from_columns(row, COLUMNS))?;
+    Ok(MultipleChoice::new("CMMLU", questions))
 }

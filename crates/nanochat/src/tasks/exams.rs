@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::multiple_choice::Question;
-use super::{TaskError, files, mmlu};
+use super::{TaskError, ceval, cmmlu, files, mmlu};
 use crate::dataset::DataError;
 use crate::draws::permutation;
 use crate::table::{Row, csv_rows, rows};
@@ -19,45 +19,39 @@ pub struct Exam {
     /// Before everything, and before an answer.
     pub instruction: &'static str,
     pub answer: &'static str,
-    dev: &'static [&'static str],
-    test: &'static [&'static str],
+    dev: Patterns,
+    test: Patterns,
     source: &'static str,
     /// Columns of question and answer.
     columns: [&'static str; 2],
 }
 
-const CHINESE: [&str; 2] = ["以下是单项选择题，请选出其中的正确答案。", "答案："];
-const ENGLISH: [&str; 2] = ["The following are multiple choice questions (with answers).", "Answer: "];
-
 pub const EXAMS: [Exam; 3] = [
-    Exam {
-        name: "C-Eval",
-        instruction: CHINESE[0],
-        answer: CHINESE[1],
-        dev: &["ceval-exam/*/dev-*.parquet", "ceval-exam/dev/*_dev.csv", "ceval/dev/*_dev.csv"],
-        test: &["ceval-exam/*/val-*.parquet", "ceval-exam/val/*_val.csv", "ceval/val/*_val.csv"],
-        source: "the set `ceval`",
-        columns: ["question", "answer"],
-    },
-    Exam {
-        name: "CMMLU",
-        instruction: CHINESE[0],
-        answer: CHINESE[1],
-        dev: &["cmmlu/dev/*.csv", "cmmlu/*/dev-*.parquet"],
-        test: &["cmmlu/test/*.csv", "cmmlu/*/test-*.parquet"],
-        source: "the set `cmmlu`",
-        columns: ["Question", "Answer"],
-    },
+    chinese("C-Eval", "the set `ceval`", ceval::DEV, ceval::VAL, ceval::COLUMNS),
+    chinese("CMMLU", "the set `cmmlu`", cmmlu::DEV, cmmlu::TEST, cmmlu::COLUMNS),
     Exam {
         name: "MMLU",
-        instruction: ENGLISH[0],
-        answer: ENGLISH[1],
+        instruction: "The following are multiple choice questions (with answers).",
+        answer: "Answer: ",
         dev: &["mmlu/*/dev-*.parquet", "mmlu/dev/*_dev.csv"],
         test: &["mmlu/*/test-*.parquet", "mmlu/test/*_test.csv"],
         source: "the set `mmlu`",
         columns: ["question", "answer"],
     },
 ];
+
+type Patterns = &'static [&'static str];
+
+const fn chinese(
+    name: &'static str,
+    source: &'static str,
+    dev: Patterns,
+    test: Patterns,
+    columns: [&'static str; 2],
+) -> Exam {
+    let (instruction, answer) = ("以下是单项选择题，请选出其中的正确答案。", "答案：");
+    Exam { name, instruction, answer, dev, test, source, columns }
+}
 
 impl Exam {
     /// The exam of that name; case and hyphens do not matter.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::fit;
-use super::run::{Run, RunSettings};
+use super::run::{Run, RunSettings, is_due};
 use super::source::SourceArgs;
 use crate::batch::{Batch, Row};
 use crate::checkpoint::{self, Stage};
@@ -166,7 +166,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
         if run.is_interrupted() && !last {
             return Err(run.interrupted(step));
         }
-        let due = step == 0 || last || (settings.eval_every > 0 && step.is_multiple_of(settings.eval_every));
+        let due = step == 0 || last || is_due(step, settings.eval_every);
         if due && !held_out.is_empty() {
             learner.evaluate(&mut run, step, &held_out, &mut section)?;
         }

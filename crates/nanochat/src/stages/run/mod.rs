@@ -56,6 +56,11 @@ pub struct Run {
     started: Instant,
 }
 
+/// Whether `step` is one of every `every`; 0: none is.
+pub fn is_due(step: usize, every: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
 impl Run {
     /// Opens the run's folder for this process alone and finds the checkpoint to go on from.
     pub fn open(
@@ -164,9 +169,8 @@ impl Run {
         let mut asked = [f64::from(u8::from(self.interrupt.is_asked()))];
         self.comm.sum_f64(&mut asked);
         self.stopping = asked[0] > 0.0;
-        let every = self.settings.save_every;
         let new = step > self.first_step() || self.resumed.is_none();
-        new && (last || self.stopping || (step > 0 && every > 0 && step.is_multiple_of(every)))
+        new && (last || self.stopping || (step > 0 && is_due(step, self.settings.save_every)))
     }
 
     /// Says so where a step's `n` micro-batches leave some ranks waiting for the others.
