@@ -110,7 +110,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     if !args.task.is_empty() {
         // A section of its own, which does not replace that of other tasks.
         let names: Vec<&str> = scores.iter().map(|score| score.task.as_str()).collect();
-        section.title.extend(format!(": {}", names.join(", ")).chars().take(LONGEST_LIST));
+        section.title += &format!(": {}", listed(&names));
     }
     section.seconds = started.elapsed().as_secs_f64();
     if let Ok(core) = core {
@@ -167,6 +167,16 @@ fn open(args: &ChatArgs, base_dir: &Path, comm: &Comm) -> Result<Vec<Slice>> {
         );
     }
     Ok(tasks)
+}
+
+/// The names, as many as have room.
+fn listed(names: &[&str]) -> String {
+    let fits = |&n: &usize| names[..n].join(", ").len() <= LONGEST_LIST;
+    let shown = (1..=names.len()).take_while(fits).last().unwrap_or(1);
+    match names.len() - shown {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..shown].join(", ")),
+    }
 }
 
 fn world_kinds() -> Vec<String> {

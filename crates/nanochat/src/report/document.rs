@@ -15,18 +15,26 @@ pub enum Block {
     Text(String),
 }
 
-/// All cells but the first of a row are numbers if `numbers`.
 pub struct Table {
     pub heads: Vec<String>,
     pub rows: Vec<Vec<String>>,
-    pub numbers: bool,
+    pub kind: TableKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableKind {
+    Plain,
+    /// Long, and seldom read.
+    Settings,
+    /// All cells but the first of a row are numbers.
+    Numbers,
 }
 
 pub fn document(header: &Header, sections: &[Section], lang: Lang) -> Vec<Block> {
     let mut blocks = vec![
         Block::Heading(1, lang.word("nanochat report")),
         Block::Heading(2, lang.word("Environment")),
-        Block::Table(two_columns(["", ""], &header.environment, lang)),
+        Block::Table(two_columns(["", ""], &header.environment, TableKind::Plain, lang)),
         Block::Heading(2, lang.word("Summary")),
     ];
     blocks.extend(metrics_table(sections, lang).map(Block::Table));
@@ -34,9 +42,10 @@ pub fn document(header: &Header, sections: &[Section], lang: Lang) -> Vec<Block>
     for section in sections {
         blocks.push(Block::Heading(2, lang.word(&section.title)));
         blocks.push(Block::Paragraph(lang.fill("Took {}.", &[duration(section.seconds, lang)])));
-        for (name, fields) in [("Setting", &section.settings), ("Result", &section.results)] {
+        let settings = ("Setting", &section.settings, TableKind::Settings);
+        for (name, fields, kind) in [settings, ("Result", &section.results, TableKind::Plain)] {
             if !fields.is_empty() {
-                blocks.push(Block::Table(two_columns([name, "Value"], fields, lang)));
+                blocks.push(Block::Table(two_columns([name, "Value"], fields, kind, lang)));
             }
         }
         blocks.extend(section.charts.iter().cloned().map(Block::Chart));
@@ -90,13 +99,13 @@ fn metrics_table(sections: &[Section], lang: Lang) -> Option<Table> {
         std::iter::once(lang.word(name)).chain(cells).collect::<Vec<_>>()
     };
     let rows = names.iter().map(row).filter(|cells| cells[1..].iter().any(|cell| !cell.is_empty()));
-    Some(Table { heads: heads.collect(), rows: rows.collect(), numbers: true })
+    Some(Table { heads: heads.collect(), rows: rows.collect(), kind: TableKind::Numbers })
 }
 
-fn two_columns(heads: [&str; 2], fields: &Map<String, Value>, lang: Lang) -> Table {
+fn two_columns(heads: [&str; 2], fields: &Map<String, Value>, kind: TableKind, lang: Lang) -> Table {
     let there = fields.iter().filter(|(_, value)| !value.is_null());
     let rows = there.map(|(name, value)| vec![lang.word(name), cell(value)]).collect();
-    Table { heads: heads.map(|head| lang.word(head)).to_vec(), rows, numbers: false }
+    Table { heads: heads.map(|head| lang.word(head)).to_vec(), rows, kind }
 }
 
 /// A value as it stands in a table.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use super::document::{Block, Table};
+use super::document::{Block, Table, TableKind};
 use super::words::Lang;
 
 const STYLE: &str = "\
@@ -52,20 +52,20 @@ pub fn html(blocks: &[Block], folder: &Path, lang: Lang) -> String {
     )
 }
 
-/// Long tables, as those of settings are, can be folded away.
+/// Long tables of settings are folded away.
 fn rows(table: &Table) -> String {
     let row = |cells: &[String], tag: &str| {
         let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell))).collect();
         format!("<tr>{cells}</tr>")
     };
-    let class = if table.numbers { " class=\"n\"" } else { "" };
+    let class = if table.kind == TableKind::Numbers { " class=\"n\"" } else { "" };
     let head = match table.heads.iter().all(|head| head.is_empty()) {
         true => String::new(),
         false => format!("<thead>{}</thead>", row(&table.heads, "th")),
     };
     let body: String = table.rows.iter().map(|cells| row(cells, "td")).collect();
     let table_html = format!("<div class=\"wide\"><table{class}>{head}<tbody>{body}</tbody></table></div>");
-    match table.rows.len() > 12 && !table.numbers {
+    match table.rows.len() > 12 && table.kind == TableKind::Settings {
         true => {
             let name = escaped(&format!("{} ({})", table.heads[0], table.rows.len()));
             format!("<details><summary>{name}</summary>{table_html}</details>")
@@ -144,7 +144,7 @@ mod tests {
             Block::Table(Table {
                 heads: vec![evil.into(), String::new()],
                 rows: vec![vec![evil.into(), "1".into()]],
-                numbers: true,
+                kind: TableKind::Numbers,
             }),
             Block::Chart(Chart { title: evil.into(), file: "c.svg".into() }),
             Block::Chart(Chart { title: "gone".into(), file: "gone.svg".into() }),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::document::{Block, Table};
+use super::document::{Block, Table, TableKind};
 
 pub fn markdown(blocks: &[Block]) -> String {
     let mut text = String::new();
@@ -26,7 +26,7 @@ fn rows(table: &Table) -> String {
         let cells: Vec<String> = cells.iter().map(|cell| escaped(cell)).collect();
         format!("| {} |\n", cells.join(" | "))
     };
-    let rule = |i| if table.numbers && i > 0 { "---:|" } else { "---|" };
+    let rule = |i| if table.kind == TableKind::Numbers && i > 0 { "---:|" } else { "---|" };
     let rules: String = (0..table.heads.len()).map(rule).collect();
     let body: String = table.rows.iter().map(|cells| row(cells)).collect();
     format!("{}|{rules}\n{body}", row(&table.heads))
