@@ -83,7 +83,7 @@ struct Answer {
 type Client = SendRequest<Full<Bytes>>;
 
 pub fn run(bench: &ServeBench) -> Result<ServeSpeed> {
-    // A thread reads some 50,000 tokens a second; where cores are few, they are the server's.
+    // A thread reads some 100,000 tokens a second; where cores are few, they are the server's.
     let threads = (std::thread::available_parallelism()?.get() / 4).max(1);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(measure(bench))
