@@ -104,7 +104,7 @@ fn metrics_table(sections: &[Section], lang: Lang) -> Option<Table> {
 
 fn two_columns(heads: [&str; 2], fields: &Map<String, Value>, kind: TableKind, lang: Lang) -> Table {
     let there = fields.iter().filter(|(_, value)| !value.is_null());
-    let rows = there.map(|(name, value)| vec![lang.word(name), cell(value)]).collect();
+    let rows = there.map(|(name, value)| vec![lang.word(name), lang.word(&cell(value))]).collect();
     Table { heads: heads.map(|head| lang.word(head)).to_vec(), rows, kind }
 }
 

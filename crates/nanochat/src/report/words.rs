@@ -11,7 +11,7 @@ pub enum Lang {
 }
 
 #[rustfmt::skip]
-const CHINESE: [(&str, &str); 91] = [
+const CHINESE: [(&str, &str); 98] = [
     ("nanochat report", "nanochat 报告"),
     ("Environment", "环境"),
     ("Summary", "总结"),
@@ -30,7 +30,14 @@ const CHINESE: [(&str, &str); 91] = [
     ("Mid-training", "中期训练"),
     ("Chat finetuning", "对话微调"),
     ("Reinforcement learning", "强化学习"),
-    ("CORE evaluation", "CORE 评测"),
+    ("CORE after base", "预训练后的 CORE"),
+    ("CORE after mid", "中期训练后的 CORE"),
+    ("CORE after sft", "微调后的 CORE"),
+    ("CORE after rl", "强化学习后的 CORE"),
+    ("items of each task", "每个任务的题数"),
+    ("questions of each task", "每个任务的题数"),
+    ("questions of each exam", "每场考试的题数"),
+    ("missing", "缺失"),
     ("Chat evaluation", "对话评测"),
     ("Chat evaluation after base", "预训练后的对话评测"),
     ("Chat evaluation after mid", "中期训练后的对话评测"),
@@ -105,6 +112,31 @@ const CHINESE: [(&str, &str); 91] = [
     ("en bpb", "英文每字节比特数"),
 ];
 
+/// What is made of several values, with a slot for each.
+const FORMS: [(&str, &str); 4] = [
+    ("CORE (partial: {} of {} tasks missing)", "CORE（不完整：{} 个任务缺失，共 {} 个）"),
+    ("{} of {} ({} to {})", "{} / {}（{} 至 {}）"),
+    ("{} ({} to {}), centered {}", "{}（{} 至 {}），扣除瞎猜后 {}"),
+    ("{} and {} more", "{}，另有 {} 项"),
+];
+
+/// What stands in the slots of a form, if the text has that form.
+fn slots(form: &str, text: &str) -> Option<Vec<String>> {
+    let mut parts = form.split("{}");
+    let mut rest = text.strip_prefix(parts.next()?)?;
+    let mut found = Vec::new();
+    for part in parts {
+        let at = if part.is_empty() { rest.len() } else { rest.find(part)? };
+        found.push(rest[..at].to_string());
+        rest = &rest[at + part.len()..];
+    }
+    rest.is_empty().then_some(found)
+}
+
+fn in_slots(form: &str, values: &[String]) -> String {
+    values.iter().fold(form.to_string(), |text, value| text.replacen("{}", value, 1))
+}
+
 impl Lang {
     /// As in `--lang` and in HTML.
     pub fn code(self) -> &'static str {
@@ -114,14 +146,28 @@ impl Lang {
         }
     }
 
+    /// A word, `word: more`, or a text of one of the forms.
     pub fn word(self, english: &str) -> String {
-        let known = CHINESE.iter().find(|(known, _)| self == Lang::Zh && *known == english);
-        known.map_or(english, |(_, chinese)| chinese).to_string()
+        if self == Lang::En {
+            return english.to_string();
+        }
+        let known =
+            |word: &str| CHINESE.iter().find(|(known, _)| *known == word).map(|(_, chinese)| *chinese);
+        if let Some(chinese) = known(english) {
+            return chinese.to_string();
+        }
+        if let Some((title, more)) = english.split_once(": ")
+            && let Some(title) = known(title)
+        {
+            return format!("{title}：{}", self.word(more));
+        }
+        let filled = |&(form, chinese): &(&str, &str)| Some(in_slots(chinese, &slots(form, english)?));
+        FORMS.iter().find_map(filled).unwrap_or_else(|| english.to_string())
     }
 
     /// A word with something in place of each `{}`.
     pub fn fill(self, english: &str, values: &[String]) -> String {
-        values.iter().fold(self.word(english), |text, value| text.replacen("{}", value, 1))
+        in_slots(&self.word(english), values)
     }
 }
 
@@ -131,9 +177,19 @@ mod tests {
 
     #[test]
     fn every_word_has_one_translation_with_the_same_slots() {
-        for (i, (english, chinese)) in CHINESE.iter().enumerate() {
+        for (english, chinese) in CHINESE.iter().chain(&FORMS) {
             assert_eq!(english.matches("{}").count(), chinese.matches("{}").count(), "{english}");
+        }
+        for (i, (english, _)) in CHINESE.iter().enumerate() {
             assert!(CHINESE[..i].iter().all(|(other, _)| other != english), "{english} is there twice");
+        }
+        for (english, chinese) in [
+            ("CORE (partial: 1 of 22 tasks missing)", "CORE（不完整：1 个任务缺失，共 22 个）"),
+            ("8 of 660 (0.0062 to 0.0237)", "8 / 660（0.0062 至 0.0237）"),
+            ("Chat evaluation after sft: MMLU, GSM8K and 2 more", "微调后的对话评测：MMLU, GSM8K，另有 2 项"),
+            ("/data/sft: of 3", "/data/sft: of 3"),
+        ] {
+            assert_eq!(Lang::Zh.word(english), chinese);
         }
         assert_eq!(
             (Lang::Zh.word("no such word"), Lang::En.word("GPU")),
