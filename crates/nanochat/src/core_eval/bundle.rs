@@ -57,7 +57,7 @@ pub struct Items {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    #[error("there is no CORE bundle in {}: it has {name} and eval_data/, as in nanochat's eval_bundle.zip", folder.display())]
+    #[error("there is no CORE bundle in {}: it has {name} and eval_data/, as in nanochat's eval_bundle.zip, which `nanochat data download eval-bundle` fetches", folder.display())]
     NoBundle { folder: PathBuf, name: &'static str },
     #[error("{}, line {line}: {reason}", path.display())]
     List { path: PathBuf, line: usize, reason: String },
