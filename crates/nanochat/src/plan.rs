@@ -3,23 +3,24 @@
 //! Everything follows from `depth` by nanochat's rules. A configuration that cannot run is refused with
 //! the nearest one that can.
 
+mod figures;
 mod fit;
 mod memory;
+mod options;
 mod scaling;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::config::{ConfigError, GptConfig, Recompute};
+use self::options::{USUAL_BATCH, check};
+use crate::config::GptConfig;
 use crate::language::TextLanguage;
 
+pub use figures::Gpu;
 pub use fit::what_fits;
 pub use memory::{Kept, Memory};
+pub use options::{PlanError, PlanOptions};
 pub use scaling::Scaling;
 
-/// Tokens a step at which the default learning rates were found.
-const USUAL_BATCH: usize = 524_288;
-/// Rows of 2,048 tokens in it.
-const USUAL_ROWS: usize = 256;
 const CHARACTERS_A_SHARD: f64 = 250e6;
 /// Largest device batch that is chosen without being asked for: more gives no speed.
 const LARGEST_BATCH: usize = 32;
@@ -31,153 +32,6 @@ const OTHER_STAGES_HOURS_A_LAYER: f64 = 0.48;
 /// The depths of nanochat's guides.
 const DEPTHS: [usize; 9] = [4, 6, 8, 10, 12, 16, 20, 26, 32];
 const DEEPEST: usize = 64;
-
-impl TextLanguage {
-    /// Training tokens for each parameter.
-    fn ratio(self, english_tokenizer: bool) -> usize {
-        match (self, english_tokenizer) {
-            (TextLanguage::En, _) => 20,
-            (TextLanguage::Mix, _) => 22,
-            (TextLanguage::Zh, false) => 25,
-            (TextLanguage::Zh, true) => 30,
-        }
-    }
-
-    /// Middle of the ranges 2.5–3.0 (Chinese), 1.5–2.0 (by an English tokenizer), 3.0–3.5 (mixed).
-    fn chars_per_token(self, english_tokenizer: bool) -> f64 {
-        match (self, english_tokenizer) {
-            (TextLanguage::En, _) => 4.8,
-            (TextLanguage::Mix, _) => 3.25,
-            (TextLanguage::Zh, false) => 2.75,
-            (TextLanguage::Zh, true) => 1.75,
-        }
-    }
-
-    /// A Chinese document of one length has more tokens than an English one: longer rows cut fewer.
-    fn usual_seq_len(self) -> usize {
-        if self == TextLanguage::Zh { 3_072 } else { 2_048 }
-    }
-
-    pub fn usual_vocab(self) -> usize {
-        match self {
-            TextLanguage::En => 65_536,
-            TextLanguage::Zh => 40_000,
-            TextLanguage::Mix => 50_000,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Gpu {
-    H100,
-    A100,
-    V100,
-    /// Any other GPU, reckoned with the speed and memory of an H100
-    Other,
-    /// No GPU: float32 on about two AVX-512 cores
-    Cpu,
-}
-
-impl Gpu {
-    /// (dense bf16 or fp16 FLOP/s at its peak, dollars an hour, GB of memory); the CPU's FLOP/s are f32.
-    fn figures(self) -> (f64, f64, f64) {
-        match self {
-            Gpu::H100 => (989e12, 3.0, 80.0),
-            Gpu::A100 => (312e12, 1.79, 80.0),
-            Gpu::V100 => (125e12, 0.55, 32.0),
-            Gpu::Other => (989e12, 2.0, 80.0),
-            Gpu::Cpu => (0.4e12, 0.0, 16.0),
-        }
-    }
-}
-
-/// What a plan is asked for.
-#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
-pub struct PlanOptions {
-    /// TextLanguage of the training text
-    #[arg(long = "lang", alias = "language", value_enum, default_value = "en")]
-    pub language: TextLanguage,
-    /// The tokenizer was trained on English text: Chinese takes more tokens
-    #[arg(long)]
-    pub english_tokenizer: bool,
-    /// Size of the vocabulary [default: the language's usual one]
-    #[arg(long)]
-    pub vocab_size: Option<usize>,
-    /// Characters of text in one token [default: the language's usual number]
-    #[arg(long)]
-    pub chars_per_token: Option<f64>,
-    /// Length of a sequence, in tokens [default: 2048; for Chinese 3072]
-    #[arg(long)]
-    pub max_seq_len: Option<usize>,
-    /// Sequences a device works on at once [default: the most, up to 32, that fit and divide]
-    #[arg(long)]
-    pub device_batch_size: Option<usize>,
-    /// What is computed a second time in the backward pass instead of kept
-    #[arg(long, value_enum, default_value_t)]
-    pub recompute: Recompute,
-    /// Tokens in one optimizer step, over all devices [default: 524288, or 256 sequences where these do not divide it]
-    #[arg(long)]
-    pub total_batch_size: Option<usize>,
-    /// Kind of GPU
-    #[arg(long, value_enum, default_value = "h100")]
-    pub gpu: Gpu,
-    /// Number of GPUs
-    #[arg(long, default_value_t = 8)]
-    pub gpus: usize,
-    /// GB/s at which GPUs give each other gradients (bus bandwidth; measured on 2 to 8 H100 with NVLink: 329 to 361)
-    #[arg(long, value_name = "GB/S", default_value_t = 330.0)]
-    pub link_bandwidth: f64,
-    /// Dollars for one GPU and hour [default: the kind's usual price]
-    #[arg(long)]
-    pub price: Option<f64>,
-    /// Memory of one GPU in GB [default: the kind's]
-    #[arg(long)]
-    pub memory_gb: Option<f64>,
-    /// Part of the peak FLOP/s that training reaches (nanochat measured 0.50 for d20, 0.51 for d32)
-    #[arg(long, default_value_t = 0.5)]
-    pub mfu: f64,
-    /// Shards of text that there are: how many times would they be read?
-    #[arg(long)]
-    pub shards: Option<usize>,
-}
-
-impl PlanOptions {
-    /// The usual run in a language on one device.
-    pub fn new(language: TextLanguage, gpu: Gpu) -> PlanOptions {
-        PlanOptions {
-            language,
-            english_tokenizer: false,
-            vocab_size: None,
-            chars_per_token: None,
-            max_seq_len: None,
-            device_batch_size: None,
-            recompute: Recompute::None,
-            total_batch_size: None,
-            gpu,
-            gpus: 1,
-            link_bandwidth: 330.0,
-            price: None,
-            memory_gb: None,
-            mfu: 0.5,
-            shards: None,
-        }
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab_size.unwrap_or(self.language.usual_vocab())
-    }
-
-    fn seq_len(&self) -> usize {
-        self.max_seq_len.unwrap_or(self.language.usual_seq_len())
-    }
-
-    fn total_batch_size(&self) -> usize {
-        let seq_len = self.seq_len();
-        let usual = if USUAL_BATCH.is_multiple_of(seq_len) { USUAL_BATCH } else { USUAL_ROWS * seq_len };
-        self.total_batch_size.unwrap_or(usual)
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bill {
@@ -248,42 +102,6 @@ impl Plan {
         }
         flags
     }
-}
-
-/// Why a run cannot be as asked, and what comes nearest.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum PlanError {
-    #[error(transparent)]
-    Model(#[from] ConfigError),
-    #[error("{option} must be above 0 and at most {most}, found {found}")]
-    Range { option: &'static str, most: f64, found: f64 },
-    #[error("--shards must be at least 2 (the last one is for validation), found {found}")]
-    Shards { found: usize },
-    #[error(
-        "a total batch of {total} tokens is no multiple of {micro} (device batch {device_batch} · sequence {seq} · {gpus} devices); the nearest that work are {nearest:?}"
-    )]
-    TotalBatch {
-        total: usize,
-        micro: usize,
-        device_batch: usize,
-        seq: usize,
-        gpus: usize,
-        nearest: Vec<usize>,
-    },
-    #[error(
-        "d{depth} with a device batch of {device_batch} needs {needed:.1} GB of memory and has {usable:.1}; the largest device batch that works is {largest}"
-    )]
-    DeviceBatch { depth: usize, device_batch: usize, needed: f64, usable: f64, largest: usize },
-    #[error(
-        "d{depth} needs {needed:.1} GB of memory even for one sequence at a time and has {usable:.1}; {nearest}"
-    )]
-    Memory { depth: usize, needed: f64, usable: f64, nearest: String },
-    #[error(
-        "d{depth} trains on {tokens} tokens, less than one total batch of {total}; the largest total batch that works is {nearest}"
-    )]
-    TooFewTokens { depth: usize, tokens: usize, total: usize, nearest: usize },
-    #[error("no model can be trained for ${budget:.2}; the least is d{depth} for ${least:.2}")]
-    Budget { budget: f64, depth: usize, least: f64 },
 }
 
 /// The run of one depth.
@@ -365,31 +183,6 @@ pub fn largest_within(budget: f64, options: &PlanOptions) -> Result<Plan, PlanEr
     match plans.iter().flatten().next() {
         Some(least) => Err(PlanError::Budget { budget, depth: least.depth, least: least.whole_run.dollars }),
         None => plans.into_iter().next().expect("2 to 64 is not empty"),
-    }
-}
-
-/// The upper limits are far beyond any run; they keep the arithmetic from overflowing.
-fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError> {
-    let ranges = [
-        ("--depth", depth as f64, 1e3),
-        ("--vocab-size", options.vocab_size.unwrap_or(1) as f64, 1e8),
-        ("--max-seq-len", options.max_seq_len.unwrap_or(1) as f64, 1e8),
-        ("--total-batch-size", options.total_batch_size.unwrap_or(1) as f64, 1e12),
-        ("--device-batch-size", options.device_batch_size.unwrap_or(1) as f64, 1e6),
-        ("--gpus", options.gpus as f64, 1e5),
-        ("--link-bandwidth", options.link_bandwidth, 1e6),
-        ("--mfu", options.mfu, 1.0),
-        ("--memory-gb", options.memory_gb.unwrap_or(1.0), 1e6),
-        ("--chars-per-token", options.chars_per_token.unwrap_or(1.0), 1e3),
-    ];
-    for (option, found, most) in ranges {
-        if found.is_nan() || found <= 0.0 || found > most {
-            return Err(PlanError::Range { option, most, found });
-        }
-    }
-    match options.shards {
-        Some(found @ 0..2) => Err(PlanError::Shards { found }),
-        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,65 @@
+//! The figures that a plan starts from: of languages, measured and from nanochat's guides, and of GPUs.
+
+use serde::{Deserialize, Serialize};
+
+use crate::language::TextLanguage;
+
+impl TextLanguage {
+    /// Training tokens for each parameter.
+    pub(super) fn ratio(self, english_tokenizer: bool) -> usize {
+        match (self, english_tokenizer) {
+            (TextLanguage::En, _) => 20,
+            (TextLanguage::Mix, _) => 22,
+            (TextLanguage::Zh, false) => 25,
+            (TextLanguage::Zh, true) => 30,
+        }
+    }
+
+    /// Middle of the ranges 2.5–3.0 (Chinese), 1.5–2.0 (by an English tokenizer), 3.0–3.5 (mixed).
+    pub(super) fn chars_per_token(self, english_tokenizer: bool) -> f64 {
+        match (self, english_tokenizer) {
+            (TextLanguage::En, _) => 4.8,
+            (TextLanguage::Mix, _) => 3.25,
+            (TextLanguage::Zh, false) => 2.75,
+            (TextLanguage::Zh, true) => 1.75,
+        }
+    }
+
+    /// A Chinese document of one length has more tokens than an English one: longer rows cut fewer.
+    pub(super) fn usual_seq_len(self) -> usize {
+        if self == TextLanguage::Zh { 3_072 } else { 2_048 }
+    }
+
+    pub fn usual_vocab(self) -> usize {
+        match self {
+            TextLanguage::En => 65_536,
+            TextLanguage::Zh => 40_000,
+            TextLanguage::Mix => 50_000,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gpu {
+    H100,
+    A100,
+    V100,
+    /// Any other GPU, reckoned with the speed and memory of an H100
+    Other,
+    /// No GPU: float32 on about two AVX-512 cores
+    Cpu,
+}
+
+impl Gpu {
+    /// (dense bf16 or fp16 FLOP/s at its peak, dollars an hour, GB of memory); the CPU's FLOP/s are f32.
+    pub(super) fn figures(self) -> (f64, f64, f64) {
+        match self {
+            Gpu::H100 => (989e12, 3.0, 80.0),
+            Gpu::A100 => (312e12, 1.79, 80.0),
+            Gpu::V100 => (125e12, 0.55, 32.0),
+            Gpu::Other => (989e12, 2.0, 80.0),
+            Gpu::Cpu => (0.4e12, 0.0, 16.0),
+        }
+    }
+}

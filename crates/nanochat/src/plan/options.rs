@@ -1,0 +1,160 @@
+//! What a plan is asked for, and why it may be refused.
+
+use serde::{Deserialize, Serialize};
+
+use super::figures::Gpu;
+use crate::config::{ConfigError, Recompute};
+use crate::language::TextLanguage;
+
+/// Tokens a step at which the default learning rates were found.
+pub(super) const USUAL_BATCH: usize = 524_288;
+/// Rows of 2,048 tokens in it.
+const USUAL_ROWS: usize = 256;
+
+/// What a plan is asked for.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct PlanOptions {
+    /// Language of the training text
+    #[arg(long = "lang", alias = "language", value_enum, default_value = "en")]
+    pub language: TextLanguage,
+    /// The tokenizer was trained on English text: Chinese takes more tokens
+    #[arg(long)]
+    pub english_tokenizer: bool,
+    /// Size of the vocabulary [default: the language's usual one]
+    #[arg(long)]
+    pub vocab_size: Option<usize>,
+    /// Characters of text in one token [default: the language's usual number]
+    #[arg(long)]
+    pub chars_per_token: Option<f64>,
+    /// Length of a sequence, in tokens [default: 2048; for Chinese 3072]
+    #[arg(long)]
+    pub max_seq_len: Option<usize>,
+    /// Sequences a device works on at once [default: the most, up to 32, that fit and divide]
+    #[arg(long)]
+    pub device_batch_size: Option<usize>,
+    /// What is computed a second time in the backward pass instead of kept
+    #[arg(long, value_enum, default_value_t)]
+    pub recompute: Recompute,
+    /// Tokens in one optimizer step, over all devices [default: 524288, or 256 sequences where these do not divide it]
+    #[arg(long)]
+    pub total_batch_size: Option<usize>,
+    /// Kind of GPU
+    #[arg(long, value_enum, default_value = "h100")]
+    pub gpu: Gpu,
+    /// Number of GPUs
+    #[arg(long, default_value_t = 8)]
+    pub gpus: usize,
+    /// GB/s at which GPUs give each other gradients (bus bandwidth; measured on 2 to 8 H100 with NVLink: 329 to 361)
+    #[arg(long, value_name = "GB/S", default_value_t = 330.0)]
+    pub link_bandwidth: f64,
+    /// Dollars for one GPU and hour [default: the kind's usual price]
+    #[arg(long)]
+    pub price: Option<f64>,
+    /// Memory of one GPU in GB [default: the kind's]
+    #[arg(long)]
+    pub memory_gb: Option<f64>,
+    /// Part of the peak FLOP/s that training reaches (nanochat measured 0.50 for d20, 0.51 for d32)
+    #[arg(long, default_value_t = 0.5)]
+    pub mfu: f64,
+    /// Shards of text that there are: how many times would they be read?
+    #[arg(long)]
+    pub shards: Option<usize>,
+}
+
+impl PlanOptions {
+    /// The usual run in a language on one device.
+    pub fn new(language: TextLanguage, gpu: Gpu) -> PlanOptions {
+        PlanOptions {
+            language,
+            english_tokenizer: false,
+            vocab_size: None,
+            chars_per_token: None,
+            max_seq_len: None,
+            device_batch_size: None,
+            recompute: Recompute::None,
+            total_batch_size: None,
+            gpu,
+            gpus: 1,
+            link_bandwidth: 330.0,
+            price: None,
+            memory_gb: None,
+            mfu: 0.5,
+            shards: None,
+        }
+    }
+
+    pub(super) fn vocab_size(&self) -> usize {
+        self.vocab_size.unwrap_or(self.language.usual_vocab())
+    }
+
+    pub(super) fn seq_len(&self) -> usize {
+        self.max_seq_len.unwrap_or(self.language.usual_seq_len())
+    }
+
+    pub(super) fn total_batch_size(&self) -> usize {
+        let seq_len = self.seq_len();
+        let usual = if USUAL_BATCH.is_multiple_of(seq_len) { USUAL_BATCH } else { USUAL_ROWS * seq_len };
+        self.total_batch_size.unwrap_or(usual)
+    }
+}
+
+/// Why a run cannot be as asked, and what comes nearest.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum PlanError {
+    #[error(transparent)]
+    Model(#[from] ConfigError),
+    #[error("{option} must be above 0 and at most {most}, found {found}")]
+    Range { option: &'static str, most: f64, found: f64 },
+    #[error("--shards must be at least 2 (the last one is for validation), found {found}")]
+    Shards { found: usize },
+    #[error(
+        "a total batch of {total} tokens is no multiple of {micro} (device batch {device_batch} · sequence {seq} · {gpus} devices); the nearest that work are {nearest:?}"
+    )]
+    TotalBatch {
+        total: usize,
+        micro: usize,
+        device_batch: usize,
+        seq: usize,
+        gpus: usize,
+        nearest: Vec<usize>,
+    },
+    #[error(
+        "d{depth} with a device batch of {device_batch} needs {needed:.1} GB of memory and has {usable:.1}; the largest device batch that works is {largest}"
+    )]
+    DeviceBatch { depth: usize, device_batch: usize, needed: f64, usable: f64, largest: usize },
+    #[error(
+        "d{depth} needs {needed:.1} GB of memory even for one sequence at a time and has {usable:.1}; {nearest}"
+    )]
+    Memory { depth: usize, needed: f64, usable: f64, nearest: String },
+    #[error(
+        "d{depth} trains on {tokens} tokens, less than one total batch of {total}; the largest total batch that works is {nearest}"
+    )]
+    TooFewTokens { depth: usize, tokens: usize, total: usize, nearest: usize },
+    #[error("no model can be trained for ${budget:.2}; the least is d{depth} for ${least:.2}")]
+    Budget { budget: f64, depth: usize, least: f64 },
+}
+
+/// The upper limits are far beyond any run; they keep the arithmetic from overflowing.
+pub(super) fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError> {
+    let ranges = [
+        ("--depth", depth as f64, 1e3),
+        ("--vocab-size", options.vocab_size.unwrap_or(1) as f64, 1e8),
+        ("--max-seq-len", options.max_seq_len.unwrap_or(1) as f64, 1e8),
+        ("--total-batch-size", options.total_batch_size.unwrap_or(1) as f64, 1e12),
+        ("--device-batch-size", options.device_batch_size.unwrap_or(1) as f64, 1e6),
+        ("--gpus", options.gpus as f64, 1e5),
+        ("--link-bandwidth", options.link_bandwidth, 1e6),
+        ("--mfu", options.mfu, 1.0),
+        ("--memory-gb", options.memory_gb.unwrap_or(1.0), 1e6),
+        ("--chars-per-token", options.chars_per_token.unwrap_or(1.0), 1e3),
+    ];
+    for (option, found, most) in ranges {
+        if found.is_nan() || found <= 0.0 || found > most {
+            return Err(PlanError::Range { option, most, found });
+        }
+    }
+    match options.shards {
+        Some(found @ 0..2) => Err(PlanError::Shards { found }),
+        _ => Ok(()),
+    }
+}
