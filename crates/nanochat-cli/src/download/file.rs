@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
 use ring::digest;
 
-use super::http::{Answer, Client, Failure, TRIES, passing, shown};
+use super::http::{Answer, Client, Failure, TRIES, passing, shown, trying_again};
 
 /// Times that a file may arrive whole but wrong.
 const WRONG: u32 = 2;
@@ -54,7 +54,7 @@ pub fn fetch(client: &Client, remote: &Remote, path: &Path, progress: &ProgressB
             return Err(anyhow!("{reason}; gave up after {times} tries, run the same command to go on"));
         }
         let pause = client.pause(failures, wait);
-        progress.suspend(|| eprintln!("{reason}; trying again in {:.0} s", pause.as_secs_f64().ceil()));
+        progress.suspend(|| eprintln!("{}", trying_again(&reason, pause)));
         std::thread::sleep(pause);
     }
 }

@@ -108,7 +108,11 @@ impl Client {
     pub fn text(&self, url: &str) -> Result<(String, Option<String>), String> {
         for failures in 1..TRIES {
             match self.text_once(url) {
-                Err(Failure::Passing { wait, .. }) => std::thread::sleep(self.pause(failures, wait)),
+                Err(Failure::Passing { reason, wait }) => {
+                    let pause = self.pause(failures, wait);
+                    eprintln!("{}", trying_again(&reason, pause));
+                    std::thread::sleep(pause);
+                }
                 Err(Failure::Lasting(reason)) => return Err(reason),
                 Ok(text) => return Ok(text),
             }
@@ -158,6 +162,11 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
+}
+
+/// What to say before another try.
+pub fn trying_again(reason: &str, pause: Duration) -> String {
+    format!("{reason}; trying again in {:.0} s", pause.as_secs_f64().ceil())
 }
 
 pub fn passing(reason: String) -> Failure {

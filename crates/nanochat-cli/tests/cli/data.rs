@@ -68,6 +68,20 @@ fn clean_mix_count_and_train_a_tokenizer_on_two_languages() {
     assert!(said.contains("d4 (") && said.contains("epochs"), "{said}");
     refuses(base.path(), "data mix zh:x", &["NAME=WEIGHT:FOLDER"]);
     refuses(base.path(), "data download nothing", &["neither a set", "fineweb-edu"]);
+    refuses(
+        base.path(),
+        "data download https://me:secret@host?sig=1",
+        &["https://host does not name a file"],
+    );
+    for (variable, value, part) in [
+        ("HF_TOKEN", "two secret", "HF_TOKEN holds more than a token"),
+        ("HTTPS_PROXY", "ftp://me:secret@host", "HTTPS_PROXY is not the address of a proxy"),
+    ] {
+        let mut command = nanochat(base.path(), "data download words");
+        command.env_remove("https_proxy").env(variable, value);
+        let sentence = complaint(command);
+        assert!(sentence.contains(part) && !sentence.contains("secret"), "{sentence}");
+    }
 }
 
 /// Runs it to its end; whether it succeeded, and its peak memory in bytes, watched while it runs.

@@ -1,6 +1,5 @@
 //! What a parquet file claims about itself, held to bounds before the parquet crate allocates for it: how deep its
-//! schema is, what its pages unpack to, how many values they hold. [`Bounded`] stands between the
-//! file and the crate.
+//! schema is, what its pages unpack to, how many values they hold. [`Bounded`] stands between the file and the crate.
 
 use std::fs::File;
 use std::io::{self, BufReader, Error, Read, Seek, SeekFrom};
@@ -16,7 +15,7 @@ use super::thrift::{I32, LIST, STRUCT, Thrift};
 const MAX_FOOTER: u64 = 16 << 20;
 const MAX_COLUMNS: u64 = 10_000;
 const MAX_NESTING: usize = 64;
-/// With the lengths of all texts in it; writers keep a few hundred bytes.
+/// Writers need a hundred bytes; statistics may have whole texts in them.
 const MAX_HEADER: u64 = 1 << 20;
 /// Writers cut pages at one MB, or after a batch of documents.
 const MAX_PAGE: i64 = 512 << 20;

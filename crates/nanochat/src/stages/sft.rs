@@ -149,7 +149,9 @@ fn num_iterations(settings: &SftSettings, conversations: usize) -> Result<usize>
     let per_step = settings.target_examples_per_step;
     let examples = settings.num_epochs * conversations as f64;
     match settings.num_iterations.unwrap_or((examples / per_step as f64) as usize) {
-        0 => bail!("{conversations} conversations are less than one step of {per_step}"),
+        0 => bail!(
+            "{conversations} conversations are less than one step of {per_step}; repeat them with --num-epochs, or lower --target-examples-per-step and --device-batch-size"
+        ),
         iterations => Ok(iterations),
     }
 }

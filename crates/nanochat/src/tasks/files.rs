@@ -23,7 +23,10 @@ pub fn find(
             return Ok(files);
         }
     }
-    let hint = format!("put {source} there, as {}", patterns.join(" or "));
+    let hint = format!(
+        "put {source} there, as {}; `nanochat data download` fetches public sets",
+        patterns.join(" or ")
+    );
     Err(TaskError::Missing { task: task.into(), split: split_name(split), folder: folder.into(), hint })
 }
 

@@ -195,7 +195,9 @@ fn num_iterations(settings: &RlSettings, questions: usize) -> Result<usize> {
     let per_step = settings.examples_per_step;
     let asked = settings.num_epochs * questions as f64;
     match settings.num_iterations.unwrap_or((asked / per_step as f64) as usize) {
-        0 => bail!("{questions} questions are less than one step of {per_step}"),
+        0 => bail!(
+            "{questions} questions are less than one step of {per_step}; repeat them with --num-epochs, or lower --examples-per-step"
+        ),
         iterations => Ok(iterations),
     }
 }
