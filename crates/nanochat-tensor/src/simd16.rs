@@ -37,10 +37,7 @@ pub fn run<K: Kernel>(kernel: K) -> K::Output {
         }
         return v4.vectorize(OnV4(kernel, v4));
     }
-    vectorized(
-        #[inline(always)]
-        || kernel.run(Plain),
-    )
+    vectorized!(kernel.run(Plain))
 }
 
 /// Loops over arrays. A product is rounded before it is added: a fused one is a slow call where there is no

@@ -133,10 +133,7 @@ pub fn sample(logits: &[f32], seen: Seen, options: &SampleOptions, uniform: f64)
 }
 
 fn choose(logits: &[f32], options: &SampleOptions, uniform: f64) -> u32 {
-    let highest = simd::vectorized(
-        #[inline(always)]
-        || simd::max(logits),
-    );
+    let highest = simd::vectorized!(simd::max(logits));
     if options.temperature <= 0.0 || options.temperature.is_nan() || highest == f32::NEG_INFINITY {
         return logits.iter().position(|&logit| logit == highest).unwrap_or(0) as u32;
     }
@@ -201,24 +198,21 @@ fn likeliest(logits: &[f32], k: usize) -> Vec<Candidate> {
         found.truncate(k);
         found.last().filter(|_| found.len() == k).map_or(f32::NEG_INFINITY, |last| last.weight)
     };
-    let mut scan = || {
-        for (i, block) in logits.chunks(BLOCK).enumerate() {
-            // Until k are found even minus infinity counts.
-            if simd::max(block) > passes || passes == f32::NEG_INFINITY {
-                let candidates = (i * BLOCK..).zip(block);
-                found.extend(candidates.filter(|(_, z)| **z > passes || passes == f32::NEG_INFINITY).map(
-                    |(token, &z)| {
-                        let weight = if z.is_nan() { f32::NEG_INFINITY } else { z };
-                        Candidate { token: token as u32, weight }
-                    },
-                ));
-            }
-            if found.len() > most {
-                passes = shrink(&mut found);
-            }
+    simd::vectorized!(for (i, block) in logits.chunks(BLOCK).enumerate() {
+        // Until k are found even minus infinity counts.
+        if simd::max(block) > passes || passes == f32::NEG_INFINITY {
+            let candidates = (i * BLOCK..).zip(block);
+            found.extend(candidates.filter(|(_, z)| **z > passes || passes == f32::NEG_INFINITY).map(
+                |(token, &z)| {
+                    let weight = if z.is_nan() { f32::NEG_INFINITY } else { z };
+                    Candidate { token: token as u32, weight }
+                },
+            ));
         }
-    };
-    simd::vectorized(&mut scan);
+        if found.len() > most {
+            passes = shrink(&mut found);
+        }
+    });
     shrink(&mut found);
     found
 }

@@ -10,15 +10,22 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::pairs::{interleave, pair_up, turn};
 use super::tile::{self, COLS, ROWS, Tile};
 use super::{Mat, MatMut, Threads};
+use crate::reuse::{self, Values};
 use crate::simd::vectorized;
 
 /// Pairs of k that are summed before c is touched: their part of a panel (16 KiB) stays in L1.
 const PAIRS: usize = 128;
 
-/// Rows of c that one thread takes at a time; their part of the left factor (24 KiB) stays in L2.
+/// Rows of c that one thread takes at a time, for each of which it goes through the right factor.
 const BLOCK: usize = 4 * ROWS;
+
+/// The same for right factors of so many columns that 256 of their rows (512 KiB and more) fill L2: dw of (1,536, 384) with 4,096
+/// rows at 190 instead of 172 GFLOP/s a core. Threads would share a smaller product less evenly.
+const WIDE_BLOCK: usize = 8 * ROWS;
+const WIDE: usize = 1_024;
 
 /// What rows of a left factor are rounded up to.
 const ROW_STEP: usize = 4;
@@ -38,7 +45,7 @@ pub type Right = Panels<PANEL>;
 /// It is laid out by blocks of k, row after row. One panel after the other, a matrix with rows of 4 KiB would touch a page
 /// for each row, more than the TLB has entries.
 pub struct Panels<const W: usize> {
-    values: Vec<[u32; W]>,
+    values: Values,
     pairs: usize,
     n: usize,
 }
@@ -47,11 +54,12 @@ impl<const W: usize> Panels<W> {
     /// Rounds and lays out b (K, N).
     pub fn pack(b: Mat, threads: Threads) -> Panels<W> {
         let (pairs, panels) = (b.rows.div_ceil(2), b.cols.div_ceil(W));
-        let mut values = vec![[0; W]; panels * pairs];
+        let mut values = Values(reuse::any(panels * pairs * W));
+        let (values_of_panels, _) = bytemuck::cast_slice_mut(&mut values).as_chunks_mut();
         let block = |(block, values): (usize, &mut [[u32; W]])| {
             let b = b.part(block * 2 * PAIRS, 2 * PAIRS);
             let unit = |(i, out): (usize, &mut [[u32; W]])| {
-                vectorized(|| pack_block(out, b.columns(i * UNIT_PANELS * W, UNIT_PANELS * W)));
+                vectorized!(pack_block(out, b.columns(i * UNIT_PANELS * W, UNIT_PANELS * W)));
             };
             let len = UNIT_PANELS * b.rows.div_ceil(2);
             match threads {
@@ -61,8 +69,8 @@ impl<const W: usize> Panels<W> {
         };
         let len = (panels * PAIRS).max(1);
         match threads {
-            Threads::One => values.chunks_mut(len).enumerate().for_each(block),
-            Threads::All => values.par_chunks_mut(len).enumerate().for_each(block),
+            Threads::One => values_of_panels.chunks_mut(len).enumerate().for_each(block),
+            Threads::All => values_of_panels.par_chunks_mut(len).enumerate().for_each(block),
         }
         Panels { values, pairs, n: b.cols }
     }
@@ -72,7 +80,7 @@ impl<const W: usize> Panels<W> {
         let first = pairs.start / PAIRS * PAIRS;
         let in_block = PAIRS.min(self.pairs - first);
         let at = first * self.n.div_ceil(W) + panel * in_block + pairs.start - first;
-        &self.values[at..at + pairs.len()]
+        &bytemuck::cast_slice(&self.values).as_chunks().0[at..at + pairs.len()]
     }
 }
 
@@ -92,7 +100,7 @@ pub fn left_len(rows: usize, pairs: usize) -> usize {
 /// Rounds and lays out a (M, K), whose rows are contiguous, in the first values of `into`.
 pub fn pack_left<'a>(into: &'a mut [u32], a: Mat) -> Left<'a> {
     let pairs = a.cols.div_ceil(2);
-    vectorized(|| {
+    vectorized!({
         into.chunks_exact_mut(pairs.max(1)).zip(a.each_row()).for_each(|(out, row)| pair_up(out, row))
     });
     Left { pairs: into, row: pairs, pair: 1 }
@@ -100,6 +108,27 @@ pub fn pack_left<'a>(into: &'a mut [u32], a: Mat) -> Left<'a> {
 
 /// c (M, N) = alpha · a (M, K) · b (K, N) + beta · c
 pub fn product(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32, threads: Threads) {
+    match b.n {
+        ..WIDE => product_of_blocks::<BLOCK>(c, alpha, a, b, beta, threads, |_| b.n),
+        _ => product_of_blocks::<WIDE_BLOCK>(c, alpha, a, b, beta, threads, |_| b.n),
+    }
+}
+
+/// As `product` on this thread, of a square c: up to its diagonal, and somewhat above.
+pub fn lower_triangle(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32) {
+    product_of_blocks::<BLOCK>(c, alpha, a, b, beta, Threads::One, |end| b.n.min(end));
+}
+
+/// As `product`; of rows that end before `end` the first `columns(end)` values.
+fn product_of_blocks<const BLOCK: usize>(
+    c: MatMut,
+    alpha: f32,
+    a: Mat,
+    b: &Right,
+    beta: f32,
+    threads: Threads,
+    columns: impl Fn(usize) -> usize + Sync,
+) {
     assert!(a.rows == c.rows && a.cols.div_ceil(2) == b.pairs && b.n == c.cols, "factors do not fit");
     if c.rows == 0 || c.cols == 0 {
         return;
@@ -118,7 +147,7 @@ pub fn product(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32, threads: Thr
                 None => pack_left(&mut scratch, a.columns(2 * first, 2 * PAIRS)),
             };
             let beta = if first == 0 { beta } else { 1.0 };
-            multiply(c, stride, a.rows, alpha, left, b, pairs, 0..b.n, beta);
+            multiply(c, stride, a.rows, alpha, left, b, pairs, 0..columns((i + 1) * BLOCK), beta);
         }
     };
     match threads {
@@ -180,54 +209,9 @@ fn pack_block<const W: usize>(out: &mut [[u32; W]], b: Mat) {
         }
         return;
     }
-    for (col, values) in b.t().each_row().enumerate() {
-        let out = &mut out[col / W * pairs..][..pairs];
-        let (both, last) = values.as_chunks::<2>();
-        for (out, &[low, high]) in out.iter_mut().zip(both) {
-            out[col % W] = pair(low, high);
-        }
-        if let &[low] = last {
-            out[both.len()][col % W] = pair(low, 0.0);
-        }
+    for (panel, out) in out.chunks_exact_mut(pairs).enumerate() {
+        turn(out, b.columns(panel * W, W).t().each_row());
     }
-}
-
-/// Neighbours of a row; the last may stand alone.
-#[inline(always)]
-pub fn pair_up(out: &mut [u32], row: &[f32]) {
-    let (both, last) = row.as_chunks::<2>();
-    out.iter_mut().zip(both).for_each(|(out, &[low, high])| *out = pair(low, high));
-    if let &[low] = last {
-        out[both.len()] = pair(low, 0.0);
-    }
-}
-
-/// Pairs of two rows: zero where they have no value.
-#[inline(always)]
-pub fn interleave(out: &mut [u32], low: &[f32], high: &[f32]) {
-    let len = low.len().min(out.len());
-    if high.len() >= len {
-        out[..len]
-            .iter_mut()
-            .zip(low.iter().zip(high))
-            .for_each(|(out, (&low, &high))| *out = pair(low, high));
-    } else {
-        out[..len].iter_mut().zip(low).for_each(|(out, &low)| *out = pair(low, 0.0));
-    }
-    out[len..].fill(0);
-}
-
-#[inline(always)]
-fn pair(low: f32, high: f32) -> u32 {
-    round(low) >> 16 | round(high) & 0xffff_0000
-}
-
-/// To the nearest bf16, of two equally near ones to the even one, in the upper half. NaN stays one.
-#[inline(always)]
-fn round(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    if x.is_nan() { bits | 0x40_0000 } else { rounded }
 }
 
 #[cfg(test)]
@@ -289,14 +273,5 @@ mod tests {
             beta: 1.0,
         });
         assert_close(&fast, &plain, 1e-5);
-    }
-
-    #[test]
-    fn rounding_is_that_of_the_type() {
-        for bits in (0..=u32::MAX).step_by(65_521) {
-            let x = f32::from_bits(bits);
-            let (got, want) = (f32::from_bits(round(x) & 0xffff_0000), half::bf16::from_f32(x).to_f32());
-            assert!(got == want || (got.is_nan() && want.is_nan()), "{x}: {got}, want {want}");
-        }
     }
 }

@@ -1,6 +1,8 @@
 //! Matrix products on strided views: c = alpha · a b + beta · c.
 
 pub(crate) mod bf16;
+pub(crate) mod pairs;
+mod symmetric;
 mod tile;
 
 use gemm::Parallelism;
@@ -42,12 +44,19 @@ impl Compute {
             Compute::Bf16 => product(c, alpha, a, &Right::pack(b, threads), beta, threads),
         }
     }
+
+    /// As `gemm` on this thread, for a product and a c that are symmetric: little more than half the work.
+    #[track_caller]
+    pub fn symmetric_gemm(self, c: MatMut, alpha: f32, a: Mat, b: Mat, beta: f32) {
+        symmetric::gemm(self, c, alpha, a, b, beta);
+    }
 }
 
 /// Whether products in bf16 are faster than those in f32 here: where the processor has AVX512-BF16.
 pub fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
         && std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     false

@@ -43,7 +43,7 @@ fn run_rows<const N: usize>(tile: Tile) {
         // SAFETY: the processor has these instructions, and the assertions are what the function asks for.
         return unsafe { avx512::run::<N>(tile) };
     }
-    crate::simd::vectorized(|| plain(tile))
+    crate::simd::vectorized!(plain(tile))
 }
 
 #[cfg(target_arch = "x86_64")]

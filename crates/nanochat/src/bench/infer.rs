@@ -257,12 +257,7 @@ fn read_bandwidth() -> f64 {
     let values = vec![1.0f32; 64 << 20];
     let time = |_| {
         let started = Instant::now();
-        let parts = values.par_chunks(4 * CHUNK).map(|part| {
-            vectorized(
-                #[inline(always)]
-                || simd::sum(part),
-            )
-        });
+        let parts = values.par_chunks(4 * CHUNK).map(|part| vectorized!(simd::sum(part)));
         std::hint::black_box(parts.sum::<f32>());
         started.elapsed().as_secs_f64()
     };

@@ -35,7 +35,7 @@ impl Step {
         let chunks = w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
         let chunks = chunks.zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)));
         chunks.for_each(|((w, g), (m, v))| {
-            vectorized(|| {
+            vectorized!({
                 for ((w, g), (m, v)) in w.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
                     let g = clip * g;
                     *m = BETAS.0 * *m + (1.0 - BETAS.0) * g;

@@ -23,7 +23,7 @@ pub fn update(
 ) {
     let (rows, cols) = (w.rows(), w.cols());
     let mut u = vec![0.0; g.len()];
-    vectorized(|| {
+    vectorized!({
         for ((u, buf), g) in u.iter_mut().zip(buf).zip(g) {
             let g = clip * g;
             *buf = momentum * *buf + (1.0 - momentum) * g;
@@ -32,7 +32,7 @@ pub fn update(
     });
     let u = orthogonalize(u, rows, cols, compute);
     let step = lr * (rows as f32 / cols as f32).max(1.0).sqrt();
-    vectorized(|| w.data_mut().iter_mut().zip(&u).for_each(|(w, u)| *w -= step * u));
+    vectorized!(w.data_mut().iter_mut().zip(&u).for_each(|(w, u)| *w -= step * u));
 }
 
 /// x (rows, cols) -> the nearest (semi-)orthogonal matrix, roughly: singular values 0.7 … 1.2.
@@ -41,7 +41,7 @@ pub fn update(
 /// and x ← a x + x (b G + c G²) for tall ones, which is the same on the transpose without moving it.
 fn orthogonalize(mut x: Vec<f32>, rows: usize, cols: usize, compute: Compute) -> Vec<f32> {
     let (a, b, c) = NEWTON_SCHULZ;
-    let norm = vectorized(|| x.chunks(1 << 16).map(|x| f64::from(dot(x, x))).sum::<f64>().sqrt()) as f32;
+    let norm = vectorized!(x.chunks(1 << 16).map(|x| f64::from(dot(x, x))).sum::<f64>().sqrt()) as f32;
     scale(&mut x, 1.0 / (norm + 1e-7));
     let (short, tall) = (rows.min(cols), rows > cols);
     let (mut gram, mut polynomial) = (vec![0.0; short * short], vec![0.0; short * short]);
@@ -49,10 +49,10 @@ fn orthogonalize(mut x: Vec<f32>, rows: usize, cols: usize, compute: Compute) ->
     for _ in 0..NEWTON_SCHULZ_STEPS {
         let view = Mat::new(&x, rows, cols);
         let (left, right) = if tall { (view.t(), view) } else { (view, view.t()) };
-        compute.gemm(MatMut::new(&mut gram, short, short), 1.0, left, right, 0.0, Threads::One);
+        compute.symmetric_gemm(MatMut::new(&mut gram, short, short), 1.0, left, right, 0.0);
         polynomial.copy_from_slice(&gram);
         let gram = Mat::new(&gram, short, short);
-        compute.gemm(MatMut::new(&mut polynomial, short, short), c, gram, gram, b, Threads::One);
+        compute.symmetric_gemm(MatMut::new(&mut polynomial, short, short), c, gram, gram, b);
         next.copy_from_slice(&x);
         let polynomial = Mat::new(&polynomial, short, short);
         let (left, right) = if tall { (view, polynomial) } else { (polynomial, view) };

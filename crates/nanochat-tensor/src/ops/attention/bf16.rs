@@ -6,7 +6,8 @@ use std::ops::Range;
 use super::Shape;
 use super::cpu::{Head, Unit, Values, score_gradient, seen, softmax};
 use crate::gemm::Threads;
-use crate::gemm::bf16::{Left, PANEL, Right, interleave, left_len, multiply, pack_left, pair_up};
+use crate::gemm::bf16::{Left, PANEL, Right, left_len, multiply, pack_left};
+use crate::gemm::pairs::{interleave, pair_up};
 use crate::simd::{self, vectorized};
 
 /// Queries in a block: whole tiles of a product, and few, since the upper triangle is computed in vain.
@@ -32,7 +33,7 @@ pub fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usiz
         let (rows, cols) = (queries.len(), keys.len());
         let left = pack_left(&mut q_left, query.rows(q, queries.clone(), s.d));
         multiply(&mut scores, s.t, rows, s.scale(), left, &keys_turned, 0..d_pairs, keys.clone(), 0.0);
-        vectorized(|| {
+        vectorized!({
             let lines = scores.chunks_exact_mut(s.t).zip(p_left.chunks_exact_mut(t_pairs));
             for ((row, pairs), t) in lines.zip(queries.clone()) {
                 lse[t] = softmax(&mut row[..cols], seen(t, &keys, s.window));
@@ -68,7 +69,7 @@ pub fn backward_unit(dy: &[f32], saved: &Values, s: Shape, b: usize, kvh: usize)
             multiply(&mut p, s.t, rows, s.scale(), left, &keys_turned, 0..d_pairs, keys.clone(), 0.0);
             let left = pack_left(&mut rows_left, dy_rows);
             multiply(&mut ds, s.t, rows, 1.0, left, &values_turned, 0..d_pairs, keys.clone(), 0.0);
-            vectorized(|| {
+            vectorized!({
                 let lines = p
                     .chunks_exact_mut(s.t)
                     .zip(ds.chunks_exact_mut(s.t))

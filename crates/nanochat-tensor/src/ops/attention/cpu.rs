@@ -81,7 +81,7 @@ fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -
         let p = &mut scores[..rows * cols];
         let (q, k) = (query.rows(q, queries.clone(), s.d), key.rows(k, keys.clone(), s.d));
         gemm(MatMut::new(p, rows, cols), s.scale(), q, k.t(), 0.0, Threads::One);
-        vectorized(|| {
+        vectorized!({
             for ((row, t), lse) in
                 p.chunks_exact_mut(cols).zip(queries.clone()).zip(&mut lse[queries.clone()])
             {
@@ -171,7 +171,7 @@ fn backward_unit(dy: &[f32], saved: &Values, s: Shape, b: usize, kvh: usize) -> 
             let (k, v) = (key.rows(saved.k, keys.clone(), s.d), key.rows(saved.v, keys.clone(), s.d));
             gemm(MatMut::new(p, rows, cols), s.scale(), q, k.t(), 0.0, Threads::One);
             gemm(MatMut::new(ds, rows, cols), 1.0, dy_rows, v.t(), 0.0, Threads::One);
-            vectorized(|| {
+            vectorized!({
                 for ((p, ds), t) in
                     p.chunks_exact_mut(cols).zip(ds.chunks_exact_mut(cols)).zip(queries.clone())
                 {

@@ -57,7 +57,7 @@ fn few_rows(y: &mut [f32], x: &Tensor, w: &Tensor) {
         .data()
         .par_chunks(OUTS * inp)
         .map(|w| {
-            vectorized(|| {
+            vectorized!({
                 let products = |x: &[f32]| w.chunks_exact(inp).map(|w| dot(x, w)).collect::<Vec<f32>>();
                 x.data().chunks_exact(inp).flat_map(products).collect()
             })

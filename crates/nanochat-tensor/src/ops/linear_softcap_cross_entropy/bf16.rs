@@ -10,10 +10,12 @@ use rayon::prelude::*;
 
 use super::Output;
 use super::cpu::{Found, cap, finish, unscaled_gradient};
-use crate::gemm::bf16::{Left, Right, interleave, left_len, multiply, pack_left, pair_up};
+use crate::Tensor;
+use crate::gemm::bf16::{Left, Right, left_len, multiply, pack_left};
+use crate::gemm::pairs::{interleave, pair_up};
 use crate::gemm::{Mat, Threads};
+use crate::reuse::{self, Values};
 use crate::simd::{self, vectorized};
-use crate::{Tensor, reuse};
 
 /// Values of g held at a time: 64 MiB, 512 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 32 << 20;
@@ -42,7 +44,7 @@ struct Head {
 struct Segment {
     found: Vec<Found>,
     /// g · lm_head (rows, C)
-    dx: Vec<f32>,
+    dx: Values,
 }
 
 pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -> Output {
@@ -100,7 +102,7 @@ impl Head {
     ) -> Segment {
         let (rows, c) = (targets.len(), self.c);
         let (pairs, c_pairs) = (rows.div_ceil(2), c.div_ceil(2));
-        let (mut found, mut dx) = (vec![Found::default(); rows], vec![0.0; rows * c]);
+        let (mut found, mut dx) = (vec![Found::default(); rows], Values(reuse::any(rows * c)));
         let (mut tile, mut tile_pairs) = (vec![0.0; ROWS * COLS], vec![0; ROWS * COLS / 2]);
         for (first, g) in columns.clone().step_by(COLS).zip(g.chunks_mut(COLS * pairs)) {
             let tile_columns = first..columns.end.min(first + COLS);
@@ -118,7 +120,7 @@ impl Head {
                     tile_columns.clone(),
                     0.0,
                 );
-                vectorized(|| {
+                vectorized!({
                     let rows = tile.chunks_exact_mut(COLS).zip(tile_pairs.chunks_exact_mut(COLS / 2));
                     for (r, (found, (z, pairs))) in found.iter_mut().zip(rows).enumerate() {
                         let z = &mut z[..tile_columns.len()];
@@ -140,7 +142,8 @@ impl Head {
                 });
                 let left = Left { pairs: &tile_pairs, row: COLS / 2, pair: 1 };
                 let k = first / 2..tile_columns.end.div_ceil(2);
-                multiply(dx, c, found.len(), 1.0, left, &self.plain, k, 0..c, 1.0);
+                let beta = if first == columns.start { 0.0 } else { 1.0 };
+                multiply(dx, c, found.len(), 1.0, left, &self.plain, k, 0..c, beta);
             }
         }
         Segment { found, dx }

@@ -61,7 +61,7 @@ pub fn forward(
         let x_mat = Mat::new(&x_rows, rows.len(), c);
         gemm(MatMut::new(logits, rows.len(), v), 1.0, x_mat, w.t(), 0.0, Threads::All);
         let of_row = |(z, &target): (&mut [f32], &usize)| {
-            vectorized(|| Found { capped: cap(z[target]), total: unscaled_gradient(z) })
+            vectorized!(Found { capped: cap(z[target]), total: unscaled_gradient(z) })
         };
         let found: Vec<Found> = logits.par_chunks_mut(v).zip(&targets).map(of_row).collect();
         if !gradients {
@@ -97,12 +97,12 @@ pub fn finish(
     // One thread, in the order of the rows: always the same sum.
     for (r, x) in x_rows.chunks_exact(c).enumerate() {
         nll[rows[r]] = found[r].nll();
-        vectorized(|| simd::axpy(&mut dw[targets[r] * c..][..c], -one_hot(r), x));
+        vectorized!(simd::axpy(&mut dw[targets[r] * c..][..c], -one_hot(r), x));
     }
     dx_rows.par_chunks_exact_mut(c).zip(x_rows.par_chunks_exact_mut(c)).enumerate().for_each(
         |(r, (dx, x))| {
             let factor = weights[rows[r]] / found[r].total;
-            vectorized(|| {
+            vectorized!({
                 x.iter_mut().for_each(|x| *x *= factor);
                 dx.iter_mut().for_each(|dx| *dx *= factor);
                 simd::axpy(dx, -one_hot(r), &lm_head.data()[targets[r] * c..][..c]);
@@ -139,7 +139,5 @@ pub fn cap(z: f32) -> f32 {
 }
 
 pub fn softcap(logits: &mut [f32]) {
-    logits
-        .par_chunks_mut(CHUNK)
-        .for_each(|logits| vectorized(|| logits.iter_mut().for_each(|z| *z = cap(*z))));
+    logits.par_chunks_mut(CHUNK).for_each(|logits| vectorized!(logits.iter_mut().for_each(|z| *z = cap(*z))));
 }

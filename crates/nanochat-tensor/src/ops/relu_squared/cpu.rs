@@ -14,7 +14,7 @@ pub fn backward(dx: &mut Tensor, beta: f32, x: &Tensor, dy: &Tensor) {
     let (x, dy) = (x.data(), dy.data());
     dx.make_mut().par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
         |((dx, x), dy)| {
-            vectorized(|| {
+            vectorized!({
                 dx.iter_mut()
                     .zip(x.iter().zip(dy))
                     .for_each(|(dx, (&x, dy))| *dx = old(*dx, beta) + 2.0 * relu(x) * dy)

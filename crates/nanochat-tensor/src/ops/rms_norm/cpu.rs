@@ -13,7 +13,7 @@ pub fn forward(x: &Tensor) -> (Tensor, Tensor) {
     let (mut y, mut r) = (reuse::any(x.len()), vec![0.0; x.rows()]);
     let work = y.par_chunks_mut(ROWS * c).zip(x.data().par_chunks(ROWS * c)).zip(r.par_chunks_mut(ROWS));
     work.for_each(|((y, x), r)| {
-        vectorized(|| {
+        vectorized!({
             for ((y, x), r) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(r) {
                 *r = reciprocal_rms(x);
                 y.iter_mut().zip(x).for_each(|(y, x)| *y = x * *r);
@@ -30,7 +30,7 @@ pub fn backward(dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor)
     let inputs =
         dy.data().par_chunks(ROWS * c).zip(y.data().par_chunks(ROWS * c)).zip(r.data().par_chunks(ROWS));
     dx.make_mut().par_chunks_mut(ROWS * c).zip(inputs).for_each(|(dx, ((dy, y), r))| {
-        vectorized(|| {
+        vectorized!({
             let rows = dy.chunks_exact(c).zip(y.chunks_exact(c)).zip(r);
             for (dx, ((dy, y), r)) in dx.chunks_exact_mut(c).zip(rows) {
                 add_row_gradient(dx, beta, dy, y, *r);

@@ -15,7 +15,7 @@ pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize]) -> (Tensor,
     let inputs = x.data().par_chunks(TOKENS * h * d).zip(positions.par_chunks(TOKENS));
     let work = y.par_chunks_mut(TOKENS * h * d).zip(r.par_chunks_mut(TOKENS * h)).zip(inputs);
     work.for_each(|((y, r), (x, positions))| {
-        vectorized(|| {
+        vectorized!({
             for (n, ((y, x), r)) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(r).enumerate() {
                 rotate(y, x, table.at(positions[n / h]));
                 *r = reciprocal_rms(y);
@@ -40,7 +40,7 @@ pub fn backward(
     let tensors = dy.data().par_chunks(TOKENS * h * d).zip(y.data().par_chunks(TOKENS * h * d));
     let inputs = tensors.zip(r.data().par_chunks(TOKENS * h)).zip(positions.par_chunks(TOKENS));
     dx.make_mut().par_chunks_mut(TOKENS * h * d).zip(inputs).for_each(|(dx, (((dy, y), r), positions))| {
-        vectorized(|| {
+        vectorized!({
             let heads = dy.chunks_exact(d).zip(y.chunks_exact(d)).zip(r);
             for (n, (dx, ((dy, y), r))) in dx.chunks_exact_mut(d).zip(heads).enumerate() {
                 add_head_gradient(dx, beta, dy, y, *r, table.at(positions[n / h]));
