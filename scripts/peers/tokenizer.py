@@ -1,10 +1,11 @@
 """Trains and encodes the same text with nanochat and with its peers, one after the other: rustbpe and tokenizers
-train, tiktoken encodes on one thread, and both tiktoken and tokenizers check nanochat's ids.
+train, tiktoken encodes on one thread, and both tiktoken and tokenizers check nanochat's ids (--ids).
 
     python -m venv .venv && .venv/bin/pip install rustbpe==0.1.0 tokenizers tiktoken pyarrow regex
     .venv/bin/python scripts/peers/tokenizer.py FOLDER_OF_SHARDS --vocab-size 32768 --train-megabytes 50
 
-Memory is a process's largest above what it held before training, its text excluded: it is read as it is needed.
+With --memory, memory alone is measured. A peer's is the largest of its process above what it held before training, its text
+excluded: it is read as it is needed. Ours is all of the process.
 """
 
 import argparse
@@ -105,6 +106,16 @@ def distinct_megabytes(texts):
     return sum(len(piece.encode()) for piece in pieces) / 1e6
 
 
+def compare_memory(args, work, names):
+    trained = list(documents(sorted(Path(args.shards).glob("*.parquet"))[:-1], args.train_megabytes))
+    characters, distinct = sum(map(len, trained)), distinct_megabytes(trained)
+    memory = our_memory(args, work, characters)
+    per_byte = memory * 1.048576 / distinct
+    print(f"memory  nanochat   {memory:8.0f} MiB, {per_byte:.1f} bytes a byte of the distinct {distinct:.1f} MB", flush=True)
+    for name in names:
+        print(f"        {name:<10} {run_peer(name, args, memory=True)['memory']:8.0f} MiB", flush=True)
+
+
 def alphabet():
     """GPT-2's stand-in for each byte, back to the byte."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -122,15 +133,20 @@ def main():
     parser.add_argument("--no-tokenizers", action="store_true", help="leave the slowest peer out")
     parser.add_argument("--nanochat", default="target/release/nanochat")
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--memory", action="store_true", help="measure memory too, and check ids: slow")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of training instead of speed")
+    parser.add_argument("--ids", action="store_true", help="check that all ids are the same: slow")
     args = parser.parse_args()
     if args.peer:
         return peer(args.peer, args)
 
+    names = ["rustbpe"] if args.no_tokenizers else list(PEERS)
+    work = tempfile.mkdtemp()
+    if args.memory:
+        return compare_memory(args, work, names)
+
     import tiktoken
     from tokenizers import Tokenizer
 
-    work = tempfile.mkdtemp()
     file = f"{work}/tokenizer.json"
     ours = [args.nanochat, "bench", "tok", "--data", args.shards, "--json", "--save", file]
     ours += ["--vocab-size", str(args.vocab_size), "--train-megabytes", str(args.train_megabytes)]
@@ -141,7 +157,6 @@ def main():
     saved = json.loads(Path(file).read_text())
     byte, special = alphabet(), {token["content"] for token in saved["added_tokens"]}
     ranks = {bytes(byte[c] for c in t): i for t, i in saved["model"]["vocab"].items() if t not in special}
-    names = ["rustbpe"] if args.no_tokenizers else list(PEERS)
     for name in names:
         # A peer of a minute is run once.
         runs = [run_peer(name, args)]
@@ -166,15 +181,8 @@ def main():
     print("hard texts of 64 KiB, 256 KiB, 1 MiB, 4 MiB, 16 MiB, MB/s")
     for hard in speed["hard"]:
         print(f"        {hard['text']:<20}", *(f"{rate:8.1f}" for rate in hard["mb_per_second"]))
-    if not args.memory:
+    if not args.ids:
         return
-
-    trained = list(documents(sorted(Path(args.shards).glob("*.parquet"))[:-1], args.train_megabytes))
-    distinct = distinct_megabytes(trained)
-    memory = our_memory(args, work, sum(map(len, trained)))
-    print(f"memory  nanochat   {memory:8.0f} MiB, {memory * 1.048576 / distinct:.1f} bytes per byte of the distinct {distinct:.1f} MB")
-    for name in names:
-        print(f"        {name:<10} {run_peer(name, args, memory=True)['memory']:8.0f} MiB")
     hub = Tokenizer.from_file(file)
     for start in range(0, len(texts), 500):
         text = "\n".join(texts[start : start + 500])
