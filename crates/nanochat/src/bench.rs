@@ -188,7 +188,7 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
         parameters: config.params(),
         device_batch_size: sizes.device_batch_size,
         recompute: sizes.recompute,
-        precision: if gpu_busy.is_some() { Precision::Bf16 } else { sizes.precision },
+        precision: if gpu_busy.is_some() { Precision::Bf16 } else { sizes.precision.chosen() },
         tokens_per_second,
         mfu: peak.map(|peak| {
             config.flops_per_token() * tokens_per_second / (peak * 1e12 * comm.world_size() as f64)

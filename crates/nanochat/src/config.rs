@@ -1,6 +1,7 @@
 //! The model's sizes, all of which follow from `depth` (nanochat's one dial).
 
 use nanochat_tensor::Compute;
+use nanochat_tensor::gemm::has_bf16;
 use serde::{Deserialize, Serialize};
 
 /// Sizes of a GPT, under the names of nanochat's checkpoints.
@@ -37,23 +38,36 @@ impl std::fmt::Display for Recompute {
     }
 }
 
-/// What training on the CPU rounds the factors of its products to; weights, their gradients and all sums are f32 in both.
-/// A GPU trains in bf16 always.
+/// What training on the CPU rounds the factors of its products to; weights, their gradients and all sums are f32 always.
+/// A GPU trains in bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Not at all: the same run on every processor
+    /// To bf16 where the processor has AVX512-BF16 and is faster for it, else not at all
     #[default]
+    Auto,
+    /// Not at all: the same run on every processor
     F32,
-    /// To bf16: faster where the processor has AVX512-BF16
+    /// To bf16
     Bf16,
+}
+
+impl Precision {
+    /// What `Auto` means on this processor.
+    pub fn chosen(self) -> Precision {
+        match self {
+            Precision::Auto if has_bf16() => Precision::Bf16,
+            Precision::Auto => Precision::F32,
+            said => said,
+        }
+    }
 }
 
 impl From<Precision> for Compute {
     fn from(precision: Precision) -> Compute {
-        match precision {
-            Precision::F32 => Compute::F32,
+        match precision.chosen() {
             Precision::Bf16 => Compute::Bf16,
+            _ => Compute::F32,
         }
     }
 }
@@ -61,6 +75,7 @@ impl From<Precision> for Compute {
 impl std::fmt::Display for Precision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Precision::Auto => "auto",
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
         })
