@@ -1,5 +1,5 @@
 #!/bin/sh
-# A bilingual chat model from raw text to a report: docs/example-report.md was made by this, on one H100 in two minutes.
+# A bilingual chat model from raw text to a report: docs/example-report.md was made by this, on one H200 in two and a half minutes.
 #
 #     NANOCHAT_BASE_DIR=/data/run scripts/real_run.sh DATA
 #

@@ -50,29 +50,16 @@ impl Job {
         self.updates.is_closed() || self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// An update on its way to whoever waits for the job.
-    pub fn letter(&mut self, update: Update) -> Letter {
+    pub fn send(&mut self, update: Update) {
         self.over |= matches!(update, Update::Finished(_) | Update::Lost);
-        Letter { to: self.updates.clone(), sample: self.sample, update }
-    }
-}
-
-pub struct Letter {
-    to: mpsc::UnboundedSender<(usize, Update)>,
-    sample: usize,
-    update: Update,
-}
-
-impl Letter {
-    pub fn deliver(self) {
-        let _ = self.to.send((self.sample, self.update)); // the client may have left
+        let _ = self.updates.send((self.sample, update)); // the client may have left
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
         if !self.over {
-            self.letter(Update::Lost).deliver();
+            self.send(Update::Lost);
         }
     }
 }

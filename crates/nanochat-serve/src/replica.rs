@@ -3,9 +3,8 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use nanochat::engine::{Engine, EngineOptions, Event, RequestId, Stats};
@@ -14,7 +13,7 @@ use nanochat_tensor::cuda::gpu_failure;
 use nanochat_tokenizer::Tokenizer;
 
 use crate::metrics::Metrics;
-use crate::queue::{Job, Letter, Queue, Update, Work};
+use crate::queue::{Job, Queue, Update, Work};
 
 /// What the rest of the server sees of a replica.
 pub struct Replica {
@@ -50,12 +49,8 @@ pub fn start(
         let served = catch_unwind(AssertUnwindSafe(|| {
             let engine = Engine::with_options(&model, Some(&tokenizer), options);
             drop(model); // the engine has its own weights
-            thread::scope(|scope| {
-                let (outbox, letters) = channel::<Vec<Letter>>();
-                scope.spawn(move || letters.into_iter().flatten().for_each(Letter::deliver));
-                let (queue, metrics, active) = (&queue, &metrics, HashMap::new());
-                Worker { index, engine, queue, metrics, active, outbox }.serve(options.max_rows, &shared);
-            });
+            Worker { index, engine, queue: &queue, metrics: &metrics, active: HashMap::new() }
+                .serve(options.max_rows, &shared);
         }));
         shared.publish(None);
         queue.replica_ended();
@@ -64,7 +59,7 @@ pub fn start(
             eprintln!("replica {index} has failed and answers nothing more: {why}");
         }
     };
-    let thread = thread::Builder::new().name(format!("replica-{index}"));
+    let thread = std::thread::Builder::new().name(format!("replica-{index}"));
     (replica, thread.spawn(work).expect("a thread for the replica"))
 }
 
@@ -74,8 +69,6 @@ struct Worker<'a> {
     queue: &'a Queue,
     metrics: &'a Metrics,
     active: HashMap<RequestId, Active>,
-    /// What a step brought. Whoever waits for it is woken by another thread, during the next step.
-    outbox: Sender<Vec<Letter>>,
 }
 
 struct Active {
@@ -102,8 +95,7 @@ impl Worker<'_> {
             let events = self.engine.step();
             let stats = self.engine.stats();
             self.metrics.step(&before, &stats);
-            let letters = events.into_iter().filter_map(|event| self.letter(event)).collect();
-            self.outbox.send(letters).expect("the thread ends after this one");
+            events.into_iter().for_each(|event| self.hand_out(event));
             replica.publish(Some(stats));
         }
     }
@@ -121,24 +113,23 @@ impl Worker<'_> {
         }
     }
 
-    /// To whoever waits for the event; None if nobody does any more.
-    fn letter(&mut self, event: Event) -> Option<Letter> {
+    fn hand_out(&mut self, event: Event) {
         match event {
             Event::Token { request, id, logprobs, .. } => {
-                let active = self.active.get_mut(&request)?;
+                let Some(active) = self.active.get_mut(&request) else { return };
                 active.tokens += 1;
                 if active.first.is_none() {
                     active.first = Some(Instant::now());
                     self.metrics.first_token.observe(active.job.arrived.elapsed());
                 }
-                Some(active.job.letter(Update::Token { replica: self.index, id, logprobs }))
+                active.job.send(Update::Token { replica: self.index, id, logprobs });
             }
             Event::Finished { request, finish, .. } => {
-                let mut active = self.active.remove(&request)?;
+                let Some(mut active) = self.active.remove(&request) else { return };
                 if let (Some(first), tokens @ 2..) = (active.first, active.tokens) {
                     self.metrics.token.observe(first.elapsed() / (tokens - 1));
                 }
-                Some(active.job.letter(Update::Finished(finish)))
+                active.job.send(Update::Finished(finish));
             }
         }
     }

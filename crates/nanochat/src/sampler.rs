@@ -67,6 +67,19 @@ pub struct OptionError {
 }
 
 impl SampleOptions {
+    /// The likeliest token, as the model has it.
+    pub const GREEDY: SampleOptions = SampleOptions {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        seed: 0,
+        logprobs: None,
+    };
+
     /// Refuses values without a meaning, NaN included.
     pub fn checked(self) -> Result<SampleOptions, OptionError> {
         let check = |option, found: f32, fits: bool, allowed| match fits {

@@ -9,17 +9,7 @@ use nanochat::sampler::{SampleOptions, Seen, sample};
 use nanochat_tensor::{Precision, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 
-const GREEDY: SampleOptions = SampleOptions {
-    temperature: 0.0,
-    top_k: 0,
-    top_p: 1.0,
-    min_p: 0.0,
-    repetition_penalty: 1.0,
-    presence_penalty: 0.0,
-    frequency_penalty: 0.0,
-    seed: 0,
-    logprobs: None,
-};
+const GREEDY: SampleOptions = SampleOptions::GREEDY;
 
 /// Bytes and the nine special tokens: 265 in all.
 fn byte_tokenizer() -> Tokenizer {

@@ -158,13 +158,14 @@ fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: 
     };
     let mut engine = Engine::with_options(model, None, options);
     let requests = requests(bench, rows, one_prompt);
-    // Kernels are compiled, and products have their algorithms, before anything is timed.
+    // Kernels are compiled, those of decoding too, and products have their algorithms, before anything is timed.
     if !matches!(device, Device::Cpu) {
-        first_tokens(
-            &mut engine,
-            &self::requests(&InferBench { seed: 10, ..bench.clone() }, rows, one_prompt),
-            rows,
-        );
+        let others =
+            self::requests(&InferBench { seed: 10, decode_tokens: 3, ..bench.clone() }, rows, one_prompt);
+        others.into_iter().for_each(|request| _ = engine.submit(request).expect("a prompt that fits"));
+        while !engine.is_idle() {
+            engine.step();
+        }
     }
     let first_token_ms = first_tokens(&mut engine, &requests, rows);
     for request in requests {

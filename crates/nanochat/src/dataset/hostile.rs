@@ -159,6 +159,8 @@ fn pages_that_lie_about_what_they_hold_are_refused() {
     let body = plain(&[b"one", b"two"]);
     let (long, most) = (body.len() as i64, i64::from(i32::MAX));
     let zstd = || Claims { codec: ZSTD, ..Claims::default() };
+    Claims { codec: 2, ..Claims::default() }.write(&path, &page(0, long, [2, 0], b"gzip"));
+    refused(&path, "zstd and snappy");
     let packed = zstd::encode_all(&body[..], 1).unwrap();
     zstd().write(&path, &page(0, most, [2, 0], &packed));
     refused(&path, "a page of 2047 MB is too large");

@@ -109,10 +109,13 @@ impl Rows {
     }
 }
 
-/// The crate wraps the words of others in its own.
+/// The crate wraps the words of others in its own. Of the ways to pack it knows those that unpack no more than a page says.
 pub(crate) fn reason(error: ParquetError) -> String {
     match error {
         ParquetError::External(inner) => inner.to_string(),
+        ParquetError::General(text) if text.starts_with("Disabled feature") => {
+            "its pages are packed by another program than zstd and snappy; write it with one of these".into()
+        }
         error => error.to_string(),
     }
 }

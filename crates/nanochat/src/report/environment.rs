@@ -18,7 +18,7 @@ pub fn environment() -> Map<String, Value> {
         ("cores", std::thread::available_parallelism().ok().map(|cores| cores.to_string())),
         ("memory", memory()),
         ("GPU", gpus()),
-        ("driver", line_value("/proc/driver/nvidia/version", "NVRM version", ':')),
+        ("driver", line_value("/proc/driver/nvidia/version", "NVRM version", ':').map(version)),
     ];
     facts.into_iter().filter_map(|(name, fact)| Some((name.to_string(), Value::from(fact?)))).collect()
 }
@@ -29,6 +29,12 @@ fn system() -> String {
 
 fn memory() -> Option<String> {
     Some(format!("{:.1} GiB", memory_bytes()? / f64::from(1 << 30)))
+}
+
+/// `580.159.04` of `NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build`.
+fn version(line: String) -> String {
+    let is_version = |word: &&str| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit());
+    line.split_whitespace().find(is_version).map_or(line.clone(), String::from)
 }
 
 /// NVIDIA's, as the driver names them.
@@ -94,5 +100,7 @@ mod tests {
         for name in ["nanochat", "compiler", "system", "cores"] {
             assert!(facts[name].as_str().is_some_and(|fact| !fact.is_empty()), "{name}: {facts:?}");
         }
+        let line = "NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (user@host)";
+        assert_eq!(super::version(line.into()), "580.159.04");
     }
 }

@@ -373,7 +373,7 @@ fn samples(model: &Gpt, tokenizer: &Tokenizer, prompts: &[String]) -> Vec<String
             prompt: [vec![bos], tokenizer.encode(prompt)].concat(),
             samples: 1,
             max_tokens: 16,
-            options: SampleOptions { temperature: 0.0, ..SampleOptions::default() },
+            options: SampleOptions::GREEDY,
             stream: 0,
         })
         .collect();

@@ -57,7 +57,7 @@ impl TaskEval {
     ) -> Result<()> {
         let due = step == last_step || is_due(step, self.every);
         for task in self.tasks.iter().filter(|_| due) {
-            let sample = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
+            let sample = SampleOptions::GREEDY;
             let options = ChatEvalOptions { max_tokens: MAX_TOKENS, samples: 1, sample, keep_wrong: 0 };
             let score = chat_eval::evaluate(model, tokenizer, task, &options, &run.comm, &|| ())?;
             run.log(step, &[(&format!("accuracy {}", score.task), score.accuracy)])?;

@@ -88,6 +88,9 @@ mod tests {
         assert_eq!(files, ["hub/a/test-1.parquet", "hub/b/test-1.parquet"].map(|f| temp.path().join(f)));
         let error = find(&["none/*.csv", "own/no.csv"]).unwrap_err().to_string();
         assert!(error.contains("the test items of T are not in"), "{error}");
-        assert!(error.ends_with("put the set there, as none/*.csv or own/no.csv"), "{error}");
+        assert!(
+            error.contains("put the set there, as none/*.csv or own/no.csv; `nanochat data download`"),
+            "{error}"
+        );
     }
 }
