@@ -10,7 +10,7 @@ use crate::split::Splitter;
 
 /// Text read before its pieces are counted in parallel: enough to keep the threads busy, little enough
 /// to stay small beside the counts.
-const BATCH_BYTES: usize = 16 << 20;
+const BATCH_BYTES: usize = 8 << 20;
 
 /// Pieces are spread over so many tables by their hash, so that threads enter them side by side.
 const TABLES: usize = 16;
