@@ -16,17 +16,7 @@ use nanochat_tensor::ops::sample::{Choice, Penalties, choose, log_probabilities}
 use nanochat_tensor::{Comm, Device, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
 
-const GREEDY: SampleOptions = SampleOptions {
-    temperature: 0.0,
-    top_k: 0,
-    top_p: 1.0,
-    min_p: 0.0,
-    repetition_penalty: 1.0,
-    presence_penalty: 0.0,
-    frequency_penalty: 0.0,
-    seed: 0,
-    logprobs: None,
-};
+const GREEDY: SampleOptions = SampleOptions::GREEDY;
 
 /// The GPU, or a line that says that the test was skipped; fails instead where a GPU is demanded.
 fn gpu() -> Option<Device> {

@@ -13,7 +13,7 @@ use super::{DEFAULT_SEED, Settings, quoted};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
-    /// A small model of the built-in world, in about ten minutes on two cores
+    /// A small model of the built-in world, in five to ten minutes on two cores
     Laptop,
     /// Every stage with hardly any training, in seconds: shows that all works
     Smoke,

@@ -66,7 +66,7 @@ impl Thrift<'_> {
             if head == 0 {
                 return Some(());
             }
-            id = if head >> 4 == 0 { self.int()? } else { id + i64::from(head >> 4) };
+            id = if head >> 4 == 0 { self.int()? } else { id.wrapping_add(i64::from(head >> 4)) };
             let kind = head & 15;
             // Of a flag the type is the value.
             if !known(id, kind, self)? && !matches!(kind, 1 | 2) {
@@ -114,6 +114,18 @@ mod tests {
         for end in 0..message.len() - 1 {
             assert!(Thrift(&message[..end]).fields(|_, _, _| Some(false)).is_none(), "cut at {end}");
         }
+    }
+
+    #[test]
+    fn the_number_after_the_largest_is_the_smallest() {
+        // field 2^63 - 1: true; the next one: true
+        let message = [0x01, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0x11, 0];
+        let mut found = Vec::new();
+        let read = Thrift(&message).fields(|id, _, _| {
+            found.push(id);
+            Some(false)
+        });
+        assert_eq!((read, found), (Some(()), vec![i64::MAX, i64::MIN]));
     }
 
     #[test]
