@@ -82,7 +82,7 @@ fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<
     let shape = [args.device_batch_size, loaded.model.config.sequence_len];
     let (mut values, started) = (serde_json::Map::new(), Instant::now());
     for (name, split) in [("train", Split::Train), ("val", Split::Val)] {
-        let mut loader = DataLoader::new(&shards, split, &loaded.tokenizer, shape, None)?;
+        let mut loader = DataLoader::new(&shards, split, &loaded.tokenizer, shape, None, comm)?;
         let batches = args.eval_tokens.div_ceil(shape[0] * shape[1]).max(1);
         let batches = (0..batches).map(|_| loader.next_batch());
         let bpb = bits_per_byte(&loaded.model, batches, &byte_lengths, comm)?;

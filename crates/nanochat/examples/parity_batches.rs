@@ -15,6 +15,7 @@ use nanochat::config::GptConfig;
 use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::gpt::Gpt;
+use nanochat_tensor::Comm;
 use nanochat_tensor::safetensors::SaveAs;
 use nanochat_tokenizer::Tokenizer;
 use safetensors::tensor::{Dtype, TensorView};
@@ -34,7 +35,7 @@ fn main() -> Result<()> {
     write_folder(&out, &Gpt::init(config, SEED), &tokenizer, SaveAs::F32)?;
 
     let shards = Shards::open(&base_dir.join("base_data"), OnBadShard::Refuse)?;
-    let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, shape, None)?;
+    let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, shape, None, &Comm::alone())?;
     let mut tokens: Vec<u8> = Vec::new();
     for _ in 0..steps {
         let batch = loader.next_batch()?;

@@ -42,9 +42,20 @@ pub fn step(
     micro_batches: &[Batch],
     moment: Moment,
 ) -> Result<StepResult, Diverged> {
+    step_meanwhile(model, optimizer, micro_batches, moment, || ()).map(|(result, ())| result)
+}
+
+/// As [`step`], and calls `meanwhile` when a GPU has been told of all backward passes, and is busy with them.
+pub fn step_meanwhile<T>(
+    model: &mut Gpt,
+    optimizer: &mut Optimizer,
+    micro_batches: &[Batch],
+    moment: Moment,
+    meanwhile: impl FnOnce() -> T,
+) -> Result<(StepResult, T), Diverged> {
     let weights = micro_batches.iter().flat_map(|batch| &batch.weights);
     let weight = sum(optimizer.comm(), weights.map(|&weight| f64::from(weight)).sum());
-    step_over(weight as f32, model, optimizer, micro_batches, moment)
+    run(weight as f32, model, optimizer, micro_batches, moment, meanwhile)
 }
 
 /// As [`step`], with the losses' sum divided by `weight`: where weights may be negative, as advantages are,
@@ -56,6 +67,17 @@ pub fn step_over(
     micro_batches: &[Batch],
     moment: Moment,
 ) -> Result<StepResult, Diverged> {
+    run(weight, model, optimizer, micro_batches, moment, || ()).map(|(result, ())| result)
+}
+
+fn run<T>(
+    weight: f32,
+    model: &mut Gpt,
+    optimizer: &mut Optimizer,
+    micro_batches: &[Batch],
+    moment: Moment,
+    meanwhile: impl FnOnce() -> T,
+) -> Result<(StepResult, T), Diverged> {
     let scale = 1.0 / weight;
     let mut grads = Grads::default();
     let mut losses = Vec::with_capacity(micro_batches.len());
@@ -70,6 +92,7 @@ pub fn step_over(
         part("backward", || tape.backward(&loss_sum, scale, &mut grads));
         losses.push(loss_sum);
     }
+    let made = meanwhile();
     let grad_norm = part("optimizer", || optimizer.step(model, &mut grads, moment));
     // Read when all is under way: on a GPU a read waits.
     let loss: f32 = losses.iter().fold(0.0, |sum, loss| sum + scale * loss.item());
@@ -77,7 +100,7 @@ pub fn step_over(
     if !loss.is_finite() || !grad_norm.is_finite() {
         return Err(Diverged { loss, grad_norm });
     }
-    Ok(StepResult { loss, grad_norm })
+    Ok((StepResult { loss, grad_norm }, made))
 }
 
 /// Of the values of all ranks.

@@ -86,8 +86,9 @@ fn is_drawn_near(draw: &impl Fn(f64) -> u32, [low, high]: [f64; 2], id: u32, fro
     halves.into_iter().any(|half| is_drawn_near(draw, half, id, from_above))
 }
 
-/// The same tokens but where the random number falls on the edge between two, which rounding may move (the GPU counts in
-/// 2^-40 of the likeliest token's probability): then the CPU takes the GPU's token with a number a little beside.
+/// The same tokens but where the random number falls on the edge between two, which rounding may move: then the CPU takes
+/// the GPU's token with a number a little beside. A sum of float32 exponentials may also end the top-p tokens one
+/// earlier or later, which moves all edges by as much as that token weighs: 1.5e-5 where all of 65,536 are alike.
 #[test]
 fn tokens_chosen_on_the_gpu_are_those_of_the_cpu() {
     let Some(device) = gpu() else { return };
@@ -127,8 +128,8 @@ fn tokens_chosen_on_the_gpu_are_those_of_the_cpu() {
             if id != expected {
                 moved += 1;
                 assert!(
-                    is_drawn_near(&draw, [uniform - 1e-6, uniform], id, true)
-                        || is_drawn_near(&draw, [uniform, uniform + 1e-6], id, false),
+                    is_drawn_near(&draw, [uniform - 2e-5, uniform], id, true)
+                        || is_drawn_near(&draw, [uniform, uniform + 2e-5], id, false),
                     "row {row} of {v}, {options:?}, {uniform}: the CPU takes {expected}, the GPU {id}"
                 );
             }

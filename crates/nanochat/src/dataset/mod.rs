@@ -63,11 +63,18 @@ struct Shard {
 }
 
 /// Where a row is. `shard` is its index in the split's list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowAt {
     pub shard: usize,
     pub row_group: usize,
     pub row: usize,
+}
+
+/// Whose row groups are read: those whose number in the split is `rank` modulo `world`.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    pub rank: usize,
+    pub world: usize,
 }
 
 /// Up to [`CHUNK_ROWS`] consecutive rows of one row group, the first of them at `at`. A row that is
@@ -125,7 +132,23 @@ impl Shards {
 
     /// One pass over the rows of a split from `from` on.
     pub fn chunks(&self, split: Split, from: RowAt) -> Chunks {
-        Chunks { shards: self.clone(), split, at: from, open: None, bad_rows: 0 }
+        self.chunks_of(split, from, Share { rank: 0, world: 1 })
+    }
+
+    /// As [`Shards::chunks`], of the row groups of one share. Files that have none of them are not opened.
+    pub(crate) fn chunks_of(&self, split: Split, from: RowAt, share: Share) -> Chunks {
+        Chunks { shards: self.clone(), split, share, at: from, open: None, bad_rows: 0 }
+    }
+
+    /// The number of a row group in its split.
+    pub(crate) fn group_number(&self, split: Split, at: RowAt) -> usize {
+        let before = &self.list(split)[..at.shard];
+        before.iter().map(|shard| shard.rows.len()).sum::<usize>() + at.row_group
+    }
+
+    /// Rows of each row group of a shard. None: there are fewer shards.
+    pub(crate) fn row_groups(&self, split: Split, shard: usize) -> Option<&[usize]> {
+        self.list(split).get(shard).map(|shard| &*shard.rows)
     }
 
     pub(crate) fn check_not_empty(&self, split: Split) -> Result<(), DataError> {
@@ -214,6 +237,7 @@ impl Split {
 pub struct Chunks {
     shards: Shards,
     split: Split,
+    share: Share,
     at: RowAt,
     open: Option<(ParquetTexts, Option<shard::Rows>)>,
     /// Of the open file.
@@ -243,11 +267,15 @@ impl Iterator for Chunks {
 
 impl Chunks {
     fn next_in_file(&mut self, shard: &Shard) -> Result<Option<Chunk>, String> {
-        if self.open.is_none() {
-            self.open = Some((ParquetTexts::open(&shard.path, "text")?, None));
-        }
-        let (file, rows) = self.open.as_mut().expect("opened above");
-        while self.at.row_group < file.num_row_groups() {
+        while self.at.row_group < shard.rows.len() {
+            if self.shards.group_number(self.split, self.at) % self.share.world != self.share.rank {
+                self.at = RowAt { row_group: self.at.row_group + 1, row: 0, ..self.at };
+                continue;
+            }
+            if self.open.is_none() {
+                self.open = Some((ParquetTexts::open(&shard.path, "text")?, None));
+            }
+            let (file, rows) = self.open.as_mut().expect("opened above");
             let from = match rows {
                 Some(rows) => rows,
                 None => rows.insert(file.rows(self.at.row_group, self.at.row)?),

@@ -15,9 +15,10 @@ use super::core_metric::{CoreMetric, CoreMetricArgs};
 use super::fit;
 use super::run::{Run, RunSettings, is_due};
 use crate::answer;
+use crate::batch::Batch;
 use crate::checkpoint::Stage;
 use crate::config::GptConfig;
-use crate::dataloader::DataLoader;
+use crate::dataloader::{DataLoader, LoaderState};
 use crate::dataset::{OnBadShard, RowAt, Shards, Split};
 use crate::engine::{Engine, EngineOptions, Request};
 use crate::gpt::Gpt;
@@ -151,7 +152,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
     )?;
     model.recompute = settings.run.recompute;
     model.compute = settings.run.precision.into();
-    let mut loader = DataLoader::mixed(&corpora, Split::Train, &tokenizer, rows, position.as_ref())?;
+    let mut loader = DataLoader::mixed(&corpora, Split::Train, &tokenizer, rows, position.as_ref(), comm)?;
     let schedule = Schedule::Trapezoid {
         num_iterations,
         warmup_ratio: settings.warmup_ratio,
@@ -171,11 +172,20 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
     section.results.insert("tokens".into(), tokens.into());
     run.show_progress("base", num_iterations);
 
+    // A step's micro-batches are taken while the step before it is computed, and saved is the position before them.
+    let feed = |loader: &mut DataLoader, step: usize| -> Result<Fed> {
+        let position = loader.state();
+        let all = if step < num_iterations { 0..grad_accum_steps } else { 0..0 };
+        let all = all.map(|_| loader.next_batch());
+        let micro_batches = part("feeding", || ranks::mine_of(comm, all).collect::<Result<_, _>>())?;
+        Ok(Fed { position, micro_batches })
+    };
+    let mut fed = feed(&mut loader, run.first_step())?;
     for step in run.first_step()..=num_iterations {
         let last = step == num_iterations;
         // Save before evaluating: an evaluation that fails must not cost the run.
         if run.is_save_due(step, last) {
-            run.save(step, &model, &tokenizer, &optimizer, json!(loader.state()))?;
+            run.save(step, &model, &tokenizer, &optimizer, json!(fed.position))?;
         }
         if run.is_interrupted() && !last {
             return Err(run.interrupted(step));
@@ -183,7 +193,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
         if last || is_due(step, settings.eval_every) {
             section.metrics =
                 evaluate(&mut run, step, &model, &tokenizer, &validations, rows, settings.eval_tokens)?;
-            let epochs = log_epochs(&mut run, step, settings, &corpora, &loader)?;
+            let epochs = log_epochs(&mut run, step, settings, &corpora, &fed.position)?;
             section.results.insert("epochs".into(), epochs.into());
         }
         core.measure(&mut run, [step, num_iterations], &model, &tokenizer, &mut section)?;
@@ -201,14 +211,14 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
         }
         let started = Instant::now();
         run.begin_step(step, device);
-        let all = (0..grad_accum_steps).map(|_| loader.next_batch());
-        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, _>>();
-        let micro_batches = part("feeding", feed)?;
         let moment = schedule.at(step);
-        let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
-            .map_err(|diverged| run.diverged(step, diverged))?;
+        let next = || feed(&mut loader, step + 1);
+        let (result, next) =
+            train::step_meanwhile(&mut model, &mut optimizer, &fed.micro_batches, moment, next)
+                .map_err(|diverged| run.diverged(step, diverged))?;
         let seconds = started.elapsed().as_secs_f64();
         run.log_step(step, result, total_batch_size, seconds, moment.lr_multiplier)?;
+        fed = next?;
     }
     run.finish(base_dir, section)
 }
@@ -320,7 +330,7 @@ fn evaluate(
     let byte_lengths = tokenizer.byte_lengths();
     let mut values: Vec<(String, f64)> = Vec::new();
     for Validation { name, corpora } in validations {
-        let mut loader = DataLoader::mixed(corpora, Split::Val, tokenizer, rows, None)?;
+        let mut loader = DataLoader::mixed(corpora, Split::Val, tokenizer, rows, None, &run.comm)?;
         let batches = (0..batches).map(|_| loader.next_batch());
         let bpb = bits_per_byte(model, batches, &byte_lengths, &run.comm)?;
         if !bpb.is_finite() {
@@ -335,16 +345,22 @@ fn evaluate(
     Ok(values.into_iter().map(|(name, value)| (name.replace('_', " "), json!(value))).collect())
 }
 
+/// This rank's micro-batches of a step, and where the loader was before them.
+struct Fed {
+    position: LoaderState,
+    micro_batches: Vec<Batch>,
+}
+
 /// How often each corpus was gone through so far, logged and as words; those of a mixture are told.
 fn log_epochs(
     run: &mut Run,
     step: usize,
     settings: &BaseSettings,
     corpora: &[(Shards, f64)],
-    loader: &DataLoader,
+    position: &LoaderState,
 ) -> Result<String> {
     let mut epochs = Vec::new();
-    for ((shards, _), at) in corpora.iter().zip(loader.state().sources) {
+    for ((shards, _), at) in corpora.iter().zip(&position.sources) {
         let shard = shards.shard_index(Split::Train, &at.shard)?;
         let row = RowAt { shard, row_group: at.row_group, row: at.document };
         epochs.push(at.epoch as f64 + shards.passed(Split::Train, row));
