@@ -102,8 +102,9 @@ impl DecodeRows {
         assert!(!rows.is_empty() && rows.len() <= self.max_rows, "{} rows of {}", rows.len(), self.max_rows);
         let padded = rows.len().next_power_of_two();
         let (r, p) = (self.max_rows, self.max_pages);
-        let mut head = vec![0; r * (3 + TILE_FIELDS)];
-        let mut tables = vec![0; padded * p];
+        // As they lie on the GPU, so that one copy is enough.
+        let mut ints = vec![0; r * (3 + TILE_FIELDS) + padded * p];
+        let (head, tables) = ints.split_at_mut(r * (3 + TILE_FIELDS));
         for (i, row) in rows.iter().enumerate() {
             let DecodeRow { token, position, pages } = *row;
             assert!(position / PAGE < pages.len().min(p), "position {position} of {} pages", pages.len());
@@ -120,8 +121,7 @@ impl DecodeRows {
             head[2 * r + row..][..count].fill(pages as u32);
             head[3 * r + i * TILE_FIELDS..][..3].copy_from_slice(&[row as u32, count as u32, pages as u32]);
         }
-        self.ints.write(0, &head);
-        self.ints.write(head.len(), &tables);
+        self.ints.write(0, &ints);
         Shape { rows: padded, tiles: if tiles.is_empty() { 0 } else { tiles.len().next_power_of_two() } }
     }
 
