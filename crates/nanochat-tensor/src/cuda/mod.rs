@@ -27,6 +27,7 @@ pub(crate) use ints::Ints;
 pub use kernels::cache_dir;
 pub(crate) use kernels::{Launch, blocks, sources};
 pub(crate) use matmul::{Operand, Output, Product};
+pub(crate) use staging::Locked;
 pub(crate) use tensor_map::TensorMap;
 
 /// Why there is no GPU to work on.

@@ -1,11 +1,13 @@
 //! Page-locked memory of the CPU, through which small copies to the GPU go without holding up either side, and back
-//! without a detour.
+//! without a detour; kernels reach it too.
 //!
 //! A copy from ordinary memory waits until the driver has staged it. Here the values of a batch are copied into
 //! a locked buffer, and the copy to the GPU is left to the stream. A buffer is taken again once its copy is done;
 //! as the CPU runs a micro-step or two ahead, a handful of buffers is soon all there is.
 
 use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, result, sys};
 
@@ -17,9 +19,9 @@ pub(super) const LARGEST: usize = 4 << 20;
 
 /// The locked buffers, those in use and those free.
 #[derive(Default)]
-pub(super) struct Staging(Vec<Locked>);
+pub(super) struct Staging(Vec<Pages>);
 
-struct Locked {
+struct Pages {
     ptr: *mut c_void,
     bytes: usize,
     /// Passed by the stream when the last copy from here is done.
@@ -27,12 +29,12 @@ struct Locked {
 }
 
 // SAFETY: a plain allocation, used behind the lock of its owner.
-unsafe impl Send for Locked {}
+unsafe impl Send for Pages {}
 
 impl Staging {
     /// Copies `data` to the address `to` of the GPU, in the stream's order.
     pub fn copy(&mut self, gpu: &Cuda, to: u64, data: &[u8]) {
-        let Locked { ptr, copied, .. } = self.free(gpu, data.len());
+        let Pages { ptr, copied, .. } = self.free(gpu, data.len());
         // SAFETY: the buffer has room for `data` and no copy uses it; `to` is as large by the caller's word, and
         // the buffer stays until the event below has passed.
         let started = unsafe {
@@ -46,7 +48,7 @@ impl Staging {
 
     /// Copies what lies at the address `from` of the GPU, when the stream has come there, and waits for it.
     pub fn fetch(&mut self, gpu: &Cuda, from: u64, into: &mut [u8]) {
-        let Locked { ptr, .. } = self.free(gpu, into.len());
+        let Pages { ptr, .. } = self.free(gpu, into.len());
         // SAFETY: the buffer has room for `into` and no copy uses it, nor anyone else its memory; `from` is as large by
         // the caller's word.
         let locked = unsafe { std::slice::from_raw_parts_mut(ptr.cast::<u8>(), into.len()) };
@@ -57,19 +59,23 @@ impl Staging {
         into.copy_from_slice(locked);
     }
 
-    fn free(&mut self, gpu: &Cuda, bytes: usize) -> &Locked {
-        let free = |locked: &Locked| locked.bytes >= bytes && locked.copied.is_complete();
-        let at = self.0.iter().position(free).unwrap_or_else(|| {
-            self.0.push(Locked::new(gpu, bytes));
-            self.0.len() - 1
-        });
-        &self.0[at]
+    fn free(&mut self, gpu: &Cuda, bytes: usize) -> &Pages {
+        let pages = self.take(gpu, bytes);
+        self.0.push(pages);
+        &self.0[self.0.len() - 1]
+    }
+
+    /// Takes out a buffer that nobody uses.
+    fn take(&mut self, gpu: &Cuda, bytes: usize) -> Pages {
+        let free = |pages: &Pages| pages.bytes >= bytes && pages.copied.is_complete();
+        let at = self.0.iter().position(free);
+        at.map_or_else(|| Pages::new(gpu, bytes), |at| self.0.swap_remove(at))
     }
 }
 
-impl Locked {
+impl Pages {
     /// Sizes are rounded up, so that rows of other lengths find it large enough too.
-    fn new(gpu: &Cuda, bytes: usize) -> Locked {
+    fn new(gpu: &Cuda, bytes: usize) -> Pages {
         let bytes = bytes.next_power_of_two();
         let flags = Some(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         let copied = gpu.check(gpu.context.new_event(flags), "making an event");
@@ -77,16 +83,73 @@ impl Locked {
         let ptr = gpu.check(unsafe { result::malloc_host(bytes, 0) }, "locking memory");
         // SAFETY: just allocated, of so many bytes.
         unsafe { std::ptr::write_bytes(ptr.cast::<u8>(), 0, bytes) };
-        Locked { ptr, bytes, copied }
+        Pages { ptr, bytes, copied }
     }
 }
 
-impl Drop for Locked {
+impl Drop for Pages {
     fn drop(&mut self) {
         // Errors show at the next call to the driver, if there is one.
         let _ = self.copied.synchronize();
         // SAFETY: from `malloc_host`, and no copy reads it any more.
         let _ = unsafe { result::free_host(self.ptr) };
+    }
+}
+
+/// `len` values of the CPU's that a GPU writes or reads where they lie: what is small and asked for at once comes sooner
+/// than by a copy.
+pub(crate) struct Locked<T> {
+    gpu: Arc<Cuda>,
+    pages: Option<Pages>,
+    len: usize,
+    values: PhantomData<T>,
+}
+
+impl<T: bytemuck::Pod> Locked<T> {
+    /// For a kernel to write to.
+    pub fn new(gpu: &Arc<Cuda>, len: usize) -> Locked<T> {
+        gpu.bind();
+        let pages = gpu.staging.lock().unwrap_or_else(|e| e.into_inner()).take(gpu, len * size_of::<T>());
+        Locked { gpu: gpu.clone(), pages: Some(pages), len, values: PhantomData }
+    }
+
+    /// For kernels to read.
+    pub fn of(gpu: &Arc<Cuda>, values: &[T]) -> Locked<T> {
+        let locked = Locked::new(gpu, values.len());
+        // SAFETY: so many values have room, and nobody uses them yet.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), locked.pages().ptr.cast(), values.len()) };
+        locked
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address, on both sides.
+    pub fn ptr(&self) -> u64 {
+        self.pages().ptr as u64
+    }
+
+    /// To be said after every launch that is given the address.
+    pub fn used(&self) {
+        self.gpu.check(self.pages().copied.record(&self.gpu.stream), "recording an event");
+    }
+
+    /// The values after the last use; waits for it.
+    pub fn read(&self) -> Vec<T> {
+        self.gpu.check(self.pages().copied.synchronize(), "waiting for the GPU");
+        // SAFETY: so many values are there, whatever their bits, and what was to write them has ended.
+        unsafe { std::slice::from_raw_parts(self.pages().ptr.cast::<T>(), self.len) }.to_vec()
+    }
+
+    fn pages(&self) -> &Pages {
+        self.pages.as_ref().expect("there until dropped")
+    }
+}
+
+impl<T> Drop for Locked<T> {
+    fn drop(&mut self) {
+        self.gpu.staging.lock().unwrap_or_else(|e| e.into_inner()).0.extend(self.pages.take());
     }
 }
 

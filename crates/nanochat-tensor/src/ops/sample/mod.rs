@@ -4,7 +4,7 @@
 //! Generation only: nothing is recorded.
 
 use crate::Tensor;
-use crate::cuda::{Buffer, Cuda, Dtype, sources};
+use crate::cuda::{Buffer, Cuda, Dtype, Locked, sources};
 use std::sync::Arc;
 
 const THREADS: u32 = 1_024;
@@ -36,24 +36,23 @@ pub struct Penalties<'a> {
     pub answer: &'a [u32],
 }
 
-/// Tokens chosen on the GPU.
-pub struct Chosen(Buffer); // (choices) u32
+/// Tokens chosen on a GPU, which writes them to the CPU's memory.
+pub struct Chosen(Locked<u32>); // (choices)
 
 impl Chosen {
     /// The ids; waits for the GPU.
     pub fn ids(&self) -> Vec<u32> {
-        let mut ids = vec![0; self.0.len()];
-        self.0.gpu().download(self.0.ptr(), &mut ids);
-        ids
+        self.0.read()
     }
 
     /// Given ones, to ask for their log-probabilities.
     pub fn from_ids(logits: &Tensor, ids: &[u32]) -> Chosen {
-        Chosen(logits.buffer().gpu().upload(ids, Dtype::F32))
+        Chosen(Locked::of(logits.buffer().gpu(), ids))
     }
 }
 
-/// Chooses from logits (rows, V), f32 on a GPU.
+/// Chooses from logits (rows, V), f32 on a GPU. Choices and ids stay in the CPU's memory: behind a step comes the kernel
+/// alone, without a copy before it and another behind.
 #[track_caller]
 pub fn choose(logits: &Tensor, choices: &[Choice]) -> Chosen {
     let gpu = logits.buffer().gpu();
@@ -70,12 +69,14 @@ pub fn choose(logits: &Tensor, choices: &[Choice]) -> Chosen {
         let floats = [c.temperature, c.top_p, c.min_p].map(f32::to_bits);
         words.extend([c.row as u32, top_k, floats[0], floats[1], floats[2], of_changed, low, high]);
     }
-    let (choices_on_gpu, chosen) = (gpu.upload(&words, Dtype::F32), gpu.alloc(choices.len(), Dtype::F32));
+    let (words, chosen) = (Locked::of(gpu, &words), Locked::new(gpu, choices.len()));
     let launch = gpu.kernel(sources::sample, "sample_choose").ptr(chosen.ptr()).ptr(logits.ptr());
-    let launch = launch.ptr(changed.as_ref().map_or(0, Buffer::ptr)).ptr(choices_on_gpu.ptr()).u32(v);
+    let launch = launch.ptr(changed.as_ref().map_or(0, Buffer::ptr)).ptr(words.ptr()).u32(v);
     debug_assert_eq!(changed_rows as usize, penalized);
     // SAFETY: a block for each choice, whose rows of `logits` and `changed` exist.
     unsafe { launch.run([choices.len(), 1, 1], THREADS, 0) }
+    words.used();
+    chosen.used();
     Chosen(chosen)
 }
 
@@ -131,6 +132,7 @@ pub fn log_probabilities(
     let launch = launch.ptr(of_rows.ptr()).ptr(chosen.0.ptr()).u32(v).u32(top);
     // SAFETY: a block for each chosen token, all of them and their rows being there; out holds `width` values for each.
     unsafe { launch.run([of.len(), 1, 1], THREADS, 0) }
+    chosen.0.used();
     let mut values = vec![0.0f32; out.len()];
     gpu.download(out.ptr(), &mut values);
     let of_token = |values: &[f32]| {
