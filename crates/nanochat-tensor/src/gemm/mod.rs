@@ -82,6 +82,10 @@ impl<'a> Mat<'a> {
         Mat { data, rows, cols, row_stride, col_stride: 1 }
     }
 
+    pub fn cols(self) -> usize {
+        self.cols
+    }
+
     /// The transposed view.
     pub fn t(self) -> Mat<'a> {
         Mat {
