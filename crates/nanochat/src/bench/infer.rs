@@ -160,8 +160,11 @@ fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: 
     let requests = requests(bench, rows, one_prompt);
     // Kernels are compiled, those of decoding too, and products have their algorithms, before anything is timed.
     if !matches!(device, Device::Cpu) {
+        // So many that the first rows still decode when the last prompt is computed: graphs are made for all rows.
+        let decode_tokens = 3 + (rows * bench.prompt_tokens).div_ceil(options.prompt_tokens);
+        let decode_tokens = decode_tokens.min(bench.decode_tokens);
         let others =
-            self::requests(&InferBench { seed: 10, decode_tokens: 3, ..bench.clone() }, rows, one_prompt);
+            self::requests(&InferBench { seed: 10, decode_tokens, ..bench.clone() }, rows, one_prompt);
         others.into_iter().for_each(|request| _ = engine.submit(request).expect("a prompt that fits"));
         while !engine.is_idle() {
             engine.step();
