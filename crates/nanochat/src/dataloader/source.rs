@@ -3,7 +3,7 @@
 //! Row groups belong to the ranks in turn, by their number in the split, so that every rank knows whose turn it is from
 //! the files' footers alone. The owner of the next rows reads and tokenizes them ahead of time and gives the ids to all,
 //! 2 bytes each: where eight H100 train a d20 with 1.3M tokens a second, 2.6 MB a second to each rank, for which it
-//! reads and tokenizes an eighth of the text.
+//! reads and tokenizes an eighth of the text. Two H100 that train a d8 with 2.4M tokens a second lose nothing by it.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 

@@ -12,7 +12,9 @@ use crate::cuda::{Cuda, Dtype, Operand, Output, Product, blocks, sources};
 use crate::ops::EPS;
 use crate::{Device, Tensor};
 
-/// Rows up to which the kernel here is used.
+/// Rows up to which the kernel here is used. A step of a d20 with 32 rows takes 1,530 us (one H200) with cuBLASLt's products,
+/// 1,680 with four times eight rows here, 1,750 with two blocks of sixteen side by side, and as long with its search of
+/// algorithms for these, too.
 const FEW: usize = 16;
 /// From here on sixteen warps share the columns instead of eight: blocks are few where the columns are many.
 const LONG: usize = 4_096;
