@@ -105,11 +105,16 @@ pub fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
 }
 
 /// e^x to 2 ulp in the range that a softmax or a softcap needs (−87…88; outside it saturates).
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    exp_in_range(x.clamp(-87.0, 88.0))
+}
+
+/// As `exp`, of numbers from −87 to 88. A loop in which one `exp` feeds another is not made of vectors if both have limits.
 /// Range reduction by powers of two, then a polynomial of degree 6 (Cephes' expf coefficients).
 #[inline(always)]
 #[allow(clippy::excessive_precision)] // the two parts of ln 2 are exact
-pub fn exp(x: f32) -> f32 {
-    let x = x.clamp(-87.0, 88.0);
+pub fn exp_in_range(x: f32) -> f32 {
     // Adding 1.5 · 2^23 rounds to the nearest integer, which then stands in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
     let shifted = x * std::f32::consts::LOG2_E + ROUND;

@@ -20,7 +20,7 @@ const CHUNK_ROWS: usize = 1_024;
 const SEGMENTS: usize = 8;
 
 /// Columns that one thread multiplies at a time, without waiting for the others: a d4 trains 1,021 tokens a second (T 1,024,
-/// V 65,536), where products of 64 rows that all threads share gave 759. 256 columns are no faster.
+/// V 65,536), where products of 64 rows that all threads share gave 759. 256 and 1,024 columns are no faster.
 const COLS: usize = 512;
 
 /// Of one row of logits, or of a part of it.
@@ -164,17 +164,18 @@ pub fn finish(
     );
 }
 
-/// Logits to g in place; returns Σ p. The loop writes two arrays, which the compiler turns into vectors; with the sum
-/// inside, it left it scalar.
+/// Logits to g in place; returns Σ p. With u = 1 / (e^(2z/15) + 1), tanh(z/15) is 1 − 2u, so p = e^(−30u) and the slope of the
+/// softcap 4u(1 − u). The loop writes two arrays, which the compiler turns into vectors (1.3 ns a value on Zen 4, and 4.4
+/// without); with the sum inside, it left it scalar.
 #[inline(always)]
 pub fn unscaled_gradient(z: &mut [f32]) -> f32 {
     let (mut total, mut p) = (0.0, [0.0; 256]);
     for z in z.chunks_mut(256) {
         let p = &mut p[..z.len()];
         z.iter_mut().zip(p.iter_mut()).for_each(|(z, p)| {
-            let t = simd::tanh(*z * (1.0 / SOFTCAP));
-            *p = simd::exp(SOFTCAP * t - SOFTCAP);
-            *z = *p * (1.0 - t * t);
+            let u = 1.0 / (simd::exp(*z * (2.0 / SOFTCAP)) + 1.0);
+            *p = simd::exp_in_range(-2.0 * SOFTCAP * u);
+            *z = *p * (4.0 * u * (1.0 - u));
         });
         total += simd::sum(p);
     }
