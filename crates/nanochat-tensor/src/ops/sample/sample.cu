@@ -181,8 +181,30 @@ __device__ inline void sort(List& list, u32 count) {
     __syncthreads();
 }
 
-// Lists at least the k largest of a row, in order; how many, or 0 if too many pass. `mine`: the largest key of every
-// THREADS-th token from this thread's on.
+// f(logit, id) of a thread's share of a row: 16 bytes at a time, if rows begin at such.
+template <class F>
+__device__ inline void each_of_thread(const float* logits, u32 v, F f) {
+    u32 whole = v % 4 ? 0 : v;
+#pragma unroll 8
+    for (u32 i = threadIdx.x * 4; i < whole; i += THREADS * 4) {
+        float4 z = *(const float4*)(logits + i);
+        f(z.x, i);
+        f(z.y, i + 1);
+        f(z.z, i + 2);
+        f(z.w, i + 3);
+    }
+#pragma unroll 8
+    for (u32 i = whole + threadIdx.x; i < v; i += THREADS) f(logits[i], i);
+}
+
+__device__ inline u32 largest_of_thread(const float* logits, u32 v) {
+    u32 largest = 0;
+    each_of_thread(logits, v, [&](float z, u32) { largest = max(largest, key_of(z)); });
+    return largest;
+}
+
+// Lists at least the k largest of a row, in order; how many, or 0 if too many pass. `mine`: the largest key of this
+// thread's share.
 __device__ inline u32 list_largest(List& list, const float* logits, u32 v, u32 k, u32 mine) {
     __shared__ u32 count;
     u32 passes = kth_of_threads(mine, k);
@@ -190,24 +212,16 @@ __device__ inline u32 list_largest(List& list, const float* logits, u32 v, u32 k
     if (threadIdx.x == 0) count = 0;
     __syncthreads();
     if (mine >= passes)
-#pragma unroll 8
-        for (u32 i = threadIdx.x; i < v; i += THREADS) {
-            u32 key = key_of(logits[i]);
-            if (key < passes) continue;
+        each_of_thread(logits, v, [&](float z, u32 id) {
+            u32 key = key_of(z);
+            if (key < passes) return;
             u32 at = atomicAdd(&count, 1);
-            if (at < LISTED) list.keys[at] = key, list.ids[at] = i;
-        }
+            if (at < LISTED) list.keys[at] = key, list.ids[at] = id;
+        });
     __syncthreads();
     if (count > LISTED) return 0;
     sort(list, count);
     return count;
-}
-
-__device__ inline u32 largest_of_thread(const float* logits, u32 v) {
-    u32 key = 0;
-#pragma unroll 8
-    for (u32 i = threadIdx.x; i < v; i += THREADS) key = max(key, key_of(logits[i]));
-    return key;
 }
 
 __device__ inline u32 max_block(u32 x) {
