@@ -20,7 +20,7 @@ pub mod optim;
 pub mod packed;
 pub mod profile;
 mod reduction;
-mod reuse;
+pub mod reuse;
 mod rng;
 pub mod safetensors;
 pub mod simd;

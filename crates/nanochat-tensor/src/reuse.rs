@@ -63,6 +63,13 @@ impl Free {
 #[derive(Clone)]
 pub struct Values(pub Vec<f32>);
 
+impl Values {
+    /// As the function `any`.
+    pub fn any(len: usize) -> Values {
+        Values(any(len))
+    }
+}
+
 impl Drop for Values {
     fn drop(&mut self) {
         if self.0.len() >= SHORTEST {

@@ -4,6 +4,7 @@
 
 mod adamw;
 mod muon;
+mod newton_schulz;
 mod shards;
 mod state;
 mod update;

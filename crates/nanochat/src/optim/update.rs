@@ -6,9 +6,9 @@ use nanochat_tensor::optim::{self, Muon, MuonParam};
 use nanochat_tensor::{Comm, Compute, Device, Tensor, simd};
 use rayon::prelude::*;
 
-use super::muon::{self, NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS};
+use super::newton_schulz::{NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS};
 use super::shards::{Rule, Shard};
-use super::{Moment, Rates, adamw};
+use super::{Moment, Rates, adamw, muon};
 
 /// This rank's part of a shard.
 pub struct Update<'s, 'w> {
