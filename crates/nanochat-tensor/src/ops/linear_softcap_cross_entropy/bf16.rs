@@ -9,13 +9,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Output;
-use super::cpu::{Found, cap, finish, unscaled_gradient};
+use super::cpu::{Found, Segment, cap, finish, joined, put_rows, rows_of, unscaled_gradient};
 use crate::Tensor;
 use crate::gemm::bf16::{Left, Right, left_len, multiply, pack_left};
 use crate::gemm::pairs::{interleave, pair_up};
 use crate::gemm::{Mat, Threads};
 use crate::reuse::{self, Values};
-use crate::simd::{self, vectorized};
+use crate::simd::vectorized;
 
 /// Values of g held at a time: 64 MiB, 512 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 32 << 20;
@@ -40,13 +40,6 @@ struct Head {
     c: usize,
 }
 
-/// What a segment of the vocabulary gives to the rows of a chunk.
-struct Segment {
-    found: Vec<Found>,
-    /// g · lm_head (rows, C)
-    dx: Values,
-}
-
 pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -> Output {
     let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
     let w = Mat::new(lm_head.data(), v, c);
@@ -55,27 +48,21 @@ pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -
     let (mut nll, mut dx, mut dw) = (vec![0.0; n], reuse::zeros(n * c), reuse::zeros(v * c));
     let segment = v.div_ceil(SEGMENTS).next_multiple_of(COLS);
     let chunk_rows = (CHUNK_LOGITS / v).clamp(ROWS, CHUNK_ROWS);
-    let mut g = vec![0; v.next_multiple_of(BLOCK) * chunk_rows.min(rows.len()).div_ceil(2)];
+    let mut g = Values::any(v.next_multiple_of(BLOCK) * chunk_rows.min(rows.len()).div_ceil(2));
     for rows in rows.chunks(chunk_rows) {
-        let mut x_rows: Vec<f32> = rows.iter().flat_map(|&n| &x.data()[n * c..][..c]).copied().collect();
+        let mut x_rows = rows_of(x, rows);
         let x_blocks: Vec<Vec<u32>> = x_rows.par_chunks(ROWS * c).map(|x| left_block(x, c)).collect();
         let (pairs, targets) =
             (rows.len().div_ceil(2), rows.iter().map(|&n| targets[n] as usize).collect::<Vec<_>>());
-        let g = &mut g[..v.next_multiple_of(BLOCK) * pairs];
+        let g: &mut [u32] = bytemuck::cast_slice_mut(&mut g[..v.next_multiple_of(BLOCK) * pairs]);
         let segments: Vec<Segment> = g
             .par_chunks_mut(segment * pairs)
             .enumerate()
             .map(|(i, g)| head.segment(g, i * segment..v.min((i + 1) * segment), &x_blocks, &targets))
             .collect();
-        let found: Vec<Found> = (0..rows.len())
-            .map(|r| segments.iter().map(|s| s.found[r]).fold(Found::default(), Found::and))
-            .collect();
-        let mut dx_rows = vec![0.0; rows.len() * c];
-        simd::par_rows(&mut dx_rows, c, |r, dx| {
-            segments.iter().for_each(|s| simd::axpy(dx, 1.0, &s.dx[r * c..][..c]))
-        });
+        let (found, mut dx_rows) = joined(&segments, c);
         finish(rows, &targets, weights, &found, lm_head, &mut nll, &mut dw, &mut dx_rows, &mut x_rows);
-        rows.iter().zip(dx_rows.chunks_exact(c)).for_each(|(&n, row)| dx[n * c..][..c].copy_from_slice(row));
+        put_rows(&mut dx, rows, &dx_rows, c);
         let x_rows = Right::pack(Mat::new(&x_rows, rows.len(), c), Threads::All);
         dw.par_chunks_mut(BLOCK * c).zip(g.par_chunks(BLOCK * pairs)).for_each(|(dw, g)| {
             let left = Left { pairs: g, row: 1, pair: BLOCK };

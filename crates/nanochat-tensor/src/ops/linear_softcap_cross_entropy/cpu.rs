@@ -68,7 +68,7 @@ pub fn forward(
     let chunk_rows = (CHUNK_LOGITS / v).clamp(16, CHUNK_ROWS);
     let mut g = Values(reuse::any(chunk_rows.min(rows.len()) * v));
     for rows in rows.chunks(chunk_rows) {
-        let mut x_rows: Vec<f32> = rows.iter().flat_map(|&n| &x.data()[n * c..][..c]).copied().collect();
+        let mut x_rows = rows_of(x, rows);
         let targets: Vec<usize> = rows.iter().map(|&n| targets[n] as usize).collect();
         let (g, x_mat) = (&mut g[..rows.len() * v], Mat::new(&x_rows, rows.len(), c));
         let segments: Vec<Segment> = g
@@ -77,19 +77,13 @@ pub fn forward(
             .enumerate()
             .map(|(i, (g, w))| Segment::new(g, x_mat, w, i * segment, &targets, gradients))
             .collect();
-        let found: Vec<Found> = (0..rows.len())
-            .map(|r| segments.iter().map(|s| s.found[r]).fold(Found::default(), Found::and))
-            .collect();
+        let (found, mut dx_rows) = joined(&segments, c);
         if !gradients {
             rows.iter().zip(found).for_each(|(&n, found)| nll[n] = found.nll());
             continue;
         }
-        let mut dx_rows = vec![0.0; rows.len() * c];
-        simd::par_rows(&mut dx_rows, c, |r, dx| {
-            segments.iter().for_each(|s| simd::axpy(dx, 1.0, &s.dx[r * c..][..c]))
-        });
         finish(rows, &targets, weights, &found, lm_head, &mut nll, &mut dw, &mut dx_rows, &mut x_rows);
-        rows.iter().zip(dx_rows.chunks_exact(c)).for_each(|(&n, row)| dx[n * c..][..c].copy_from_slice(row));
+        put_rows(&mut dx, rows, &dx_rows, c);
         let x_rows = Mat::new(&x_rows, rows.len(), c);
         dw.par_chunks_mut(COLS * c).zip(g.par_chunks(COLS * rows.len())).for_each(|(dw, g)| {
             let cols = dw.len() / c;
@@ -102,10 +96,39 @@ pub fn forward(
 }
 
 /// What a segment of the vocabulary gives to the rows of a chunk.
-struct Segment {
-    found: Vec<Found>,
+pub struct Segment {
+    pub found: Vec<Found>,
     /// g · w (rows, C)
-    dx: Values,
+    pub dx: Values,
+}
+
+/// What all segments give together: dx (rows, C), empty where none was asked for.
+pub fn joined(segments: &[Segment], c: usize) -> (Vec<Found>, Values) {
+    let (rows, len) = (segments[0].found.len(), segments[0].dx.len());
+    let all = |r: usize| segments.iter().map(|s| s.found[r]).fold(Found::default(), Found::and);
+    let mut dx = Values::any(len);
+    simd::par_rows(&mut dx, c, |r, dx| {
+        dx.copy_from_slice(&segments[0].dx[r * c..][..c]);
+        segments[1..].iter().for_each(|s| simd::axpy(dx, 1.0, &s.dx[r * c..][..c]));
+    });
+    ((0..rows).map(all).collect(), dx)
+}
+
+/// Some rows of x (n, C), one after the other.
+pub fn rows_of(x: &Tensor, rows: &[usize]) -> Values {
+    let (c, mut some) = (x.cols(), Values::any(rows.len() * x.cols()));
+    simd::par_rows(&mut some, c, |r, row| row.copy_from_slice(&x.data()[rows[r] * c..][..c]));
+    some
+}
+
+/// The other way: `some` into those rows of dx. `rows` go up.
+pub fn put_rows(dx: &mut [f32], rows: &[usize], some: &[f32], c: usize) {
+    let first = rows[0];
+    simd::par_rows(&mut dx[first * c..(rows[rows.len() - 1] + 1) * c], c, |n, row| {
+        if let Ok(r) = rows.binary_search(&(first + n)) {
+            row.copy_from_slice(&some[r * c..][..c]);
+        }
+    });
 }
 
 impl Segment {
