@@ -296,8 +296,7 @@ impl CausalSelfAttention {
 impl Mlp {
     /// x (B·T, C) -> x + MLP of its norm
     fn forward(&self, tape: &Tape, x: &Tensor) -> Tensor {
-        let h = tape.linear(&tape.rms_norm(x), &self.c_fc); // (B·T, 4C)
-        tape.relu_squared_linear_add(x, &h, &self.c_proj)
+        tape.mlp(x, &tape.rms_norm(x), &self.c_fc, &self.c_proj)
     }
 }
 

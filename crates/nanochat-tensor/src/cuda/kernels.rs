@@ -46,7 +46,7 @@ pub(crate) mod sources {
         optim: "../optim/optim.cu",
         paged: "../ops/paged/paged.cu",
         paged_attention: "../ops/mma.cuh" "../ops/paged/paged_attention.cu",
-        relu_squared: "../ops/relu_squared/relu_squared.cu",
+        mlp: "../ops/mlp/mlp.cu",
         rms_norm: "../ops/rms_norm/rms_norm.cu",
         rotary_qk_norm: "../ops/rotary_qk_norm/rotary_qk_norm.cu",
         sample: "../ops/sample/sample.cu",

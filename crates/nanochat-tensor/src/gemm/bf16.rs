@@ -109,16 +109,34 @@ pub fn pack_left<'a>(into: &'a mut [u32], a: Mat) -> Left<'a> {
 
 /// c (M, N) = alpha · a (M, K) · b (K, N) + beta · c
 pub fn product(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32, threads: Threads) {
+    product_of_rows(c, alpha, a, b, beta, threads, nothing, nothing);
+}
+
+/// As `product`, with `before` and `after` called of rows as `Compute::gemm_of_rows` says.
+pub fn product_of_rows(
+    c: MatMut,
+    alpha: f32,
+    a: Mat,
+    b: &Right,
+    beta: f32,
+    threads: Threads,
+    before: impl Fn(usize, &mut [f32]) + Sync,
+    after: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let columns = |_| b.n;
     match b.n {
-        ..WIDE => product_of_blocks::<BLOCK>(c, alpha, a, b, beta, threads, |_| b.n),
-        _ => product_of_blocks::<WIDE_BLOCK>(c, alpha, a, b, beta, threads, |_| b.n),
+        ..WIDE => product_of_blocks::<BLOCK>(c, alpha, a, b, beta, threads, columns, before, after),
+        _ => product_of_blocks::<WIDE_BLOCK>(c, alpha, a, b, beta, threads, columns, before, after),
     }
 }
 
 /// As `product` on this thread, of a square c: up to its diagonal, and somewhat above.
 pub fn lower_triangle(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32) {
-    product_of_blocks::<BLOCK>(c, alpha, a, b, beta, Threads::One, |end| b.n.min(end));
+    let columns = |end| b.n.min(end);
+    product_of_blocks::<BLOCK>(c, alpha, a, b, beta, Threads::One, columns, nothing, nothing);
 }
+
+fn nothing(_: usize, _: &mut [f32]) {}
 
 /// As `product`; of rows that end before `end` the first `columns(end)` values.
 fn product_of_blocks<const BLOCK: usize>(
@@ -129,6 +147,8 @@ fn product_of_blocks<const BLOCK: usize>(
     beta: f32,
     threads: Threads,
     columns: impl Fn(usize) -> usize + Sync,
+    before: impl Fn(usize, &mut [f32]) + Sync,
+    after: impl Fn(usize, &mut [f32]) + Sync,
 ) {
     assert!(a.rows == c.rows && a.cols.div_ceil(2) == b.pairs && b.n == c.cols, "factors do not fit");
     if c.rows == 0 || c.cols == 0 {
@@ -138,6 +158,7 @@ fn product_of_blocks<const BLOCK: usize>(
     let (stride, blocks) = (c.row_stride, c.rows.div_ceil(BLOCK));
     let block = |(i, c): (usize, &mut [f32])| {
         let a = a.part(i * BLOCK, BLOCK);
+        before(i * BLOCK * stride, c);
         let mut scratch = vec![0; left_len(BLOCK, PAIRS)];
         for first in (0..b.pairs.max(1)).step_by(PAIRS) {
             let pairs = first..b.pairs.min(first + PAIRS);
@@ -150,6 +171,7 @@ fn product_of_blocks<const BLOCK: usize>(
             let beta = if first == 0 { beta } else { 1.0 };
             multiply(c, stride, a.rows, alpha, left, b, pairs, 0..columns((i + 1) * BLOCK), beta);
         }
+        after(i * BLOCK * stride, c);
     };
     match threads {
         Threads::One => c.data.chunks_mut(BLOCK * stride).take(blocks).enumerate().for_each(block),

@@ -6,6 +6,9 @@ mod symmetric;
 mod tile;
 
 use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::simd::CHUNK;
 
 pub use bf16::{Right, product};
 
@@ -43,6 +46,32 @@ impl Compute {
             Compute::F32 => gemm(c, alpha, a, b, beta, threads),
             Compute::Bf16 => product(c, alpha, a, &Right::pack(b, threads), beta, threads),
         }
+    }
+
+    /// c (m, n) = a (m, k) · b (k, n) + beta · c on all threads. Of some rows at a time, whose first value is number i of c,
+    /// `before(i, rows)` is called before their product and `after(i, rows)` after it: in bf16 while they are in the cache.
+    #[track_caller]
+    pub fn gemm_of_rows(
+        self,
+        c: MatMut,
+        a: Mat,
+        b: Mat,
+        beta: f32,
+        before: impl Fn(usize, &mut [f32]) + Sync,
+        after: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        assert_eq!(c.row_stride, c.cols, "rows have something between them");
+        if self == Compute::Bf16 {
+            let b = Right::pack(b, Threads::All);
+            return bf16::product_of_rows(c, 1.0, a, &b, beta, Threads::All, before, after);
+        }
+        let MatMut { data, rows, cols, .. } = c;
+        let each = |data: &mut [f32], f: &(dyn Fn(usize, &mut [f32]) + Sync)| {
+            data.par_chunks_mut(CHUNK).enumerate().for_each(|(i, values)| f(i * CHUNK, values));
+        };
+        each(data, &before);
+        gemm(MatMut::new(data, rows, cols), 1.0, a, b, beta, Threads::All);
+        each(data, &after);
     }
 
     /// As `gemm` on this thread, for a product and a c that are symmetric: little more than half the work.

@@ -125,7 +125,6 @@ struct Inputs {
     batch: Batch,
     x: Tensor,          // (B·T, C)
     residual: Tensor,   // (B·T, C)
-    wide: Tensor,       // (B·T, 4C)
     heads: [Tensor; 3], // (B, T, H, D)
     wte: Tensor,        // (V, C)
     lm_head: Tensor,    // (V, C)
@@ -146,7 +145,6 @@ impl Inputs {
             batch: random_batch(v, [b, t]),
             x: activation(&[b * t, c]),
             residual: activation(&[b * t, c]),
-            wide: activation(&[b * t, 4 * c]),
             heads: [(); 3].map(|()| activation(&[b, t, h, config.head_dim()])),
             wte: random(&[v, c], 1.0),
             lm_head: random(&[v, c], 0.02),
@@ -157,7 +155,7 @@ impl Inputs {
     }
 
     fn timed(&self, seconds: f64, ceiling: Ceiling) -> Vec<OpSpeed> {
-        let Inputs { config, device, compute, batch, x, residual, wide, heads, .. } = self;
+        let Inputs { config, device, compute, batch, x, residual, heads, .. } = self;
         let GptConfig { n_embd: c, n_head: h, vocab_size: v, n_layer, .. } = *config;
         let ([b, t], d) = (batch.shape, config.head_dim());
         let n = b * t;
@@ -195,10 +193,7 @@ impl Inputs {
             }),
             product("linear C to C", 3 * n_layer, c, c, &|tape| tape.linear(x, &self.square)),
             product("linear_add C to C", n_layer, c, c, &|tape| tape.linear_add(residual, x, &self.square)),
-            product("linear C to 4C", n_layer, c, 4 * c, &|tape| tape.linear(x, &self.c_fc)),
-            product("relu_squared_linear_add 4C to C", n_layer, c, 4 * c, &|tape| {
-                tape.relu_squared_linear_add(residual, wide, &self.c_proj)
-            }),
+            product("mlp", n_layer, c, 8 * c, &|tape| tape.mlp(residual, x, &self.c_fc, &self.c_proj)),
             // Its gradients are computed along with the loss: forward has all three products.
             time("loss with gradients", 1, TFLOP, loss_flops, &|tape| {
                 tape.linear_softcap_cross_entropy(x, &self.lm_head, &batch.targets, &batch.weights).0

@@ -120,8 +120,7 @@ fn hidden(weights: &GpuWeights, chunk: &Chunk, cache: &mut PagedKv) -> Tensor {
         let mut qkv = tape.linear(&tape.rms_norm(&x), &layer.qkv);
         chunk.enter(&mut qkv, &weights.rotary, cache, place);
         x = tape.linear_add(&x, &chunk.attend(&qkv, cache, place), &layer.attn_proj);
-        let h = tape.linear(&tape.rms_norm(&x), &layer.fc);
-        x = tape.relu_squared_linear_add(&x, &h, &layer.mlp_proj);
+        x = tape.mlp(&x, &tape.rms_norm(&x), &layer.fc, &layer.mlp_proj);
     }
     x
 }

@@ -105,7 +105,7 @@ fn many(
     match epilogue {
         Epilogue::Plain | Epilogue::Add => {}
         Epilogue::ReluSquared => {
-            let launch = gpu.kernel(sources::relu_squared, "relu_squared_forward").ptr(y).ptr(y).u64(len);
+            let launch = gpu.kernel(sources::mlp, "relu_squared_forward").ptr(y).ptr(y).u64(len);
             // SAFETY: y holds `len` values, each changed where it lies by one thread.
             unsafe { launch.run(blocks(len / 8, 256), 256, 0) }
         }

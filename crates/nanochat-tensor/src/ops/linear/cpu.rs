@@ -4,23 +4,37 @@ use crate::Tensor;
 use crate::gemm::{Compute, Mat, MatMut, Threads};
 use crate::ops::elementwise;
 use crate::reuse;
-use crate::simd::{self, dot, vectorized};
+use crate::simd::{dot, vectorized};
 
 /// Up to this many rows (decoding) the weights are read once, as dot products: the product is bound
 /// by memory, and packing it for gemm would read and write them twice more.
 const FEW_ROWS: usize = 8;
 
 pub fn forward(x: &Tensor, w: &Tensor, compute: Compute) -> Tensor {
+    forward_then(x, w, compute, |_, _| ())
+}
+
+/// x wᵀ, and then `after(index of the first value, values)` on all rows, some at a time.
+pub fn forward_then(
+    x: &Tensor,
+    w: &Tensor,
+    compute: Compute,
+    after: impl Fn(usize, &mut [f32]) + Sync,
+) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
     if let Some(w) = w.packed() {
-        return Tensor::new(w.product(x.data(), rows), &output_shape(x, w.shape()[0]));
+        let mut y = w.product(x.data(), rows);
+        after(0, &mut y);
+        return Tensor::new(y, &output_shape(x, w.shape()[0]));
     }
     let mut y = reuse::any(rows * out);
     if rows <= FEW_ROWS {
         few_rows(&mut y, x, w);
+        after(0, &mut y);
     } else {
         let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
-        compute.gemm(MatMut::new(&mut y, rows, out), 1.0, x, w.t(), 0.0, Threads::All);
+        let c = MatMut::new(&mut y, rows, out);
+        compute.gemm_of_rows(c, x, w.t(), 0.0, |_, _| (), after);
     }
     Tensor::new(y, &output_shape(x, out))
 }
@@ -32,9 +46,9 @@ pub fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, compute: Compute) 
         return elementwise::sum(residual, &forward(x, w, compute));
     }
     let mut y = reuse::any(rows * out);
-    simd::par_zip(&mut y, residual.data(), |y, x| y.copy_from_slice(x));
     let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
-    compute.gemm(MatMut::new(&mut y, rows, out), 1.0, x, w.t(), 1.0, Threads::All);
+    let copy = |first: usize, y: &mut [f32]| y.copy_from_slice(&residual.data()[first..][..y.len()]);
+    compute.gemm_of_rows(MatMut::new(&mut y, rows, out), x, w.t(), 1.0, copy, |_, _| ());
     Tensor::new(y, residual.shape())
 }
 
@@ -73,9 +87,21 @@ fn few_rows(y: &mut [f32], x: &Tensor, w: &Tensor) {
 
 /// dx (rows, in) = dy (rows, out) · w (out, in) + beta · dx
 pub fn backward_input(dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor, compute: Compute) {
+    backward_input_then(dx, beta, dy, w, compute, |_, _| ());
+}
+
+/// As `backward_input`, and then `after(index of the first value, values)` on all rows, some at a time.
+pub fn backward_input_then(
+    dx: &mut Tensor,
+    beta: f32,
+    dy: &Tensor,
+    w: &Tensor,
+    compute: Compute,
+    after: impl Fn(usize, &mut [f32]) + Sync,
+) {
     let (rows, out, inp) = (dy.rows(), w.rows(), w.cols());
     let (dy, w) = (Mat::new(dy.data(), rows, out), Mat::new(w.data(), out, inp));
-    compute.gemm(MatMut::new(dx.make_mut(), rows, inp), 1.0, dy, w, beta, Threads::All);
+    compute.gemm_of_rows(MatMut::new(dx.make_mut(), rows, inp), dy, w, beta, |_, _| (), after);
 }
 
 /// dw (out, in) = dy (rows, out)ᵀ · x (rows, in) + beta · dw

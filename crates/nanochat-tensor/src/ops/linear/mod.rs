@@ -1,17 +1,14 @@
 //! y = x wᵀ, no bias.  dx = dy w,  dw = dyᵀ x
 //!
-//! `linear_add` and `relu_squared_linear_add` are what stands at the end of a block's two branches: the residual is added
-//! inside the product, and of relu² only the output is kept, 4 C of the 10 C values a token and layer: its root is all
-//! that backward needs of the input.
+//! `linear_add` is what stands at the end of attention: the residual is added inside the product.
 
 use crate::device::dispatch;
 use crate::gemm::Compute;
-use crate::ops::relu_squared;
 use crate::tensor::Target;
 use crate::{Grads, Tape, Tensor};
 
-mod cpu;
-mod cuda;
+pub(super) mod cpu;
+pub(super) mod cuda;
 
 impl Tape {
     /// x (.., in), w (out, in) -> (.., out)
@@ -38,7 +35,7 @@ impl Tape {
     pub fn linear_add(&self, residual: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
         assert_eq!(x.cols(), w.cols(), "linear: x {:?} does not match w {:?}", x.shape(), w.shape());
         let compute = self.compute;
-        let y = dispatch!(x, forward_add(residual, x, w; compute));
+        let y = forward_add(residual, x, w, compute);
         let (residual, x, w) = (residual.target(), x.clone(), w.clone());
         self.record(&y, move |dy, grads| {
             backward(dy, &x, &w, grads, compute);
@@ -46,33 +43,19 @@ impl Tape {
         });
         y
     }
-
-    /// residual (.., out) + relu²(h (.., in)) · w (out, in)ᵀ -> (.., out)
-    #[track_caller]
-    pub fn relu_squared_linear_add(&self, residual: &Tensor, h: &Tensor, w: &Tensor) -> Tensor {
-        assert_eq!(h.cols(), w.cols(), "linear: h {:?} does not match w {:?}", h.shape(), w.shape());
-        let compute = self.compute;
-        let activated = relu_squared::forward(h);
-        let y = dispatch!(h, forward_add(residual, &activated, w; compute));
-        let (residual, h, w) = (residual.target(), h.target(), w.clone());
-        self.record(&y, move |dy, grads| {
-            let mut dh = h.fresh();
-            dispatch!(dy, backward_input(&mut dh, 0.0, dy, &w; compute));
-            relu_squared::backward_from_output(&mut dh, &activated);
-            add_weight_gradient(dy, &activated, &w.target(), grads, compute);
-            grads.add_to(&h, dh);
-            grads.add_to(&residual, dy.clone());
-        });
-        y
-    }
 }
 
-fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, grads: &mut Grads, compute: Compute) {
+/// residual (.., out) + x (.., in) · w (out, in)ᵀ -> (.., out)
+pub(super) fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, compute: Compute) -> Tensor {
+    dispatch!(x, forward_add(residual, x, w; compute))
+}
+
+pub(super) fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, grads: &mut Grads, compute: Compute) {
     grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, w; compute)));
     add_weight_gradient(dy, x, &w.target(), grads, compute);
 }
 
-fn add_weight_gradient(dy: &Tensor, x: &Tensor, w: &Target, grads: &mut Grads, compute: Compute) {
+pub(super) fn add_weight_gradient(dy: &Tensor, x: &Tensor, w: &Target, grads: &mut Grads, compute: Compute) {
     grads.accumulate(w, |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, x; compute)));
 }
 
@@ -89,15 +72,12 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_a_branch_equals_plain_ops() {
+    fn adding_inside_the_product_equals_plain_ops() {
         let (residual, x, w) = (randn(&[20, 6], 0), randn(&[20, 5], 1), randn(&[6, 5], 2));
         gradcheck(&[residual.clone(), x.clone(), w.clone()], |tape, v| tape.linear_add(&v[0], &v[1], &v[2]));
-        gradcheck(&[residual.clone(), x.clone(), w.clone()], |tape, v| {
-            tape.relu_squared_linear_add(&v[0], &v[1], &v[2])
-        });
         let tape = Tape::off();
-        let plain = tape.residual_add(&residual, &tape.linear(&tape.relu_squared(&x), &w));
-        assert_close(tape.relu_squared_linear_add(&residual, &x, &w).data(), plain.data(), 1e-5);
+        let plain = tape.residual_add(&residual, &tape.linear(&x, &w));
+        assert_close(tape.linear_add(&residual, &x, &w).data(), plain.data(), 1e-5);
     }
 
     #[test]
@@ -152,7 +132,6 @@ mod tests {
             assert_gpu_agrees(&[x.clone(), w.clone()], 1, |tape, v| tape.linear(&v[0], &v[1]));
             let inputs = [x, residual, w];
             assert_gpu_agrees(&inputs, 2, |tape, v| tape.linear_add(&v[1], &v[0], &v[2]));
-            assert_gpu_agrees(&inputs, 2, |tape, v| tape.relu_squared_linear_add(&v[1], &v[0], &v[2]));
         }
     }
 }

@@ -1,33 +1,21 @@
-use rayon::prelude::*;
+use crate::Tensor;
+use crate::gemm::Compute;
+use crate::ops::linear::cpu;
+use crate::simd::vectorized;
 
-use crate::simd::{CHUNK, old, par_zip, vectorized};
-use crate::{Tensor, reuse};
-
-pub fn forward(x: &Tensor) -> Tensor {
-    let mut y = reuse::any(x.len());
-    par_zip(&mut y, x.data(), |y, x| y.iter_mut().zip(x).for_each(|(y, &x)| *y = relu(x) * relu(x)));
-    Tensor::new(y, x.shape())
+/// relu²(x (.., C) · c_fc (4C, C)ᵀ) -> (.., 4C)
+pub fn forward_hidden(x: &Tensor, c_fc: &Tensor, compute: Compute) -> Tensor {
+    cpu::forward_then(x, c_fc, compute, |_, h| {
+        vectorized!(h.iter_mut().for_each(|h| *h = h.max(0.0) * h.max(0.0)));
+    })
 }
 
-/// dx = 2 · max(x, 0) · dy + beta · dx
-pub fn backward(dx: &mut Tensor, beta: f32, x: &Tensor, dy: &Tensor) {
-    let (x, dy) = (x.data(), dy.data());
-    dx.make_mut().par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
-        |((dx, x), dy)| {
-            vectorized!({
-                dx.iter_mut()
-                    .zip(x.iter().zip(dy))
-                    .for_each(|(dx, (&x, dy))| *dx = old(*dx, beta) + 2.0 * relu(x) * dy)
-            })
-        },
-    );
-}
-
-pub fn backward_from_output(dy: &mut Tensor, y: &Tensor) {
-    par_zip(dy.make_mut(), y.data(), |dy, y| dy.iter_mut().zip(y).for_each(|(dy, y)| *dy *= 2.0 * y.sqrt()));
-}
-
-#[inline(always)]
-fn relu(x: f32) -> f32 {
-    if x > 0.0 { x } else { 0.0 }
+/// 2 · max(h, 0) · (dy (.., C) · c_proj (C, 4C)) -> (.., 4C), from activated = max(h, 0)²
+pub fn backward_hidden(dy: &Tensor, c_proj: &Tensor, activated: &Tensor, compute: Compute) -> Tensor {
+    let mut dh = activated.target().fresh();
+    cpu::backward_input_then(&mut dh, 0.0, dy, c_proj, compute, |first, dh| {
+        let activated = &activated.data()[first..][..dh.len()];
+        vectorized!(dh.iter_mut().zip(activated).for_each(|(dh, activated)| *dh *= 2.0 * activated.sqrt()));
+    });
+    dh
 }

@@ -8,20 +8,8 @@ extern "C" __global__ void relu_squared_forward(bf16* y, const bf16* x, u64 len)
     store8(y + i, v);
 }
 
-// dx = 2 max(x, 0) dy, plus dx where `add`
-extern "C" __global__ void relu_squared_backward(bf16* dx, const bf16* x, const bf16* dy, u32 add, u64 len) {
-    u64 i = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
-    if (i >= len) return;
-    Eight v = load8(x + i), g = load8(dy + i), sum = add ? load8(dx + i) : Eight{};
-    for (int j = 0; j < 8; j++) {
-        float positive = v.v[j] > 0.0f ? v.v[j] : 0.0f;
-        sum.v[j] += 2.0f * positive * g.v[j];
-    }
-    store8(dx + i, sum);
-}
-
-// The same from y = max(x, 0)^2, whose root is max(x, 0); dy becomes dx where it lies.
-extern "C" __global__ void relu_squared_backward_from_output(bf16* dy, const bf16* y, u64 len) {
+// dx = 2 max(x, 0) dy from y = max(x, 0)^2, whose root is max(x, 0); dy becomes dx where it lies.
+extern "C" __global__ void relu_squared_backward(bf16* dy, const bf16* y, u64 len) {
     u64 i = 8 * ((u64)blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= len) return;
     Eight square = load8(y + i), g = load8(dy + i);
