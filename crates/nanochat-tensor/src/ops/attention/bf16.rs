@@ -4,10 +4,11 @@
 use std::ops::Range;
 
 use super::Shape;
-use super::cpu::{Head, Unit, Values, score_gradient, seen, softmax};
+use super::cpu::{Head, SavedValues, Unit, score_gradient, seen, softmax};
 use crate::gemm::Threads;
 use crate::gemm::bf16::{Left, PANEL, Right, left_len, multiply, pack_left};
 use crate::gemm::pairs::{interleave, pair_up};
+use crate::reuse::Values;
 use crate::simd::{self, vectorized};
 
 /// Queries in a block: whole tiles of a product, and few, since the upper triangle is computed in vain.
@@ -22,12 +23,12 @@ fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
 }
 
 /// One query head: y (T, D) and log-sum-exp (T)
-pub fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -> (Vec<f32>, Vec<f32>) {
+pub fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -> (Values, Vec<f32>) {
     let (query, key) = (Head::of(s, b, s.h, h), Head::of(s, b, s.kvh, h * s.kvh / s.h));
     let keys_turned = Right::pack(key.rows(k, 0..s.t, s.d).t(), Threads::One); // (D, T)
     let values = Right::pack(key.rows(v, 0..s.t, s.d), Threads::One); // (T, D)
     let (d_pairs, t_pairs) = (s.d.div_ceil(2), s.t.div_ceil(2));
-    let (mut y, mut lse, mut scores) = (vec![0.0; s.t * s.d], vec![0.0; s.t], vec![0.0; BLOCK * s.t]);
+    let (mut y, mut lse, mut scores) = (Values::any(s.t * s.d), vec![0.0; s.t], Values::any(BLOCK * s.t));
     let (mut q_left, mut p_left) = (vec![0; left_len(BLOCK, d_pairs)], vec![0; BLOCK * t_pairs]);
     for (queries, keys) in blocks(s) {
         let (rows, cols) = (queries.len(), keys.len());
@@ -47,15 +48,15 @@ pub fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usiz
     (y, lse)
 }
 
-pub fn backward_unit(dy: &[f32], saved: &Values, s: Shape, b: usize, kvh: usize) -> Unit {
+pub fn backward_unit(dy: &[f32], saved: &SavedValues, s: Shape, b: usize, kvh: usize) -> Unit {
     let group = s.h / s.kvh;
     let (td, key) = (s.t * s.d, Head::of(s, b, s.kvh, kvh));
-    let mut unit = Unit { dq: vec![0.0; group * td], dk: vec![0.0; td], dv: vec![0.0; td] };
+    let mut unit = Unit::new(s);
     let (k, v) = (key.rows(saved.k, 0..s.t, s.d), key.rows(saved.v, 0..s.t, s.d));
     let keys_plain = Right::pack(k, Threads::One); // (T, D)
     let [keys_turned, values_turned] = [k, v].map(|x| Right::pack(x.t(), Threads::One)); // (D, T)
     let (d_pairs, t_pairs, stride) = (s.d.div_ceil(2), s.t.div_ceil(2), s.t.next_multiple_of(4));
-    let (mut p, mut ds) = (vec![0.0; BLOCK * s.t], vec![0.0; BLOCK * s.t]);
+    let [mut p, mut ds] = [(); 2].map(|()| Values::any(BLOCK * s.t));
     let (mut rows_left, mut ds_left) = (vec![0; left_len(BLOCK, d_pairs)], vec![0; BLOCK * t_pairs]);
     let [mut p_turned, mut ds_turned] = [(); 2].map(|()| vec![0; BLOCK / 2 * stride]);
     for h in kvh * group..(kvh + 1) * group {

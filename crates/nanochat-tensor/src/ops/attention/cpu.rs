@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::{Saved, Shape, bf16};
 use crate::gemm::{Compute, Mat, MatMut, Threads, gemm};
+use crate::reuse::Values;
 use crate::simd::{self, vectorized};
 use crate::{Tensor, reuse};
 
@@ -15,7 +16,7 @@ use crate::{Tensor, reuse};
 const BLOCK: usize = 64;
 
 /// The values of what forward saved.
-pub struct Values<'a> {
+pub struct SavedValues<'a> {
     pub q: &'a [f32],
     pub k: &'a [f32],
     pub v: &'a [f32],
@@ -56,7 +57,7 @@ fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
 pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, compute: Compute) -> (Tensor, Tensor) {
     let (shape, q, k, v) = (q.shape(), q.data(), k.data(), v.data());
     let forward_head = if compute == Compute::Bf16 { bf16::forward_head } else { forward_head };
-    let heads: Vec<(Vec<f32>, Vec<f32>)> =
+    let heads: Vec<(Values, Vec<f32>)> =
         (0..s.b * s.h).into_par_iter().map(|n| forward_head(q, k, v, s, n / s.h, n % s.h)).collect();
     let mut y = reuse::any(s.b * s.t * s.h * s.d);
     y.par_chunks_mut(s.t * s.h * s.d).enumerate().for_each(|(b, y)| {
@@ -72,10 +73,9 @@ pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, compute: Compute) -
 }
 
 /// One query head: y (T, D) and log-sum-exp (T)
-fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -> (Vec<f32>, Vec<f32>) {
+fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -> (Values, Vec<f32>) {
     let (query, key) = (Head::of(s, b, s.h, h), Head::of(s, b, s.kvh, h * s.kvh / s.h));
-    let (mut y, mut lse) = (vec![0.0; s.t * s.d], vec![0.0; s.t]);
-    let mut scores = vec![0.0; BLOCK * s.t];
+    let (mut y, mut lse, mut scores) = (Values::any(s.t * s.d), vec![0.0; s.t], Values::any(BLOCK * s.t));
     for (queries, keys) in blocks(s) {
         let (rows, cols) = (queries.len(), keys.len());
         let p = &mut scores[..rows * cols];
@@ -119,7 +119,7 @@ pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, compute: Compute) -> [Tens
     let backward_unit = if compute == Compute::Bf16 { bf16::backward_unit } else { backward_unit };
     let shapes = [saved.q.shape(), saved.k.shape(), saved.v.shape()];
     let [q, k, v, y, lse] = [&saved.q, &saved.k, &saved.v, &saved.y, &saved.lse].map(Tensor::data);
-    let (dy, saved, group) = (dy.data(), Values { q, k, v, y, lse }, s.h / s.kvh);
+    let (dy, saved, group) = (dy.data(), SavedValues { q, k, v, y, lse }, s.h / s.kvh);
     let (mut dq, mut dk, mut dv) =
         (reuse::any(saved.q.len()), reuse::any(saved.k.len()), reuse::any(saved.v.len()));
     let per_row = (s.t * s.h * s.d, s.t * s.kvh * s.d);
@@ -150,16 +150,25 @@ fn scatter(into: &mut [f32], head: &[f32], heads: usize, index: usize, d: usize)
 
 /// Gradients of one key head and the query heads that share it.
 pub struct Unit {
-    pub dq: Vec<f32>, // (H / KVH, T, D)
-    pub dk: Vec<f32>, // (T, D)
-    pub dv: Vec<f32>, // (T, D)
+    pub dq: Values, // (H / KVH, T, D)
+    pub dk: Values, // (T, D)
+    pub dv: Values, // (T, D)
 }
 
-fn backward_unit(dy: &[f32], saved: &Values, s: Shape, b: usize, kvh: usize) -> Unit {
+impl Unit {
+    /// dk and dv are zeros to add to, dq is to be written.
+    pub fn new(s: Shape) -> Unit {
+        let td = s.t * s.d;
+        let [dk, dv] = [(); 2].map(|()| Values(reuse::zeros(td)));
+        Unit { dq: Values::any(s.h / s.kvh * td), dk, dv }
+    }
+}
+
+fn backward_unit(dy: &[f32], saved: &SavedValues, s: Shape, b: usize, kvh: usize) -> Unit {
     let group = s.h / s.kvh;
     let (td, key) = (s.t * s.d, Head::of(s, b, s.kvh, kvh));
-    let mut unit = Unit { dq: vec![0.0; group * td], dk: vec![0.0; td], dv: vec![0.0; td] };
-    let (mut p, mut ds) = (vec![0.0; BLOCK * s.t], vec![0.0; BLOCK * s.t]);
+    let mut unit = Unit::new(s);
+    let [mut p, mut ds] = [(); 2].map(|()| Values::any(BLOCK * s.t));
     for h in kvh * group..(kvh + 1) * group {
         let query = Head::of(s, b, s.h, h);
         let dq = &mut unit.dq[(h - kvh * group) * td..][..td];
