@@ -16,8 +16,16 @@ const SHORTEST: usize = 4_096;
 
 #[derive(Default)]
 struct Free {
-    by_length: HashMap<usize, Vec<Vec<f32>>>,
+    by_length: HashMap<usize, Buffers>,
     values: usize,
+}
+
+/// Of one length.
+#[derive(Default)]
+struct Buffers {
+    free: Vec<Vec<f32>>,
+    /// How many were asked for when none was free: no more than these are kept, whatever else is dropped.
+    made: usize,
 }
 
 static FREE: LazyLock<Mutex<Free>> = LazyLock::new(Mutex::default);
@@ -45,17 +53,29 @@ pub fn zeros(len: usize) -> Vec<f32> {
 
 impl Free {
     fn take(&mut self, len: usize) -> Option<Vec<f32>> {
-        let values = self.by_length.get_mut(&len)?.pop()?;
-        self.values -= len;
-        Some(values)
+        if len < SHORTEST {
+            return None;
+        }
+        let buffers = self.by_length.entry(len).or_default();
+        let taken = buffers.free.pop();
+        match &taken {
+            Some(_) => self.values -= len,
+            None => buffers.made += 1,
+        }
+        taken
     }
 
     fn put(&mut self, values: Vec<f32>) {
-        if self.values + values.len() > LIMIT {
+        let len = values.len();
+        if self.values + len > LIMIT {
             *self = Free::default();
         }
-        self.values += values.len();
-        self.by_length.entry(values.len()).or_default().push(values);
+        let Some(buffers) = self.by_length.get_mut(&len).filter(|buffers| buffers.free.len() < buffers.made)
+        else {
+            return;
+        };
+        buffers.free.push(values);
+        self.values += len;
     }
 }
 
@@ -99,16 +119,34 @@ mod tests {
     #[test]
     fn a_dropped_buffer_is_the_next_one_of_its_length() {
         let len = 123_457; // of no other test
-        drop(Values(vec![7.0; len]));
+        let mut values = Values::any(len);
+        values[5] = 7.0;
+        drop(values);
         assert_eq!(any(len)[5], 7.0);
         drop(Values(vec![7.0; len]));
         assert!(zeros(len).iter().all(|&v| v == 0.0));
     }
 
     #[test]
+    fn no_more_are_kept_than_were_asked_for() {
+        let mut free = Free::default();
+        for _ in 0..2 {
+            assert_eq!(free.take(SHORTEST), None);
+        }
+        for kept in [1, 2, 2] {
+            free.put(vec![0.0; SHORTEST]);
+            assert_eq!(free.values, kept * SHORTEST);
+        }
+        free.put(vec![0.0; SHORTEST + 1]);
+        assert_eq!(free.values, 2 * SHORTEST);
+    }
+
+    #[test]
     fn no_more_than_the_limit_is_kept() {
-        let mut free = Free { values: LIMIT - 10, ..Free::default() };
-        free.put(vec![0.0; 20]);
-        assert_eq!(free.values, 20);
+        let mut free = Free::default();
+        assert_eq!(free.take(SHORTEST), None);
+        free.values = LIMIT - 10;
+        free.put(vec![0.0; SHORTEST]);
+        assert_eq!((free.values, free.by_length.len()), (0, 0));
     }
 }

@@ -24,7 +24,8 @@ const PAIRS: usize = 256;
 const BLOCK: usize = 4 * ROWS;
 
 /// The same for right factors of so many columns that 512 of their rows (1 MiB and more) fill L2: dw of (1,536, 384) with 4,096
-/// rows at 190 instead of 172 GFLOP/s a core. Threads would share a smaller product less evenly.
+/// rows at 190 instead of 172 GFLOP/s a core. Not where threads would share few rows much less evenly, as the three blocks
+/// of 256.
 const WIDE_BLOCK: usize = 8 * ROWS;
 const WIDE: usize = 1_024;
 
@@ -124,9 +125,13 @@ pub fn product_of_rows(
     after: impl Fn(usize, &mut [f32]) + Sync,
 ) {
     let columns = |_| b.n;
-    match b.n {
-        ..WIDE => product_of_blocks::<BLOCK>(c, alpha, a, b, beta, threads, columns, before, after),
-        _ => product_of_blocks::<WIDE_BLOCK>(c, alpha, a, b, beta, threads, columns, before, after),
+    let workers = if threads == Threads::All { rayon::current_num_threads() } else { 1 };
+    // Rows that the busiest thread works on.
+    let most = |block| c.rows.div_ceil(block).div_ceil(workers) * block;
+    if b.n >= WIDE && 10 * most(WIDE_BLOCK) <= 11 * most(BLOCK) {
+        product_of_blocks::<WIDE_BLOCK>(c, alpha, a, b, beta, threads, columns, before, after);
+    } else {
+        product_of_blocks::<BLOCK>(c, alpha, a, b, beta, threads, columns, before, after);
     }
 }
 

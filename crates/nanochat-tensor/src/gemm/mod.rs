@@ -92,7 +92,7 @@ pub fn has_bf16() -> bool {
 }
 
 /// How many threads share one product. Kernels that are parallel themselves use `One`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
     One,
     All,

@@ -1,14 +1,12 @@
 use rayon::prelude::*;
 
-use crate::Tensor;
-use crate::simd::CHUNK;
+use crate::simd::{self, CHUNK};
+use crate::{Tensor, reuse};
 
 pub fn forward(ids: &[u32], wte: &Tensor) -> Tensor {
     let c = wte.cols();
-    let mut y = Vec::with_capacity(ids.len() * c);
-    for &id in ids {
-        y.extend_from_slice(&wte.data()[id as usize * c..][..c]);
-    }
+    let mut y = reuse::any(ids.len() * c);
+    simd::par_rows(&mut y, c, |n, y| y.copy_from_slice(&wte.data()[ids[n] as usize * c..][..c]));
     Tensor::new(y, &[ids.len(), c])
 }
 
