@@ -59,13 +59,13 @@ pub fn skip(why: &str, required: &str) {
 /// The GPU, where there is one; else the test says that it was skipped.
 pub fn gpu() -> Option<Device> {
     static GPU: OnceLock<Result<Device, String>> = OnceLock::new();
-    match GPU.get_or_init(|| Device::cuda(0).map_err(|e| e.to_string())) {
-        Ok(device) => Some(device.clone()),
-        Err(error) => {
-            skip(error, "NANOCHAT_REQUIRE_GPU");
-            None
-        }
-    }
+    let device = GPU.get_or_init(|| Device::cuda(0).map_err(|e| e.to_string()));
+    device.as_ref().inspect_err(|error| skip(error, "NANOCHAT_REQUIRE_GPU")).ok().cloned()
+}
+
+/// As `gpu`, with a stream that no other test has.
+pub fn gpu_alone() -> Option<Device> {
+    gpu().map(|_| Device::cuda(0).expect("it has been opened before"))
 }
 
 /// bf16's seven bits of mantissa, over sums of many terms.

@@ -16,7 +16,8 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// Records what `work` gives to the GPU; none of it runs. Kernels and products must have run once before: the first
-    /// time they are loaded and chosen.
+    /// time they are loaded and chosen. No other thread may give work to this device meanwhile: it would be recorded too, or
+    /// end the driver.
     #[track_caller]
     pub fn record(device: &Device, work: impl FnOnce()) -> Graph {
         let Device::Cuda(gpu) = device else { panic!("graphs are a GPU's") };
@@ -48,11 +49,11 @@ mod tests {
     use super::Graph;
     use crate::Tensor;
     use crate::ops::elementwise;
-    use crate::testing::{gpu, randn};
+    use crate::testing::{gpu_alone, randn};
 
     #[test]
     fn a_graph_does_again_what_was_recorded() {
-        let Some(device) = gpu() else { return };
+        let Some(device) = gpu_alone() else { return };
         let (x, mut sum) = (randn(&[300], 0).to_device(&device), Tensor::zeros(&[300]).to_device(&device));
         let mut add = || elementwise::add_scaled(&mut sum, &x, 1.0, 1.0);
         add();
