@@ -110,11 +110,11 @@ pub fn pack_left<'a>(into: &'a mut [u32], a: Mat) -> Left<'a> {
 
 /// c (M, N) = alpha · a (M, K) · b (K, N) + beta · c
 pub fn product(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32, threads: Threads) {
-    product_of_rows(c, alpha, a, b, beta, threads, nothing, nothing);
+    product_between(c, alpha, a, b, beta, threads, nothing, nothing);
 }
 
-/// As `product`, with `before` and `after` called of rows as `Compute::gemm_of_rows` says.
-pub fn product_of_rows(
+/// As `product`, with `before` and `after` called of blocks of rows as `Compute::gemm_between` says.
+pub fn product_between(
     c: MatMut,
     alpha: f32,
     a: Mat,

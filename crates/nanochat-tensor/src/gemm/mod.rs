@@ -48,10 +48,11 @@ impl Compute {
         }
     }
 
-    /// c (m, n) = a (m, k) · b (k, n) + beta · c on all threads. Of some rows at a time, whose first value is number i of c,
-    /// `before(i, rows)` is called before their product and `after(i, rows)` after it: in bf16 while they are in the cache.
+    /// c (m, n) = a (m, k) · b (k, n) + beta · c on all threads. `before(i, values)` is called of all values of c before they
+    /// are summed, some at a time, the first of which is number i, and `after` when they are: in bf16 of blocks of rows while
+    /// they are in the cache, in f32 in passes of their own.
     #[track_caller]
-    pub fn gemm_of_rows(
+    pub fn gemm_between(
         self,
         c: MatMut,
         a: Mat,
@@ -63,7 +64,7 @@ impl Compute {
         assert_eq!(c.row_stride, c.cols, "rows have something between them");
         if self == Compute::Bf16 {
             let b = Right::pack(b, Threads::All);
-            return bf16::product_of_rows(c, 1.0, a, &b, beta, Threads::All, before, after);
+            return bf16::product_between(c, 1.0, a, &b, beta, Threads::All, before, after);
         }
         let MatMut { data, rows, cols, .. } = c;
         let each = |data: &mut [f32], f: &(dyn Fn(usize, &mut [f32]) + Sync)| {

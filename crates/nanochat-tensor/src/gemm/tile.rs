@@ -81,7 +81,7 @@ mod avx512 {
             }
         }
         // With constants for bounds the sums stay in registers. Where the rows were counted as they came, the compiler kept all
-        // 24 on the stack, zeroed before and read again after: 4 % of training.
+        // 24 on the stack, zeroed before and read again after: 3 % of training a d6.
         let (alpha, factor) = (_mm512_set1_ps(alpha), _mm512_set1_ps(beta));
         let masks =
             [(1u32 << cols.min(16)) - 1, (1u32 << cols.saturating_sub(16)) - 1].map(|mask| mask as __mmask16);

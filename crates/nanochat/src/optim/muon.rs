@@ -1,5 +1,5 @@
 //! Muon (Jordan et al. 2024): momentum whose update is orthogonalized by five Newton–Schulz steps, so
-//! that every direction of a matrix moves by about the same amount. In f32 on the CPU.
+//! that every direction of a matrix moves by about the same amount. On the CPU.
 
 use nanochat_tensor::reuse::Values;
 use nanochat_tensor::simd::vectorized;

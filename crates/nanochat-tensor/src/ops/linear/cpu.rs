@@ -34,7 +34,7 @@ pub fn forward_then(
     } else {
         let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
         let c = MatMut::new(&mut y, rows, out);
-        compute.gemm_of_rows(c, x, w.t(), 0.0, |_, _| (), after);
+        compute.gemm_between(c, x, w.t(), 0.0, |_, _| (), after);
     }
     Tensor::new(y, &output_shape(x, out))
 }
@@ -48,7 +48,7 @@ pub fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, compute: Compute) 
     let mut y = reuse::any(rows * out);
     let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
     let copy = |first: usize, y: &mut [f32]| y.copy_from_slice(&residual.data()[first..][..y.len()]);
-    compute.gemm_of_rows(MatMut::new(&mut y, rows, out), x, w.t(), 1.0, copy, |_, _| ());
+    compute.gemm_between(MatMut::new(&mut y, rows, out), x, w.t(), 1.0, copy, |_, _| ());
     Tensor::new(y, residual.shape())
 }
 
@@ -101,7 +101,7 @@ pub fn backward_input_then(
 ) {
     let (rows, out, inp) = (dy.rows(), w.rows(), w.cols());
     let (dy, w) = (Mat::new(dy.data(), rows, out), Mat::new(w.data(), out, inp));
-    compute.gemm_of_rows(MatMut::new(dx.make_mut(), rows, inp), dy, w, beta, |_, _| (), after);
+    compute.gemm_between(MatMut::new(dx.make_mut(), rows, inp), dy, w, beta, |_, _| (), after);
 }
 
 /// dw (out, in) = dy (rows, out)ᵀ · x (rows, in) + beta · dw
