@@ -23,6 +23,7 @@ pub mod exam_eval;
 pub mod gpt;
 pub mod huggingface;
 pub mod ingest;
+pub mod json;
 pub mod language;
 pub mod lines;
 pub mod loss_eval;
