@@ -114,6 +114,11 @@ impl Access {
         Ok(())
     }
 
+    /// Whether the web page from `origin` may ask from its own address; `*` lets every page.
+    fn allows(&self, origin: &HeaderValue) -> bool {
+        self.origin.as_ref().is_some_and(|allowed| allowed == "*" || allowed == origin)
+    }
+
     fn check_host(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let name = host.rsplit_once(':').map_or(host, |(name, port)| {
@@ -131,8 +136,9 @@ impl Access {
 /// In front of every route.
 pub async fn check(State(server): State<Shared>, request: Request, next: Next) -> Response {
     let access = &server.access;
-    if request.method() == Method::OPTIONS && access.origin.is_some() {
-        return with_origin(StatusCode::NO_CONTENT.into_response(), access);
+    let page = request.headers().get(header::ORIGIN).filter(|page| access.allows(page)).cloned();
+    if let Some(page) = page.as_ref().filter(|_| request.method() == Method::OPTIONS) {
+        return preflight(page, request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS));
     }
     let refused = access.check_host(request.headers()).and_then(|()| {
         if is_public(request.uri().path()) {
@@ -143,12 +149,20 @@ pub async fn check(State(server): State<Shared>, request: Request, next: Next) -
         if request.method() == Method::POST { access.limit(client) } else { Ok(()) }
     });
     let route = server.route_name(request.uri().path());
-    let response = match refused {
+    let mut response = match refused {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
     server.metrics.answered(route, response.status().as_u16());
-    with_origin(response, access)
+    let headers = response.headers_mut();
+    if access.origin.is_some() {
+        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    }
+    if let Some(page) = page {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, page);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
+    }
+    response
 }
 
 /// The page itself holds no secret, and a load balancer has no key.
@@ -156,15 +170,18 @@ fn is_public(path: &str) -> bool {
     matches!(path, "/health" | "/ready") || crate::page::find(path).is_some()
 }
 
-fn with_origin(mut response: Response, access: &Access) -> Response {
-    if let Some(origin) = &access.origin {
-        let headers = response.headers_mut();
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        headers.insert(header::VARY, HeaderValue::from_static("origin"));
-        let allowed = HeaderValue::from_static("authorization, content-type");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+/// What a browser asks before it lets `page` send a request: any header may come along, since packages for the API send
+/// their own (`x-stainless-os` and others), and none of them gives more than a program without a browser has.
+fn preflight(page: &HeaderValue, asked: Option<&HeaderValue>) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+    if let Some(asked) = asked {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
     }
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200")); // Chromium's longest
+    headers.insert(header::VARY, HeaderValue::from_static("origin, access-control-request-headers"));
     response
 }
 
