@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use nanochat::json;
 
 use crate::error::ApiError;
+use crate::fields::{Fields, FromFields};
 
-/// Largest body: 32,000 characters, however they are escaped, and room for everything else.
+/// Largest body: many times what a context holds, in which a long chat may still be cut to it.
 pub const LARGEST: usize = 1 << 20;
 
 /// A body that takes longer is given up.
@@ -18,23 +19,41 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 pub struct JsonBody<T>(pub T);
 
-impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
+impl<T: FromFields, S: Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<JsonBody<T>, ApiError> {
-        // Also what keeps web pages of others out: a browser sends JSON elsewhere only after asking, and is told no.
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        if !kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("application/json")) {
+        if !says_json(request.headers()) {
             let message = "the body must be JSON, with the header Content-Type: application/json";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        let body = read(request).await?;
-        let text = std::str::from_utf8(&body)
-            .map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "the body is not UTF-8"))?;
-        let parsed = serde_json::from_str(text);
-        parsed.map(JsonBody).map_err(|error| {
-            ApiError::new(StatusCode::BAD_REQUEST, format!("the body does not fit: {error}"))
-        })
+        let mut fields = parse(&read(request).await?)?;
+        let parsed = T::from_fields(&mut fields)?;
+        fields.finish()?;
+        Ok(JsonBody(parsed))
+    }
+}
+
+/// Also what keeps web pages of others out: a browser sends JSON elsewhere only after asking, and is told no. It may
+/// send a body of no kind without asking, but then says where the page is from.
+fn says_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else {
+        return !headers.contains_key(header::ORIGIN);
+    };
+    let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("application/json")
+}
+
+/// Half an emoji in a text, cut there by whoever sent it, becomes U+FFFD; a number that is none has no such meaning.
+fn parse(body: &[u8]) -> Result<Fields, ApiError> {
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
+    let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, message);
+    match json::parse(body) {
+        Ok((_, mended)) if mended.numbers > 0 => {
+            Err(bad("the body has NaN or Infinity, which JSON does not know".into()))
+        }
+        Ok((body, _)) => Fields::of_body(body),
+        Err(error) => Err(bad(format!("the body is {error}"))),
     }
 }
 

@@ -57,6 +57,9 @@ pub async fn serve(
         let service = TowerToHyperService::new(router.clone());
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert::<SocketAddr>(peer);
+            if let Some(path) = crate::meant(request.uri().path()).and_then(|path| path.parse().ok()) {
+                *request.uri_mut() = path;
+            }
             hyper::service::Service::call(&service, request.map(Body::new))
         });
         let connection = drain.watch(http.serve_connection(TokioIo::new(stream), with_peer));

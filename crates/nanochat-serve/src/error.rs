@@ -1,5 +1,7 @@
 //! What went wrong, in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,7 +16,7 @@ pub struct ApiError {
     status: StatusCode,
     message: String,
     /// Which field of the request is meant.
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
     code: Option<&'static str>,
     retry_after: Option<u64>,
 }
@@ -24,8 +26,8 @@ impl ApiError {
         ApiError { status, message: message.into(), param: None, code: None, retry_after: None }
     }
 
-    pub fn bad(param: &'static str, message: impl Into<String>) -> ApiError {
-        ApiError { param: Some(param), ..ApiError::new(StatusCode::BAD_REQUEST, message) }
+    pub fn bad(param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> ApiError {
+        ApiError { param: Some(param.into()), ..ApiError::new(StatusCode::BAD_REQUEST, message) }
     }
 
     pub fn code(self, code: &'static str) -> ApiError {

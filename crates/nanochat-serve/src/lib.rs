@@ -15,6 +15,7 @@ mod body;
 mod connection;
 mod error;
 mod events;
+mod fields;
 mod generation;
 mod metrics;
 mod native;
@@ -133,11 +134,12 @@ impl Server {
     }
 }
 
-const ROUTES: [&str; 9] = [
+const ROUTES: [&str; 10] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/models",
     "/chat/completions",
+    "/models",
     "/tokenize",
     "/health",
     "/ready",
@@ -151,6 +153,7 @@ fn router(server: Shared) -> Router {
         .route("/v1/completions", post(openai::completions::completions))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{id}", get(openai::model))
+        .route("/models", get(openai::models))
         .route("/tokenize", post(native::tokenize))
         .route("/chat/completions", post(native::chat))
         .route("/stats", get(native::stats))
@@ -161,6 +164,13 @@ fn router(server: Shared) -> Router {
         .fallback(page::serve)
         .layer(axum::middleware::from_fn_with_state(server.clone(), access::check))
         .with_state(server)
+}
+
+/// The route that a client means who joined addresses with a slash too many, such as `http://host//v1/models/`.
+fn meant(path: &str) -> Option<String> {
+    let steps: Vec<&str> = path.split('/').filter(|step| !step.is_empty()).collect();
+    let meant = format!("/{}", steps.join("/"));
+    (meant != path && ROUTES.contains(&meant.as_str())).then_some(meant)
 }
 
 async fn wrong_method() -> ApiError {

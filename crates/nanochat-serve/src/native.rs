@@ -1,28 +1,100 @@
 //! nanochat's own routes: `/chat/completions` as its web page speaks it, `/stats`, `/health`, and `/tokenize`.
 
+use std::ops::RangeInclusive;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use nanochat::conversation::{PartKind, Role};
+use nanochat::conversation::{Message, PartKind, Role};
 use nanochat::engine::Request;
 use nanochat::sampler::SampleOptions;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Shared;
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::events;
+use crate::fields::{Fields, FromFields};
 use crate::generation::Generation;
-use crate::openai::chat::{ChatMessage, messages, prompt};
+use crate::openai::chat;
+use crate::openai::messages::messages;
+use crate::openai::sampling::within;
+use crate::openai::turns::{alternating, prompt};
+use crate::openai::unsupported::{self, refuse};
 
-#[derive(Deserialize)]
-pub struct ChatRequest {
-    messages: Vec<ChatMessage>,
-    temperature: Option<f32>,
-    max_tokens: Option<usize>,
-    top_k: Option<usize>,
+/// What `/chat/completions` takes: the page's form or, where a model is named, OpenAI's. Clients of that API come here
+/// if their address ends before `/v1`.
+pub enum ChatRequest {
+    Native(NativeRequest),
+    OpenAi(chat::ChatRequest),
+}
+
+pub struct NativeRequest {
+    messages: Vec<Message>,
+    temperature: f32,
+    max_tokens: usize,
+    top_k: usize,
+}
+
+impl FromFields for ChatRequest {
+    fn from_fields(fields: &mut Fields) -> Result<ChatRequest, ApiError> {
+        match fields.has("model") {
+            true => FromFields::from_fields(fields).map(ChatRequest::OpenAi),
+            false => FromFields::from_fields(fields).map(ChatRequest::Native),
+        }
+    }
+}
+
+impl FromFields for NativeRequest {
+    fn from_fields(fields: &mut Fields) -> Result<NativeRequest, ApiError> {
+        let request = NativeRequest {
+            messages: messages(fields)?,
+            temperature: within("temperature", fields.number("temperature")?.unwrap_or(0.8), 0.0, 2.0)?,
+            max_tokens: whole(fields, "max_tokens", 1..=4096)?.unwrap_or(512),
+            top_k: whole(fields, "top_k", 0..=200)?.unwrap_or(50),
+        };
+        check_limits(&request.messages)?;
+        refuse(
+            fields,
+            &[("stream", |stream| *stream == json!(true), "without a model this answer is always streamed")],
+        )?;
+        Ok(request)
+    }
+}
+
+fn whole(
+    fields: &mut Fields,
+    field: &'static str,
+    range: RangeInclusive<i128>,
+) -> Result<Option<usize>, ApiError> {
+    match fields.whole(field)? {
+        Some(found) if !range.contains(&found) => {
+            let (least, most) = range.into_inner();
+            Err(ApiError::bad(field, format!("{field} must be {least} to {most}, found {found}")))
+        }
+        found => Ok(found.map(|found| found as usize)),
+    }
+}
+
+/// What a chat of nanochat's own server may have.
+fn check_limits(messages: &[Message]) -> Result<(), ApiError> {
+    let bad = |message: String| Err(ApiError::bad("messages", message));
+    if !(1..=500).contains(&messages.len()) {
+        return bad(format!("1 to 500 messages may be sent, found {}", messages.len()));
+    }
+    let mut all = 0;
+    for (i, message) in messages.iter().enumerate() {
+        if message.role == Role::System {
+            return bad(format!("messages[{i}].role must be user or assistant"));
+        }
+        let length = message.content.text().chars().count();
+        if !(1..=8_000).contains(&length) {
+            return bad(format!("messages[{i}]: 1 to 8000 characters may be sent, found {length}"));
+        }
+        all += length;
+    }
+    if all > 32_000 { bad(format!("32000 characters may be sent in all, found {all}")) } else { Ok(()) }
 }
 
 /// `data: {"token": "…", "gpu": 0}` for every piece of text, `data: {"done": true}` at the end.
@@ -30,24 +102,18 @@ pub async fn chat(
     State(server): State<Shared>,
     JsonBody(request): JsonBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let messages = messages(&request.messages)?;
-    if messages.iter().any(|message| message.role == Role::System) {
-        return Err(ApiError::bad("messages", "the role must be user or assistant"));
-    }
-    let limited = |param, value: f32, most: f32| match (0.0..=most).contains(&value) {
-        true => Ok(value),
-        false => Err(ApiError::bad(param, format!("{param} must be 0 to {most}, found {value}"))),
+    let request = match request {
+        ChatRequest::Native(request) => request,
+        ChatRequest::OpenAi(request) => return chat::answer(server, request).await,
     };
+    let messages = alternating(request.messages)?;
     let options = SampleOptions {
-        temperature: limited("temperature", request.temperature.unwrap_or(0.8), 2.0)?,
-        top_k: limited("top_k", request.top_k.unwrap_or(50) as f32, 200.0)? as usize,
+        temperature: request.temperature,
+        top_k: request.top_k,
         seed: server.fresh_seed(),
         ..SampleOptions::default()
     };
-    let asked = request.max_tokens.unwrap_or(512);
-    if !(1..=4096).contains(&asked) {
-        return Err(ApiError::bad("max_tokens", format!("max_tokens must be 1 to 4096, found {asked}")));
-    }
+    let asked = request.max_tokens;
     let (prompt, _) = prompt(&server, messages, Some(asked.min(server.context / 2)))?;
     if prompt.len() >= server.context {
         let message = format!("that is {} tokens, and the model sees {}", prompt.len(), server.context);
@@ -75,10 +141,22 @@ pub async fn chat(
     }))
 }
 
-#[derive(Deserialize)]
 pub struct TokenizeRequest {
     prompt: Option<String>,
-    messages: Option<Vec<ChatMessage>>,
+    messages: Option<Vec<Message>>,
+}
+
+impl FromFields for TokenizeRequest {
+    fn from_fields(fields: &mut Fields) -> Result<TokenizeRequest, ApiError> {
+        let messages = fields.has("messages").then(|| messages(fields)).transpose()?;
+        let request = TokenizeRequest { prompt: fields.text("prompt")?, messages };
+        unsupported::leave(fields, &["model"]);
+        refuse(
+            fields,
+            &[("add_special_tokens", |adds| *adds == json!(false), "a prompt is tokenized as it stands")],
+        )?;
+        Ok(request)
+    }
 }
 
 /// The tokens of a text, or of a chat with its marks, and how many there may be.
@@ -88,7 +166,7 @@ pub async fn tokenize(
 ) -> Result<Json<Value>, ApiError> {
     let tokens = match (request.prompt, request.messages) {
         (Some(text), None) => server.tokenizer.encode(&text),
-        (None, Some(chat)) => prompt(&server, messages(&chat)?, None)?.0,
+        (None, Some(chat)) => prompt(&server, alternating(chat)?, None)?.0,
         _ => return Err(ApiError::bad("prompt", "either prompt or messages is wanted")),
     };
     Ok(Json(json!({"count": tokens.len(), "max_model_len": server.context, "tokens": tokens})))

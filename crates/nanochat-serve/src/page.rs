@@ -35,7 +35,11 @@ pub fn find(path: &str) -> Option<(&'static str, &'static str)> {
 /// Everything that is no other route.
 pub async fn serve(method: Method, uri: Uri) -> Response {
     let Some((kind, content)) = find(uri.path()) else {
-        return ApiError::new(StatusCode::NOT_FOUND, "there is nothing here").into_response();
+        let path: String = uri.path().chars().take(100).collect();
+        let message = format!(
+            "{method} {path} leads nowhere; the API is at /v1/chat/completions, /v1/completions and /v1/models"
+        );
+        return ApiError::new(StatusCode::NOT_FOUND, message).code("unknown_url").into_response();
     };
     if method != Method::GET && method != Method::HEAD {
         return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this page can only be read").into_response();

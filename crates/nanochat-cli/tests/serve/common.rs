@@ -180,17 +180,25 @@ pub struct Request {
     method: String,
     path: String,
     headers: Vec<(String, String)>,
+    left_out: Option<&'static str>,
     body: Vec<u8>,
 }
 
 impl Request {
     pub fn new(method: &str, path: &str, body: impl Into<Vec<u8>>) -> Request {
-        Request { method: method.into(), path: path.into(), headers: Vec::new(), body: body.into() }
+        let (method, path, body) = (method.into(), path.into(), body.into());
+        Request { method, path, headers: Vec::new(), left_out: None, body }
     }
 
     /// Replaces a header that would be there.
     pub fn header(mut self, name: &str, value: &str) -> Request {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Leaves out a header that would be there.
+    pub fn without(mut self, name: &'static str) -> Request {
+        self.left_out = Some(name);
         self
     }
 
@@ -203,7 +211,9 @@ impl Request {
             ("content-type", "application/json"),
             ("content-length", &length),
         ];
-        let usual = usual.into_iter().filter(|(name, _)| self.headers.iter().all(|(own, _)| own != name));
+        let usual = usual.into_iter().filter(|(name, _)| {
+            self.left_out != Some(*name) && self.headers.iter().all(|(own, _)| own != name)
+        });
         for (name, value) in usual.chain(self.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()))) {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -3,8 +3,10 @@
 //! The tests of `load` and `browser` run where NANOCHAT_SLOW=1 is set; the browser is Chromium.
 #![cfg(unix)]
 
+mod addresses;
 mod api;
 mod browser;
+mod clients;
 mod common;
 mod devtools;
 mod hostile;

@@ -5,54 +5,56 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use nanochat::conversation::{Content, Conversation, Message, Part, PartKind, Role};
+use nanochat::conversation::{Message, Part, PartKind};
 use nanochat::sampler::SampleOptions;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::sampling::room;
+use super::messages::messages;
+use super::sampling::{length, room};
+use super::turns::{alternating, prompt};
+use super::unsupported::{self, settle};
 use super::{MOST_SAMPLES, Sampling, check_model, finish_reason, logprobs, usage};
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::events;
+use crate::fields::{Fields, FromFields};
 use crate::generation::{Generation, Said};
 use crate::{Server, Shared};
 
-/// Longest answer where the request says nothing, as in the web chat.
+/// Tokens that truncation leaves for an answer where the request does not say how long it may be, as in the web chat.
 const ANSWER: usize = 512;
 
-#[derive(Deserialize)]
 pub struct ChatRequest {
-    messages: Vec<ChatMessage>,
+    messages: Vec<Message>,
     max_tokens: Option<usize>,
-    max_completion_tokens: Option<usize>,
-    logprobs: Option<bool>,
-    top_logprobs: Option<usize>,
-    truncation: Option<Truncation>,
-    tools: Option<Vec<Value>>,
-    functions: Option<Vec<Value>>,
-    response_format: Option<ResponseFormat>,
-    #[serde(flatten)]
+    logprobs: bool,
+    top_logprobs: usize,
+    truncates: bool,
     sampling: Sampling,
 }
 
-#[derive(Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Truncation {
-    Auto,
-    Disabled,
+impl FromFields for ChatRequest {
+    fn from_fields(fields: &mut Fields) -> Result<ChatRequest, ApiError> {
+        let (newer, older) = (length(fields, "max_completion_tokens", 1)?, length(fields, "max_tokens", 1)?);
+        let request = ChatRequest {
+            messages: messages(fields)?,
+            max_tokens: newer.or(older),
+            logprobs: fields.flag("logprobs")?.unwrap_or(false),
+            top_logprobs: fields.count("top_logprobs")?.unwrap_or(0),
+            truncates: truncates(fields)?,
+            sampling: Sampling::from_fields(fields)?,
+        };
+        settle(fields, &unsupported::CHAT)?;
+        Ok(request)
+    }
 }
 
-#[derive(Deserialize)]
-struct ResponseFormat {
-    r#type: String,
-}
-
-#[derive(Deserialize)]
-pub struct ChatMessage {
-    role: String,
-    #[serde(default)]
-    content: Option<Value>,
+fn truncates(fields: &mut Fields) -> Result<bool, ApiError> {
+    match fields.text("truncation")?.as_deref() {
+        None | Some("disabled") => Ok(false),
+        Some("auto") => Ok(true),
+        Some(_) => Err(ApiError::bad("truncation", "truncation must be \"auto\" or \"disabled\"")),
+    }
 }
 
 /// A request that was checked, with its prompt.
@@ -68,6 +70,11 @@ pub async fn completions(
     State(server): State<Shared>,
     JsonBody(request): JsonBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
+    answer(server, request).await
+}
+
+/// Whole or streamed, as the request wants it.
+pub async fn answer(server: Shared, request: ChatRequest) -> Result<Response, ApiError> {
     let prepared = prepare(&server, &request)?;
     let requests = request.sampling.requests(&prepared.prompt, prepared.max_tokens, prepared.options);
     let generation = Generation::start(&server, requests, &request.sampling.stop)?;
@@ -80,10 +87,9 @@ pub async fn completions(
 
 fn prepare(server: &Shared, request: &ChatRequest) -> Result<Prepared, ApiError> {
     check_model(server, request.sampling.model.as_deref())?;
-    refuse_unsupported(request)?;
     let samples = request.sampling.samples()?;
     debug_assert!(samples <= MOST_SAMPLES);
-    let logprobs = match (request.logprobs.unwrap_or(false), request.top_logprobs.unwrap_or(0)) {
+    let logprobs = match (request.logprobs, request.top_logprobs) {
         (false, 0) => None,
         (true, top @ 0..=20) => Some(top),
         (true, top) => {
@@ -94,90 +100,11 @@ fn prepare(server: &Shared, request: &ChatRequest) -> Result<Prepared, ApiError>
     // The web chat's defaults: a small model's own distribution wanders off.
     let defaults = SampleOptions { temperature: 0.8, top_k: 50, ..SampleOptions::default() };
     let options = SampleOptions { logprobs, ..request.sampling.options(server, defaults)? };
-    let asked = request.max_completion_tokens.or(request.max_tokens);
-    let messages = messages(&request.messages)?;
-    let truncates = request.truncation == Some(Truncation::Auto);
-    let answer = asked.unwrap_or(ANSWER).min(server.context / 2);
-    let (prompt, dropped) = prompt(server, messages, if truncates { Some(answer) } else { None })?;
-    let max_tokens = room(server, prompt.len(), asked, ANSWER)?;
+    let messages = alternating(request.messages.clone())?;
+    let reserved = request.max_tokens.unwrap_or(ANSWER).min(server.context / 2);
+    let (prompt, dropped) = prompt(server, messages, request.truncates.then_some(reserved))?;
+    let max_tokens = room(server, prompt.len(), request.max_tokens, server.context)?;
     Ok(Prepared { prompt, max_tokens, options, dropped })
-}
-
-fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
-    let any = |list: &Option<Vec<Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    if any(&request.tools) || any(&request.functions) {
-        return Err(ApiError::bad("tools", "nanochat calls its own calculator and no other tools"));
-    }
-    match &request.response_format {
-        Some(format) if format.r#type != "text" => {
-            Err(ApiError::bad("response_format", "only the response format \"text\" is supported"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Messages within the limits of nanochat's own server, as a conversation has them.
-pub fn messages(messages: &[ChatMessage]) -> Result<Vec<Message>, ApiError> {
-    let bad = |message: String| Err(ApiError::bad("messages", message));
-    if !(1..=500).contains(&messages.len()) {
-        return bad(format!("1 to 500 messages may be sent, found {}", messages.len()));
-    }
-    let mut all = 0;
-    let mut checked = Vec::with_capacity(messages.len());
-    for (i, message) in messages.iter().enumerate() {
-        let role = match message.role.as_str() {
-            "system" | "developer" => Role::System,
-            "user" => Role::User,
-            "assistant" => Role::Assistant,
-            _ => return bad(format!("message {}: the role must be system, user or assistant", i + 1)),
-        };
-        let Some(content) = content(message.content.as_ref()) else {
-            return bad(format!("message {}: the content must be text, or a list of text parts", i + 1));
-        };
-        let length = content.text().chars().count();
-        if !(1..=8_000).contains(&length) {
-            return bad(format!("message {}: 1 to 8000 characters may be sent, found {length}", i + 1));
-        }
-        all += length;
-        checked.push(Message { role, content });
-    }
-    match checked.last() {
-        _ if all > 32_000 => bad(format!("32000 characters may be sent in all, found {all}")),
-        Some(Message { role: Role::Assistant, .. }) => bad("the last message must be the user's".into()),
-        _ => Ok(checked),
-    }
-}
-
-fn content(value: Option<&Value>) -> Option<Content> {
-    match value? {
-        Value::String(text) => Some(Content::Text(text.clone())),
-        Value::Array(parts) => {
-            let part = |part: &Value| Part::deserialize(part).ok();
-            parts.iter().map(part).collect::<Option<_>>().map(Content::Parts)
-        }
-        _ => None,
-    }
-}
-
-/// The prompt, and how many messages were dropped so that `answer` tokens still fit (None: none may be).
-pub fn prompt(
-    server: &Server,
-    mut messages: Vec<Message>,
-    answer: Option<usize>,
-) -> Result<(Vec<u32>, usize), ApiError> {
-    let system = usize::from(messages[0].role == Role::System);
-    let mut dropped = 0;
-    loop {
-        let conversation = Conversation { messages };
-        let prompt = conversation.render_for_completion(&server.tokenizer)?;
-        messages = conversation.messages;
-        let fits = answer.is_none_or(|answer| prompt.len() + answer <= server.context);
-        if fits || messages.len() < system + 3 {
-            return Ok((prompt, dropped));
-        }
-        messages.drain(system..system + 2);
-        dropped += 2;
-    }
 }
 
 struct Head {

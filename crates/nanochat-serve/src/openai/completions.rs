@@ -10,24 +10,38 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::logprobs::Lists;
-use super::sampling::room;
+use super::sampling::{length, room};
+use super::unsupported::{self, settle};
 use super::{MOST_SAMPLES, Sampling, check_model, finish_reason, usage};
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::events;
+use crate::fields::{Fields, FromFields};
 use crate::generation::{Generation, Said, score};
 use crate::{Server, Shared};
 
-#[derive(Deserialize)]
 pub struct CompletionRequest {
     prompt: Prompts,
     max_tokens: Option<usize>,
     logprobs: Option<usize>,
     echo: Option<bool>,
-    suffix: Option<String>,
     best_of: Option<usize>,
-    #[serde(flatten)]
     sampling: Sampling,
+}
+
+impl FromFields for CompletionRequest {
+    fn from_fields(fields: &mut Fields) -> Result<CompletionRequest, ApiError> {
+        let request = CompletionRequest {
+            prompt: fields.own("prompt")?.ok_or_else(|| ApiError::bad("prompt", "prompt is missing"))?,
+            max_tokens: length(fields, "max_tokens", 0)?,
+            logprobs: fields.count("logprobs")?,
+            echo: fields.flag("echo")?,
+            best_of: fields.count("best_of")?,
+            sampling: Sampling::from_fields(fields)?,
+        };
+        settle(fields, &unsupported::COMPLETION)?;
+        Ok(request)
+    }
 }
 
 #[derive(Deserialize)]
@@ -132,9 +146,6 @@ fn prompts(server: &Server, request: &CompletionRequest) -> Result<Vec<Prompt>, 
 }
 
 fn options(server: &Server, request: &CompletionRequest) -> Result<SampleOptions, ApiError> {
-    if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
-        return Err(ApiError::bad("suffix", "suffix is not supported"));
-    }
     if request.best_of.is_some_and(|best_of| best_of != request.sampling.n.unwrap_or(1)) {
         return Err(ApiError::bad("best_of", "best_of other than n is not supported"));
     }

@@ -1,20 +1,23 @@
 //! The API that other programs speak: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
 //!
 //! Beyond OpenAI's fields: `top_k`, `min_p`, `repetition_penalty`, `truncation` ("auto" drops the oldest exchanges of a
-//! chat that is too long), and in answers `tool`, a call of the calculator. Fields that ask for what a nanochat model
-//! cannot do are refused, fields without effect are ignored.
+//! chat that is too long), in answers `parts` and, streamed, `tool`: calls of the calculator. A field of a request is
+//! honoured or stands in the list of harmless ones ([`unsupported`]); any other is refused with its name. [`turns`] says
+//! what becomes of messages that do not alternate.
 
 pub mod chat;
 pub mod completions;
 mod logprobs;
-mod sampling;
+pub mod messages;
+pub mod sampling;
+pub mod turns;
+pub mod unsupported;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use nanochat::engine::Finish;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Shared;
@@ -24,12 +27,6 @@ pub use sampling::Sampling;
 
 /// Samples that one request may ask for, of all its prompts together.
 pub const MOST_SAMPLES: usize = 128;
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-pub struct StreamOptions {
-    #[serde(default)]
-    pub include_usage: bool,
-}
 
 pub async fn models(State(server): State<Shared>) -> Json<Value> {
     Json(json!({"object": "list", "data": [model_json(&server)]}))

@@ -2,47 +2,49 @@
 
 use nanochat::engine::Request;
 use nanochat::sampler::SampleOptions;
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::unsupported::{STREAM, refuse};
 use crate::Server;
 use crate::error::ApiError;
+use crate::fields::{Fields, wrong};
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub struct Sampling {
     pub model: Option<String>,
     pub n: Option<usize>,
-    #[serde(default)]
-    pub stream: Option<bool>,
-    pub stream_options: Option<super::StreamOptions>,
-    #[serde(default, deserialize_with = "one_or_many")]
     pub stop: Vec<String>,
-    seed: Option<i64>,
+    stream: bool,
+    includes_usage: bool,
+    seed: Option<i128>,
     temperature: Option<f32>,
     top_p: Option<f32>,
-    top_k: Option<i64>,
+    top_k: Option<i128>,
     min_p: Option<f32>,
     repetition_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
-    logit_bias: Option<serde_json::Map<String, Value>>,
-}
-
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "stop must be a string or a list of strings")]
-    enum Stop {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match Option::deserialize(deserializer)? {
-        None => Vec::new(),
-        Some(Stop::One(stop)) => vec![stop],
-        Some(Stop::Many(stops)) => stops,
-    })
 }
 
 impl Sampling {
+    pub fn from_fields(fields: &mut Fields) -> Result<Sampling, ApiError> {
+        Ok(Sampling {
+            model: fields.text("model")?,
+            n: fields.count("n")?,
+            stop: stops(fields)?,
+            stream: fields.flag("stream")?.unwrap_or(false),
+            includes_usage: includes_usage(fields)?,
+            seed: fields.whole("seed")?,
+            temperature: fields.number("temperature")?,
+            top_p: fields.number("top_p")?,
+            top_k: fields.whole("top_k")?,
+            min_p: fields.number("min_p")?,
+            repetition_penalty: fields.number("repetition_penalty")?,
+            presence_penalty: fields.number("presence_penalty")?,
+            frequency_penalty: fields.number("frequency_penalty")?,
+        })
+    }
+
     /// The samples for each prompt.
     pub fn samples(&self) -> Result<usize, ApiError> {
         match self.n.unwrap_or(1) {
@@ -52,26 +54,22 @@ impl Sampling {
     }
 
     pub fn streams(&self) -> bool {
-        self.stream.unwrap_or(false)
+        self.stream
     }
 
     pub fn includes_usage(&self) -> bool {
-        self.stream_options.is_some_and(|options| options.include_usage)
+        self.includes_usage
     }
 
     /// Checked options, `defaults` where nothing is said.
     pub fn options(&self, server: &Server, defaults: SampleOptions) -> Result<SampleOptions, ApiError> {
         let penalty = |param, value: Option<f32>| within(param, value.unwrap_or(0.0), -2.0, 2.0);
-        let top_k = self.top_k.unwrap_or(defaults.top_k as i64).max(0); // -1 is how others write "off"
-        if self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty()) {
-            return Err(ApiError::bad("logit_bias", "logit_bias is not supported"));
-        }
-        if self.stop.len() > 16 || self.stop.iter().any(|stop| stop.is_empty() || stop.len() > 1_000) {
-            return Err(ApiError::bad("stop", "stop may be 16 strings of 1 to 1,000 bytes at most"));
-        }
+        // -1 is how others write "off"; beyond the vocabulary it is off, too.
+        let most = server.tokenizer.vocab_size() as i128;
+        let top_k = self.top_k.map_or(defaults.top_k, |top_k| top_k.clamp(0, most) as usize);
         let options = SampleOptions {
             temperature: within("temperature", self.temperature.unwrap_or(defaults.temperature), 0.0, 2.0)?,
-            top_k: within("top_k", top_k as f32, 0.0, 200.0)? as usize,
+            top_k,
             top_p: within("top_p", self.top_p.unwrap_or(1.0), 0.0, 1.0)?.max(f32::MIN_POSITIVE),
             min_p: within("min_p", self.min_p.unwrap_or(0.0), 0.0, 1.0)?,
             repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
@@ -87,6 +85,47 @@ impl Sampling {
     pub fn requests(&self, prompt: &[u32], max_tokens: usize, options: SampleOptions) -> Vec<Request> {
         let request = |stream| Request { prompt: prompt.to_vec(), samples: 1, max_tokens, options, stream };
         (0..self.n.unwrap_or(1) as u64).map(request).collect()
+    }
+}
+
+/// An empty string stops nothing.
+fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
+    let name = fields.name("stop");
+    let stops = match fields.take("stop") {
+        None => Vec::new(),
+        Some(Value::Array(stops)) => stops,
+        Some(stop) => vec![stop],
+    };
+    let text = |stop: &Value| {
+        let wanted = || wrong(name.clone(), "a string or a list of strings", stop);
+        stop.as_str().map(String::from).ok_or_else(wanted)
+    };
+    let mut stops = stops.iter().map(text).collect::<Result<Vec<String>, ApiError>>()?;
+    stops.retain(|stop| !stop.is_empty());
+    if stops.len() > 16 || stops.iter().any(|stop| stop.len() > 1_000) {
+        return Err(ApiError::bad("stop", "stop may be 16 strings of 1,000 bytes at most"));
+    }
+    Ok(stops)
+}
+
+fn includes_usage(fields: &mut Fields) -> Result<bool, ApiError> {
+    let Some(mut options) = fields.object("stream_options")? else { return Ok(false) };
+    let includes_usage = options.flag("include_usage")?.unwrap_or(false);
+    options.flag("include_obfuscation")?; // bytes that hide how long a token is, no part of the answer
+    refuse(&mut options, &STREAM)?;
+    options.finish()?;
+    Ok(includes_usage)
+}
+
+/// The longest answer that is asked for, at least `least` tokens; -1 is how others write "what fits".
+pub fn length(fields: &mut Fields, field: &str, least: usize) -> Result<Option<usize>, ApiError> {
+    match fields.whole(field)? {
+        Some(-1) => Ok(Some(usize::MAX)),
+        Some(found) if found < least as i128 => {
+            let message = format!("{field} must be at least {least}, or -1 for what fits, found {found}");
+            Err(ApiError::bad(field.to_string(), message))
+        }
+        asked => Ok(asked.map(|asked| asked as usize)),
     }
 }
 
@@ -106,7 +145,7 @@ pub fn room(server: &Server, prompt: usize, asked: Option<usize>, default: usize
         return Err(ApiError::bad("messages", message).code("context_length_exceeded"));
     }
     match asked.unwrap_or(default) {
-        asked @ 1..=4096 => Ok(asked.min(context - prompt)),
-        asked => Err(ApiError::bad("max_tokens", format!("max_tokens must be 1 to 4096, found {asked}"))),
+        0 => Err(ApiError::bad("max_tokens", "max_tokens must be at least 1, found 0")),
+        asked => Ok(asked.min(context - prompt)),
     }
 }
