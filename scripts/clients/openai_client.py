@@ -52,6 +52,27 @@ assert stopped.choices[0].finish_reason == "stop" and text.choices[0].text[-4:] 
 pieces = client.completions.create(model=model, prompt="The old town", max_tokens=12, temperature=0, stream=True)
 assert "The old town" + "".join(piece.choices[0].text for piece in pieces) == text.choices[0].text
 
+# A conversation of three turns whose second answer is empty: it stops at its first character. Messages go back as they came.
+turns = [{"role": "system", "content": "Be kind."}, {"role": "system", "content": "Be brief."}]
+more = {"model": model, "temperature": 0, "max_tokens": 64, "extra_body": {"truncation": "auto"}}
+for question, nothing in [("Hello!", False), ("What is 216+11?", True), ("Thanks. Who are you?", False)]:
+    turns.append({"role": "user", "content": question})
+    said = client.chat.completions.create(messages=turns, **more).choices[0].message
+    if nothing:
+        said = client.chat.completions.create(messages=turns, stop=said.content[:1], **more).choices[0].message
+        assert said.content == "", said
+    print("turn", question, repr(said.content))
+    turns.append(said)
+for answer in ["", None]:
+    past = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": answer}, *ask]
+    again = client.chat.completions.create(model=model, messages=past, temperature=0)
+    assert again.choices[0].message.content == choice.message.content, "an empty answer goes with its question"
+fits = client.chat.completions.create(model=model, messages=ask, temperature=0, max_tokens=32000, stop="")
+assert fits.choices[0].message.content.startswith(choice.message.content)
+without_v1 = openai.OpenAI(base_url=base, api_key=key, max_retries=0)
+assert without_v1.models.list().data[0].id == model
+assert without_v1.chat.completions.create(model=model, messages=ask, temperature=0).choices[0].message.content == choice.message.content
+
 
 def refused(kind, call):
     try:
@@ -69,4 +90,9 @@ refused(openai.BadRequestError, lambda: create(model=model, messages=[]))
 refused(openai.BadRequestError, lambda: create(model=model, messages=ask, n=99))
 refused(openai.BadRequestError, lambda: create(model=model, messages=[{"role": "user", "content": "a b c " * 1000}]))
 refused(openai.BadRequestError, lambda: create(model=model, messages=ask, tools=[{"type": "function", "function": {"name": "f"}}]))
+refused(openai.BadRequestError, lambda: create(model=model, messages=ask, tool_choice="required"))
+refused(openai.BadRequestError, lambda: create(model=model, messages=ask, response_format={"type": "json_object"}))
+refused(openai.BadRequestError, lambda: create(model=model, messages=ask, extra_body={"min_tokens": 50}))
+refused(openai.BadRequestError, lambda: create(model=model, messages=ask, extra_body={"made_up": 1}))
+refused(openai.NotFoundError, lambda: client.embeddings.create(model=model, input="x"))
 print("all as it should be")
