@@ -27,7 +27,7 @@ use crate::openai::unsupported::{self, refuse};
 /// if their address ends before `/v1`.
 pub enum ChatRequest {
     Native(NativeRequest),
-    OpenAi(chat::ChatRequest),
+    OpenAi(Box<chat::ChatRequest>),
 }
 
 pub struct NativeRequest {
@@ -40,7 +40,7 @@ pub struct NativeRequest {
 impl FromFields for ChatRequest {
     fn from_fields(fields: &mut Fields) -> Result<ChatRequest, ApiError> {
         match fields.has("model") {
-            true => FromFields::from_fields(fields).map(ChatRequest::OpenAi),
+            true => FromFields::from_fields(fields).map(|request| ChatRequest::OpenAi(Box::new(request))),
             false => FromFields::from_fields(fields).map(ChatRequest::Native),
         }
     }
@@ -104,7 +104,7 @@ pub async fn chat(
 ) -> Result<Response, ApiError> {
     let request = match request {
         ChatRequest::Native(request) => request,
-        ChatRequest::OpenAi(request) => return chat::answer(server, request).await,
+        ChatRequest::OpenAi(request) => return chat::answer(server, *request).await,
     };
     let messages = alternating(request.messages)?;
     let options = SampleOptions {
