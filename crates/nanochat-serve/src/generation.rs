@@ -14,12 +14,15 @@ use crate::queue::{Job, Scoring, Update, Work};
 use crate::transcript::Transcript;
 
 /// What a client may see next.
+#[derive(Default)]
 pub struct Said {
     pub sample: usize,
     pub replica: usize,
     pub parts: Vec<Part>,
     /// Of a token of the text, where log-probabilities were asked for.
     pub logprobs: Option<(u32, Logprobs)>,
+    /// The same of a drawn token that the text does not show: a mark, a part of a tool call, the token that stopped it.
+    pub unseen: Option<(u32, Logprobs)>,
     /// Set in the sample's last one.
     pub finish: Option<Finish>,
 }
@@ -69,19 +72,21 @@ impl Generation {
         if sample.over {
             return None; // after a stop string
         }
-        let mut said = Said { sample: index, replica: 0, parts: Vec::new(), logprobs: None, finish: None };
+        let mut said = Said { sample: index, ..Said::default() };
         match update {
             Update::Token { replica, id, logprobs } => {
                 self.tokens += 1;
                 let is_text = sample.transcript.in_text() && !server.tokenizer.is_special(id);
                 said.replica = replica;
                 said.parts = sample.transcript.push(id);
-                said.logprobs = logprobs.filter(|_| is_text).map(|logprobs| (id, logprobs));
+                let of_token = logprobs.map(|logprobs| (id, logprobs));
+                (said.logprobs, said.unseen) = if is_text { (of_token, None) } else { (None, of_token) };
                 if sample.transcript.stopped() {
                     sample.cancelled.store(true, Ordering::Relaxed);
                     said.finish = Some(Finish::Stop);
                 }
             }
+            Update::Stop { id, logprobs } => said.unseen = Some((id, logprobs)),
             Update::Finished(finish) => {
                 said.parts = sample.transcript.finish();
                 let stopped = sample.transcript.stopped();
@@ -92,7 +97,7 @@ impl Generation {
         if said.finish.is_some() {
             sample.over = true;
             self.open -= 1;
-        } else if said.parts.is_empty() && said.logprobs.is_none() {
+        } else if said.parts.is_empty() && said.logprobs.is_none() && said.unseen.is_none() {
             return None;
         }
         Some(Ok(said))

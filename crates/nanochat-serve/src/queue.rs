@@ -20,6 +20,11 @@ pub enum Update {
         id: u32,
         logprobs: Option<Logprobs>,
     },
+    /// The token that stopped the sample, where log-probabilities were asked for.
+    Stop {
+        id: u32,
+        logprobs: Logprobs,
+    },
     Finished(Finish),
     /// The server gave it up: it is shutting down, or a replica failed.
     Lost,

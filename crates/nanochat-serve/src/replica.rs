@@ -124,6 +124,11 @@ impl Worker<'_> {
                 }
                 active.job.send(Update::Token { replica: self.index, id, logprobs });
             }
+            Event::Stop { request, id, logprobs, .. } => {
+                if let (Some(active), Some(logprobs)) = (self.active.get_mut(&request), logprobs) {
+                    active.job.send(Update::Stop { id, logprobs });
+                }
+            }
             Event::Finished { request, finish, .. } => {
                 let Some(mut active) = self.active.remove(&request) else { return };
                 if let (Some(first), tokens @ 2..) = (active.first, active.tokens) {

@@ -159,6 +159,7 @@ impl Book {
                     assert!(self.open.contains_key(&request), "{request:?} is over or was cancelled");
                     self.answers.entry((request, sample)).or_default().push(id);
                 }
+                Event::Stop { .. } => panic!("without a tokenizer no token stops a row"),
                 Event::Finished { request, sample, finish } => {
                     let asked = &self.open[&request];
                     assert_eq!(finish, Finish::Length);

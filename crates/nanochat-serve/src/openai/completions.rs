@@ -200,7 +200,8 @@ impl Completion {
 
     fn take(&self, choices: &mut [Choice], said: Said) -> usize {
         let choice = &mut choices[said.sample];
-        if let Some((id, logprobs)) = &said.logprobs {
+        // Every drawn token has its entry, also what the text does not show: evaluations count them.
+        if let Some((id, logprobs)) = said.logprobs.as_ref().or(said.unseen.as_ref()) {
             choice.lists.push(&self.server.tokenizer, *id, Some(logprobs), choice.length);
         }
         for part in said.parts.iter().filter(|part| part.kind == PartKind::Text) {

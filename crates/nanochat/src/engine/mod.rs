@@ -418,6 +418,7 @@ impl<'t> Engine<'t> {
         while !self.is_idle() {
             for event in self.step() {
                 match event {
+                    Event::Stop { .. } => {}
                     Event::Finished { request, sample, finish } => {
                         let completion = &mut done[index_of[&request]][sample];
                         if completion.finish != Finish::Cancelled {

@@ -45,6 +45,8 @@ pub enum Event {
         /// Whether a tool put it there instead of the model.
         forced: bool,
     },
+    /// The token that stopped the sample: drawn like the others, but no part of the answer.
+    Stop { request: RequestId, sample: usize, id: u32, logprobs: Option<Logprobs> },
     /// The sample's last event.
     Finished { request: RequestId, sample: usize, finish: Finish },
 }

@@ -102,7 +102,9 @@ impl Row {
         context: usize,
         events: &mut Vec<Event>,
     ) -> Option<Finish> {
+        let (request, sample) = (self.id, self.samples.start);
         if marks.stop.contains(&Some(drawn.id)) {
+            events.push(Event::Stop { request, sample, id: drawn.id, logprobs: drawn.logprobs });
             return Some(Finish::Stop);
         }
         let forced = self.follow_tool(drawn.id, marks);
@@ -111,7 +113,7 @@ impl Row {
             std::iter::once(drawn).chain(forced.into_iter().map(|id| (id, None, true)))
         {
             self.ids.push(id);
-            events.push(Event::Token { request: self.id, sample: self.samples.start, id, logprobs, forced });
+            events.push(Event::Token { request, sample, id, logprobs, forced });
             let answered = self.ids.len() - self.request.prompt.len();
             if answered >= self.request.max_tokens || self.ids.len() >= context {
                 return Some(Finish::Length);
