@@ -23,6 +23,7 @@ mod openai;
 mod page;
 mod queue;
 mod replica;
+mod tokens;
 mod transcript;
 
 use std::hash::{BuildHasher, RandomState};
@@ -42,6 +43,7 @@ use nanochat::gpt::Gpt;
 use nanochat::values;
 use nanochat_tensor::{Device, Precision};
 use nanochat_tokenizer::Tokenizer;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -51,6 +53,7 @@ use error::ApiError;
 use metrics::Metrics;
 use queue::Queue;
 use replica::Replica;
+use tokens::Marks;
 
 /// How a server works.
 #[derive(Clone, Debug, clap::Args)]
@@ -97,6 +100,8 @@ pub struct ServeOptions {
 pub struct Server {
     model: String,
     tokenizer: Tokenizer,
+    marks: Marks,
+    tokenizer_info: Value,
     context: usize,
     queue: Arc<Queue>,
     replicas: Vec<Arc<Replica>>,
@@ -134,13 +139,15 @@ impl Server {
     }
 }
 
-const ROUTES: [&str; 10] = [
+const ROUTES: [&str; 12] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/models",
     "/chat/completions",
     "/models",
     "/tokenize",
+    "/detokenize",
+    "/tokenizer_info",
     "/health",
     "/ready",
     "/stats",
@@ -154,7 +161,9 @@ fn router(server: Shared) -> Router {
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{id}", get(openai::model))
         .route("/models", get(openai::models))
-        .route("/tokenize", post(native::tokenize))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/tokenizer_info", get(tokens::info))
         .route("/chat/completions", post(native::chat))
         .route("/stats", get(native::stats))
         .route("/health", get(native::health))
@@ -206,6 +215,7 @@ pub fn run(
         EngineOptions { weights, max_rows, cache_bytes, ..for_batch }
     };
     let context = model.config.sequence_len;
+    let tokenizer_info = tokens::tokenizer_info(&tokenizer, &model.config);
     let start = |(i, device): (usize, &Device)| {
         let model = model.clone().to_device(device);
         replica::start(i, model, tokenizer.clone(), engine(device), queue.clone(), metrics.clone())
@@ -214,7 +224,9 @@ pub fn run(
     drop(model); // the replicas have their own
     let server = Arc::new(Server {
         model: name,
+        marks: Marks::of(&tokenizer)?,
         tokenizer,
+        tokenizer_info,
         context,
         queue: queue.clone(),
         replicas,

@@ -1,4 +1,4 @@
-//! nanochat's own routes: `/chat/completions` as its web page speaks it, `/stats`, `/health`, and `/tokenize`.
+//! nanochat's own routes: `/chat/completions` as its web page speaks it, `/stats` and `/health`.
 
 use std::ops::RangeInclusive;
 
@@ -139,37 +139,6 @@ pub async fn chat(
             }
         }
     }))
-}
-
-pub struct TokenizeRequest {
-    prompt: Option<String>,
-    messages: Option<Vec<Message>>,
-}
-
-impl FromFields for TokenizeRequest {
-    fn from_fields(fields: &mut Fields) -> Result<TokenizeRequest, ApiError> {
-        let messages = fields.has("messages").then(|| messages(fields)).transpose()?;
-        let request = TokenizeRequest { prompt: fields.text("prompt")?, messages };
-        unsupported::leave(fields, &["model"]);
-        refuse(
-            fields,
-            &[("add_special_tokens", |adds| *adds == json!(false), "a prompt is tokenized as it stands")],
-        )?;
-        Ok(request)
-    }
-}
-
-/// The tokens of a text, or of a chat with its marks, and how many there may be.
-pub async fn tokenize(
-    State(server): State<Shared>,
-    JsonBody(request): JsonBody<TokenizeRequest>,
-) -> Result<Json<Value>, ApiError> {
-    let tokens = match (request.prompt, request.messages) {
-        (Some(text), None) => server.tokenizer.encode(&text),
-        (None, Some(chat)) => prompt(&server, alternating(chat)?, None)?.0,
-        _ => return Err(ApiError::bad("prompt", "either prompt or messages is wanted")),
-    };
-    Ok(Json(json!({"count": tokens.len(), "max_model_len": server.context, "tokens": tokens})))
 }
 
 pub async fn health(State(server): State<Shared>) -> Json<Value> {

@@ -171,7 +171,7 @@ fn nonsense_is_refused_everywhere_and_the_server_goes_on() {
         sent += 1;
     };
     for body in nonsense() {
-        for path in [CHAT, TEXT, "/chat/completions", "/tokenize"] {
+        for path in [CHAT, TEXT, "/chat/completions", "/tokenize", "/detokenize"] {
             refuse(path, body.clone());
         }
     }

@@ -9,5 +9,6 @@ mod browser;
 mod clients;
 mod common;
 mod devtools;
+mod evaluation;
 mod hostile;
 mod load;

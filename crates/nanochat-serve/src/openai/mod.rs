@@ -52,7 +52,7 @@ fn model_json(server: &Shared) -> Value {
 }
 
 /// Without a name the served model is meant.
-fn check_model(server: &Shared, name: Option<&str>) -> Result<(), ApiError> {
+pub fn check_model(server: &Shared, name: Option<&str>) -> Result<(), ApiError> {
     match name.filter(|name| !name.is_empty() && *name != server.model) {
         None => Ok(()),
         Some(name) => {
