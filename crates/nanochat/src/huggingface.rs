@@ -64,7 +64,8 @@ impl TokenIds {
 }
 
 /// The values of generation_config.json: what `generate` does without further options. The padding
-/// token must be among those that end an answer, or `generate` takes every `<|bos|>` for padding.
+/// token must be among those that end an answer, or `generate` takes every `<|bos|>` for padding. A length is not said: as
+/// `max_new_tokens` it would overrule the `max_length` that a caller gives (lm-eval does).
 pub fn generation_config_json(ids: TokenIds) -> Value {
     json!({
         "bos_token_id": ids.bos,
@@ -73,7 +74,6 @@ pub fn generation_config_json(ids: TokenIds) -> Value {
         "do_sample": true,
         "temperature": 0.6,
         "top_k": 50,
-        "max_new_tokens": 256,
     })
 }
 
