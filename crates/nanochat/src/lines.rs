@@ -4,10 +4,23 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::dataset::{DataError, at};
 
 /// Far above any conversation or document; without a bound, a file without line ends fills the memory.
 pub const MAX_LINE: u64 = 64 << 20;
+
+/// What becomes of a line of a data file that cannot be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum BadLines {
+    /// The command ends with the file, the line and what is wrong with it.
+    #[default]
+    Fail,
+    /// The line is left out, and counted.
+    Skip,
+}
 
 /// Numbered lines, from 1, without their ends; blank ones and a byte order mark are left out. After an
 /// error it is at its end.
