@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nanochat::dataset::Written;
-use nanochat::ingest::{IngestOptions, Ingested, ingest};
+use nanochat::ingest::{IngestOptions, Ingested, Oddities, PassedOver, ingest};
 use nanochat::make::{Made, MakeOptions, make};
 
 #[derive(Debug, clap::Subcommand)]
@@ -18,7 +18,7 @@ pub enum DataCommand {
         #[command(flatten)]
         options: MakeOptions,
     },
-    /// Turn .txt, .md, .jsonl (also .gz, .zst) and .parquet files into pretraining shards
+    /// Turn .txt, .md, .jsonl, .csv, .tsv (also .gz, .zst) and .parquet files into pretraining shards
     Ingest {
         /// Files, or folders with all below them
         #[arg(required = true)]
@@ -97,18 +97,18 @@ fn print_ingested(report: &Ingested, out: &Path) {
         println!("{:<12}{:>8} files {:>10} documents", kind.name(), count.files, count.documents);
     }
     print_written(&report.written, out);
-    for (extension, files) in &report.unknown {
-        eprintln!("passed over {files} files with {extension}");
-    }
+    print_odd(&report.passed, &report.odd);
     if report.blank > 0 {
         eprintln!("left out {} blank documents", report.blank);
     }
     if report.nuls > 0 {
         eprintln!("removed {} NUL characters", report.nuls);
     }
-    if let Some(first) = &report.first_not_utf8 {
-        let (documents, first) = (report.not_utf8, first.display());
-        eprintln!("left out {documents} documents that are not UTF-8, the first in {first};");
-        eprintln!("Chinese text in GBK is converted by `iconv -f GB18030 -t UTF-8`");
+}
+
+/// What was not read, left out or mended, to stderr.
+fn print_odd(passed: &PassedOver, odd: &Oddities) {
+    for sentence in passed.sentences().into_iter().chain(odd.sentences()) {
+        eprintln!("{sentence}");
     }
 }

@@ -18,6 +18,7 @@ pub mod curve;
 pub mod dataloader;
 pub mod dataset;
 pub mod draws;
+pub mod encoding;
 pub mod engine;
 pub mod exam_eval;
 pub mod gpt;

@@ -33,7 +33,8 @@ pub struct Lines {
 /// Unpacks what is read from `file` if its name `path` ends in .gz or .zst.
 pub fn unpack(path: &Path, file: impl Read + Send + 'static) -> Result<Box<dyn BufRead + Send>, DataError> {
     let file = BufReader::new(file);
-    Ok(match path.extension().and_then(|extension| extension.to_str()) {
+    let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
+    Ok(match extension.as_deref().and_then(|extension| extension.to_str()) {
         Some("gz") => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(file))),
         Some("zst") => Box::new(BufReader::new(zstd::Decoder::with_buffer(file).map_err(at(path))?)),
         _ => Box::new(file),

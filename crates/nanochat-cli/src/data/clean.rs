@@ -8,11 +8,11 @@ use nanochat::atomic_file;
 use nanochat::clean::{CleanOptions, Cleaned, clean};
 use serde_json::json;
 
-use super::{print_written, progress_bar};
+use super::{print_odd, print_written, progress_bar};
 
 #[derive(Debug, clap::Args)]
 pub struct CleanArgs {
-    /// Files, or folders with all below them: .txt, .md, .jsonl (also .gz, .zst), .parquet
+    /// Files, or folders with all below them: .txt, .md, .jsonl, .csv, .tsv (also .gz, .zst), .parquet
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// The new folder of shards [default: base_data in the base directory]
@@ -34,6 +34,7 @@ pub fn run(args: &CleanArgs, base_dir: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("failed to write {}", path.display()))?;
     print_report(&report, start.elapsed().as_secs_f64());
     print_written(&report.written, &out);
+    print_odd(&report.passed, &report.odd);
     println!("samples of what was dropped are in {}", path.display());
     Ok(())
 }
@@ -81,6 +82,8 @@ fn as_json(report: &Cleaned) -> serde_json::Value {
         "files": report.files,
         "documents": report.documents,
         "bytes": report.bytes,
+        "passed_over": report.passed.sentences(),
+        "odd": report.odd.sentences(),
         "dropped": dropped.collect::<Vec<_>>(),
         "lines_dropped": report.lines_dropped,
         "kept": kept.collect::<Vec<_>>(),

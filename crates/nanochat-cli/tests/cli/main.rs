@@ -14,3 +14,4 @@ mod pipeline;
 #[cfg(target_os = "linux")]
 mod ranks;
 mod resume;
+mod text_files;

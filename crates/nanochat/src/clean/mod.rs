@@ -19,7 +19,7 @@ use nanochat_tensor::Rng;
 use rayon::prelude::*;
 
 use crate::dataset::{DataError, ShardWriter, Split, Written};
-use crate::ingest::{InputFile, Kind, documents, input_files};
+use crate::ingest::{InputFile, Kind, Oddities, PassedOver, ReadOptions, documents, input_files};
 use crate::language::{Detected, detect};
 use near::{Seen, Signature, Verdict, signature};
 pub use normalize::Width;
@@ -37,12 +37,8 @@ const SAMPLE_CHARS: usize = 300;
 /// What is kept, and in which form.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CleanOptions {
-    /// The field of .jsonl objects and the column of .parquet files that holds the text
-    #[arg(long, default_value = "text")]
-    pub field: String,
-    /// Every line of a .txt or .md file is a document (otherwise the whole file is one)
-    #[arg(long)]
-    pub split_lines: bool,
+    #[command(flatten)]
+    pub read: ReadOptions,
     /// Only every n-th file, from the i-th on (from 0): one share of the work for each of n machines
     #[arg(long, value_name = "i/n", value_parser = shard)]
     pub shard: Option<(usize, usize)>,
@@ -112,6 +108,8 @@ pub struct Cleaned {
     /// Read: documents and bytes.
     pub documents: usize,
     pub bytes: u64,
+    pub passed: PassedOver,
+    pub odd: Oddities,
     pub dropped: BTreeMap<Reason, Dropped>,
     /// Lines of symbols alone, removed from documents.
     pub lines_dropped: usize,
@@ -139,7 +137,8 @@ pub fn clean(
     options: &CleanOptions,
     progress: &ProgressBar,
 ) -> Result<Cleaned, DataError> {
-    let files = files_of_shard(input_files(paths, &mut BTreeMap::new())?, options)?;
+    let (files, passed) = input_files(paths)?;
+    let files = files_of_shard(files, options)?;
     progress.set_length(files.iter().map(|(file, _)| file.len()).sum());
     let simplify = match options.script {
         Script::Keep => None,
@@ -148,27 +147,28 @@ pub fn clean(
     let mut sink = Sink {
         writer: ShardWriter::create(out, options.chars_per_shard)?,
         seen: Seen::within(options.dedup_memory << 20),
-        report: Cleaned { files: files.len(), ..Cleaned::default() },
+        report: Cleaned { files: files.len(), passed, ..Cleaned::default() },
         val_every: (1.0 / options.val_share).round() as usize,
         keep_validation: options.keep_validation,
         sampling: Rng::new(&[0]),
     };
     let (send, batches) = sync_channel(1);
-    std::thread::scope(|scope| {
-        scope.spawn(move || read(&files, options, progress, &send));
+    let odd = std::thread::scope(|scope| {
+        let reader = scope.spawn(move || read(&files, options, progress, &send));
         for batch in batches {
-            let (split, documents): (Split, Vec<Vec<u8>>) = batch?;
+            let (split, documents): (Split, Vec<String>) = batch?;
             let judged: Vec<Judged> = documents
                 .into_par_iter()
-                .map_init(Worker::default, |worker, bytes| worker.judge(bytes, options, simplify.as_ref()))
+                .map_init(Worker::default, |worker, text| worker.judge(&text, options, simplify.as_ref()))
                 .collect();
             for document in judged {
                 sink.take(split, document)?;
             }
         }
-        Ok::<(), DataError>(())
+        Ok::<_, DataError>(reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
-    Ok(Cleaned { written: sink.writer.finish()?, ..sink.report })
+    let written = sink.writer.finish().map_err(|error| odd.explain(error))?;
+    Ok(Cleaned { written, odd, ..sink.report })
 }
 
 /// The files of this machine's share, each with the split its documents belong to.
@@ -193,35 +193,37 @@ fn files_of_shard(
     Ok(files.into_iter().zip(last).map(split).skip(i).step_by(n).collect())
 }
 
-type Batch = Result<(Split, Vec<Vec<u8>>), DataError>;
+type Batch = Result<(Split, Vec<String>), DataError>;
 
-/// Sends the documents of all files in batches, then ends; or an error, as the last thing.
+/// Sends the documents of all files in batches, then ends; or an error, as the last thing. Gives what was odd in them.
 fn read(
     files: &[(InputFile, Split)],
     options: &CleanOptions,
     progress: &ProgressBar,
     send: &SyncSender<Batch>,
-) {
+) -> Oddities {
+    let mut odd = Oddities::default();
     for (file, split) in files {
         let (mut batch, mut bytes, mut gone) = (Vec::new(), 0, false);
-        let mut take = |document: &[u8]| {
+        let mut take = |document: &str| {
             bytes += document.len();
-            batch.push(document.to_vec());
+            batch.push(document.to_string());
             if bytes >= BATCH_BYTES && !gone {
                 bytes = 0;
                 gone = send.send(Ok((*split, std::mem::take(&mut batch)))).is_err();
             }
             Ok(())
         };
-        let result = documents(file, &options.field, options.split_lines, progress, &mut take);
+        let result = documents(file, &options.read, progress, &mut odd, &mut take);
         if send.send(Ok((*split, batch))).is_err() {
-            return; // nobody listens any more: writing failed
+            break; // nobody listens any more: writing failed
         }
         if let Err(error) = result {
             let _ = send.send(Err(error));
-            return;
+            break;
         }
     }
+    odd
 }
 
 /// A document after all that can be said of it alone.
@@ -245,13 +247,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn judge(&mut self, bytes: Vec<u8>, options: &CleanOptions, simplify: Option<&OpenCC>) -> Judged {
-        let mut judged = Judged { bytes: bytes.len(), lines_dropped: 0, outcome: Ok(Vec::new()) };
-        judged.outcome = match String::from_utf8(bytes) {
-            Ok(raw) => self.outcome(&raw, options, simplify, &mut judged.lines_dropped),
-            Err(error) => Err((Reason::NotUtf8, String::from_utf8_lossy(error.as_bytes()).into_owned())),
-        };
-        judged
+    fn judge(&mut self, text: &str, options: &CleanOptions, simplify: Option<&OpenCC>) -> Judged {
+        let mut lines_dropped = 0;
+        let outcome = self.outcome(text, options, simplify, &mut lines_dropped);
+        Judged { bytes: text.len(), lines_dropped, outcome }
     }
 
     fn outcome(

@@ -7,7 +7,6 @@ use super::words::{Kind, Word, hash, mix, units_per_word};
 /// Why a document is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    NotUtf8,
     Blank,
     Damaged,
     OtherLanguage,
@@ -32,7 +31,6 @@ pub enum Reason {
 impl Reason {
     pub fn name(self) -> &'static str {
         match self {
-            Reason::NotUtf8 => "not UTF-8",
             Reason::Blank => "blank",
             Reason::Damaged => "damaged characters",
             Reason::OtherLanguage => "other language",

@@ -54,8 +54,8 @@ pub enum DataError {
     Conversation(#[from] crate::conversation::ConversationError),
     #[error("{path} already exists and is not empty; choose another folder or remove it first")]
     NotEmpty { path: PathBuf },
-    #[error("{train} training and {val} validation documents: at least one of each is needed")]
-    TooFewDocuments { train: usize, val: usize },
+    #[error("{train} training and {val} validation documents: at least one of each is needed{left_out}")]
+    TooFewDocuments { train: usize, val: usize, left_out: String },
     #[error("cannot write {path}: {reason}")]
     Write { path: PathBuf, reason: String },
     #[error(
@@ -66,7 +66,7 @@ pub enum DataError {
     Line { path: PathBuf, line: usize, reason: String },
     #[error("{path}, row {row}: {reason}")]
     Row { path: PathBuf, row: usize, reason: String },
-    #[error("nothing to read: found no .txt, .md, .jsonl or .parquet files in {0}")]
+    #[error("nothing to read: found no .txt, .md, .jsonl, .csv, .tsv or .parquet files in {0}")]
     NoFiles(String),
     #[error("--shard splits files, and there are only {found} files for {shards} shares")]
     FewFiles { found: usize, shards: usize },

@@ -69,7 +69,7 @@ impl ShardWriter {
     pub fn finish(mut self) -> Result<Written, DataError> {
         let Written { train_documents: train, val_documents: val, .. } = self.written;
         if train == 0 || val == 0 {
-            return Err(DataError::TooFewDocuments { train, val });
+            return Err(DataError::TooFewDocuments { train, val, left_out: String::new() });
         }
         self.close_train()?;
         let last = self.shard_path(self.written.shards);

@@ -1,6 +1,9 @@
-//! Files of text to pretraining shards: .txt, .md, .jsonl (these also .gz, .zst) and .parquet, in folders
-//! of any depth.
+//! Files of text to pretraining shards: .txt, .md, .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet, in
+//! folders of any depth.
 
+mod field;
+mod files;
+mod oddities;
 mod read;
 mod sink;
 
@@ -10,20 +13,39 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use nanochat_tensor::Rng;
 
-use crate::dataset::{DataError, ShardWriter, Written, at};
+use crate::dataset::{DataError, ShardWriter, Written};
+use crate::encoding::Encoding;
+use crate::lines::BadLines;
+pub(crate) use files::{InputFile, input_files};
+pub use files::{Kind, PassedOver};
+pub use oddities::{Found, Oddities, Oddity};
 pub(crate) use read::documents;
 use sink::Sink;
 
-/// How files become documents, and documents a corpus. NUL characters are removed from documents; those
-/// that are blank or not UTF-8 are left out and counted.
-#[derive(Clone, Debug, PartialEq, clap::Args)]
-pub struct IngestOptions {
-    /// The field of .jsonl objects and the column of .parquet files that holds the text
+/// How files become documents.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
+pub struct ReadOptions {
+    /// Where the text is: the field of .jsonl objects, the column of .csv, .tsv and .parquet files; a.b is the field
+    /// b inside of a
     #[arg(long, default_value = "text")]
     pub field: String,
     /// Every line of a .txt or .md file is a document (otherwise the whole file is one)
     #[arg(long)]
     pub split_lines: bool,
+    /// The encoding of the files that are not UTF-8: gbk, big5, utf-16le, … (a byte order mark tells it too)
+    #[arg(long, value_name = "NAME")]
+    pub encoding: Option<Encoding>,
+    /// Lines and rows that are not UTF-8, no JSON, or without the field
+    #[arg(long, value_enum, default_value_t)]
+    pub bad_lines: BadLines,
+}
+
+/// How documents become a corpus. NUL characters are removed from documents; those that are blank are left out and
+/// counted.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+pub struct IngestOptions {
+    #[command(flatten)]
+    pub read: ReadOptions,
     /// Share of the documents kept for validation, taken at even distances; at least one is
     #[arg(long, default_value_t = 0.01, value_parser = share)]
     pub val_share: f64,
@@ -40,14 +62,10 @@ pub struct IngestOptions {
 pub struct Ingested {
     /// Files and documents by kind of file.
     pub kinds: BTreeMap<Kind, Count>,
-    /// Extensions that are none of the known kinds, and how many files have them.
-    pub unknown: BTreeMap<String, usize>,
+    pub passed: PassedOver,
+    pub odd: Oddities,
     /// Blank documents, left out.
     pub blank: usize,
-    /// Documents that are not UTF-8, left out.
-    pub not_utf8: usize,
-    /// The file of the first of these.
-    pub first_not_utf8: Option<PathBuf>,
     /// NUL characters removed.
     pub nuls: usize,
     pub written: Written,
@@ -59,13 +77,6 @@ pub struct Count {
     pub documents: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    Text,
-    JsonLines,
-    Parquet,
-}
-
 /// Writes the text of `paths` (files, or folders and all below) into the new folder `out`. Progress counts bytes
 /// of files. Without a seed, files are read in the order given, those of a folder by name.
 pub fn ingest(
@@ -74,95 +85,19 @@ pub fn ingest(
     options: &IngestOptions,
     progress: &ProgressBar,
 ) -> Result<Ingested, DataError> {
-    let mut report = Ingested::default();
-    let mut files = input_files(paths, &mut report.unknown)?;
+    let (mut files, passed) = input_files(paths)?;
     if let Some(seed) = options.seed {
         Rng::new(&[seed, 0]).shuffle(&mut files);
     }
     progress.set_length(files.iter().map(InputFile::len).sum());
-    let mut sink = Sink::new(ShardWriter::create(out, options.chars_per_shard)?, options, report);
+    let mut sink = Sink::new(ShardWriter::create(out, options.chars_per_shard)?, options);
+    let mut odd = Oddities::default();
     for file in &files {
         sink.start(file);
-        documents(file, &options.field, options.split_lines, progress, &mut |bytes| sink.add_bytes(bytes))?;
+        documents(file, &options.read, progress, &mut odd, &mut |text| sink.add(text))?;
     }
-    sink.finish()
-}
-
-pub(crate) struct InputFile {
-    pub path: PathBuf,
-    pub kind: Kind,
-}
-
-impl InputFile {
-    /// In bytes, as it lies on the disk.
-    pub fn len(&self) -> u64 {
-        self.path.metadata().map_or(0, |metadata| metadata.len())
-    }
-}
-
-/// The files of `paths`, at least one; extensions of other kinds are counted in `unknown`.
-pub(crate) fn input_files(
-    paths: &[PathBuf],
-    unknown: &mut BTreeMap<String, usize>,
-) -> Result<Vec<InputFile>, DataError> {
-    let mut files = Vec::new();
-    for path in paths {
-        list(path, &mut files, unknown)?;
-    }
-    if files.is_empty() {
-        let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        return Err(DataError::NoFiles(names.join(", ")));
-    }
-    Ok(files)
-}
-
-/// Adds a file, or the files of a folder and those below in the order of their names. Hidden entries
-/// and links to folders are passed over.
-fn list(
-    path: &Path,
-    files: &mut Vec<InputFile>,
-    unknown: &mut BTreeMap<String, usize>,
-) -> Result<(), DataError> {
-    if path.metadata().map_err(at(path))?.is_dir() {
-        let entries = std::fs::read_dir(path).map_err(at(path))?;
-        let mut entries = entries.collect::<Result<Vec<_>, _>>().map_err(at(path))?;
-        entries.sort_by_key(std::fs::DirEntry::file_name);
-        for entry in entries {
-            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            let linked_folder = entry.path().is_symlink() && entry.path().is_dir(); // may be a circle
-            if !hidden && !linked_folder {
-                list(&entry.path(), files, unknown)?;
-            }
-        }
-        return Ok(());
-    }
-    match Kind::of(path) {
-        Ok(kind) => files.push(InputFile { path: path.into(), kind }),
-        Err(extension) => *unknown.entry(extension).or_default() += 1,
-    }
-    Ok(())
-}
-
-impl Kind {
-    /// By extension; an unknown one is returned.
-    fn of(path: &Path) -> Result<Kind, String> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
-        match plain.unwrap_or(&name).rsplit_once('.') {
-            Some((_, "txt" | "md")) => Ok(Kind::Text),
-            Some((_, "jsonl")) => Ok(Kind::JsonLines),
-            Some((_, "parquet")) if plain.is_none() => Ok(Kind::Parquet),
-            _ => Err(name.split_once('.').map_or("no extension".into(), |(_, end)| format!(".{end}"))),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Text => "text",
-            Kind::JsonLines => "JSON lines",
-            Kind::Parquet => "parquet",
-        }
-    }
+    let report = sink.finish().map_err(|error| odd.explain(error))?;
+    Ok(Ingested { passed, odd, ..report })
 }
 
 pub(crate) fn share(value: &str) -> Result<f64, String> {

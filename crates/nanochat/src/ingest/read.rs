@@ -1,97 +1,217 @@
 //! The documents of one file.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, Read};
 
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use super::{InputFile, Kind};
+use super::field::text_of;
+use super::oddities::Found;
+use super::{InputFile, Kind, Oddities, Oddity, ReadOptions};
 use crate::dataset::{CHUNK_ROWS, DataError, ParquetTexts, at};
-use crate::lines::{Lines, MAX_LINE, unpack};
+use crate::encoding::{Encoding, Text};
+use crate::json::{self, Mended};
+use crate::lines::{BadLines, Lines, MAX_LINE, unpack};
+use crate::table::Table;
 
-/// Gives each document of `file` to `take`, as the bytes it is; an error of `take` ends it. `field` names the
-/// JSON field or parquet column; with `split_lines` each line of a text file is a document.
+/// Bytes from which a foreign encoding is told where the file begins with ASCII.
+const SAMPLE: usize = 4 << 10;
+
+/// Gives each document of `file` to `take`; an error of `take` ends it. Of what cannot be read as it stands `odd`
+/// keeps the count, and `options` say whether it ends the reading.
 pub fn documents(
     file: &InputFile,
-    field: &str,
-    split_lines: bool,
+    options: &ReadOptions,
     progress: &ProgressBar,
-    take: &mut impl FnMut(&[u8]) -> Result<(), DataError>,
+    odd: &mut Oddities,
+    take: &mut impl FnMut(&str) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let InputFile { path, kind } = file;
-    let open = || {
-        let file = File::open(path).map_err(at(path))?;
-        unpack(path, progress.wrap_read(file))
-    };
-    let bad = |reason: String| DataError::BadFile { path: path.clone(), reason };
-    match kind {
-        Kind::Text if split_lines => {
-            for line in Lines::new(path, open()?) {
-                take(&line?.1)?;
+    let foreign = Found::default();
+    let mut reading = Reading { file, options, odd, take, documents: 0, foreign, sample: Vec::new() };
+    let path = &file.path;
+    if file.kind == Kind::Parquet {
+        reading.parquet()?;
+        progress.inc(file.len());
+        return reading.end(None);
+    }
+    let packed = unpack(path, progress.wrap_read(File::open(path).map_err(at(path))?))?;
+    let text = Text::new(packed, options.encoding).map_err(at(path))?;
+    if text.looks_like.is_some_and(Encoding::is_utf16) {
+        reading.foreign(None, &[]); // its lines would be cut inside of characters
+        return reading.end(text.looks_like);
+    }
+    reading.text(text.reader)?;
+    if let Some(encoding) = text.decoded_from {
+        let malformed = text.malformed.lock().expect("no code panics while it holds this lock");
+        reading.odd.decoded(path, encoding, &malformed);
+    }
+    reading.end(text.looks_like)
+}
+
+struct Reading<'a, T> {
+    file: &'a InputFile,
+    options: &'a ReadOptions,
+    odd: &'a mut Oddities,
+    take: &'a mut T,
+    documents: usize,
+    /// Documents that are not UTF-8, and the beginning of these.
+    foreign: Found,
+    sample: Vec<u8>,
+}
+
+impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
+    fn text(&mut self, mut text: Box<dyn BufRead + Send>) -> Result<(), DataError> {
+        let InputFile { path, kind } = self.file;
+        match kind {
+            Kind::Text if self.options.split_lines => {
+                for line in Lines::new(path, text) {
+                    let (number, bytes) = line?;
+                    self.document(Some(number), &bytes)?;
+                }
             }
-        }
-        Kind::Text => {
-            let mut bytes = Vec::new();
-            open()?.take(MAX_LINE + 1).read_to_end(&mut bytes).map_err(at(path))?;
-            if bytes.len() as u64 > MAX_LINE {
-                let limit = MAX_LINE >> 20;
-                return Err(bad(format!("as one document it is over {limit} MiB; use --split-lines")));
+            Kind::Text => {
+                let mut bytes = Vec::new();
+                text.by_ref().take(MAX_LINE + 1).read_to_end(&mut bytes).map_err(at(path))?;
+                if bytes.len() as u64 > MAX_LINE {
+                    let limit = MAX_LINE >> 20;
+                    let reason = format!("as one document it is over {limit} MiB; use --split-lines");
+                    return Err(DataError::BadFile { path: path.clone(), reason });
+                }
+                self.document(None, &bytes)?;
             }
-            take(&bytes)?;
-        }
-        Kind::JsonLines => {
-            for line in Lines::new(path, open()?) {
-                let (line, bytes) = line?;
-                let Ok(json) = std::str::from_utf8(&bytes) else {
-                    take(&bytes)?; // whoever takes it sees that it is not UTF-8
-                    continue;
-                };
-                let text = field_of(json, field).map_err(|reason| DataError::Line {
-                    path: path.clone(),
-                    line,
-                    reason,
-                })?;
-                take(text.as_bytes())?;
-            }
-        }
-        Kind::Parquet => {
-            let texts = ParquetTexts::open(path, field).map_err(bad)?;
-            for row_group in 0..texts.num_row_groups() {
-                let mut rows = texts.rows(row_group, 0).map_err(bad)?;
-                loop {
-                    let values = rows.next_rows(CHUNK_ROWS).map_err(bad)?;
-                    if values.is_empty() {
-                        break;
-                    }
-                    for value in values {
-                        take(value.as_deref().unwrap_or_default())?;
+            Kind::JsonLines => {
+                for line in Lines::new(path, text) {
+                    let (number, bytes) = line?;
+                    match json::parse(&bytes) {
+                        Ok((value, mended)) => self.object(number, &value, mended)?,
+                        Err(_) if std::str::from_utf8(&bytes).is_err() => self.foreign(Some(number), &bytes),
+                        Err(reason) => self.bad(number, &reason)?,
                     }
                 }
             }
-            progress.inc(path.metadata().map_or(0, |metadata| metadata.len()));
+            Kind::Csv => self.table(Table::new(text, b','))?,
+            Kind::Tsv => self.table(Table::new(text, b'\t'))?,
+            Kind::Parquet => unreachable!("parquet is no text"),
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, line: usize, value: &Value, mended: Mended) -> Result<(), DataError> {
+        let text = match text_of(value, &self.options.field) {
+            Ok(text) => text,
+            Err(reason) => return self.bad(line, &reason),
+        };
+        for (oddity, n) in [(Oddity::NotANumber, mended.numbers), (Oddity::HalfPair, mended.surrogates)] {
+            if n > 0 {
+                self.odd.add(oddity, &self.file.path, line, "");
+            }
+        }
+        self.documents += 1;
+        (self.take)(text)
+    }
+
+    fn table(&mut self, mut table: Table) -> Result<(), DataError> {
+        let (InputFile { path, .. }, ReadOptions { field, .. }) = (self.file, self.options);
+        let error = |line, reason| DataError::Line { path: path.clone(), line, reason };
+        if !table.advance().map_err(|reason| error(table.line, reason))? {
+            return Ok(());
+        }
+        let Ok(names) = table.strings() else {
+            self.foreign(Some(table.line), &[]);
+            return Ok(());
+        };
+        let Some(column) = names.iter().position(|name| name == field) else {
+            let reason = format!("no column `{field}`; choose one with --field: {}", names.join(", "));
+            return Err(error(table.line, reason));
+        };
+        while table.advance().map_err(|reason| error(table.line, reason))? {
+            match table.check(names.len()) {
+                Ok(()) => self.document(Some(table.line), table.field(column))?,
+                Err(reason) => self.bad(table.line, &reason)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn parquet(&mut self) -> Result<(), DataError> {
+        let InputFile { path, .. } = self.file;
+        let bad = |reason: String| DataError::BadFile { path: path.clone(), reason };
+        let texts = ParquetTexts::open(path, &self.options.field).map_err(bad)?;
+        let mut row = 0;
+        for row_group in 0..texts.num_row_groups() {
+            let mut rows = texts.rows(row_group, 0).map_err(bad)?;
+            loop {
+                let values = rows.next_rows(CHUNK_ROWS).map_err(bad)?;
+                if values.is_empty() {
+                    break;
+                }
+                for value in values {
+                    row += 1;
+                    self.document(Some(row), value.as_deref().unwrap_or_default())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn document(&mut self, line: Option<usize>, bytes: &[u8]) -> Result<(), DataError> {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            self.foreign(line, bytes);
+            return Ok(());
+        };
+        self.documents += 1;
+        (self.take)(text)
+    }
+
+    /// A document that is not UTF-8.
+    fn foreign(&mut self, line: Option<usize>, bytes: &[u8]) {
+        self.documents += 1;
+        self.foreign.add(&self.file.path, line);
+        self.sample.extend(&bytes[..bytes.len().min(SAMPLE - self.sample.len())]);
+    }
+
+    fn bad(&mut self, line: usize, reason: &str) -> Result<(), DataError> {
+        let InputFile { path, .. } = self.file;
+        match self.options.bad_lines {
+            BadLines::Skip => {
+                self.odd.add(Oddity::BadLine, path, line, reason);
+                Ok(())
+            }
+            BadLines::Fail => {
+                let reason = format!("{reason}; --bad-lines skip leaves such lines out");
+                Err(DataError::Line { path: path.clone(), line, reason })
+            }
         }
     }
-    Ok(())
-}
 
-/// The text in `field` of one JSON line; nothing for null.
-fn field_of(json: &str, field: &str) -> Result<String, String> {
-    let chat = "it is a conversation, not text: finetuning reads such files as they are";
-    match serde_json::from_str(json).map_err(|error| format!("not JSON ({error})"))? {
-        Value::Object(mut object) => match object.remove(field) {
-            Some(Value::String(text)) => Ok(text),
-            Some(Value::Null) => Ok(String::new()),
-            Some(_) => Err(format!("the field `{field}` is not a string")),
-            None if object.contains_key("messages") || object.contains_key("conversations") => {
-                Err(chat.into())
+    /// Reports the documents that are not UTF-8: now it is known how many there are in the file.
+    fn end(mut self, looks_like: Option<Encoding>) -> Result<(), DataError> {
+        if self.foreign.count == 0 {
+            return Ok(());
+        }
+        let hint = match looks_like.or_else(|| Encoding::guess(&self.sample)) {
+            _ if self.file.kind == Kind::Parquet => String::new(),
+            Some(encoding) => {
+                let name = encoding.name();
+                format!("it looks like {name}, which --encoding {} reads", name.to_lowercase())
             }
-            None => {
-                let names: Vec<&str> = object.keys().take(10).map(String::as_str).collect();
-                Err(format!("no field `{field}`; choose one with --field: {}", names.join(", ")))
+            None => "--encoding NAME reads other encodings, such as gbk".into(),
+        };
+        if self.options.bad_lines == BadLines::Skip {
+            self.foreign.reason = hint;
+            self.odd.merge(Oddity::NotUtf8, self.foreign);
+            return Ok(());
+        }
+        let what = match self.foreign.first_line() {
+            Some(line) => {
+                let (count, all) = (self.foreign.count, self.documents);
+                format!("{count} of {all} documents are not UTF-8, the first at {line}")
             }
-        },
-        Value::Array(items) if items.iter().any(Value::is_object) => Err(chat.into()),
-        _ => Err(format!("not an object with a field `{field}`")),
+            None => "it is not UTF-8".into(),
+        };
+        let hint = if hint.is_empty() { hint } else { format!("; {hint}") };
+        let reason = format!("{what}{hint}; --bad-lines skip leaves such documents out");
+        Err(DataError::BadFile { path: self.file.path.clone(), reason })
     }
 }

@@ -1,7 +1,5 @@
 //! Where the documents of all files meet: cleaned, counted, shuffled, split, written.
 
-use std::path::PathBuf;
-
 use nanochat_tensor::Rng;
 
 use super::{IngestOptions, Ingested, InputFile, Kind};
@@ -17,7 +15,6 @@ pub struct Sink {
     /// One document of so many is for validation.
     val_every: usize,
     written: usize,
-    file: PathBuf,
     kind: Kind,
 }
 
@@ -28,30 +25,20 @@ struct Shuffle {
 }
 
 impl Sink {
-    pub fn new(writer: ShardWriter, options: &IngestOptions, report: Ingested) -> Sink {
+    pub fn new(writer: ShardWriter, options: &IngestOptions) -> Sink {
         let shuffle = options.seed.map(|seed| Shuffle { rng: Rng::new(&[seed, 1]), held: vec![], bytes: 0 });
         let val_every = (1.0 / options.val_share).round() as usize;
-        Sink { writer, report, shuffle, val_every, written: 0, file: PathBuf::new(), kind: Kind::Text }
+        let report = Ingested::default();
+        Sink { writer, report, shuffle, val_every, written: 0, kind: Kind::Text }
     }
 
     /// What follows comes from `file`.
     pub fn start(&mut self, file: &InputFile) {
-        (self.file, self.kind) = (file.path.clone(), file.kind);
+        self.kind = file.kind;
         self.report.kinds.entry(file.kind).or_default().files += 1;
     }
 
-    pub fn add_bytes(&mut self, bytes: &[u8]) -> Result<(), DataError> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => self.add_text(text),
-            Err(_) => {
-                self.report.not_utf8 += 1;
-                self.report.first_not_utf8.get_or_insert_with(|| self.file.clone());
-                Ok(())
-            }
-        }
-    }
-
-    pub fn add_text(&mut self, text: &str) -> Result<(), DataError> {
+    pub fn add(&mut self, text: &str) -> Result<(), DataError> {
         let text = text.trim_start_matches('\u{feff}');
         let nuls = text.bytes().filter(|&byte| byte == 0).count();
         let text = if nuls > 0 { text.replace('\0', "") } else { text.to_owned() };

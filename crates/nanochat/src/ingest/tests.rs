@@ -5,8 +5,18 @@ use super::*;
 use crate::dataset::{OnBadShard, Shards, Split};
 
 fn options() -> IngestOptions {
-    let (field, split_lines) = ("text".into(), false);
-    IngestOptions { field, split_lines, val_share: 0.01, chars_per_shard: 1_000, seed: None }
+    let read = ReadOptions { field: "text".into(), ..ReadOptions::default() };
+    IngestOptions { read, val_share: 0.01, chars_per_shard: 1_000, seed: None }
+}
+
+fn split_lines() -> IngestOptions {
+    let read = ReadOptions { split_lines: true, ..options().read };
+    IngestOptions { read, ..options() }
+}
+
+fn skipping() -> IngestOptions {
+    let read = ReadOptions { bad_lines: BadLines::Skip, ..options().read };
+    IngestOptions { read, ..options() }
 }
 
 struct Folder(tempfile::TempDir);
@@ -47,34 +57,47 @@ fn every_kind_of_file_is_read() {
         ("b.md", b"# two\n"),
         ("deeper/c.jsonl.zst", &zst),
         ("gbk.txt", b"\xc4\xe3\xba\xc3"),
+        ("d.CSV", b"id,text\r\n1,\"four,\nfive\"\r\n"),
+        ("e.tsv", b"text\tid\nsix\t2\n"),
         ("blank.txt", b" \n"),
         (".hidden.txt", b"hidden"),
         ("picture.png", b"png"),
         ("archive.tar.gz", b"tar"),
         ("README", b"readme"),
     ]);
-    let report = folder.ingest(&options()).unwrap();
+    let report = folder.ingest(&skipping()).unwrap();
     assert_eq!(folder.texts(Split::Val), ["first\nsecond\n"]);
-    assert_eq!(folder.texts(Split::Train), ["# two\n", "三"]);
+    assert_eq!(folder.texts(Split::Train), ["# two\n", "four,\nfive", "三", "six"]);
     assert_eq!(report.kinds[&Kind::Text], Count { files: 4, documents: 2 });
     assert_eq!(report.kinds[&Kind::JsonLines], Count { files: 1, documents: 1 });
-    assert_eq!((report.blank, report.not_utf8, report.nuls), (2, 1, 1));
-    assert!(report.first_not_utf8.unwrap().ends_with("gbk.txt"));
-    let unknown: Vec<&str> = report.unknown.keys().map(String::as_str).collect();
-    assert_eq!(unknown, [".png", ".tar.gz", "no extension"]);
+    assert_eq!((report.blank, report.odd.count(Oddity::NotUtf8), report.nuls), (2, 1, 1));
+    let odd = report.odd.sentences();
+    assert!(
+        odd[0].starts_with("left out 1 document that is not UTF-8: ")
+            && odd[0].contains("gbk.txt (it looks like GBK")
+    );
+    let passed: Vec<(&str, usize)> =
+        report.passed.kinds.iter().map(|(kind, n)| (kind.as_str(), *n)).collect();
+    let expected = [
+        ("files with .png", 1),
+        ("files with .tar.gz", 1),
+        ("files with no extension", 1),
+        ("hidden files or folders", 1),
+    ];
+    assert_eq!(passed, expected);
 
     // The result is itself something to ingest.
     let again = folder.0.path().join("again");
     let out = folder.0.path().join("out");
     let report = ingest(&[out], &again, &options(), &ProgressBar::hidden()).unwrap();
-    assert_eq!(report.kinds[&Kind::Parquet], Count { files: 2, documents: 3 });
+    assert_eq!(report.kinds[&Kind::Parquet], Count { files: 2, documents: 5 });
 }
 
 #[test]
 fn lines_are_documents_if_asked_and_one_in_a_hundred_validates() {
     let text: String = (0..1_000).map(|i| format!("line {i}\n")).collect();
     let folder = Folder::new(&[("a.txt", text.as_bytes())]);
-    let report = folder.ingest(&IngestOptions { split_lines: true, ..options() }).unwrap();
+    let report = folder.ingest(&split_lines()).unwrap();
     assert_eq!((report.written.train_documents, report.written.val_documents), (990, 10));
     assert_eq!(report.written.shards, 9, "7,890 characters, 78 of them for validation");
     assert_eq!(folder.texts(Split::Val)[1], "line 100");
@@ -85,7 +108,7 @@ fn a_shuffle_keeps_every_document_and_follows_the_seed() {
     let text: String = (0..500).map(|i| format!("line {i}\n")).collect();
     let folder = Folder::new(&[("a.txt", text.as_bytes()), ("b.txt", b"one\ntwo")]);
     let all = |seed| {
-        folder.ingest(&IngestOptions { split_lines: true, seed, ..options() }).unwrap();
+        folder.ingest(&IngestOptions { seed, ..split_lines() }).unwrap();
         [folder.texts(Split::Train), folder.texts(Split::Val)].concat()
     };
     let (plain, one, same, two) = (all(None), all(Some(1)), all(Some(1)), all(Some(2)));

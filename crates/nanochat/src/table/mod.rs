@@ -1,5 +1,5 @@
-//! Rows of .jsonl (also .gz, .zst), .csv and .parquet files, each as a JSON object by column: data sets come in all
-//! three, and a reader of a set need not care in which.
+//! Rows of .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet files, each as a JSON object by column: data sets
+//! come in all of these, and a reader of a set need not care in which.
 
 mod csv;
 mod parquet;
@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::dataset::DataError;
 use crate::lines::Lines;
+pub(crate) use csv::Table;
 
 /// One row, which knows where it stands in case something is wrong with it.
 #[derive(Clone, Debug)]
@@ -23,18 +24,21 @@ pub struct Row {
 
 pub type Rows = Box<dyn Iterator<Item = Result<Row, DataError>>>;
 
-/// The rows of a file, by its ending. The first row of a .csv file names its columns.
+/// The rows of a file, by its ending. The first row of a .csv or .tsv file names its columns.
 pub fn rows(path: &Path) -> Result<Rows, DataError> {
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("csv") => csv::rows(path, None),
-        Some("parquet") => parquet::rows(path),
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
+    match plain.unwrap_or(&name).rsplit_once('.') {
+        Some((_, "csv")) => csv::rows(path, b',', None),
+        Some((_, "tsv")) => csv::rows(path, b'\t', None),
+        Some((_, "parquet")) if plain.is_none() => parquet::rows(path),
         _ => json_rows(path),
     }
 }
 
 /// The rows of a .csv file without a row of names.
 pub fn csv_rows(path: &Path, columns: &[&str]) -> Result<Rows, DataError> {
-    csv::rows(path, Some(columns))
+    csv::rows(path, b',', Some(columns))
 }
 
 fn json_rows(path: &Path) -> Result<Rows, DataError> {

@@ -1,0 +1,121 @@
+//! Which files are read, and what is passed over.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::dataset::{DataError, at};
+
+pub(crate) struct InputFile {
+    pub path: PathBuf,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Text,
+    JsonLines,
+    /// Columns apart by commas.
+    Csv,
+    /// Columns apart by tabs.
+    Tsv,
+    Parquet,
+}
+
+/// What lies among the files and is not read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PassedOver {
+    /// How many of each, such as "files with .png".
+    pub kinds: BTreeMap<String, usize>,
+    /// Folders that were asked for and have nothing to read.
+    pub folders: Vec<PathBuf>,
+}
+
+impl InputFile {
+    /// In bytes, as it lies on the disk.
+    pub fn len(&self) -> u64 {
+        self.path.metadata().map_or(0, |metadata| metadata.len())
+    }
+}
+
+/// The files of `paths`, at least one, and what was passed over among them.
+pub(crate) fn input_files(paths: &[PathBuf]) -> Result<(Vec<InputFile>, PassedOver), DataError> {
+    let (mut files, mut passed) = (Vec::new(), PassedOver::default());
+    for path in paths {
+        let before = files.len();
+        list(path, &mut files, &mut passed)?;
+        if files.len() == before && path.is_dir() {
+            passed.folders.push(path.clone());
+        }
+    }
+    if files.is_empty() {
+        let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        let only: Vec<String> = passed.kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        let only = if only.is_empty() { String::new() } else { format!(", only {}", only.join(", ")) };
+        return Err(DataError::NoFiles(names.join(", ") + &only));
+    }
+    Ok((files, passed))
+}
+
+/// Adds a file, or the files of a folder and those below in the order of their names. Hidden entries
+/// and links to folders are passed over.
+fn list(path: &Path, files: &mut Vec<InputFile>, passed: &mut PassedOver) -> Result<(), DataError> {
+    if path.metadata().map_err(at(path))?.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(at(path))?;
+        let mut entries = entries.collect::<Result<Vec<_>, _>>().map_err(at(path))?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                passed.add("hidden files or folders");
+            } else if entry.path().is_symlink() && entry.path().is_dir() {
+                passed.add("links to folders"); // may be a circle
+            } else {
+                list(&entry.path(), files, passed)?;
+            }
+        }
+        return Ok(());
+    }
+    match Kind::of(path) {
+        Ok(kind) => files.push(InputFile { path: path.into(), kind }),
+        Err(ending) => passed.add(&format!("files with {ending}")),
+    }
+    Ok(())
+}
+
+impl PassedOver {
+    fn add(&mut self, what: &str) {
+        *self.kinds.entry(what.into()).or_default() += 1;
+    }
+
+    /// One for each kind, for people.
+    pub fn sentences(&self) -> Vec<String> {
+        let kinds = self.kinds.iter().map(|(kind, n)| format!("passed over {n} {kind}"));
+        let folders = self.folders.iter().map(|path| format!("found nothing to read in {}", path.display()));
+        kinds.chain(folders).collect()
+    }
+}
+
+impl Kind {
+    /// By extension; an unknown one is returned.
+    fn of(path: &Path) -> Result<Kind, String> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
+        match plain.unwrap_or(&name).rsplit_once('.') {
+            Some((_, "txt" | "md")) => Ok(Kind::Text),
+            Some((_, "jsonl" | "ndjson")) => Ok(Kind::JsonLines),
+            Some((_, "csv")) => Ok(Kind::Csv),
+            Some((_, "tsv")) => Ok(Kind::Tsv),
+            Some((_, "parquet")) if plain.is_none() => Ok(Kind::Parquet),
+            _ => Err(name.split_once('.').map_or("no extension".into(), |(_, end)| format!(".{end}"))),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Text => "text",
+            Kind::JsonLines => "JSON lines",
+            Kind::Csv => "CSV",
+            Kind::Tsv => "TSV",
+            Kind::Parquet => "parquet",
+        }
+    }
+}
