@@ -109,12 +109,12 @@ const COMMON: &str = "，。、：；？！“”「」（）《》的一是不�
 impl FromStr for Encoding {
     type Err = String;
 
-    /// By a label of the web, or by the number that Windows and Python give to the Chinese ones.
+    /// By a label of the web, or as Python and Windows call it.
     fn from_str(name: &str) -> std::result::Result<Encoding, String> {
         let label = match name.to_ascii_lowercase().as_str() {
             "cp936" | "936" => "gbk".into(),
             "cp950" | "950" => "big5".into(),
-            other => other.replace('_', "-"),
+            other => other.replace('_', "-").replace("utf-16-", "utf-16"),
         };
         match encoding_rs::Encoding::for_label_no_replacement(label.as_bytes()) {
             Some(encoding) => Ok(Encoding(encoding)),

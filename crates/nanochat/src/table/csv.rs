@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Row, Rows};
 use crate::dataset::{DataError, at};
+use crate::encoding::Text;
 use crate::lines::{MAX_LINE, unpack};
 
 /// Fields of a record: where each ends takes eight bytes, so that a line of commas would fill the memory.
@@ -18,7 +19,12 @@ const MAX_FIELDS: usize = 1 << 16;
 /// The records of a file as rows. `columns` names them; without, the first record does.
 pub fn rows(path: &Path, separator: u8, columns: Option<&[&str]>) -> Result<Rows, DataError> {
     let file = std::fs::File::open(path).map_err(at(path))?;
-    let mut table = Table::new(unpack(path, file)?, separator);
+    let text = Text::new(unpack(path, file)?, None).map_err(at(path))?;
+    if let Some(encoding) = text.decoded_from {
+        let reason = format!("it is {}, not UTF-8", encoding.name());
+        return Err(DataError::BadFile { path: path.into(), reason });
+    }
+    let mut table = Table::new(text.reader, separator);
     let path: Arc<Path> = path.into();
     let row = move |number| Row { path: path.clone(), number, columns: Default::default() };
     let columns = match columns {
@@ -57,6 +63,7 @@ pub struct Table {
 }
 
 impl Table {
+    /// `text` begins without a byte order mark.
     pub fn new(text: Box<dyn BufRead + Send>, separator: u8) -> Table {
         let parser = ReaderBuilder::new().delimiter(separator).build();
         let (fields, ends) = (vec![0; 1 << 12], vec![0; 1 << 6]);
@@ -156,7 +163,7 @@ mod tests {
 
     /// The records with their lines; the text comes three bytes at a time.
     fn records(text: &str, separator: u8) -> Vec<(usize, Vec<String>)> {
-        let text = BufReader::with_capacity(3, Cursor::new(text.to_string()));
+        let text = BufReader::with_capacity(3, Cursor::new(text.trim_start_matches('\u{feff}').to_string()));
         let mut table = Table::new(Box::new(text), separator);
         let next = || table.advance().unwrap().then(|| (table.line, table.strings().unwrap()));
         std::iter::from_fn(next).collect()
