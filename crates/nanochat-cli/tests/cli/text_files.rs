@@ -28,11 +28,11 @@ fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 
 /// What `data ingest FILE FLAGS` says to people, and the documents it writes.
 fn ingest(base: &Path, file: &str, flags: &str) -> (String, Vec<String>) {
-    let _ = fs::remove_dir_all(base.join("out"));
     let said = said(nanochat(base, &line(base, file, flags)));
     let shards = Shards::open(&base.join("out"), OnBadShard::Refuse).unwrap();
     let texts =
         [Split::Val, Split::Train].map(|split| shards.texts(split).collect::<Result<Vec<_>, _>>().unwrap());
+    fs::remove_dir_all(base.join("out")).unwrap();
     (said, texts.concat())
 }
 
