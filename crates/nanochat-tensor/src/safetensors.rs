@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorView, View};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
 use safetensors::{SafeTensors, serialize_to_file};
 
 use crate::Tensor;
@@ -29,39 +30,83 @@ pub enum SaveAs {
     Bf16,
 }
 
-/// All tensors of a file by name, converted to f32.
-pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>, SafetensorsError> {
-    let read = |error| SafetensorsError::Read { path: path.into(), error };
-    let file = File::open(path).map_err(read)?;
-    // SAFETY: the map is read-only and lives only in this function. If another process truncates the
-    // file meanwhile the read faults; checkpoints are written elsewhere and renamed, never changed.
-    let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(read)?;
-    let corrupt = |e: safetensors::SafeTensorError| SafetensorsError::Corrupt {
-        path: path.into(),
-        message: e.to_string(),
-    };
-    let tensors = SafeTensors::deserialize(&bytes).map_err(corrupt)?;
-    let mut loaded = BTreeMap::new();
-    for (name, view) in tensors.iter() {
-        let data = to_f32(&view).ok_or_else(|| SafetensorsError::Dtype {
-            path: path.into(),
-            name: name.to_string(),
-            dtype: format!("{:?}", view.dtype()),
-        })?;
-        loaded.insert(name.to_string(), Tensor::new(data, view.shape()));
-    }
-    Ok(loaded)
+/// A file whose names, types and shapes are known, and whose values are still on disk.
+pub struct TensorFile {
+    path: PathBuf,
+    bytes: Mmap,
+    /// Where the values begin.
+    start: usize,
+    header: Metadata,
 }
 
-fn to_f32(view: &TensorView) -> Option<Vec<f32>> {
-    let (pairs, _) = view.data().as_chunks::<2>();
-    let (quads, _) = view.data().as_chunks::<4>();
-    Some(match view.dtype() {
-        Dtype::F32 => quads.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::BF16 => pairs.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::F16 => pairs.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-        _ => return None,
-    })
+impl TensorFile {
+    pub fn open(path: &Path) -> Result<TensorFile, SafetensorsError> {
+        let read = |error| SafetensorsError::Read { path: path.into(), error };
+        let file = File::open(path).map_err(read)?;
+        // SAFETY: the map is read-only and lives no longer than the loading of a model. If another process truncates the
+        // file meanwhile the read faults; checkpoints are written elsewhere and renamed, never changed.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(read)?;
+        let corrupt = |e: safetensors::SafeTensorError| SafetensorsError::Corrupt {
+            path: path.into(),
+            message: e.to_string(),
+        };
+        let (length, header) = SafeTensors::read_metadata(&bytes).map_err(corrupt)?;
+        Ok(TensorFile { path: path.into(), bytes, start: size_of::<u64>() + length, header })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// In the order in which they lie in the file.
+    pub fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// None where the file has no such tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.header.info(name).map(|tensor| &tensor.shape[..])
+    }
+
+    /// Refuses a type that cannot be read, without reading.
+    ///
+    /// # Panics
+    /// Where the file has no such tensor.
+    pub fn check_type(&self, name: &str) -> Result<(), SafetensorsError> {
+        match self.header.info(name).expect("a tensor of this file").dtype {
+            Dtype::F32 | Dtype::BF16 | Dtype::F16 => Ok(()),
+            dtype => {
+                let (path, name, dtype) = (self.path.clone(), name.into(), format!("{dtype:?}"));
+                Err(SafetensorsError::Dtype { path, name, dtype })
+            }
+        }
+    }
+
+    /// The values of a tensor, converted to f32.
+    ///
+    /// # Panics
+    /// Where the file has no such tensor.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, SafetensorsError> {
+        self.check_type(name)?;
+        let TensorInfo { dtype, shape, data_offsets: (from, to) } =
+            self.header.info(name).expect("a tensor of this file");
+        let bytes = &self.bytes[self.start..][*from..*to];
+        let (pairs, _) = bytes.as_chunks::<2>();
+        let (quads, _) = bytes.as_chunks::<4>();
+        let values = match dtype {
+            Dtype::BF16 => pairs.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::F16 => pairs.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+            _ => quads.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        };
+        Ok(Tensor::new(values, shape))
+    }
+}
+
+/// All tensors of a file by name, converted to f32.
+pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>, SafetensorsError> {
+    let file = TensorFile::open(path)?;
+    let tensor = |name: String| Ok((name.clone(), file.tensor(&name)?));
+    file.names().into_iter().map(tensor).collect()
 }
 
 /// Writes `path` through a temporary sibling and waits until it is on disk.
