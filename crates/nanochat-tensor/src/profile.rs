@@ -206,6 +206,7 @@ impl Recording {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::EPS;
     use crate::testing::{gpu, randn};
     use crate::{Grads, Tape, Tensor};
 
@@ -216,8 +217,8 @@ mod tests {
         let (tape, mut grads) = (Tape::new(), Grads::default());
         let y = part("forward", || {
             let weight = w.clone();
-            let z = tape.linear(&tape.rms_norm(&x), &w);
-            tape.recompute(&z, move |tape, z| tape.linear(&tape.rms_norm(z), &weight))
+            let z = tape.linear(&tape.rms_norm(&x, EPS), &w);
+            tape.recompute(&z, move |tape, z| tape.linear(&tape.rms_norm(z, EPS), &weight))
         });
         grads.add(&y, y.clone());
         part("backward", || tape.backward(&Tensor::zeros(&[1]), 0.0, &mut grads));

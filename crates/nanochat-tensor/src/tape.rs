@@ -191,10 +191,11 @@ impl Grads {
 mod tests {
     use super::*;
     use crate::Device;
+    use crate::ops::EPS;
     use crate::testing::{gpu, randn};
 
     fn branch(tape: &Tape, x: &Tensor, w: &Tensor) -> Tensor {
-        tape.mlp(x, &tape.rms_norm(x), w, w)
+        tape.mlp(x, &tape.rms_norm(x, EPS), w, w)
     }
 
     /// Two branches in a row, each recorded or recomputed.

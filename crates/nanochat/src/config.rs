@@ -2,10 +2,14 @@
 
 use nanochat_tensor::Compute;
 use nanochat_tensor::gemm::has_bf16;
+use nanochat_tensor::ops::EPS;
 use serde::{Deserialize, Serialize};
 
-/// Sizes of a GPT, under the names of nanochat's checkpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Base of nanochat's rotary positions.
+pub const ROPE_THETA: f32 = 10_000.0;
+
+/// Sizes of a GPT, under the names of nanochat's checkpoints, and the numbers in which models of others differ from its.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GptConfig {
     pub sequence_len: usize,
     pub vocab_size: usize,
@@ -13,6 +17,20 @@ pub struct GptConfig {
     pub n_head: usize,
     pub n_kv_head: usize,
     pub n_embd: usize,
+    /// What norms add to the mean square.
+    #[serde(default = "eps")]
+    pub rms_norm_eps: f32,
+    /// Base of the rotary positions.
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f32,
+}
+
+fn eps() -> f32 {
+    EPS
+}
+
+fn rope_theta() -> f32 {
+    ROPE_THETA
 }
 
 /// What training computes a second time in its backward pass instead of keeping it.
@@ -85,6 +103,7 @@ impl std::fmt::Display for Precision {
 /// Far above any model there is; below them no count of anything overflows.
 const MAX_DEPTH: usize = 1_000;
 const MAX_SEQUENCE: usize = 1 << 24;
+const MAX_VOCABULARY: usize = 1 << 24;
 
 /// Why a set of sizes makes no model.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -120,7 +139,10 @@ impl GptConfig {
             let above = (depth + 1..).find(works).expect("every even depth works");
             return Err(ConfigError::Depth { depth, n_head, n_embd, below, above });
         }
-        GptConfig { sequence_len, vocab_size, n_layer: depth, n_head, n_kv_head: n_head, n_embd }.checked()
+        let (rms_norm_eps, rope_theta) = (EPS, ROPE_THETA);
+        let (n_layer, n_kv_head) = (depth, n_head);
+        GptConfig { sequence_len, vocab_size, n_layer, n_head, n_kv_head, n_embd, rms_norm_eps, rope_theta }
+            .checked()
     }
 
     /// The same model with fewer key-value heads (GQA; 1 is MQA).
@@ -133,7 +155,11 @@ impl GptConfig {
         at_least("sequence length", 1, self.sequence_len)?;
         at_most("sequence length", MAX_SEQUENCE, self.sequence_len)?;
         at_least("vocabulary size", 1, self.vocab_size)?;
+        at_most("vocabulary size", MAX_VOCABULARY, self.vocab_size)?;
+        at_most("number of layers", MAX_DEPTH, self.n_layer)?;
+        at_most("hidden_size", width_and_heads(MAX_DEPTH).0, self.n_embd)?;
         at_least("number of heads", 1, self.n_head)?;
+        at_most("number of heads", self.n_embd, self.n_head)?;
         let choices: Vec<usize> = (1..=self.n_head).filter(|n| self.n_head.is_multiple_of(*n)).collect();
         match choices.contains(&self.n_kv_head) {
             true => Ok(self),

@@ -11,11 +11,12 @@ use rayon::prelude::*;
 use crate::batch::Batch;
 use crate::config::{GptConfig, Recompute};
 
-const ROTARY_BASE: f32 = 10_000.0;
-
 /// Rotary positions made ready, as a multiple of the trained length: scoring long few-shot prompts
 /// reaches beyond it.
 const ROTARY_REACH: usize = 10;
+
+const WTE: &str = "transformer.wte.weight";
+const LM_HEAD: &str = "lm_head.weight";
 
 #[derive(Clone)]
 pub struct Gpt {
@@ -101,28 +102,48 @@ impl Gpt {
         Gpt { config, recompute: Recompute::None, compute: Compute::F32, wte, blocks, lm_head, rotary }
     }
 
+    /// The name and shape of every weight, in the order of `params`.
+    pub fn shapes(config: &GptConfig) -> Vec<(String, [usize; 2])> {
+        let (v, c, kv_dim) = (config.vocab_size, config.n_embd, config.kv_dim());
+        let of_block = [
+            ("attn.c_q", [c, c]),
+            ("attn.c_k", [kv_dim, c]),
+            ("attn.c_v", [kv_dim, c]),
+            ("attn.c_proj", [c, c]),
+            ("mlp.c_fc", [4 * c, c]),
+            ("mlp.c_proj", [c, 4 * c]),
+        ];
+        let mut shapes = vec![(WTE.to_string(), [v, c])];
+        for i in 0..config.n_layer {
+            shapes.extend(of_block.map(|(name, shape)| (block_name(i, name), shape)));
+        }
+        shapes.push((LM_HEAD.to_string(), [v, c]));
+        shapes
+    }
+
+    /// Bytes of the weights in float32 and of the rotary table.
+    pub fn bytes(config: &GptConfig) -> f64 {
+        let table = ROTARY_REACH * config.sequence_len * config.head_dim();
+        (config.params() + table) as f64 * size_of::<f32>() as f64
+    }
+
     /// A model whose weights `weight(name, shape)` provides, asked in the order of `params`.
     pub fn from_weights<E>(
         config: GptConfig,
         mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor, E>,
     ) -> Result<Gpt, E> {
-        let (v, c, kv_dim) = (config.vocab_size, config.n_embd, config.kv_dim());
-        let wte = weight("transformer.wte.weight", &[v, c])?;
+        let mut shapes = Gpt::shapes(&config).into_iter();
+        let mut next = || {
+            let (name, shape) = shapes.next().expect("a shape for every weight");
+            weight(&name, &shape)
+        };
+        let wte = next()?;
         let mut blocks = Vec::with_capacity(config.n_layer);
-        for i in 0..config.n_layer {
-            let mut of =
-                |name: &str, shape: [usize; 2]| weight(&format!("transformer.h.{i}.{name}.weight"), &shape);
-            let attn = CausalSelfAttention {
-                c_q: of("attn.c_q", [c, c])?,
-                c_k: of("attn.c_k", [kv_dim, c])?,
-                c_v: of("attn.c_v", [kv_dim, c])?,
-                c_proj: of("attn.c_proj", [c, c])?,
-            };
-            let mlp = Mlp { c_fc: of("mlp.c_fc", [4 * c, c])?, c_proj: of("mlp.c_proj", [c, 4 * c])? };
-            blocks.push(Block { attn, mlp });
+        for _ in 0..config.n_layer {
+            let attn = CausalSelfAttention { c_q: next()?, c_k: next()?, c_v: next()?, c_proj: next()? };
+            blocks.push(Block { attn, mlp: Mlp { c_fc: next()?, c_proj: next()? } });
         }
-        let lm_head = weight("lm_head.weight", &[v, c])?;
-        Ok(Gpt::of(config, wte, blocks, lm_head))
+        Ok(Gpt::of(config, wte, blocks, next()?))
     }
 
     /// The model with its weights on `device`, in float32; on a GPU it computes in bf16.
@@ -193,19 +214,20 @@ impl Gpt {
     /// ids (B, T) -> normalized hidden states (B·T, C), every row attending to itself
     fn hidden_in_batch(&self, tape: &Tape, ids: &[u32], [b, t]: [usize; 2]) -> Tensor {
         let tokens = self.tokens([b, t], (0..b * t).map(|n| n % t).collect());
-        let mut x = tape.rms_norm(&tape.embedding(ids, &self.wte)); // (B·T, C)
+        let eps = self.config.rms_norm_eps;
+        let mut x = tape.rms_norm(&tape.embedding(ids, &self.wte), eps); // (B·T, C)
         for block in &self.blocks {
             let (block, tokens) = (block.clone(), tokens.clone());
             x = match self.recompute {
                 Recompute::None => block.forward(tape, &x, &tokens),
                 Recompute::Mlp => {
                     let x = block.attn.forward_in_batch(tape, &x, &tokens);
-                    tape.recompute(&x, move |tape, x| block.mlp.forward(tape, x))
+                    tape.recompute(&x, move |tape, x| block.mlp.forward(tape, x, eps))
                 }
                 Recompute::Block => tape.recompute(&x, move |tape, x| block.forward(tape, x, &tokens)),
             };
         }
-        tape.rms_norm(&x)
+        tape.rms_norm(&x, eps)
     }
 
     /// ids and positions (B, T) -> normalized hidden states (B·T, C)
@@ -218,12 +240,13 @@ impl Gpt {
         attend: Attend,
     ) -> Tensor {
         let tokens = self.tokens(shape, positions.clone());
-        let mut x = tape.rms_norm(&tape.embedding(ids, &self.wte)); // (B·T, C)
+        let eps = self.config.rms_norm_eps;
+        let mut x = tape.rms_norm(&tape.embedding(ids, &self.wte), eps); // (B·T, C)
         for (layer, Block { attn, mlp }) in self.blocks.iter().enumerate() {
             x = attn.forward(tape, &x, &tokens, |q, k, v| attend(layer, q, k, v));
-            x = mlp.forward(tape, &x);
+            x = mlp.forward(tape, &x, eps);
         }
-        tape.rms_norm(&x)
+        tape.rms_norm(&x, eps)
     }
 
     fn tokens(&self, shape: [usize; 2], positions: Arc<[usize]>) -> Tokens {
@@ -241,21 +264,21 @@ impl Gpt {
 
     /// Every weight with its name and its optimizer, in a fixed order.
     pub fn params(&self) -> Vec<(String, Role, &Tensor)> {
-        let mut params = vec![("transformer.wte.weight".to_string(), Role::Embedding, &self.wte)];
+        let mut params = vec![(WTE.to_string(), Role::Embedding, &self.wte)];
         for (i, block) in self.blocks.iter().enumerate() {
             params.extend(block.weights().map(|(name, w)| (block_name(i, name), Role::Matrix, w)));
         }
-        params.push(("lm_head.weight".to_string(), Role::Unembedding, &self.lm_head));
+        params.push((LM_HEAD.to_string(), Role::Unembedding, &self.lm_head));
         params
     }
 
     /// As `params`, to be changed.
     pub fn params_mut(&mut self) -> Vec<(String, Role, &mut Tensor)> {
-        let mut params = vec![("transformer.wte.weight".to_string(), Role::Embedding, &mut self.wte)];
+        let mut params = vec![(WTE.to_string(), Role::Embedding, &mut self.wte)];
         for (i, block) in self.blocks.iter_mut().enumerate() {
             params.extend(block.weights_mut().map(|(name, w)| (block_name(i, name), Role::Matrix, w)));
         }
-        params.push(("lm_head.weight".to_string(), Role::Unembedding, &mut self.lm_head));
+        params.push((LM_HEAD.to_string(), Role::Unembedding, &mut self.lm_head));
         params
     }
 }
@@ -279,11 +302,11 @@ impl CausalSelfAttention {
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Tensor,
     ) -> Tensor {
         let Tokens { config, shape: [b, t], positions, rotary } = tokens;
-        let GptConfig { n_head, n_kv_head, n_embd, .. } = *config;
-        let normed = tape.rms_norm(x);
+        let GptConfig { n_head, n_kv_head, n_embd, rms_norm_eps: eps, .. } = *config;
+        let normed = tape.rms_norm(x, eps);
         let heads = |w: &Tensor, n: usize| tape.linear(&normed, w).reshape(&[*b, *t, n, config.head_dim()]);
-        let q = tape.rotary_qk_norm(&heads(&self.c_q, n_head), rotary, positions);
-        let k = tape.rotary_qk_norm(&heads(&self.c_k, n_kv_head), rotary, positions);
+        let q = tape.rotary_qk_norm(&heads(&self.c_q, n_head), rotary, positions, eps);
+        let k = tape.rotary_qk_norm(&heads(&self.c_k, n_kv_head), rotary, positions, eps);
         let y = attend(&q, &k, &heads(&self.c_v, n_kv_head)); // (B, T, H, D)
         tape.linear_add(x, &y.reshape(&[b * t, n_embd]), &self.c_proj)
     }
@@ -295,14 +318,15 @@ impl CausalSelfAttention {
 
 impl Mlp {
     /// x (B·T, C) -> x + MLP of its norm
-    fn forward(&self, tape: &Tape, x: &Tensor) -> Tensor {
-        tape.mlp(x, &tape.rms_norm(x), &self.c_fc, &self.c_proj)
+    fn forward(&self, tape: &Tape, x: &Tensor, eps: f32) -> Tensor {
+        tape.mlp(x, &tape.rms_norm(x, eps), &self.c_fc, &self.c_proj)
     }
 }
 
 impl Block {
     fn forward(&self, tape: &Tape, x: &Tensor, tokens: &Tokens) -> Tensor {
-        self.mlp.forward(tape, &self.attn.forward_in_batch(tape, x, tokens))
+        let x = self.attn.forward_in_batch(tape, x, tokens);
+        self.mlp.forward(tape, &x, tokens.config.rms_norm_eps)
     }
 
     fn weights(&self) -> [(&'static str, &Tensor); 6] {
@@ -335,7 +359,7 @@ fn block_name(i: usize, name: &str) -> String {
 }
 
 fn rotary(config: GptConfig) -> Arc<RotaryTable> {
-    RotaryTable::new(ROTARY_REACH * config.sequence_len, config.head_dim(), ROTARY_BASE)
+    RotaryTable::new(ROTARY_REACH * config.sequence_len, config.head_dim(), config.rope_theta)
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use nanochat::config::GptConfig;
+use nanochat::config::{GptConfig, ROPE_THETA};
 use nanochat::engine::{Completion, Engine, EngineOptions, Finish, Request};
 use nanochat::gpt::Gpt;
 use nanochat::sampler::{SampleOptions, Seen, sample};
+use nanochat_tensor::ops::EPS;
 use nanochat_tensor::{Precision, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 
@@ -18,7 +19,16 @@ fn byte_tokenizer() -> Tokenizer {
 
 /// Two layers of random weights, grouped queries, 265 tokens.
 fn random_model(sequence_len: usize) -> Gpt {
-    let config = GptConfig { sequence_len, vocab_size: 265, n_layer: 2, n_head: 4, n_kv_head: 2, n_embd: 32 };
+    let config = GptConfig {
+        sequence_len,
+        vocab_size: 265,
+        n_layer: 2,
+        n_head: 4,
+        n_kv_head: 2,
+        n_embd: 32,
+        rms_norm_eps: EPS,
+        rope_theta: ROPE_THETA,
+    };
     let mut stream = 0;
     let weight = |_: &str, shape: &[usize]| {
         stream += 1;
@@ -32,8 +42,16 @@ fn random_model(sequence_len: usize) -> Gpt {
 /// A model that says after each token one certain other: one-hot embeddings, empty blocks.
 fn chain_model(follows: impl Fn(usize) -> usize) -> Gpt {
     let (v, c) = (265, 320);
-    let config =
-        GptConfig { sequence_len: 128, vocab_size: v, n_layer: 1, n_head: 1, n_kv_head: 1, n_embd: c };
+    let config = GptConfig {
+        sequence_len: 128,
+        vocab_size: v,
+        n_layer: 1,
+        n_head: 1,
+        n_kv_head: 1,
+        n_embd: c,
+        rms_norm_eps: EPS,
+        rope_theta: ROPE_THETA,
+    };
     let weight = |name: &str, shape: &[usize]| {
         let mut data = vec![0.0; shape.iter().product()];
         for id in 0..v {

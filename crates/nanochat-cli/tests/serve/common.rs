@@ -8,8 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nanochat::checkpoint;
-use nanochat::config::GptConfig;
+use nanochat::config::{GptConfig, ROPE_THETA};
 use nanochat::gpt::Gpt;
+use nanochat_tensor::ops::EPS;
 use nanochat_tensor::safetensors::SaveAs;
 use nanochat_tensor::{Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
@@ -26,8 +27,16 @@ pub fn tokenizer() -> Tokenizer {
 
 /// Two layers of random weights. Every answer depends on all of its prompt.
 pub fn random_model() -> Gpt {
-    let config =
-        GptConfig { sequence_len: 512, vocab_size: 265, n_layer: 2, n_head: 2, n_kv_head: 2, n_embd: 64 };
+    let config = GptConfig {
+        sequence_len: 512,
+        vocab_size: 265,
+        n_layer: 2,
+        n_head: 2,
+        n_kv_head: 2,
+        n_embd: 64,
+        rms_norm_eps: EPS,
+        rope_theta: ROPE_THETA,
+    };
     let mut stream = 0;
     let weight = |_: &str, shape: &[usize]| {
         stream += 1;
@@ -41,7 +50,16 @@ pub fn random_model() -> Gpt {
 /// A model that says after each token one certain other: `tokens`, each after the one before it.
 pub fn chain_model(tokens: &[u32], sequence_len: usize) -> Gpt {
     let (v, c) = (265, 320);
-    let config = GptConfig { sequence_len, vocab_size: v, n_layer: 1, n_head: 1, n_kv_head: 1, n_embd: c };
+    let config = GptConfig {
+        sequence_len,
+        vocab_size: v,
+        n_layer: 1,
+        n_head: 1,
+        n_kv_head: 1,
+        n_embd: c,
+        rms_norm_eps: EPS,
+        rope_theta: ROPE_THETA,
+    };
     let weight = |name: &str, shape: &[usize]| {
         let mut data = vec![0.0; shape.iter().product()];
         match name {

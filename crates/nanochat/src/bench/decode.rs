@@ -102,7 +102,7 @@ impl Inputs<'_> {
 
     fn timed(mut self, gpu: &Cuda, copy_tb_per_second: f64) -> StepSpeed {
         let Inputs { weights, device, ref cache, context, shared, .. } = self;
-        let GptConfig { n_embd: c, n_layer, vocab_size: v, .. } = weights.config;
+        let GptConfig { n_embd: c, n_layer, vocab_size: v, rms_norm_eps: eps, .. } = weights.config;
         let (rows, kv_dim) = (self.pages.len(), weights.config.kv_dim());
         let row = |pages| DecodeRow { token: 1, position: context - 1, pages };
         let new: Vec<DecodeRow> = self.pages.iter().map(|pages| row(pages)).collect();
@@ -133,9 +133,9 @@ impl Inputs<'_> {
         let layers = &weights.layers;
         let seen = shared + rows * (context - shared);
         part("q, k, v", n_layer, 2 * n_layer * c * (c + 2 * kv_dim), &mut || {
-            layers
-                .iter()
-                .for_each(|w| decode_linear(&mut qkv, &x, &w.qkv, n, Some(&mut norm), Epilogue::Plain));
+            layers.iter().for_each(|w| {
+                decode_linear(&mut qkv, &x, &w.qkv, n, Some((&mut norm, eps)), Epilogue::Plain)
+            });
         });
         part("attention", n_layer, 4 * n_layer * kv_dim * seen, &mut || {
             (0..n_layer).for_each(|i| {
@@ -146,15 +146,15 @@ impl Inputs<'_> {
             layers.iter().for_each(|w| decode_linear(&mut x, &y, &w.attn_proj, n, None, Epilogue::Add));
         });
         part("c_fc", n_layer, 8 * n_layer * c * c, &mut || {
-            layers
-                .iter()
-                .for_each(|w| decode_linear(&mut h, &x, &w.fc, n, Some(&mut norm), Epilogue::ReluSquared));
+            layers.iter().for_each(|w| {
+                decode_linear(&mut h, &x, &w.fc, n, Some((&mut norm, eps)), Epilogue::ReluSquared)
+            });
         });
         part("mlp's c_proj", n_layer, 8 * n_layer * c * c, &mut || {
             layers.iter().for_each(|w| decode_linear(&mut x, &h, &w.mlp_proj, n, None, Epilogue::Add));
         });
         part("lm_head", 1, 2 * v * c, &mut || {
-            decode_linear(&mut logits, &x, &weights.lm_head, n, Some(&mut norm), Epilogue::Softcap);
+            decode_linear(&mut logits, &x, &weights.lm_head, n, Some((&mut norm, eps)), Epilogue::Softcap);
         });
         let least_us = parts.iter().map(|part| part.least_us).sum();
         let step = PartSpeed { name: "the step", count: 1, us: step_us, least_us };

@@ -156,11 +156,11 @@ impl Inputs {
 
     fn timed(&self, seconds: f64, ceiling: Ceiling) -> Vec<OpSpeed> {
         let Inputs { config, device, compute, batch, x, residual, heads, .. } = self;
-        let GptConfig { n_embd: c, n_head: h, vocab_size: v, n_layer, .. } = *config;
+        let GptConfig { n_embd: c, n_head: h, vocab_size: v, n_layer, rms_norm_eps: eps, .. } = *config;
         let ([b, t], d) = (batch.shape, config.head_dim());
         let n = b * t;
         let (table, positions) =
-            (RotaryTable::new(t, d, 10_000.0), (0..n).map(|n| n % t).collect::<Arc<[usize]>>());
+            (RotaryTable::new(t, d, config.rope_theta), (0..n).map(|n| n % t).collect::<Arc<[usize]>>());
 
         let width = if let Device::Cpu = device { 4.0 } else { 2.0 };
         let time = |name, count, unit, [forward, backward]: [f64; 2], f: &dyn Fn(&Tape) -> Tensor| {
@@ -184,9 +184,9 @@ impl Inputs {
         let loss_flops = [6.0 * (n * c * v) as f64, 0.0];
         vec![
             moves("embedding", 1, [3.0, 3.0], &|tape| tape.embedding(&batch.inputs, &self.wte)),
-            moves("rms_norm", 2 * n_layer + 2, [2.0, 3.0], &|tape| tape.rms_norm(x)),
+            moves("rms_norm", 2 * n_layer + 2, [2.0, 3.0], &|tape| tape.rms_norm(x, eps)),
             moves("rotary_qk_norm", 2 * n_layer, [2.0, 3.0], &|tape| {
-                tape.rotary_qk_norm(&heads[0], &table, &positions)
+                tape.rotary_qk_norm(&heads[0], &table, &positions, eps)
             }),
             time("attention", n_layer, TFLOP, [scores, 2.5 * scores], &|tape| {
                 tape.attention(&heads[0], &heads[1], &heads[2], None)

@@ -86,7 +86,8 @@ impl CudaBackend {
         if kept.is_empty() {
             return Vec::new();
         }
-        chosen(&softcapped_logits(&chunk.keep(&x), &self.weights.lm_head), &rows, draws)
+        let x = chunk.keep(&x, self.weights.config.rms_norm_eps);
+        chosen(&softcapped_logits(&x, &self.weights.lm_head), &rows, draws)
     }
 }
 
@@ -113,14 +114,14 @@ fn chosen(logits: &Tensor, rows: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
 /// Hidden states (padded rows, C) of the chunk's tokens, before the last norm. Their keys and values are left in the cache; one
 /// of a single layer serves all layers in turn, where nothing is asked of it afterwards.
 fn hidden(weights: &GpuWeights, chunk: &Chunk, cache: &mut PagedKv) -> Tensor {
-    let tape = Tape::off();
-    let mut x = chunk.embed(&weights.wte);
+    let (tape, eps) = (Tape::off(), weights.config.rms_norm_eps);
+    let mut x = chunk.embed(&weights.wte, eps);
     for (i, layer) in weights.layers.iter().enumerate() {
         let place = i % cache.layers();
-        let mut qkv = tape.linear(&tape.rms_norm(&x), &layer.qkv);
-        chunk.enter(&mut qkv, &weights.rotary, cache, place);
+        let mut qkv = tape.linear(&tape.rms_norm(&x, eps), &layer.qkv);
+        chunk.enter(&mut qkv, &weights.rotary, cache, place, eps);
         x = tape.linear_add(&x, &chunk.attend(&qkv, cache, place), &layer.attn_proj);
-        x = tape.mlp(&x, &tape.rms_norm(&x), &layer.fc, &layer.mlp_proj);
+        x = tape.mlp(&x, &tape.rms_norm(&x, eps), &layer.fc, &layer.mlp_proj);
     }
     x
 }
@@ -184,7 +185,7 @@ impl Backend for CudaBackend {
         let mut cache = PagedKv::new(&self.device, 1, pages.len(), config.n_kv_head, config.head_dim());
         let kept: Vec<usize> = (0..inputs.len()).collect();
         let chunk = Chunk::new(&self.device, &[ChunkPart { ids: inputs, start: 0, pages: &pages }], &kept);
-        let x = chunk.keep(&hidden(&self.weights, &chunk, &mut cache)); // (N, C)
+        let x = chunk.keep(&hidden(&self.weights, &chunk, &mut cache), config.rms_norm_eps); // (N, C)
         let mut scores = Vec::with_capacity(inputs.len());
         for (rows, ids) in kept.chunks(SCORED_ROWS).zip(ids[1..].chunks(SCORED_ROWS)) {
             let logits = softcapped_logits(&x.gather_rows(rows), &self.weights.lm_head);

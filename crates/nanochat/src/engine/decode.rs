@@ -36,7 +36,7 @@ impl DecodeStep {
         let pages = config.sequence_len.div_ceil(PAGE);
         let activation = |cols: usize| Tensor::zeros_on(&device, &[r, cols]).to_activation();
         DecodeStep {
-            rows: DecodeRows::new(&weights.wte, config.n_head, cache, r, pages),
+            rows: DecodeRows::new(&weights.wte, config.n_head, cache, r, pages, config.rms_norm_eps),
             graphs: HashMap::new(),
             x: activation(config.n_embd),
             norm: activation(config.n_embd),
@@ -66,15 +66,15 @@ impl DecodeStep {
 
     fn launch(&mut self, weights: &GpuWeights, cache: &PagedKv, shape: Shape) {
         let DecodeStep { rows, x, norm, qkv, y, h, logits, .. } = self;
-        let n = shape.rows;
+        let (n, eps) = (shape.rows, weights.config.rms_norm_eps);
         rows.embed(x, &weights.wte, shape);
         for (i, layer) in weights.layers.iter().enumerate() {
-            decode_linear(qkv, x, &layer.qkv, n, Some(norm), Epilogue::Plain);
+            decode_linear(qkv, x, &layer.qkv, n, Some((norm, eps)), Epilogue::Plain);
             decode_attention(y, qkv, cache, i, &weights.rotary, rows, shape);
             decode_linear(x, y, &layer.attn_proj, n, None, Epilogue::Add);
-            decode_linear(h, x, &layer.fc, n, Some(norm), Epilogue::ReluSquared);
+            decode_linear(h, x, &layer.fc, n, Some((norm, eps)), Epilogue::ReluSquared);
             decode_linear(x, h, &layer.mlp_proj, n, None, Epilogue::Add);
         }
-        decode_linear(logits, x, &weights.lm_head, n, Some(norm), Epilogue::Softcap);
+        decode_linear(logits, x, &weights.lm_head, n, Some((norm, eps)), Epilogue::Softcap);
     }
 }

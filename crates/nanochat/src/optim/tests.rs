@@ -1,7 +1,8 @@
 use nanochat_tensor::Rng;
+use nanochat_tensor::ops::EPS;
 
 use super::*;
-use crate::config::GptConfig;
+use crate::config::{GptConfig, ROPE_THETA};
 use crate::testing::on_ranks;
 
 const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
@@ -10,7 +11,17 @@ const MOMENT: Moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
 /// Three layers, grouped keys and a vocabulary that is no multiple of anything: 18 matrices of 4 shapes.
 fn model() -> Gpt {
     let (vocab_size, n_layer, n_head, n_embd) = (61, 3, 2, 24);
-    Gpt::init(GptConfig { sequence_len: 8, vocab_size, n_layer, n_head, n_kv_head: 1, n_embd }, 3)
+    let config = GptConfig {
+        sequence_len: 8,
+        vocab_size,
+        n_layer,
+        n_head,
+        n_kv_head: 1,
+        n_embd,
+        rms_norm_eps: EPS,
+        rope_theta: ROPE_THETA,
+    };
+    Gpt::init(config, 3)
 }
 
 /// With weights of its own.

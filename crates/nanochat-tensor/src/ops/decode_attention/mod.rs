@@ -9,7 +9,6 @@
 use std::sync::Arc;
 
 use crate::cuda::{Buffer, Cuda, Dtype, Ints, sources};
-use crate::ops::EPS;
 use crate::ops::attention_with_kv_cache::PAGE;
 use crate::ops::rms_norm;
 use crate::{Device, PagedKv, RotaryTable, Tensor};
@@ -52,6 +51,8 @@ pub struct DecodeRows {
     kv_heads: usize,
     max_rows: usize,
     max_pages: usize,
+    /// Of the norms of q, k and embeddings.
+    eps: f32,
     /// Tokens of the vocabulary and pages of the cache.
     bounds: [usize; 2],
     /// ids (R), lengths (R), shared pages (R), tiles (R, TILE_FIELDS), tables (R, max_pages) with R = max_rows
@@ -62,9 +63,17 @@ pub struct DecodeRows {
 }
 
 impl DecodeRows {
-    /// For at most `max_rows` rows, each of at most `max_pages` pages, of a model with this embedding (V, C).
+    /// For at most `max_rows` rows, each of at most `max_pages` pages, of a model with this embedding (V, C) and this eps
+    /// in its norms.
     #[track_caller]
-    pub fn new(wte: &Tensor, heads: usize, cache: &PagedKv, max_rows: usize, max_pages: usize) -> DecodeRows {
+    pub fn new(
+        wte: &Tensor,
+        heads: usize,
+        cache: &PagedKv,
+        max_rows: usize,
+        max_pages: usize,
+        eps: f32,
+    ) -> DecodeRows {
         let Device::Cuda(gpu) = &wte.device() else { panic!("decode steps are a GPU's") };
         let (kv_heads, d) = (cache.kv_heads(), cache.head_dim());
         assert!(d == 64 || d == 128, "attention on CUDA: head_dim {d}; 64 and 128 work");
@@ -87,6 +96,7 @@ impl DecodeRows {
             kv_heads,
             max_rows,
             max_pages,
+            eps,
             bounds: [wte.rows(), cache.pages()],
             ints: Ints::new(gpu, max_rows * (3 + TILE_FIELDS + max_pages)),
             partial: gpu.alloc(slots * d, Dtype::F32),
@@ -128,7 +138,7 @@ impl DecodeRows {
     /// x (.., C) = norm of the tokens' rows of wte (V, C)
     pub fn embed(&self, x: &mut Tensor, wte: &Tensor, shape: Shape) {
         assert_eq!(wte.rows(), self.bounds[0], "the embedding of another model");
-        rms_norm::cuda::forward_into(&self.gpu, x, wte, self.ints.ptr(0), shape.rows);
+        rms_norm::cuda::forward_into(&self.gpu, x, wte, self.ints.ptr(0), shape.rows, self.eps);
     }
 
     /// [first row, rows, shared pages] of rows that are read together, as many to a tile as its queries allow.
@@ -202,7 +212,7 @@ pub fn decode_attention(
     let launch = launch.ptr(rows.partial.ptr()).ptr(rows.softmaxes.ptr()).ptr(rows.arrived.ptr(0));
     let launch =
         launch.u32(shape.rows).u32(h).u32(kvh).u32(rows.max_pages).u32(own).u32(of_tile).u32(shape.tiles);
-    let launch = launch.f32(std::f32::consts::LOG2_E / (d as f32).sqrt()).f32(EPS).overlapping();
+    let launch = launch.f32(std::f32::consts::LOG2_E / (d as f32).sqrt()).f32(rows.eps).overlapping();
     let grid = [kvh, shape.tiles * of_tile + shape.rows * own, 1];
     // q, and two stages of keys and values for each of four warps, each of 16 tokens.
     let shared = (1 + 4 * 2 * 2) * 16 * d * 2;

@@ -20,6 +20,8 @@ struct Case {
     sequences: Vec<Sequence>,
 }
 
+/// Large enough to be seen in bf16.
+const EPS: f32 = 0.5;
 const PAGES: usize = 256;
 const LAYERS: usize = 2;
 
@@ -55,7 +57,7 @@ impl Case {
             Tensor::new(rows.flat_map(|row| row[from * d..][..n * d].to_vec()).collect(), &[1, t, n, d])
         };
         let positions = (0..t).collect();
-        let rotated = |x: Tensor| rounded(&Tape::off().rotary_qk_norm(&x, &self.table, &positions));
+        let rotated = |x: Tensor| rounded(&Tape::off().rotary_qk_norm(&x, &self.table, &positions, EPS));
         [rotated(some(0, h)), rotated(some(h, kvh)), some(h + kvh, kvh)]
     }
 
@@ -103,7 +105,7 @@ impl Case {
             gpu.overwrite(address, &bits(&values));
         }
         let wte = Tensor::zeros(&[10, 8]).to_device(device);
-        let mut rows = DecodeRows::new(&wte, h, &cache, 33, 2_048 / PAGE);
+        let mut rows = DecodeRows::new(&wte, h, &cache, 33, 2_048 / PAGE, EPS);
         let width = (h + 2 * kvh) * d;
         let mut qkv = vec![f32::NAN; 64 * width];
         let mut new = Vec::new();

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use super::rms_norm;
 use crate::cuda::{Cuda, Dtype, Operand, Output, Product, blocks, sources};
-use crate::ops::EPS;
 use crate::{Device, Tensor};
 
 /// Rows up to which the kernel here is used. A step of a d20 with 32 rows takes 1,530 us (one H200) with cuBLASLt's products,
@@ -32,14 +31,14 @@ pub enum Epilogue {
 }
 
 /// The first `rows` rows of y (.., N) = epilogue(x (.., K) · w (N, K)ᵀ). With `norm`, a tensor of the shape of x to work
-/// in, x counts as its RMSNorm.
+/// in and eps, x counts as its RMSNorm.
 #[track_caller]
 pub fn decode_linear(
     y: &mut Tensor,
     x: &Tensor,
     w: &Tensor,
     rows: usize,
-    norm: Option<&mut Tensor>,
+    norm: Option<(&mut Tensor, f32)>,
     epilogue: Epilogue,
 ) {
     let Device::Cuda(gpu) = x.device() else { panic!("decode_linear is a GPU's") };
@@ -50,7 +49,7 @@ pub fn decode_linear(
     let dtype = if epilogue == Epilogue::Softcap { Dtype::F32 } else { Dtype::Bf16 };
     assert_eq!(y.dtype(), dtype, "decode_linear: the type of y");
     if rows <= FEW {
-        few(&gpu, y, x, w, rows, norm.is_some(), epilogue)
+        few(&gpu, y, x, w, rows, norm.map(|(_, eps)| eps), epilogue)
     } else {
         many(&gpu, y, x, w, rows, norm, epilogue)
     }
@@ -62,7 +61,7 @@ fn few(
     x: &Tensor,
     w: &Tensor,
     rows: usize,
-    normed: bool,
+    eps: Option<f32>,
     epilogue: Epilogue,
 ) {
     let (n, k) = (w.rows(), w.cols());
@@ -72,7 +71,8 @@ fn few(
     let tiles = if batch > 1 && warps == 8 && n >= 16 * gpu.multiprocessors() as usize { 2 } else { 1 };
     let kernel = gpu.kernel(sources::decode_linear, &format!("decode_linear_{batch}_{tiles}_{}", warps * 32));
     let launch = kernel.ptr(y.ptr_mut()).ptr(x.bf16_ptr()).ptr(w.bf16_ptr()).u32(rows).u32(n).u32(k);
-    let launch = launch.u32(usize::from(normed)).u32(epilogue as usize).f32(EPS).overlapping();
+    let launch =
+        launch.u32(usize::from(eps.is_some())).u32(epilogue as usize).f32(eps.unwrap_or(0.0)).overlapping();
     // The kernel's AHEAD pieces of w, 16 bytes a lane for each eight rows; then the sums of each warp in their place.
     let (ahead, sums) = (warps * 5 / 8, 4 * warps * batch * 8 * (16 * tiles + 4 + 1));
     let shared = sums.max(ahead * 2 * tiles * warps * 32 * 16);
@@ -87,14 +87,14 @@ fn many(
     x: &Tensor,
     w: &Tensor,
     rows: usize,
-    norm: Option<&mut Tensor>,
+    norm: Option<(&mut Tensor, f32)>,
     epilogue: Epilogue,
 ) {
     let (n, k) = (w.rows(), w.cols());
     let x = match norm {
         None => x,
-        Some(normed) => {
-            rms_norm::cuda::forward_into(gpu, normed, x, 0, rows);
+        Some((normed, eps)) => {
+            rms_norm::cuda::forward_into(gpu, normed, x, 0, rows, eps);
             &*normed
         }
     };
@@ -122,6 +122,7 @@ fn many(
 mod tests {
     use super::*;
     use crate::Tape;
+    use crate::ops::EPS;
     use crate::testing::{BF16_TOLERANCE, assert_relative, gpu, randn};
 
     fn on_gpu(x: &Tensor, device: &Device) -> Tensor {
@@ -142,18 +143,18 @@ mod tests {
                 }
                 let (x, y) = (on_gpu(&randn(&[rows, k], 2), &device), on_gpu(&randn(&[rows, n], 3), &device));
                 let [x_cpu, w_cpu, y_cpu] = [&x, &w, &y].map(|t| t.to_device(&Device::Cpu));
-                let normed = Tape::off().rms_norm(&x_cpu);
                 for (norm, epilogue) in [
-                    (false, Epilogue::Plain),
-                    (true, Epilogue::Plain),
-                    (true, Epilogue::ReluSquared),
-                    (false, Epilogue::Add),
-                    (true, Epilogue::Softcap),
+                    (None, Epilogue::Plain),
+                    (Some(EPS), Epilogue::Plain),
+                    (Some(0.5), Epilogue::ReluSquared),
+                    (None, Epilogue::Add),
+                    (Some(0.5), Epilogue::Softcap),
                 ] {
-                    if norm && k > 4_096 {
+                    if norm.is_some() && k > 4_096 {
                         continue; // no model norms what is this wide
                     }
-                    let mut want = Tape::off().linear(if norm { &normed } else { &x_cpu }, &w_cpu);
+                    let normed = norm.map_or_else(|| x_cpu.clone(), |eps| Tape::off().rms_norm(&x_cpu, eps));
+                    let mut want = Tape::off().linear(&normed, &w_cpu);
                     for (sum, y) in want.data_mut().iter_mut().zip(y_cpu.data()) {
                         *sum = match epilogue {
                             Epilogue::Plain => *sum,
@@ -167,8 +168,8 @@ mod tests {
                         _ => y.clone(),
                     };
                     let mut scratch = x.clone();
-                    decode_linear(&mut got, &x, &w, rows, norm.then_some(&mut scratch), epilogue);
-                    let name = format!("{rows} x {n} x {k}, norm {norm}, {epilogue:?}");
+                    decode_linear(&mut got, &x, &w, rows, norm.map(|eps| (&mut scratch, eps)), epilogue);
+                    let name = format!("{rows} x {n} x {k}, eps {norm:?}, {epilogue:?}");
                     assert_relative(&name, &got.host(), want.data(), BF16_TOLERANCE);
                 }
             }
@@ -184,7 +185,7 @@ mod tests {
         let first_row = |rows: usize| {
             let mut y = on_gpu(&Tensor::zeros(&[rows, n]), &device);
             let mut scratch = x.clone();
-            decode_linear(&mut y, &x, &w, rows, Some(&mut scratch), Epilogue::Plain);
+            decode_linear(&mut y, &x, &w, rows, Some((&mut scratch, EPS)), Epilogue::Plain);
             y.host()[..n].to_vec()
         };
         let alone = first_row(1);

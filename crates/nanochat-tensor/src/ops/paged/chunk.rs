@@ -86,22 +86,22 @@ impl Chunk {
 
     /// wte (V, C) bf16 -> norms of the tokens' embeddings (padded, C)
     #[track_caller]
-    pub fn embed(&self, wte: &Tensor) -> Tensor {
+    pub fn embed(&self, wte: &Tensor, eps: f32) -> Tensor {
         assert!(self.bounds[0] <= wte.rows(), "a token outside {:?}", wte.shape());
-        rms_norm::cuda::forward_rows(&self.gpu(), wte, self.at(List::Ids), self.padded)
+        rms_norm::cuda::forward_rows(&self.gpu(), wte, self.at(List::Ids), self.padded, eps)
     }
 
     /// x (padded, C) -> norms of the rows that are kept (kept, C)
     #[track_caller]
-    pub fn keep(&self, x: &Tensor) -> Tensor {
+    pub fn keep(&self, x: &Tensor, eps: f32) -> Tensor {
         assert_eq!(x.rows(), self.padded, "keep: x {:?}", x.shape());
-        rms_norm::cuda::forward_rows(&self.gpu(), x, self.at(List::Kept), self.len(List::Kept))
+        rms_norm::cuda::forward_rows(&self.gpu(), x, self.at(List::Kept), self.len(List::Kept), eps)
     }
 
     /// qkv (padded, (H + 2 KVH) · D): rotates and norms queries and keys; the keys and values go into the pages, the
     /// queries stay.
     #[track_caller]
-    pub fn enter(&self, qkv: &mut Tensor, table: &RotaryTable, cache: &mut PagedKv, layer: usize) {
+    pub fn enter(&self, qkv: &mut Tensor, table: &RotaryTable, cache: &mut PagedKv, layer: usize, eps: f32) {
         let (h, kvh, d) = self.heads(qkv, cache);
         assert_eq!(table.head_dim(), d, "enter: the table is of another head_dim");
         let [_, last, pages] = self.bounds;
@@ -114,7 +114,7 @@ impl Chunk {
         let launch = gpu.kernel(sources::paged, &format!("paged_enter_{d}")).ptr(qkv.ptr_mut());
         let launch = launch.ptr(cache.k(layer)).ptr(cache.v(layer)).ptr(cos.ptr()).ptr(sin.ptr());
         let launch = launch.ptr(self.at(List::Positions)).ptr(self.at(List::Slots));
-        let launch = launch.u32(h).u32(kvh).u32(heads).f32(EPS);
+        let launch = launch.u32(h).u32(kvh).u32(heads).f32(eps);
         // SAFETY: qkv holds a head for each D / 8 threads; positions and pages are inside table and cache; parts with a
         // page in common do not write to it, by the caller's word.
         unsafe { launch.run(blocks(heads * d / 8, THREADS), THREADS, 0) }

@@ -7,7 +7,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::cuda::{Buffer, Cuda, Dtype, blocks, fail, sources};
-use crate::ops::EPS;
 use crate::ops::attention_with_kv_cache::PAGE;
 use crate::ops::rms_norm;
 use crate::{Device, RotaryTable, Tensor};

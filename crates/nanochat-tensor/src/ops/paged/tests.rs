@@ -3,6 +3,9 @@ use crate::ops::attention_with_kv_cache::{CachedRow, KvPages};
 use crate::testing::{BF16_TOLERANCE, assert_relative, gpu, randn};
 use crate::{Rng, Tape};
 
+/// Large enough to be seen in bf16.
+const EPS: f32 = 0.5;
+
 /// A sequence: its tokens' q, k and v before rotation, T of each, and its pages.
 struct Sequence {
     qkv: Tensor, // (T, H + 2 KVH, D)
@@ -41,7 +44,7 @@ fn on_cpu(sequence: &Sequence, start: usize, table: &Arc<RotaryTable>, sizes: &S
         Tensor::new(rows.flat_map(|row| row[from * d..][..n * d].to_vec()).collect(), &[1, t, n, d])
     };
     let positions = (0..t).collect();
-    let rotated = |x: Tensor| rounded(&Tape::off().rotary_qk_norm(&x, table, &positions));
+    let rotated = |x: Tensor| rounded(&Tape::off().rotary_qk_norm(&x, table, &positions, EPS));
     let (q, k, v) = (rotated(some(0, h)), rotated(some(h, kvh)), some(h + kvh, kvh));
     let mut cache = KvPages::new(kvh, d);
     cache.grow(pages);
@@ -80,9 +83,9 @@ fn run(
     let mut qkv = Tensor::new(values, &[padded, width]).to_device(device).to_activation();
     for layer in (0..cache.layers()).rev() {
         let mut qkv = qkv.clone();
-        chunk.enter(&mut qkv, table, cache, layer); // only the last counts: each layer has the same
+        chunk.enter(&mut qkv, table, cache, layer, EPS); // only the last counts: each layer has the same
     }
-    chunk.enter(&mut qkv, table, cache, 0);
+    chunk.enter(&mut qkv, table, cache, 0, EPS);
     let y = chunk.attend(&qkv, cache, 0);
     let (y, width) = (y.host(), y.cols());
     let mut at = 0;
@@ -140,7 +143,7 @@ fn pages_are_copied_in_every_layer() {
     let chunk = Chunk::new(&device, &[part], &[]);
     for layer in 0..3 {
         let mut qkv = last.to_device(&device).to_activation();
-        chunk.enter(&mut qkv, &table, &mut cache, layer);
+        chunk.enter(&mut qkv, &table, &mut cache, layer, EPS);
         let y = chunk.attend(&qkv, &cache, layer);
         assert_relative("copied", &y.host()[..128], &before[0][99 * 128..], BF16_TOLERANCE);
     }

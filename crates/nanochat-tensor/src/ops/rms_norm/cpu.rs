@@ -1,6 +1,5 @@
 use rayon::prelude::*;
 
-use super::EPS;
 use crate::simd::{dot, old, vectorized};
 use crate::{Tensor, reuse};
 
@@ -8,14 +7,14 @@ use crate::{Tensor, reuse};
 const ROWS: usize = 64;
 
 /// x (.., C) -> y (.., C) and r (rows)
-pub fn forward(x: &Tensor) -> (Tensor, Tensor) {
+pub fn forward(x: &Tensor, eps: f32) -> (Tensor, Tensor) {
     let c = x.cols();
     let (mut y, mut r) = (reuse::any(x.len()), vec![0.0; x.rows()]);
     let work = y.par_chunks_mut(ROWS * c).zip(x.data().par_chunks(ROWS * c)).zip(r.par_chunks_mut(ROWS));
     work.for_each(|((y, x), r)| {
         vectorized!({
             for ((y, x), r) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(r) {
-                *r = reciprocal_rms(x);
+                *r = reciprocal_rms(x, eps);
                 y.iter_mut().zip(x).for_each(|(y, x)| *y = x * *r);
             }
         })
@@ -40,8 +39,8 @@ pub fn backward(dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor)
 }
 
 #[inline(always)]
-pub(crate) fn reciprocal_rms(x: &[f32]) -> f32 {
-    (dot(x, x) / x.len() as f32 + EPS).sqrt().recip()
+pub(crate) fn reciprocal_rms(x: &[f32], eps: f32) -> f32 {
+    (dot(x, x) / x.len() as f32 + eps).sqrt().recip()
 }
 
 /// The backward formula for one row, added into `dx`.

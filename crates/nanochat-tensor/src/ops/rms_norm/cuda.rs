@@ -1,6 +1,5 @@
 use std::sync::Arc;
 
-use super::EPS;
 use crate::Tensor;
 use crate::cuda::{Cuda, Dtype, blocks, sources};
 
@@ -8,31 +7,38 @@ use crate::cuda::{Cuda, Dtype, blocks, sources};
 const THREADS: u32 = 128;
 
 /// x (.., C) -> y (.., C) and r (rows)
-pub fn forward(gpu: &Arc<Cuda>, x: &Tensor) -> (Tensor, Tensor) {
+pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, eps: f32) -> (Tensor, Tensor) {
     let (rows, cols) = (x.rows(), x.cols());
     let y = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
     let r = Tensor::unwritten(gpu, Dtype::F32, &[rows]);
     let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_forward_{}", vectors(cols)));
-    let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).ptr(0).u32(rows).u32(cols).f32(EPS);
+    let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).ptr(0).u32(rows).u32(cols).f32(eps);
     // SAFETY: x and y hold rows · cols values, r holds rows; a warp for each row.
     unsafe { launch.run(blocks(rows * 32, THREADS), THREADS, 0) }
     (y, r)
 }
 
 /// table (.., C) -> norms of `count` of its rows (count, C), whose numbers lie on the GPU at `which`, all inside.
-pub(crate) fn forward_rows(gpu: &Arc<Cuda>, table: &Tensor, which: u64, count: usize) -> Tensor {
+pub(crate) fn forward_rows(gpu: &Arc<Cuda>, table: &Tensor, which: u64, count: usize, eps: f32) -> Tensor {
     let mut y = Tensor::unwritten(gpu, Dtype::Bf16, &[count, table.cols()]);
-    forward_into(gpu, &mut y, table, which, count);
+    forward_into(gpu, &mut y, table, which, count, eps);
     y
 }
 
 /// The same into the first rows of y; `which` 0: the first rows of the table.
-pub(crate) fn forward_into(gpu: &Arc<Cuda>, y: &mut Tensor, table: &Tensor, which: u64, count: usize) {
+pub(crate) fn forward_into(
+    gpu: &Arc<Cuda>,
+    y: &mut Tensor,
+    table: &Tensor,
+    which: u64,
+    count: usize,
+    eps: f32,
+) {
     let cols = table.cols();
     assert!(y.cols() == cols && y.rows() >= count, "norms of {count} rows of {cols} into {:?}", y.shape());
     let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_forward_{}", vectors(cols)));
     let launch =
-        kernel.ptr(y.ptr_mut()).ptr(0).ptr(table.bf16_ptr()).ptr(which).u32(count).u32(cols).f32(EPS);
+        kernel.ptr(y.ptr_mut()).ptr(0).ptr(table.bf16_ptr()).ptr(which).u32(count).u32(cols).f32(eps);
     // SAFETY: y holds count · cols values, and every row named is one of the table's; a warp for each row.
     unsafe { launch.run(blocks(count * 32, THREADS), THREADS, 0) }
 }

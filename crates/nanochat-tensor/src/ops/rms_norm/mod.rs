@@ -9,14 +9,14 @@ use crate::{Tape, Tensor};
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 
-/// 2⁻²³, PyTorch's eps where none is given: the machine epsilon of f32.
+/// nanochat's eps, 2⁻²³: PyTorch's where none is given, the machine epsilon of f32.
 pub const EPS: f32 = f32::EPSILON;
 
 impl Tape {
     /// x (.., C) -> (.., C): normalizes the last dimension.
     #[track_caller]
-    pub fn rms_norm(&self, x: &Tensor) -> Tensor {
-        let (y, r) = dispatch!(x, forward(x)); // (.., C), (rows)
+    pub fn rms_norm(&self, x: &Tensor, eps: f32) -> Tensor {
+        let (y, r) = dispatch!(x, forward(x, eps)); // (.., C), (rows)
         let (x, output) = (x.target(), y.clone());
         self.record(&y, move |dy, grads| {
             grads.accumulate(&x, |dx, beta| dispatch!(dy, backward(dx, beta, dy, &output, &r)));
@@ -27,17 +27,20 @@ impl Tape {
 
 #[cfg(test)]
 mod tests {
+    use super::EPS;
     use crate::Tape;
     use crate::testing::{assert_gpu_agrees, gradcheck, randn};
 
     #[test]
     fn gradient_matches_finite_differences() {
-        gradcheck(&[randn(&[3, 5], 0)], |tape, v| tape.rms_norm(&v[0]));
+        for eps in [EPS, 0.5] {
+            gradcheck(&[randn(&[3, 5], 0)], |tape, v| tape.rms_norm(&v[0], eps));
+        }
     }
 
     #[test]
     fn rows_have_mean_square_one() {
-        let y = Tape::off().rms_norm(&randn(&[7, 40], 1));
+        let y = Tape::off().rms_norm(&randn(&[7, 40], 1), EPS);
         for row in y.data().chunks(40) {
             let mean_square = row.iter().map(|v| v * v).sum::<f32>() / 40.0;
             assert!((mean_square - 1.0).abs() < 1e-5, "{mean_square}");
@@ -47,7 +50,9 @@ mod tests {
     #[test]
     fn gpu_agrees_with_the_cpu() {
         for shape in [[1, 8], [7, 40], [33, 1_280], [5, 4_096]] {
-            assert_gpu_agrees(&[randn(&shape, 0)], 1, |tape, v| tape.rms_norm(&v[0]));
+            for eps in [EPS, 0.5] {
+                assert_gpu_agrees(&[randn(&shape, 0)], 1, |tape, v| tape.rms_norm(&v[0], eps));
+            }
         }
     }
 }

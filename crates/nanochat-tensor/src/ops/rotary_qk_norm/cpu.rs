@@ -9,7 +9,7 @@ use crate::{Tensor, reuse};
 const TOKENS: usize = 64;
 
 /// x (B, T, H, D) -> y (B, T, H, D) and r (B·T·H)
-pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize]) -> (Tensor, Tensor) {
+pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize], eps: f32) -> (Tensor, Tensor) {
     let (h, d) = (x.shape()[2], x.shape()[3]);
     let (mut y, mut r) = (reuse::any(x.len()), vec![0.0; x.rows()]);
     let inputs = x.data().par_chunks(TOKENS * h * d).zip(positions.par_chunks(TOKENS));
@@ -18,7 +18,7 @@ pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize]) -> (Tensor,
         vectorized!({
             for (n, ((y, x), r)) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(r).enumerate() {
                 rotate(y, x, table.at(positions[n / h]));
-                *r = reciprocal_rms(y);
+                *r = reciprocal_rms(y, eps);
                 y.iter_mut().for_each(|y| *y *= *r);
             }
         })

@@ -3,7 +3,6 @@ use std::sync::Arc;
 use super::RotaryTable;
 use crate::Tensor;
 use crate::cuda::{Cuda, Dtype, blocks, sources};
-use crate::ops::EPS;
 
 const THREADS: u32 = 256;
 
@@ -13,6 +12,7 @@ pub fn forward(
     x: &Tensor,
     table: &RotaryTable,
     positions: &Arc<[usize]>,
+    eps: f32,
 ) -> (Tensor, Tensor) {
     let (h, d) = head(x);
     let y = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
@@ -20,7 +20,7 @@ pub fn forward(
     let ([cos, sin], positions) = (table.on_gpu(gpu), gpu.positions(positions));
     let kernel = gpu.kernel(sources::rotary_qk_norm, &format!("rotary_qk_norm_forward_{d}"));
     let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).ptr(cos.ptr()).ptr(sin.ptr());
-    let launch = launch.ptr(positions.ptr()).u32(h).u32(x.rows()).f32(EPS);
+    let launch = launch.ptr(positions.ptr()).u32(h).u32(x.rows()).f32(eps);
     // SAFETY: x and y hold B·T·H heads, r as many values, and every position is inside the table.
     unsafe { launch.run(blocks(x.rows() * d / 8, THREADS), THREADS, 0) }
     (y, r)

@@ -58,13 +58,19 @@ impl RotaryTable {
 impl Tape {
     /// x (B, T, H, D) -> (B, T, H, D); `positions` (B·T) names the position of every token.
     #[track_caller]
-    pub fn rotary_qk_norm(&self, x: &Tensor, table: &Arc<RotaryTable>, positions: &Arc<[usize]>) -> Tensor {
+    pub fn rotary_qk_norm(
+        &self,
+        x: &Tensor,
+        table: &Arc<RotaryTable>,
+        positions: &Arc<[usize]>,
+        eps: f32,
+    ) -> Tensor {
         let &[b, t, _, d] = x.shape() else { panic!("rotary wants (B, T, H, D), found {:?}", x.shape()) };
         assert_eq!(positions.len(), b * t, "rotary: a position for each of {b} x {t} tokens");
         assert_eq!(d, 2 * table.half, "rotary: head_dim {d} does not match the table");
         let last = positions.iter().copied().max().unwrap_or(0);
         assert!(last < table.positions(), "rotary: position {last} is outside {}", table.positions());
-        let (y, r) = dispatch!(x, forward(x, table, positions));
+        let (y, r) = dispatch!(x, forward(x, table, positions, eps));
         let (x, output, table, positions) = (x.target(), y.clone(), table.clone(), positions.clone());
         self.record(&y, move |dy, grads| {
             let saved = (&output, &r);
@@ -77,12 +83,13 @@ impl Tape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::EPS;
     use crate::testing::{assert_close, assert_gpu_agrees, gradcheck, randn};
 
     #[test]
     fn gradient_matches_finite_differences() {
         let (table, positions) = (RotaryTable::new(9, 4, 10_000.0), Arc::from([0, 1, 2, 5, 0, 8]));
-        gradcheck(&[randn(&[2, 3, 2, 4], 0)], |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions));
+        gradcheck(&[randn(&[2, 3, 2, 4], 0)], |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions, EPS));
     }
 
     /// The property rotary exists for: products depend on distances only.
@@ -90,7 +97,7 @@ mod tests {
     fn products_depend_on_the_distance() {
         let table = RotaryTable::new(50, 8, 10_000.0);
         let (q, k) = (randn(&[1, 1, 1, 8], 0), randn(&[1, 1, 1, 8], 1));
-        let at = |x: &Tensor, t: usize| Tape::off().rotary_qk_norm(x, &table, &Arc::from([t]));
+        let at = |x: &Tensor, t: usize| Tape::off().rotary_qk_norm(x, &table, &Arc::from([t]), EPS);
         let product = |t: usize, u: usize| crate::simd::dot(at(&q, t).data(), at(&k, u).data());
         assert_close(&[product(40, 33)], &[product(7, 0)], 1e-4);
         assert!((product(40, 33) - product(40, 30)).abs() > 1e-3);
@@ -101,9 +108,9 @@ mod tests {
         for d in [64, 128] {
             let (table, positions) = (RotaryTable::new(90, d, 10_000.0), Arc::from([0, 1, 2, 5, 0, 88]));
             let x = randn(&[2, 3, 5, d], 0);
-            assert_gpu_agrees(&[x], 1, |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions));
+            assert_gpu_agrees(&[x], 1, |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions, EPS));
             let (x, positions) = (randn(&[1, 83, 1, d], 1), (0..83).collect());
-            assert_gpu_agrees(&[x], 1, |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions));
+            assert_gpu_agrees(&[x], 1, |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions, 0.5));
         }
     }
 }
