@@ -5,6 +5,7 @@
 mod bad_input;
 mod common;
 mod data;
+mod foreign;
 #[cfg(target_os = "linux")]
 mod full_disk;
 mod guide;
