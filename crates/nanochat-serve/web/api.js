@@ -15,6 +15,23 @@ export async function model() {
   }
 }
 
+/** Of more the body of a request would be too large for the server; a model sees far less. */
+const MOST_CHARACTERS = 100_000;
+
+/** The messages to send for a conversation: no answer without a word, and none of the oldest beyond the most characters. */
+export function messagesOf(nodes) {
+  const messages = [];
+  for (const { role, parts } of nodes) {
+    if (parts.some((part) => part.text.trim())) messages.push({ role, content: parts });
+    else messages.pop(); // nor the question to it
+  }
+  const length = (message) => message.content.reduce((sum, part) => sum + part.text.length, 0);
+  const all = () => messages.reduce((sum, message) => sum + length(message), 0);
+  let dropped = false;
+  while (messages.length > 2 && all() > MOST_CHARACTERS) dropped = messages.splice(0, 2).length > 0;
+  return { messages, dropped };
+}
+
 /**
  * Asks for an answer. `onDelta` gets {content} or {tool: {type, text}} as they come; resolves to
  * {finish, tokens} and throws an Error whose message a person can read.

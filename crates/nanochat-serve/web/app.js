@@ -15,6 +15,9 @@ let open = null;
 /** The answer under way: {chat, node, bubble, abort}. */
 let running = null;
 
+/** An answer on its way is stored this often, in milliseconds. */
+const STORE_EVERY = 1000;
+
 function draw() {
   const nodes = open ? store.path(open) : [];
   const drawn = nodes.map((node) => {
@@ -44,6 +47,13 @@ function drawChats() {
     return row;
   });
   byId("chats").replaceChildren(...rows);
+  const deleted = store.listDeleted();
+  byId("deleted").hidden = deleted.length === 0;
+  byId("deleted-count").textContent = `${words.deleted} (${deleted.length})`;
+  const restore = (chat) => ({ class: "open", title: words.restore, onclick: () => restoreChat(chat) });
+  const names = deleted.map((chat) => make("div", { class: "chat" }, make("button", restore(chat), `↩ ${store.titleOf(chat)}`)));
+  byId("deleted-chats").replaceChildren(...names);
+  byId("erase-deleted").textContent = words.erase;
 }
 
 function drawComposer() {
@@ -77,7 +87,7 @@ const actsOn = (chat, node) => ({
   },
   show: (version) => {
     store.show(chat, version);
-    keep();
+    keep(chat);
     draw();
   },
 });
@@ -89,27 +99,17 @@ function say(text) {
   answer(open);
 }
 
-/** What the server takes of a conversation: 8,000 characters a message, 32,000 in all, no answer without a word. */
-function withinLimits(nodes) {
-  const messages = [];
-  for (const node of nodes) {
-    const said = node.parts.map((part) => part.text).join("");
-    if (!said.trim()) messages.pop(); // nor the question to it
-    else messages.push({ role: node.role, content: [...said].length > 8000 ? said.slice(0, 8000) : node.parts });
-  }
-  const length = (message) => (typeof message.content === "string" ? message.content : message.content.map((part) => part.text).join("")).length;
-  while (messages.length > 2 && messages.reduce((sum, message) => sum + length(message), 0) > 28000) messages.splice(0, 2);
-  return messages;
-}
-
 /** Answers the last message of `chat`, as it comes. */
 async function answer(chat) {
-  const messages = withinLimits(store.path(chat));
+  const { messages, dropped } = api.messagesOf(store.path(chat));
   const node = store.add(chat, chat.at, "assistant", []);
+  if (dropped) node.dropped = true;
   const mine = { chat, node, bubble: null, abort: new AbortController(), drawing: false };
   running = mine;
+  keep(chat);
   draw();
   status(words.answering);
+  const storing = setInterval(() => keep(chat), STORE_EVERY);
   const began = performance.now();
   try {
     const result = await api.answer(messages, mine.abort.signal, (delta) => {
@@ -126,9 +126,10 @@ async function answer(chat) {
     else node.error = error.message;
     if (error.message === words.wantsKey) settings.open();
   }
+  clearInterval(storing);
   if (running === mine) running = null;
-  keep();
-  status(node.error ?? words.answered);
+  const kept = keep(chat);
+  status(node.error ?? (kept ? words.answered : words.full));
   if (chat === open) draw();
   else drawComposer();
 }
@@ -147,7 +148,7 @@ function drawSoon(mine) {
   requestAnimationFrame(() => {
     mine.drawing = false;
     if (running !== mine || !mine.bubble?.isConnected) return;
-    const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+    const follows = isAtEnd();
     fill(mine.bubble, mine.node, true);
     if (follows) log.scrollTop = log.scrollHeight;
   });
@@ -168,20 +169,55 @@ function openChat(chat) {
 
 function removeChat(chat) {
   if (running?.chat === chat) stop();
-  store.remove(chat.id);
+  const kept = store.setDeleted(chat, Date.now());
   if (open === chat) open = null;
-  keep();
+  rememberOpen();
   draw();
+  status(kept ? words.deletedOne : words.full);
+  const undo = () => restoreChat(chat);
+  byId("status").append(" ", make("button", { type: "button", class: "link", onclick: undo }, words.restore));
+}
+
+function restoreChat(chat) {
+  const kept = store.setDeleted(chat, undefined);
+  openChat(chat);
+  status(kept ? "" : words.full);
+}
+
+function eraseDeleted() {
+  if (byId("erase-deleted").textContent !== words.sureErase) {
+    byId("erase-deleted").textContent = words.sureErase;
+    return;
+  }
+  store.erase(store.listDeleted());
+  drawChats();
+  status("");
 }
 
 function rememberOpen() {
   history.replaceState(null, "", open ? `#${open.id}` : "#");
 }
 
-function keep() {
+/** Whether `chat` is stored now. Nothing is dropped to make room: that is for the user to decide. */
+function keep(chat) {
   rememberOpen();
-  if (!store.save()) status(words.full);
+  const kept = store.save(chat);
+  if (!kept) status(words.full);
+  return kept;
 }
+
+/** Another tab stored or erased the conversation `id`. */
+function changedElsewhere(id) {
+  if (open && !store.find(open.id) && running?.chat !== open) open = null;
+  const mine = open === null || open.id === id;
+  const editing = document.querySelector(".editor") !== null;
+  if (!mine || editing || running?.chat === open) return drawChats();
+  const [at, follows] = [log.scrollTop, isAtEnd()];
+  draw();
+  if (!follows) log.scrollTop = at;
+}
+
+const isAtEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
 
 function status(text) {
   byId("status").textContent = text === words.answering || text === words.answered ? "" : text;
@@ -222,6 +258,9 @@ function listen() {
   byId("new-chat").addEventListener("click", () => openChat(null));
   byId("toggle-sidebar").addEventListener("click", () => toggleSidebar(!byId("sidebar").classList.contains("open")));
   byId("scrim").addEventListener("click", () => toggleSidebar(false));
+  byId("erase-deleted").addEventListener("click", eraseDeleted);
+  store.listen(changedElsewhere);
+  addEventListener("pagehide", () => running && store.save(running.chat));
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.isComposing || byId("settings").open) return;
     toggleSidebar(false);
@@ -237,9 +276,9 @@ async function showModel() {
 translate();
 settings.setUp(() => {
   stop();
-  store.removeAll();
+  store.erase([...store.list(), ...store.listDeleted()]);
   open = null;
-  keep();
+  rememberOpen();
   draw();
 });
 byId("settings").addEventListener("close", showModel);

@@ -83,10 +83,27 @@ function codeBlock(language, code) {
   return make("div", { class: "block" }, make("div", {}, make("span", {}, language), copy), make("pre", { tabindex: "0" }, make("code", {}, code)));
 }
 
+/** Puts `text` on the clipboard; the button says whether it is there. */
 export async function copyText(text, button) {
-  await navigator.clipboard?.writeText(text);
-  button.textContent = words.copied;
-  setTimeout(() => (button.textContent = words.copy), 1500);
+  const copied = (await navigator.clipboard?.writeText(text).then(() => true, () => false)) || copySelected(text, button);
+  button.textContent = copied ? words.copied : words.notCopied;
+  setTimeout(() => (button.textContent = words.copy), copied ? 1500 : 4000);
+}
+
+/** Pages that came without encryption have no clipboard of their own, but may copy what is selected. */
+function copySelected(text, button) {
+  const field = make("textarea", { class: "away", "aria-hidden": "true" });
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  try {
+    return document.execCommand("copy");
+  } catch {
+    return false;
+  } finally {
+    field.remove();
+    button.focus();
+  }
 }
 
 // Code before everything else: nothing inside it is markup.

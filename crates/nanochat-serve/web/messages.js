@@ -2,7 +2,7 @@
 
 import { fitHeight, isSendKey, make } from "./dom.js";
 import { copyText, render } from "./markdown.js";
-import { textOf } from "./store.js";
+import { textOf, wholeTextOf } from "./store.js";
 import { words } from "./words.js";
 
 /**
@@ -15,6 +15,7 @@ export function message(node, versions, act) {
   fill(bubble, node, !act);
   const element = make("article", { class: `message ${node.role}`, "aria-label": user ? words.you : words.model }, bubble);
   for (const note of notes(node)) element.append(note);
+  if (act && !user && !node.finish && !node.error) element.append(make("p", { class: "note" }, words.unfinished));
   if (act) element.append(actions(node, versions, act, element));
   return element;
 }
@@ -62,7 +63,7 @@ function actions(node, versions, act, element) {
       button(text, () => act.show(versions[at + step]), { "aria-label": label, class: "step", disabled: !versions[at + step] });
     row.append(to(-1, "‹", words.previous), `${at + 1}/${versions.length}`, to(1, "›", words.next));
   }
-  const copy = button(words.copy, () => copyText(textOf(node), copy));
+  const copy = button(words.copy, () => copyText(wholeTextOf(node), copy));
   row.append(copy);
   if (node.role === "user") {
     row.append(button(words.edit, () => edit(node, element, act)));
@@ -75,7 +76,7 @@ function actions(node, versions, act, element) {
 
 /** Puts a field in the message's place. */
 function edit(node, element, act) {
-  const field = make("textarea", { maxlength: "8000", "aria-label": words.edit });
+  const field = make("textarea", { "aria-label": words.edit });
   field.value = textOf(node);
   const send = () => field.value.trim() && act.edit(field.value.trim());
   const cancel = () => editor.replaceWith(element);

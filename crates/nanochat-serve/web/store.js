@@ -1,51 +1,120 @@
-// Conversations, kept in the browser. Each is a tree: an edit or a new answer is a sibling of what it replaces, and
-// `at` names the leaf that is shown.
+// Conversations, kept in the browser. Each has a key of its own, so that a tab writes only what it changes, and what two
+// tabs said is joined. A conversation is a tree: an edit or a new answer is a sibling of what it replaces, and `at`
+// names the leaf that is shown.
 
 import { words } from "./words.js";
 
-const KEY = "nanochat.chats";
+const PREFIX = "nanochat.chat.";
+/** One list of all conversations, as older versions of this page kept them. */
+const OLD = "nanochat.chats";
 
-// {id, title, changed, at, nodes: {id: {id, parent, role, parts: [{type, text}], …}}}
-let chats = read();
+// id -> {id, title, changed, deleted?, at, nodes: {id: {id, parent, role, parts: [{type, text}], …}}}
+const chats = new Map();
 
-function read() {
+function parse(text) {
   try {
-    const found = JSON.parse(localStorage.getItem(KEY));
-    return Array.isArray(found) ? found.filter((chat) => chat && chat.id && chat.nodes) : [];
+    const chat = JSON.parse(text);
+    return chat && typeof chat.id === "string" && chat.nodes ? chat : null;
   } catch {
-    return []; // no storage, or something else's
+    return null; // something else's
   }
 }
 
-/** False: the oldest conversations had to go, or nothing can be kept. */
-export function save() {
-  for (let kept = chats.length; ; kept = Math.floor(kept / 2)) {
-    try {
-      localStorage.setItem(KEY, JSON.stringify(list().slice(0, kept)));
-      return kept === chats.length;
-    } catch {
-      if (kept === 0) return false;
+function load() {
+  try {
+    for (const key of Object.keys(localStorage)) {
+      const chat = key.startsWith(PREFIX) ? parse(localStorage.getItem(key)) : null;
+      if (chat) chats.set(chat.id, chat);
     }
+    takeOver(JSON.parse(localStorage.getItem(OLD)));
+  } catch {
+    // No storage: conversations live until the page is closed.
   }
+}
+
+/** Gives each conversation of the old list a key. Where both do not fit, the list shrinks as it is taken over. */
+function takeOver(list) {
+  if (!Array.isArray(list)) return;
+  const left = list.filter((chat) => chat?.id && chat.nodes);
+  while (left.length) {
+    const chat = left.pop();
+    chats.set(chat.id, chat);
+    if (save(chat)) continue;
+    localStorage.setItem(OLD, JSON.stringify(left));
+    if (!save(chat)) return localStorage.setItem(OLD, JSON.stringify([...left, chat]));
+  }
+  localStorage.removeItem(OLD);
+}
+
+/** Stores `chat` with what other tabs stored of it. False: the storage is full or closed, and holds what it held before. */
+export function save(chat) {
+  try {
+    const stored = parse(localStorage.getItem(PREFIX + chat.id));
+    if (stored) join(chat, stored);
+    localStorage.setItem(PREFIX + chat.id, JSON.stringify(chat));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Adds to `mine` what `theirs` has; of a message that both have, the one with more in it stays. */
+function join(mine, theirs) {
+  const size = (node) => JSON.stringify(node).length;
+  for (const node of Object.values(theirs.nodes)) {
+    const known = mine.nodes[node.id];
+    if (!known) mine.nodes[node.id] = node;
+    else if (size(node) > size(known)) Object.assign(known, node);
+  }
+  if (theirs.changed <= mine.changed) return;
+  const { title, changed, deleted, at } = theirs;
+  Object.assign(mine, { title, changed, deleted, at });
+}
+
+/** Calls `changed` with the id of each conversation that another tab stores or erases. */
+export function listen(changed) {
+  addEventListener("storage", ({ key, newValue }) => {
+    if (!key?.startsWith(PREFIX)) return;
+    const id = key.slice(PREFIX.length);
+    const theirs = parse(newValue);
+    if (!theirs) chats.delete(id);
+    else if (chats.has(id)) join(chats.get(id), theirs);
+    else chats.set(id, theirs);
+    changed(id);
+  });
 }
 
 const freshId = () => Math.random().toString(36).slice(2, 10) + Date.now().toString(36);
+const newestFirst = (found) => found.sort((a, b) => b.changed - a.changed);
 
-export const list = () => [...chats].sort((a, b) => b.changed - a.changed);
-export const find = (id) => chats.find((chat) => chat.id === id);
+export const list = () => newestFirst([...chats.values()].filter((chat) => !chat.deleted));
+export const listDeleted = () => newestFirst([...chats.values()].filter((chat) => chat.deleted));
+/** A conversation that is there and not deleted. */
+export const find = (id) => (chats.get(id)?.deleted ? undefined : chats.get(id));
 
 export function create() {
   const chat = { id: freshId(), title: "", changed: Date.now(), at: null, nodes: {} };
-  chats.push(chat);
+  chats.set(chat.id, chat);
   return chat;
 }
 
-export function remove(id) {
-  chats = chats.filter((chat) => chat.id !== id);
+/** Deletes a conversation, or has it back. Like `save` it says whether that is stored. */
+export function setDeleted(chat, deleted) {
+  chat.deleted = deleted;
+  chat.changed = Date.now();
+  return save(chat);
 }
 
-export function removeAll() {
-  chats = [];
+/** Forgets conversations for good. */
+export function erase(forgotten) {
+  for (const chat of forgotten) {
+    chats.delete(chat.id);
+    try {
+      localStorage.removeItem(PREFIX + chat.id);
+    } catch {
+      // Without storage nothing was kept.
+    }
+  }
 }
 
 /** A new message after `parent`; it is shown. */
@@ -54,7 +123,7 @@ export function add(chat, parent, role, parts) {
   chat.nodes[node.id] = node;
   chat.at = node.id;
   chat.changed = Date.now();
-  if (!chat.title && role === "user") chat.title = textOf(node).slice(0, 60);
+  if (!chat.title && role === "user") chat.title = [...textOf(node)].slice(0, 60).join("");
   return node;
 }
 
@@ -74,7 +143,17 @@ export function show(chat, node) {
     chat.at = next.id;
     next = Object.values(chat.nodes).filter((other) => other.parent === next.id).pop();
   }
+  chat.changed = Date.now();
 }
 
 export const textOf = (node) => node.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
+
+/** All that a message shows, calls of the calculator as lines of their own: `1+2 = 3`. */
+export function wholeTextOf(node) {
+  const shown = { text: (text) => text, python: (text) => `\n${text}`, python_output: (text) => ` = ${text}\n` };
+  return node.parts.map((part) => shown[part.type]?.(part.text) ?? part.text).join("").trim();
+}
+
 export const titleOf = (chat) => chat.title || words.newChat.replace("+ ", "");
+
+load();

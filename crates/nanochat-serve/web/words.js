@@ -17,7 +17,10 @@ const WORDS = {
     speed: (tokens, rate) => `${tokens} tokens · ${rate} tok/s`, cut: "Cut at the longest length.",
     stopped: "Stopped.", dropped: "The beginning no longer fits into what the model sees.",
     unreachable: "The server cannot be reached.", wantsKey: "The server wants a key: enter it in the settings.",
-    broken: "The answer broke off.", full: "The browser's storage is full: older conversations were not kept.",
+    broken: "The answer broke off.", unfinished: "This answer is not finished.",
+    full: "The browser's storage is full: what is said now is not kept. Delete conversations, then erase the deleted ones.",
+    deleted: "Deleted", deletedOne: "The conversation was deleted.", restore: "Have it back", erase: "Erase them for good",
+    sureErase: "Really erase them?", notCopied: "Could not be copied: select the text instead",
   },
   zh: {
     newChat: "+ 新对话", settings: "设置", conversations: "对话列表", menu: "对话列表", messages: "消息",
@@ -33,7 +36,10 @@ const WORDS = {
     you: "你说", model: "模型说", calculator: "计算器", answering: "模型正在回答", answered: "回答完毕",
     speed: (tokens, rate) => `${tokens} 个 token · 每秒 ${rate} 个`, cut: "已达到最长长度，回答被截断。", stopped: "已停止。",
     dropped: "对话太长，开头部分模型已经看不到了。", unreachable: "连不上服务器。",
-    wantsKey: "服务器需要密钥，请在设置里填写。", broken: "回答中断了。", full: "浏览器存储已满，较早的对话没有保存。",
+    wantsKey: "服务器需要密钥，请在设置里填写。", broken: "回答中断了。", unfinished: "这条回答还没有写完。",
+    full: "浏览器存储已满，新内容没有保存。请删除一些对话，再彻底清除已删除的对话。",
+    deleted: "已删除", deletedOne: "对话已删除。", restore: "恢复", erase: "彻底清除", sureErase: "确定彻底清除？",
+    notCopied: "复制失败，请手动选中文字复制",
   },
 };
 

@@ -11,13 +11,14 @@ use tungstenite::{Message, WebSocket};
 
 use crate::common::*;
 
+/// A tab of a browser. The first one started the browser and ends it.
 pub struct Browser {
-    child: Child,
+    process: Option<(Child, TempDir)>,
+    address: String,
     socket: WebSocket<TcpStream>,
     calls: u64,
     /// Exceptions of the page and violations of its policy.
     pub complaints: Vec<String>,
-    _profile: TempDir,
 }
 
 impl Browser {
@@ -44,10 +45,21 @@ impl Browser {
         let port = wait(|| port(profile.path())).expect("Chromium says where it listens");
         let address = format!("127.0.0.1:{port}");
         let page = wait(|| page(&address)).expect("Chromium has a page");
+        Browser::attach(Some((child, profile)), address, &page)
+    }
+
+    /// Another tab, which shares cookies and storage with this one.
+    pub fn tab(&mut self) -> Browser {
+        let target = self.call("Target.createTarget", json!({"url": "about:blank"}));
+        let page = format!("ws://{}/devtools/page/{}", self.address, target["targetId"].as_str().unwrap());
+        Browser::attach(None, self.address.clone(), &page)
+    }
+
+    fn attach(process: Option<(Child, TempDir)>, address: String, page: &str) -> Browser {
         let stream = TcpStream::connect(&address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let (socket, _) = tungstenite::client(page.as_str(), stream).unwrap();
-        let mut browser = Browser { child, socket, calls: 0, complaints: Vec::new(), _profile: profile };
+        let (socket, _) = tungstenite::client(page, stream).unwrap();
+        let mut browser = Browser { process, address, socket, calls: 0, complaints: Vec::new() };
         for domain in ["Runtime", "Page", "Log"] {
             browser.call(&format!("{domain}.enable"), json!({}));
         }
@@ -134,8 +146,10 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some((child, _)) = &mut self.process {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
