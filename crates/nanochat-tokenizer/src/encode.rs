@@ -43,7 +43,7 @@ pub(crate) fn joined(high: u32, low: u32) -> u64 {
 }
 
 impl Bpe {
-    /// `excluded(id)`: tokens that text must not become (special ones).
+    /// `excluded(id)`: tokens that no piece becomes as a whole.
     pub fn new(
         vocab: Vocab,
         byte_ids: [u32; 256],

@@ -1,7 +1,8 @@
 //! Byte-level BPE: training, encoding, decoding, and `tokenizer.json`. Knows nothing of tensors.
 //!
 //! Text is cut into pieces ([`DEFAULT_PATTERN`]), each piece is its UTF-8 bytes, and bytes merge into
-//! tokens in the order in which training found the merges. Every text encodes, and decoding gives it back.
+//! tokens in the order in which training found the merges. Every text encodes, and decoding gives it back
+//! (a few imported files drop or add white space: [`Tokenizer::alterations`]).
 //!
 //! ```
 //! use nanochat_tokenizer::{TrainOptions, train};
@@ -12,6 +13,8 @@
 //! # Ok::<(), nanochat_tokenizer::TokenizerError>(())
 //! ```
 
+mod added;
+mod alphabet;
 mod backtrack;
 mod count;
 mod encode;
@@ -19,6 +22,7 @@ mod heap;
 mod huggingface;
 mod merging;
 mod neighbours;
+mod normalize;
 mod special;
 mod split;
 mod stream;
@@ -32,11 +36,10 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use rayon::prelude::*;
-use unicode_normalization::{UnicodeNormalization, is_nfc};
 
+use added::{AddedToken, InText, Part, Search};
 use backtrack::Scratch;
 use encode::{Bpe, Merge};
-use special::AddedToken;
 use split::Splitter;
 use vocab::Vocab;
 
@@ -59,6 +62,8 @@ struct Shared {
     nfc: bool,
     /// In id order.
     added: Vec<AddedToken>,
+    /// None where all added tokens are special, as ours are.
+    in_text: Option<InText>,
 }
 
 /// Why there is no tokenizer. Each message is whole: no cause is left for a chain to print a second time.
@@ -74,6 +79,10 @@ pub enum TokenizerError {
     SpecialName { name: String, why: &'static str },
     #[error("the split pattern {pattern:?} is not a valid regex: {why}")]
     Pattern { pattern: String, why: String },
+    #[error(
+        "the split pattern {pattern:?} cannot be used: transformers may read `{construct}` in it differently"
+    )]
+    Dialect { pattern: String, construct: String },
     #[error("there is no text to train a tokenizer on")]
     NoText,
     #[error("{bytes} bytes of distinct text are more than training can index (2 GiB); read fewer characters")]
@@ -98,7 +107,7 @@ impl Tokenizer {
         self.shared.bpe.vocab.len()
     }
 
-    /// The tokens of `text`. Names of special tokens in it stay plain text.
+    /// The tokens of `text`. Names of special tokens in it stay plain text; those of other added tokens become them.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3);
         self.encode_into(text, &mut ids);
@@ -107,13 +116,26 @@ impl Tokenizer {
 
     /// Appends the tokens of `text` to `ids`.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
-        let Shared { bpe, splitter, nfc, .. } = &*self.shared;
-        let text = match *nfc && !is_nfc(text) {
-            true => Cow::Owned(text.nfc().collect::<String>()),
-            false => Cow::Borrowed(text),
-        };
         let mut scratch = Scratch::default();
-        splitter.for_each(&text, &mut |piece| bpe.encode(piece.as_bytes(), &mut scratch, ids));
+        let Some(InText { given, normalized }) = &self.shared.in_text else {
+            return self.encode_pieces(&self.normalized(text), &mut scratch, ids);
+        };
+        search(given, text, &mut |part| match part {
+            Part::Token(id) => ids.push(id),
+            Part::Text(text) => search(normalized, &self.normalized(text), &mut |part| match part {
+                Part::Token(id) => ids.push(id),
+                Part::Text(text) => self.encode_pieces(text, &mut scratch, ids),
+            }),
+        });
+    }
+
+    fn normalized<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if self.shared.nfc { normalize::nfc(text) } else { Cow::Borrowed(text) }
+    }
+
+    fn encode_pieces(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let Shared { bpe, splitter, .. } = &*self.shared;
+        splitter.for_each_bytes(text, &mut |piece| bpe.encode(piece, scratch, ids));
     }
 
     /// Encodes texts in parallel, results in their order.
@@ -152,6 +174,14 @@ impl Tokenizer {
         self.shared.added.iter().find(|token| token.name == name).map(|token| token.id)
     }
 
+    /// Why decoding does not give every text back, which a few imported files bring about: empty for all others.
+    pub fn alterations(&self) -> Vec<&'static str> {
+        let takes = |token: &AddedToken| !token.special && (token.lstrip || token.rstrip);
+        let taken =
+            self.shared.added.iter().any(takes).then_some("drops white space beside tokens (lstrip, rstrip)");
+        self.shared.splitter.alterations().chain(taken).collect()
+    }
+
     /// Names of the special tokens, in id order.
     pub fn special_names(&self) -> impl Iterator<Item = &str> {
         self.shared.added.iter().filter(|token| token.special).map(|token| token.name.as_str())
@@ -159,14 +189,14 @@ impl Tokenizer {
 
     /// The same tokenizer with all of `names` as special tokens; those it lacks get ids behind its last.
     pub fn with_special(&self, names: &[&str]) -> Result<Tokenizer, TokenizerError> {
-        let Shared { bpe, splitter, nfc, added } = &*self.shared;
+        let Shared { bpe, splitter, nfc, added, .. } = &*self.shared;
         let (mut vocab, mut added) = (bpe.vocab.clone(), added.clone());
         for name in names {
             match added.iter_mut().find(|token| token.name == *name) {
                 Some(token) => token.special = true,
                 None => {
                     let id = vocab.push(name.as_bytes());
-                    added.push(AddedToken { id, name: name.to_string(), special: true });
+                    added.push(AddedToken::special(id, name));
                 }
             }
         }
@@ -205,8 +235,7 @@ impl Tokenizer {
         splitter: Splitter,
         names: &[String],
     ) -> Result<Tokenizer, TokenizerError> {
-        let mut add =
-            |name: &String| AddedToken { id: vocab.push(name.as_bytes()), name: name.clone(), special: true };
+        let mut add = |name: &String| AddedToken::special(vocab.push(name.as_bytes()), name);
         let added = names.iter().map(&mut add).collect();
         Tokenizer::assemble(vocab, byte_ids, merges, false, splitter, false, added)
     }
@@ -229,8 +258,19 @@ impl Tokenizer {
             return Err(TokenizerError::Invalid(format!("plain text encodes to the special token {id}")));
         }
         check_spelling(&vocab, &added)?;
-        let bpe = Bpe::new(vocab, byte_ids, merges, ignore_merges, |id| special.contains(&id));
-        Ok(Tokenizer { shared: Arc::new(Shared { bpe, splitter, nfc, added }) })
+        let in_text = InText::new(&added, nfc)?;
+        let aside =
+            added.iter().filter(|token| !token.is_piece()).map(|token| token.id).collect::<HashSet<_>>();
+        let bpe = Bpe::new(vocab, byte_ids, merges, ignore_merges, |id| aside.contains(&id));
+        Ok(Tokenizer { shared: Arc::new(Shared { bpe, splitter, nfc, added, in_text }) })
+    }
+}
+
+/// Visits the parts of `text`, which is one where nothing is searched for.
+fn search<'t>(search: &Option<Search>, text: &'t str, visit: &mut impl FnMut(Part<'t>)) {
+    match search {
+        Some(search) => search.for_each(text, visit),
+        None => visit(Part::Text(text)),
     }
 }
 
@@ -240,7 +280,7 @@ fn check_spelling(vocab: &Vocab, added: &[AddedToken]) -> Result<(), TokenizerEr
     let ordinary = vocab.iter().filter(|(id, _)| !added_ids.contains(id));
     let ids: HashMap<&[u8], u32> = ordinary.map(|(id, bytes)| (bytes, id)).collect();
     for AddedToken { name, .. } in added {
-        if let Some(id) = huggingface::bytes_of(name).and_then(|bytes| ids.get(&bytes[..]).copied()) {
+        if let Some(id) = alphabet::bytes_of(name).and_then(|bytes| ids.get(&bytes[..]).copied()) {
             let clash = format!("the special token {name:?} and token {id} are written alike");
             return Err(TokenizerError::Invalid(clash));
         }

@@ -2,7 +2,7 @@
 //! conversations puts their ids.
 
 use crate::TokenizerError;
-use crate::huggingface::bytes_of;
+use crate::alphabet::bytes_of;
 
 /// nanochat's special tokens. In a tokenizer trained here they hold the last nine ids, in this order;
 /// own ones (`TrainOptions::extra_special`) follow after them, in the order given.
@@ -17,15 +17,6 @@ pub const SPECIAL_TOKENS: [&str; 9] = [
     "<|output_start|>",
     "<|output_end|>",
 ];
-
-/// A token outside the BPE vocabulary, known by its full name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct AddedToken {
-    pub id: u32,
-    pub name: String,
-    /// False for the few ordinary words that imported files add (`<tool_call>`): they count as text.
-    pub special: bool,
-}
 
 /// The nine names and `extra` ones behind them; refuses names that are empty, too long, or given twice.
 pub(crate) fn special_names(extra: &[String]) -> Result<Vec<String>, TokenizerError> {

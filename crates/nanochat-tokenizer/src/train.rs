@@ -3,8 +3,8 @@
 
 use hashbrown::HashSet;
 
+use crate::alphabet::bytes_of;
 use crate::count::count_pieces;
-use crate::huggingface::bytes_of;
 use crate::merging::Merging;
 use crate::special::special_names;
 use crate::split::{DEFAULT_PATTERN, Splitter};
@@ -57,7 +57,7 @@ pub fn train<S: AsRef<str>>(
     if options.vocab_size > MAX_VOCAB {
         return Err(TokenizerError::VocabTooLarge { asked: options.vocab_size, most: MAX_VOCAB });
     }
-    let splitter = Splitter::new(&[options.pattern.as_deref().unwrap_or(DEFAULT_PATTERN)])?;
+    let splitter = Splitter::new(options.pattern.as_deref().unwrap_or(DEFAULT_PATTERN))?;
     let pieces = count_pieces(texts, &splitter, options);
     if pieces.iter().all(|table| table.counts().is_empty()) {
         return Err(TokenizerError::NoText);

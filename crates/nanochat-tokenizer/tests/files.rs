@@ -106,19 +106,70 @@ fn refused(words: &str, change: impl Fn(&mut Value)) {
 fn other_kinds_are_refused_by_name() {
     refused("WordPiece", |f| f["model"]["type"] = json!("WordPiece"));
     refused("Unigram", |f| f["model"] = json!({"type": "Unigram", "vocab": [["a", 0.1]]}));
-    refused("byte_fallback", |f| f["model"]["byte_fallback"] = json!(true));
     refused("suffixes", |f| f["model"]["end_of_word_suffix"] = json!("</w>"));
     refused("Lowercase", |f| f["normalizer"] = json!({"type": "Lowercase"}));
     refused("Strip", |f| f["normalizer"] = json!({"type": "Sequence", "normalizers": [{"type": "Strip"}]}));
     refused("Metaspace", |f| f["pre_tokenizer"] = json!({"type": "Metaspace"}));
     refused("ByteLevel", |f| f["pre_tokenizer"] = Value::Null);
     refused("ByteLevel", |f| f["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": []}));
-    refused("add_prefix_space", |f| f["pre_tokenizer"] = json!({"type": "ByteLevel"}));
-    refused("MergedWithNext", |f| {
-        f["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "MergedWithNext"},
-            {"type": "ByteLevel", "add_prefix_space": false}]})
+    refused("`add_prefix_space`", |f| f["pre_tokenizer"] = json!({"type": "ByteLevel"}));
+    refused("decoder Metaspace", |f| f["decoder"] = json!({"type": "Metaspace"}));
+}
+
+#[test]
+fn what_would_change_ids_is_refused_by_name() {
+    let step = |step: Value| {
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
+        json!({"type": "Sequence", "pretokenizers": [step, bytes]})
+    };
+    let split = |regex| step(json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated"}));
+    refused("BertPreTokenizer", |f| f["pre_tokenizer"] = step(json!({"type": "BertPreTokenizer"})));
+    refused("Metaspace", |f| f["pre_tokenizer"] = step(json!({"type": "Metaspace"})));
+    refused("twice (ByteLevel)", |f| f["pre_tokenizer"] = step(f["pre_tokenizer"].clone()));
+    refused("`\\w`", |f| f["pre_tokenizer"] = split(r"\w+"));
+    refused("`^`", |f| f["pre_tokenizer"] = split("^a"));
+    refused("`Sideways`", |f| {
+        f["pre_tokenizer"] = step(json!({"type": "Punctuation", "behavior": "Sideways"}));
     });
+    refused("`locale`", |f| f["pre_tokenizer"] = step(json!({"type": "Digits", "locale": "zh"})));
+    refused("more than 32 steps", |f| {
+        f["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "Digits"}); 33]})
+    });
+    refused("version of the file is \"2.0\"", |f| f["version"] = json!("2.0"));
+    refused("truncation", |f| f["truncation"] = json!({"max_length": 512}));
+    refused("padding", |f| f["padding"] = json!({"strategy": "BatchLongest"}));
+    refused("post_processor Cut", |f| f["post_processor"] = json!({"type": "Cut"}));
+    refused("the key \"vowels\"", |f| f["vowels"] = json!(true));
+    refused("the key \"cache\"", |f| f["model"]["cache"] = json!(1));
+    refused("dropped at random", |f| f["model"]["dropout"] = json!(0.1));
+    refused("`fuzzy`", |f| f["added_tokens"][0]["fuzzy"] = json!(true));
+    refused("tokenizers would give it 260", |f| {
+        f["added_tokens"] = json!([f["added_tokens"][0], {"id": 270, "content": "<x>", "special": true}]);
+    });
+    refused("once they are normalized", |f| {
+        f["normalizer"] = json!({"type": "NFC"});
+        let added = |id, content| json!({"id": id, "content": content, "normalized": true});
+        f["added_tokens"] = json!([added(260, "x\u{e9}"), added(261, "xe\u{301}")]);
+    });
+    refused("written like the byte 0x20", |f| f["added_tokens"] = json!([{"id": 255 - 32, "content": "Ġ"}]));
+}
+
+#[test]
+fn what_changes_no_id_is_taken() {
+    let mut file = gpt2();
+    for (key, value) in
+        [("unk_token", json!("<unk>")), ("fuse_unk", json!(true)), ("byte_fallback", json!(true))]
+    {
+        file["model"][key] = value;
+    }
+    file["model"]["dropout"] = json!(0.0);
+    file["model"]["end_of_word_suffix"] = json!("");
+    file["post_processor"] =
+        json!({"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "TemplateProcessing"}]});
+    file["decoder"] = json!({"type": "ByteLevel", "add_prefix_space": true});
+    file["normalizer"] = json!({"type": "Sequence", "normalizers": []});
+    file["model"]["merges"] = json!(["#version: 0.2", "Ġ t", "h e", "Ġt he"]);
+    assert_eq!(read(&file).unwrap().encode("he the"), [256, 258]);
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn limits_count_characters() {
     let capped = |max_chars, max_document_chars| {
         let options = TrainOptions {
             vocab_size: 300,
-            pattern: Some("(?s).+".into()),
+            pattern: Some(r"[\s\S]+".into()),
             max_chars,
             max_document_chars,
             ..TrainOptions::default()

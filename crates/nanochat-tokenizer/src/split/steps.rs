@@ -1,0 +1,97 @@
+//! The steps of a pre-tokenizer, as `tokenizer.json` lists them: those that cut text into pieces, and `ByteLevel`.
+
+use serde::{Deserialize, Serialize};
+
+/// GPT-2's pattern, which a `ByteLevel` step with `use_regex` stands for.
+pub(super) const GPT2_PATTERN: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// What the `Whitespace` step keeps.
+pub(super) const WORDS_PATTERN: &str = r"\w+|[^\w\s]+";
+
+/// One step, applied to each piece that the steps before it made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+pub(crate) enum Step {
+    /// Cuts at the matches of a pattern; inverted, at what lies between them.
+    Split {
+        pattern: Pattern,
+        behavior: Behavior,
+        #[serde(default)]
+        invert: bool,
+    },
+    /// Cuts numbers out, whole or digit by digit.
+    Digits {
+        #[serde(default)]
+        individual_digits: bool,
+    },
+    /// Cuts punctuation out.
+    Punctuation {
+        #[serde(default)]
+        behavior: Behavior,
+    },
+    /// Keeps words and runs of punctuation; the white space between them is lost.
+    Whitespace {},
+    /// Turns pieces into bytes, written in the alphabet: what steps behind it see. `trim_offsets` changes no token.
+    ByteLevel {
+        add_prefix_space: bool,
+        #[serde(default)]
+        trim_offsets: bool,
+        #[serde(default = "yes")]
+        use_regex: bool,
+    },
+}
+
+/// The names of all steps.
+pub(crate) const STEPS: [&str; 5] = ["Split", "Digits", "Punctuation", "Whitespace", "ByteLevel"];
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Pattern {
+    String(String),
+    Regex(String),
+}
+
+/// What becomes of a match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Behavior {
+    /// It is a piece.
+    #[default]
+    Isolated,
+    /// It is dropped.
+    Removed,
+    /// It is one piece with the matches beside it.
+    Contiguous,
+    /// It ends the piece before it.
+    MergedWithPrevious,
+    /// It begins the piece behind it.
+    MergedWithNext,
+}
+
+impl Behavior {
+    /// Whether a stretch of text is one piece with the stretch before it; of each, whether it is a match.
+    pub(super) fn joins(self, before: bool, matched: bool) -> bool {
+        match self {
+            Behavior::Isolated | Behavior::Removed => false,
+            Behavior::Contiguous => before == matched,
+            Behavior::MergedWithPrevious => !before && matched,
+            Behavior::MergedWithNext => before && !matched,
+        }
+    }
+}
+
+impl Step {
+    /// The step of the files that are written here: pieces are the matches and what lies between them.
+    pub fn isolated(pattern: &str) -> Step {
+        let pattern = Pattern::Regex(pattern.into());
+        Step::Split { pattern, behavior: Behavior::Isolated, invert: false }
+    }
+
+    /// `ByteLevel` behind steps that have cut the text already.
+    pub fn bytes() -> Step {
+        Step::ByteLevel { add_prefix_space: false, trim_offsets: false, use_regex: false }
+    }
+}
