@@ -75,7 +75,9 @@ pub struct TokenIds {
     pub eos: u32,
 }
 
-/// Renders conversations as `Conversation::render` does, for `apply_chat_template`.
+/// Renders conversations as `Conversation::render` does, for `apply_chat_template`. It has no `{% generation %}` marks, from
+/// which transformers would make our mask of training: the tag is its own addition to Jinja, and programs on plain jinja2
+/// or minijinja (llama-cpp-python, for one) do not load a model whose template has it.
 pub const CHAT_TEMPLATE: &str = include_str!("hf/chat_template.jinja");
 
 impl TokenIds {
@@ -102,13 +104,14 @@ pub fn generation_config_json(ids: TokenIds) -> Value {
     })
 }
 
-/// The values of tokenizer_config.json.
+/// The values of tokenizer_config.json. Prompts of one batch are padded on the left: `generate` goes on at the right.
 pub fn tokenizer_config_json(config: &GptConfig) -> Value {
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|bos|>",
         "eos_token": "<|assistant_end|>",
         "pad_token": "<|bos|>",
+        "padding_side": "left",
         "clean_up_tokenization_spaces": false,
         "model_max_length": config.sequence_len,
     })
