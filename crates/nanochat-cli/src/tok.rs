@@ -300,6 +300,10 @@ fn import(args: &ImportArgs, base_dir: &Path) -> anyhow::Result<()> {
     let missing: Vec<&str> =
         SPECIAL_TOKENS.into_iter().filter(|name| found.special(name).is_none()).collect();
     let tokenizer = found.with_special(&SPECIAL_TOKENS)?;
+    if !tokenizer.alterations().is_empty() {
+        let why = tokenizer.alterations().join(", ");
+        eprintln!("warning: this tokenizer {why}: decoding does not give every text back");
+    }
     let path = save_tokenizer(&tokenizer, base_dir)?;
     println!(
         "vocabulary   {} tokens, {} of them special",

@@ -66,6 +66,59 @@ fn encode_and_decode_undo_each_other() {
     assert_eq!(output(tok(base.path(), &["decode", "97,", "98"])), "ab");
 }
 
+/// Imports a kind of file from the tokenizer's fixtures; also each of their texts with its ids.
+fn with_kind(name: &str) -> (tempfile::TempDir, String, Vec<(String, String)>) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nanochat-tokenizer/tests/fixtures");
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(fixtures.join(name).with_extension("json")).unwrap()).unwrap()
+    };
+    let (base, mut kind) = (json("base"), json(name));
+    kind["file"]["model"]["merges"] = base["merges"].clone();
+    let vocab = kind["file"]["model"]["vocab"].as_object_mut().unwrap();
+    vocab.extend(base["vocab"].as_object().unwrap().clone());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("elsewhere.json");
+    std::fs::write(&file, kind["file"].to_string()).unwrap();
+    let imported =
+        tok(folder.path(), &["import", file.to_str().unwrap()]).assert().success().get_output().clone();
+    let texts: Vec<String> = serde_json::from_value(base["texts"].clone()).unwrap();
+    let ids: Vec<Vec<u32>> = serde_json::from_value(kind["ids"].clone()).unwrap();
+    let line = |ids: &Vec<u32>| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+    let expected = texts.into_iter().zip(ids.iter().map(line)).collect();
+    (folder, String::from_utf8(imported.stderr).unwrap(), expected)
+}
+
+fn encodes_as_expected(base: &Path, texts: &[(String, String)]) {
+    for (text, ids) in texts {
+        let mut encode = tok(base, &["encode"]);
+        encode.write_stdin(text.as_str());
+        assert_eq!(output(encode).trim_end(), ids, "{text:?}");
+    }
+}
+
+#[test]
+fn runs_of_spaces_that_a_file_adds_become_its_tokens() {
+    let (base, said, texts) = with_kind("neox");
+    assert_eq!(said, "");
+    let code = texts.iter().find(|(text, _)| text.starts_with("def f(x)")).unwrap().clone();
+    encodes_as_expected(base.path(), &[code, texts[2].clone()]);
+}
+
+#[test]
+fn steps_behind_bytes_are_taken_as_falcon_has_them() {
+    let (base, said, texts) = with_kind("falcon");
+    assert_eq!(said, "");
+    let digits = texts.iter().find(|(text, _)| text.starts_with("abc123456")).unwrap().clone();
+    encodes_as_expected(base.path(), &[digits]);
+}
+
+#[test]
+fn a_tokenizer_that_drops_text_is_imported_with_a_warning() {
+    let (base, said, texts) = with_kind("words");
+    assert!(said.contains("drops white space (Whitespace)") && said.lines().count() == 1, "{said}");
+    encodes_as_expected(base.path(), &texts[1..3]);
+}
+
 #[test]
 fn show_prints_chinese() {
     let base = with_tokenizer();
