@@ -11,6 +11,7 @@ pub mod chat_stream;
 pub mod checkpoint;
 pub mod chinese;
 pub mod clean;
+mod columns;
 pub mod config;
 pub mod conversation;
 pub mod core_eval;

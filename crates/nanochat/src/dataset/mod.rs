@@ -1,10 +1,7 @@
 //! Pretraining text on disk: a folder of parquet shards with one `text` column, in nanochat's layout.
 //! Sorted by name, the last file is validation and the others are for training.
 
-mod bounds;
 mod error;
-mod shard;
-mod thrift;
 mod write;
 
 use std::cmp::Ordering;
@@ -16,11 +13,10 @@ use std::sync::{Arc, Mutex};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use bounds::Bounded;
+pub use crate::columns::ParquetTexts;
+use crate::columns::Rows;
 pub use error::DataError;
 pub(crate) use error::at;
-pub use shard::ParquetTexts;
-pub(crate) use shard::{guarded, reason};
 pub use write::{CHARS_PER_SHARD, ShardWriter, Written};
 
 /// Rows read and tokenised together: enough for every core, little enough to be a bounded buffer.
@@ -239,7 +235,7 @@ pub struct Chunks {
     split: Split,
     share: Share,
     at: RowAt,
-    open: Option<(ParquetTexts, Option<shard::Rows>)>,
+    open: Option<(ParquetTexts, Option<Rows>)>,
     /// Of the open file.
     bad_rows: usize,
 }
@@ -333,6 +329,6 @@ fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
 }
 
 #[cfg(test)]
-mod hostile;
+mod round_trip;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-use super::{DataError, Split, at, reason};
+use super::{DataError, Split, at};
+use crate::columns::reason;
+use crate::lines::MAX_LINE;
 use crate::partial_dir::PartialDir;
 
 /// A size that downloads in one go and keeps a few hundred files for a full run (spec of nanochat's shards).
@@ -49,6 +51,11 @@ impl ShardWriter {
     }
 
     pub fn push(&mut self, split: Split, text: &str) -> Result<(), DataError> {
+        if text.len() as u64 > MAX_LINE {
+            // No reader takes it.
+            let reason = format!("a document is longer than {} MiB; split it", MAX_LINE >> 20);
+            return Err(DataError::Write { path: self.dir.path().into(), reason });
+        }
         let chars = text.chars().count();
         self.written.chars += chars;
         if split == Split::Val {

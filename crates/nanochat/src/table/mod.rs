@@ -2,6 +2,7 @@
 //! come in all of these, and a reader of a set need not care in which.
 
 mod csv;
+mod nested;
 mod parquet;
 
 use std::path::Path;

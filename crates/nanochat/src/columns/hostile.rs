@@ -1,9 +1,11 @@
 //! Parquet files made to lie, byte by byte.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::*;
+use crate::dataset::{DataError, OnBadShard, RowAt, Shards, Split};
+use crate::lines::MAX_LINE;
+use crate::table;
 
 /// Thrift structs as they are written: `.int(3, -1)` is field 3.
 #[derive(Clone, Default)]
@@ -74,13 +76,15 @@ struct Claims {
     codec: i64,
     unpacked: i64,
     offset: i64,
+    /// Row groups, all of the same pages.
+    groups: usize,
 }
 
 impl Default for Claims {
     fn default() -> Claims {
         let root = Struct::default().text(4, "m").int(5, 1).end();
         let column = Struct::default().int(1, 6).int(3, 0).text(4, "text").int(6, 0).end();
-        Claims { schema: vec![root, column], rows: 2, codec: 0, unpacked: 100, offset: 4 }
+        Claims { schema: vec![root, column], rows: 2, codec: 0, unpacked: 100, offset: 4, groups: 1 }
     }
 }
 
@@ -105,7 +109,7 @@ impl Claims {
             .int(1, 1)
             .list(2, 12, &self.schema)
             .long(3, self.rows)
-            .list(4, 12, &one(&group))
+            .list(4, 12, &vec![group; self.groups])
             .end();
         let size = (footer.len() as u32).to_le_bytes();
         fs::write(path, [b"PAR1", pages, &footer, &size, b"PAR1"].concat()).unwrap();
@@ -159,38 +163,107 @@ fn pages_that_lie_about_what_they_hold_are_refused() {
     let body = plain(&[b"one", b"two"]);
     let (long, most) = (body.len() as i64, i64::from(i32::MAX));
     let zstd = || Claims { codec: ZSTD, ..Claims::default() };
-    Claims { codec: 2, ..Claims::default() }.write(&path, &page(0, long, [2, 0], b"gzip"));
-    refused(&path, "zstd and snappy");
     let packed = zstd::encode_all(&body[..], 1).unwrap();
     zstd().write(&path, &page(0, most, [2, 0], &packed));
-    refused(&path, "a page of 2047 MB is too large");
+    refused(&path, "take 2048 MiB of memory at once, more than 640");
     zstd().write(&path, &page(0, 1 << 28, [2, 0], &packed));
-    refused(&path, "unpack to 268435456 are no text");
-    // A bomb: what it claims for the whole column is little, and the page is as large as it says.
-    let zeros = vec![b'0'; 64 << 20];
-    let bomb = zstd::encode_all(&plain(&[&zeros])[..], 1).unwrap();
-    Claims { rows: 1, ..zstd() }.write(&path, &page(0, (64 << 20) + 4, [1, 0], &bomb));
-    refused(&path, "are no text");
+    refused(&path, "a page of 268435456 bytes unpacks to 14");
     for kind in [0, 2] {
         Claims::default().write(&path, &page(kind, long, [most, 0], &body));
         refused(&path, "claims 2147483647 values");
     }
+    zstd().write(&path, &page(2, long, [1 << 24, 0], &packed)); // 32 bytes for each
+    refused(&path, "take 640 MiB of memory");
     Claims::default().write(&path, &page(2, long, [long, 0], &body));
-    refused(&path, "claims 14 values");
-    // A stream of 2^40 lengths, all the same, in a few bytes.
-    for encoding in [6, 7] {
-        Claims::default().write(&path, &page(0, 9, [2, encoding], &[128, 1, 4, 128, 128, 128, 128, 128, 32]));
-        refused(&path, "coded by differences");
-    }
+    refused(&path, "");
+    Claims::default().write(&path, &page(0, long, [2, 12], &body));
+    refused(&path, "encoding 12 of parquet");
     // A field given twice, and one of another type than it has.
     let head = Struct::default().int(1, 0).int(2, long).int(3, long);
     let mut again = head.bytes;
     again.extend([0x05, 4]); // field 2, its number written out
     varint(&mut again, 2 * most as u64);
     Claims::default().write(&path, &[&again[..], &[0]].concat());
-    refused(&path, "too large");
+    refused(&path, "the head of a page is damaged");
     Claims::default().write(&path, &Struct::default().int(1, 0).text(2, "").end());
     refused(&path, "the head of a page is damaged");
+}
+
+/// Sixteen megabytes of one letter, as what claims to be a hundred bytes.
+#[test]
+fn no_packing_unpacks_past_what_its_page_claims() {
+    let (_temp, path) = file();
+    let zeros = vec![b'0'; 16 << 20];
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &zeros).unwrap();
+    for (codec, packed) in [
+        (1, snap::raw::Encoder::new().compress_vec(&zeros).unwrap()),
+        (2, gzip.finish().unwrap()),
+        (4, [91, 255, 255, 15, 64, 2, 38, 30, 11, 36, 247, 254, 1].to_vec()), // one megabyte, by pyarrow
+        (5, lz4_flex::block::compress(&zeros)),
+        (6, zstd::encode_all(&zeros[..], 1).unwrap()),
+        (7, lz4_flex::block::compress(&zeros)),
+    ] {
+        Claims { codec, ..Claims::default() }.write(&path, &page(0, 100, [2, 0], &packed));
+        refused(&path, "a page of 100 bytes");
+    }
+    Claims { codec: 3, ..Claims::default() }.write(&path, &page(0, 100, [2, 0], b"lzo"));
+    refused(&path, "packed by LZO; write it with zstd");
+}
+
+#[test]
+fn a_document_may_be_as_long_as_a_line() {
+    let (_temp, path) = file();
+    for (length, is_read) in [(MAX_LINE as usize, true), (MAX_LINE as usize + 1, false)] {
+        let body = plain(&[&vec![b'0'; length]]);
+        let packed = zstd::encode_all(&body[..], 1).unwrap();
+        Claims { rows: 1, codec: ZSTD, ..Claims::default() }
+            .write(&path, &page(0, body.len() as i64, [1, 0], &packed));
+        match is_read {
+            true => assert_eq!(read(&path).unwrap()[0].len(), length),
+            false => refused(&path, "a document is longer than 64 MiB"),
+        }
+    }
+}
+
+/// Numbers as DELTA_BINARY_PACKED has them, all in 32 bits.
+fn deltas(numbers: &[u32]) -> Vec<u8> {
+    let mut bytes = vec![128, 1, 4];
+    varint(&mut bytes, numbers.len() as u64);
+    varint(&mut bytes, u64::from(numbers[0]) << 1);
+    let differences: Vec<u32> = numbers.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+    for block in differences.chunks(128) {
+        bytes.push(0); // the least
+        bytes.extend([32; 4]);
+        let filled = block.iter().copied().chain(std::iter::repeat(0)).take(block.len().next_multiple_of(32));
+        bytes.extend(filled.flat_map(u32::to_le_bytes));
+    }
+    bytes
+}
+
+#[test]
+fn differences_that_claim_more_than_they_have_are_refused() {
+    let (_temp, path) = file();
+    let lengths = [128, 1, 4, 128, 128, 128, 128, 128, 32, 0]; // 2^40 of them, all the same
+    for encoding in [6, 7] {
+        Claims::default().write(&path, &page(0, 10, [2, encoding], &lengths));
+        refused(&path, "coded by differences is damaged");
+    }
+    let numbers = |numbers: [u32; 2]| deltas(&numbers);
+    for (beginnings, rests, part) in [
+        ([0, 1], [1, 1], ""),
+        ([0, 9], [1, 1], ""),
+        ([0, 0], [1, 9], "damaged"),
+        ([0, 0], [1, u32::MAX], "damaged"),
+        ([0, 65 << 20], [1, 1], "a document is longer"),
+    ] {
+        let body = [numbers(beginnings), numbers(rests), b"ab".to_vec()].concat();
+        Claims::default().write(&path, &page(0, body.len() as i64, [2, 7], &body));
+        match read(&path) {
+            Ok(texts) => assert_eq!((beginnings, texts), ([0, 1], vec!["a".to_string(), "ab".into()])),
+            Err(_) => refused(&path, part),
+        }
+    }
 }
 
 #[test]
@@ -210,7 +283,9 @@ fn footers_that_lie_are_refused() {
     Claims { schema: vec![leaf; 1_000_000], ..Claims::default() }.write(&path, &pages);
     refused(&path, "it has 1000000 columns");
     for (claims, part) in [
-        (Claims { rows: i64::MAX, ..Claims::default() }, "ends early"),
+        (Claims { rows: i64::MAX, ..Claims::default() }, "do not hold 9223372036854775807 rows"),
+        (Claims { rows: 3, ..Claims::default() }, "ends early"),
+        (Claims { groups: 100, ..Claims::default() }, "shorter than its columns"),
         (Claims { rows: -1, ..Claims::default() }, ""),
         (Claims { offset: -9, ..Claims::default() }, ""),
         (Claims { offset: i64::MAX, ..Claims::default() }, ""),
@@ -233,25 +308,67 @@ fn footers_that_lie_are_refused() {
     refused(&path, "footer is damaged");
 }
 
-/// A dictionary of one long text and a thousand rows that are it: ten gigabytes' worth in a small file.
+/// Ten megabytes of text and a thousand rows that are it: ten gigabytes' worth in a small file.
+fn ten_megabytes() -> Vec<u8> {
+    let mut rng = nanochat_tensor::Rng::new(&[1]);
+    let letter = |i| if i % 64 == 0 { b'a' + rng.below(26) as u8 } else { b'a' };
+    (0..10 << 20).map(letter).collect()
+}
+
+/// As a dictionary of one text, and as texts that begin as the one before.
+fn repeated(text: &[u8], levels: &[u8]) -> [(&'static str, Vec<u8>); 2] {
+    let (dictionary, length) = (plain(&[text]), text.len() as u32);
+    let indices = [levels, &[1, 0xd0, 0x0f, 0]].concat(); // width 1; 1,000 times 0
+    let by_dictionary = [
+        page(2, dictionary.len() as i64, [1, 0], &zstd::encode_all(&dictionary[..], 1).unwrap()),
+        page(0, indices.len() as i64, [1_000, 8], &zstd::encode_all(&indices[..], 1).unwrap()),
+    ];
+    let (mut beginnings, mut rests) = ([length; 1_000], [0; 1_000]);
+    (beginnings[0], rests[0]) = (0, length);
+    let body = [levels, &deltas(&beginnings), &deltas(&rests), text].concat();
+    let by_differences = page(0, body.len() as i64, [1_000, 7], &zstd::encode_all(&body[..], 1).unwrap());
+    [("dictionary", by_dictionary.concat()), ("differences", by_differences)]
+}
+
 #[test]
 fn rows_that_repeat_a_long_text_come_few_at_a_time() {
     let (_temp, path) = file();
-    let mut rng = nanochat_tensor::Rng::new(&[1]);
-    let letter = |i| if i % 64 == 0 { b'a' + rng.below(26) as u8 } else { b'a' };
-    let text: Vec<u8> = (0..10 << 20).map(letter).collect();
-    let dictionary = plain(&[&text]);
-    let packed = zstd::encode_all(&dictionary[..], 1).unwrap();
-    let indices = zstd::encode_all(&[1u8, 0xd0, 0x0f, 0][..], 1).unwrap(); // width 1; 1,000 times 0
-    let pages =
-        [page(2, dictionary.len() as i64, [1, 0], &packed), page(0, 4, [1_000, 8], &indices)].concat();
-    Claims { rows: 1_000, codec: ZSTD, ..Claims::default() }.write(&path, &pages);
-    assert!(fs::metadata(&path).unwrap().len() < 1 << 20);
-    let shards = Shards::open_validation(&path, OnBadShard::Refuse).unwrap();
-    let mut rows = 0;
-    for chunk in shards.chunks(Split::Val, RowAt::default()).take(10) {
-        let chunk = chunk.unwrap();
-        assert_eq!((chunk.at.row, chunk.texts.len()), (rows, 2));
-        rows += 2;
+    for (way, pages) in repeated(&ten_megabytes(), &[]) {
+        Claims { rows: 1_000, codec: ZSTD, ..Claims::default() }.write(&path, &pages);
+        assert!(fs::metadata(&path).unwrap().len() < 1 << 20, "{way}");
+        let shards = Shards::open_validation(&path, OnBadShard::Refuse).unwrap();
+        for first in [0, 900] {
+            let mut rows = first;
+            for chunk in shards.chunks(Split::Val, RowAt { row: first, ..RowAt::default() }).take(5) {
+                let chunk = chunk.unwrap();
+                assert_eq!((chunk.at.row, chunk.texts.len()), (rows, 2), "{way}");
+                rows += 2;
+            }
+        }
+        let mut rows = table::rows(&path).unwrap();
+        assert_eq!(rows.nth(20).unwrap().unwrap().text("text").unwrap().len(), 10 << 20, "{way}");
+    }
+}
+
+#[test]
+fn a_row_that_lists_a_long_text_a_thousand_times_is_refused() {
+    let (_temp, path) = file();
+    // All of one row: repetition levels 0, then 999 times 1; definition levels 1.
+    let repetition = [2, 0, 0xce, 0x0f, 1];
+    let definition = [0xd0, 0x0f, 1];
+    let levels = [&[5, 0, 0, 0], &repetition[..], &[3, 0, 0, 0], &definition].concat();
+    let root = Claims::default().schema[0].clone();
+    let list = Struct::default().int(1, 6).int(3, 2).text(4, "text").int(6, 0).end();
+    let claims = Claims { schema: vec![root, list], rows: 1, codec: ZSTD, ..Claims::default() };
+    for (way, pages) in repeated(b"short", &levels) {
+        claims.write(&path, &pages);
+        let row = table::rows(&path).unwrap().next().unwrap().unwrap();
+        assert_eq!(row.strings("text").unwrap(), vec!["short"; 1_000], "{way}");
+    }
+    let expected = ["longer than 128 MiB", "MiB of memory at once"];
+    for ((way, pages), part) in repeated(&ten_megabytes(), &levels).into_iter().zip(expected) {
+        claims.write(&path, &pages);
+        let error = table::rows(&path).unwrap().next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("row 1") && error.contains(part), "{way}: {error}");
     }
 }

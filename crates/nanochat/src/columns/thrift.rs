@@ -12,14 +12,14 @@ pub const STRUCT: u8 = 12;
 /// What is left of a message.
 pub struct Thrift<'a>(pub &'a [u8]);
 
-impl Thrift<'_> {
+impl<'a> Thrift<'a> {
     fn byte(&mut self) -> Option<u8> {
         let (&byte, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(byte)
     }
 
-    fn varint(&mut self) -> Option<u64> {
+    pub fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -37,9 +37,11 @@ impl Thrift<'_> {
         Some((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
     }
 
-    fn pass(&mut self, n: u64) -> Option<()> {
-        self.0 = self.0.get(usize::try_from(n).ok()?..)?;
-        Some(())
+    /// The next `n` bytes, which are passed over.
+    pub fn pass(&mut self, n: u64) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(usize::try_from(n).ok()?)?;
+        self.0 = rest;
+        Some(bytes)
     }
 
     /// The type and the number of a list's items, which follow.
@@ -80,10 +82,10 @@ impl Thrift<'_> {
             return None;
         }
         match kind {
-            1..=3 => self.pass(1),
+            1..=3 => self.pass(1).map(drop),
             4..=6 => self.varint().map(drop),
-            7 => self.pass(8),
-            8 => self.varint().and_then(|n| self.pass(n)),
+            7 => self.pass(8).map(drop),
+            8 => self.varint().and_then(|n| self.pass(n)).map(drop),
             LIST | 10 => {
                 let (kind, n) = self.list()?;
                 (0..n).try_for_each(|_| self.skip(kind, depth + 1))

@@ -1,0 +1,150 @@
+//! What stands before a page: how long it is and what kind of values it has.
+
+use parquet::basic::Encoding;
+use parquet::errors::Result;
+
+use super::no;
+use super::thrift::{I32, STRUCT, Thrift};
+
+/// Of any page; a hostile one may hold more nulls than there is time for.
+const MAX_VALUES: usize = 1 << 24;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// Bytes of the page in the file.
+    pub packed: usize,
+    pub unpacked: usize,
+    pub values: usize,
+    pub encoding: Encoding,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Dictionary,
+    /// With the encodings of the levels.
+    Data {
+        definition: Encoding,
+        repetition: Encoding,
+    },
+    /// With the bytes of the levels, which are never packed.
+    DataV2 {
+        nulls: usize,
+        rows: usize,
+        definition: usize,
+        repetition: usize,
+        is_packed: bool,
+    },
+    /// Of no use to who reads all rows.
+    Index,
+}
+
+impl Head {
+    /// None: `bytes` do not hold a whole head. Else also the bytes it takes.
+    pub fn read(bytes: &[u8]) -> Option<(Result<Head>, usize)> {
+        let mut thrift = Thrift(bytes);
+        let (mut page, mut kinds) = (Numbers::default(), [Numbers::default(); 3]);
+        thrift.fields(|id, kind, thrift| match (id, kind) {
+            (5, STRUCT) => kinds[0].read(thrift),
+            (7, STRUCT) => kinds[1].read(thrift),
+            (8, STRUCT) => kinds[2].read(thrift),
+            _ => page.take(id, kind, thrift),
+        })?;
+        Some((Head::of(page, kinds), bytes.len() - thrift.0.len()))
+    }
+
+    fn of(page: Numbers, [data, dictionary, data_v2]: [Numbers; 3]) -> Result<Head> {
+        let (numbers, encoding_at) = match page.get(1)? {
+            0 => (data, 2),
+            2 => (dictionary, 2),
+            3 => (data_v2, 4),
+            _ => {
+                return Ok(Head {
+                    kind: Kind::Index,
+                    values: 0,
+                    encoding: Encoding::PLAIN,
+                    ..Head::sizes(page)?
+                });
+            }
+        };
+        let head = Head {
+            values: numbers.get(1)?,
+            encoding: encoding(numbers.get(encoding_at)?)?,
+            kind: match page.get(1)? {
+                0 => Kind::Data {
+                    definition: encoding(numbers.get(3)?)?,
+                    repetition: encoding(numbers.get(4)?)?,
+                },
+                2 => Kind::Dictionary,
+                _ => Kind::DataV2 {
+                    nulls: numbers.get(2)?,
+                    rows: numbers.get(3)?,
+                    definition: numbers.get(5)?,
+                    repetition: numbers.get(6)?,
+                    is_packed: numbers.0[7] != Some(0), // packed if nothing is said
+                },
+            },
+            ..Head::sizes(page)?
+        };
+        match head.values > MAX_VALUES {
+            true => Err(no(format!("a page of {} bytes claims {} values", head.unpacked, head.values))),
+            false => Ok(head),
+        }
+    }
+
+    fn sizes(page: Numbers) -> Result<Head> {
+        let (unpacked, packed) = (page.get(2)?, page.get(3)?);
+        Ok(Head { packed, unpacked, values: 0, encoding: Encoding::PLAIN, kind: Kind::Index })
+    }
+}
+
+/// The whole numbers and flags of a struct by their fields; of one given twice, the last.
+#[derive(Clone, Copy, Default)]
+struct Numbers([Option<i64>; 8]);
+
+impl Numbers {
+    fn read(&mut self, thrift: &mut Thrift) -> Option<bool> {
+        thrift.fields(|id, kind, thrift| self.take(id, kind, thrift))?;
+        Some(true)
+    }
+
+    fn take(&mut self, id: i64, kind: u8, thrift: &mut Thrift) -> Option<bool> {
+        let Some(number) = usize::try_from(id).ok().and_then(|id| self.0.get_mut(id)) else {
+            return Some(false);
+        };
+        match kind {
+            1 | 2 => *number = Some(i64::from(kind == 1)), // of a flag the type is the value
+            I32 => *number = Some(thrift.int()?),
+            _ => {
+                *number = None;
+                return Some(false);
+            }
+        }
+        Some(true)
+    }
+
+    fn get(&self, id: usize) -> Result<usize> {
+        let number = self.0[id].and_then(|number| i32::try_from(number).ok()?.try_into().ok());
+        number.ok_or_else(|| no("the head of a page is damaged"))
+    }
+}
+
+fn encoding(number: usize) -> Result<Encoding> {
+    #[expect(deprecated, reason = "old files have it for levels, and columns without levels may name it")]
+    Ok(match number {
+        0 => Encoding::PLAIN,
+        2 => Encoding::PLAIN_DICTIONARY,
+        3 => Encoding::RLE,
+        4 => Encoding::BIT_PACKED,
+        5 => Encoding::DELTA_BINARY_PACKED,
+        6 => Encoding::DELTA_LENGTH_BYTE_ARRAY,
+        7 => Encoding::DELTA_BYTE_ARRAY,
+        8 => Encoding::RLE_DICTIONARY,
+        9 => Encoding::BYTE_STREAM_SPLIT,
+        other => {
+            return Err(no(format!(
+                "a page is in encoding {other} of parquet, which is not read; write it plainly"
+            )));
+        }
+    })
+}
