@@ -11,6 +11,7 @@ mod full_disk;
 mod guide;
 #[cfg(unix)]
 mod kills;
+mod parquet;
 mod pipeline;
 #[cfg(target_os = "linux")]
 mod ranks;
