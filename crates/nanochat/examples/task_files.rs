@@ -34,8 +34,13 @@ fn solution(task: &dyn Task, i: usize) -> String {
     task.conversation(i).messages.pop().expect("an answer").content.text()
 }
 
+fn is_right(task: &dyn Task, i: usize, answer: &str) -> bool {
+    task.grade(i, answer).unwrap_or_else(|error| panic!("{} {i}: {error}", task.name()))
+}
+
 fn own_answers(task: &dyn Task, split: Split) {
-    let right = (0..task.len()).filter(|&i| task.kind() != Kind::Talk && task.grade(i, &solution(task, i)));
+    let right =
+        (0..task.len()).filter(|&i| task.kind() != Kind::Talk && is_right(task, i, &solution(task, i)));
     println!("{} {split:?}: {} items, {} own answers right", task.name(), task.len(), right.count());
 }
 
@@ -85,7 +90,7 @@ fn mutants(task: &dyn Task) {
         let without = solution.trim_end().rsplit_once('\n').map_or("", |(start, _)| start);
         let nothing = solution.replace("return ", "return None and ");
         for (failed, mutant) in failed.iter_mut().zip([nothing.as_str(), without]) {
-            *failed += usize::from(!task.grade(i, mutant));
+            *failed += usize::from(!is_right(task, i, mutant));
         }
     }
     let [nothing, without] = failed;

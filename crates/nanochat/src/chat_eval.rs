@@ -79,10 +79,14 @@ pub fn evaluate(
     };
     // Grading may run programs.
     let graded = |(&i, answers): (&usize, Vec<String>)| {
-        let right = answers.iter().any(|answer| task.grade(i, answer));
-        (answers, right)
+        for answer in &answers {
+            if task.grade(i, answer)? {
+                return Ok((answers, true));
+            }
+        }
+        Ok((answers, false))
     };
-    let graded = items.par_iter().zip(answers).map(graded).collect::<Vec<_>>();
+    let graded = items.par_iter().zip(answers).map(graded).collect::<Result<Vec<_>>>()?;
     let (answers, right): (Vec<_>, Vec<_>) = shares.gather(comm, graded).into_iter().unzip();
     Ok(summed(task, &answers, &right, options.keep_wrong))
 }
@@ -203,7 +207,9 @@ pub fn chat_core(scores: &[TaskScore]) -> Result<f64, Vec<&'static str>> {
 mod tests {
     use super::*;
     use crate::config::GptConfig;
-    use crate::tasks::{Folders, Split, open};
+    use crate::conversation::{Content, Conversation, Message, Role};
+    use crate::sandbox::SandboxError;
+    use crate::tasks::{Folders, Split, TaskError, open};
     use crate::testing::{on_ranks, tokenizer};
 
     fn score(task: &str, right: usize, baseline: f64) -> TaskScore {
@@ -307,6 +313,41 @@ mod tests {
             found.wrong[0].question.contains("Multiple Choice question: q")
                 && found.wrong[0].answer.len() == 1
         );
+    }
+
+    /// As HumanEval where a program cannot be started.
+    struct Ungradable;
+
+    impl Task for Ungradable {
+        fn name(&self) -> &str {
+            "Ungradable"
+        }
+
+        fn kind(&self) -> Kind {
+            Kind::Generative
+        }
+
+        fn len(&self) -> usize {
+            1
+        }
+
+        fn conversation(&self, _i: usize) -> Conversation {
+            let says = |role, text: &str| Message { role, content: Content::Text(text.into()) };
+            Conversation { messages: vec![says(Role::User, "q"), says(Role::Assistant, "a")] }
+        }
+
+        fn grade(&self, _i: usize, _answer: &str) -> Result<bool, TaskError> {
+            Err(SandboxError::NotStarted("no memory".into()).into())
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_graded_ends_the_evaluation() {
+        let options =
+            ChatEvalOptions { max_tokens: 1, samples: 1, sample: SampleOptions::default(), keep_wrong: 0 };
+        let error =
+            evaluate(&model(), &tokenizer(), &Ungradable, &options, &Comm::alone(), &|| ()).unwrap_err();
+        assert!(error.to_string().ends_with("says nothing about the program: no memory"), "{error}");
     }
 
     #[test]

@@ -44,8 +44,8 @@ pub trait Conversations: Send + Sync {
     fn get(&self, index: usize) -> Result<Conversation, DataError>;
 
     /// Whether `answer` is right, if these conversations have a grading of their own.
-    fn grade(&self, _index: usize, _answer: &str) -> Option<bool> {
-        None
+    fn grade(&self, _index: usize, _answer: &str) -> Result<Option<bool>, DataError> {
+        Ok(None)
     }
 
     fn is_empty(&self) -> bool {
@@ -62,8 +62,9 @@ impl Conversations for Box<dyn tasks::Task> {
         Ok(self.conversation(index))
     }
 
-    fn grade(&self, index: usize, answer: &str) -> Option<bool> {
-        (self.kind() != Kind::Talk).then(|| self.as_ref().grade(index, answer))
+    fn grade(&self, index: usize, answer: &str) -> Result<Option<bool>, DataError> {
+        let graded = (self.kind() != Kind::Talk).then(|| self.as_ref().grade(index, answer)).transpose();
+        graded.map_err(|error| bad(self.name(), error.to_string()))
     }
 }
 
@@ -206,7 +207,7 @@ impl Mixture {
     pub fn reward(&self, index: usize, answer: &str) -> Result<Option<f32>, DataError> {
         let (task, index) = self.items[index];
         let Task { conversations, reward, .. } = &self.tasks[task as usize];
-        Ok(match conversations.grade(index as usize, answer) {
+        Ok(match conversations.grade(index as usize, answer)? {
             Some(right) => Some(if right { 1.0 } else { 0.0 }),
             None => reward.gold(&conversations.get(index as usize)?).map(|gold| reward.of(answer, &gold)),
         })

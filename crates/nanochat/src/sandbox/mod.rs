@@ -1,32 +1,39 @@
-//! Runs Python that a model wrote, so that it can harm nothing.
+//! Runs Python that a model wrote, so that it can harm nothing, and says whether it is right.
 //!
-//! A program is one process that may compute, read Python's own library and use a folder of its own. On Linux the
+//! A program is a process that may compute, read Python's own library and use a folder of its own. On Linux the
 //! kernel enforces that, also for root:
 //!
 //! | what | how |
 //! |---|---|
-//! | system calls | a seccomp allow-list: no fork, no exec, no sockets, no signals, no ptrace, no chmod |
+//! | system calls | a seccomp allow-list, also of arguments: no fork, no exec, no sockets, no signals, no ptrace, no chmod |
 //! | files | Landlock: reading the library; writing in the private folder, which is removed afterwards |
+//! | other processes | Landlock again, from version 6 on (Linux 6.12): no signals, no abstract sockets |
 //! | memory, processor, file size, open files | rlimits, which the list keeps a program from raising |
 //! | wall clock, size of the folder | this process watches and kills |
-//! | the rest | an empty environment, no descriptors but an empty output, a process group of its own |
+//! | this process killed | the kernel kills the program; the next sandbox to open sweeps its folder |
+//! | the rest | an empty environment, no descriptors but two pipes, a process group of its own |
 //!
-//! What passes must say so: a program that only ends, with whatever exit code, has failed. (A token is written when
-//! the last line has run. A program that searched the interpreter's frames for it could pass without being right;
-//! none can do more.)
+//! The function is tested from a second process, confined alike, which knows the test and what is right. Arguments
+//! and results go between them as plain values: None, bool, int, float, complex, str, bytes, list, tuple, set, dict,
+//! range, Decimal, Fraction, iterators. So a program has no test to skip, no built-in function of the test to replace,
+//! and no object whose `__eq__` is always true: it passes by the right values alone. Anything else that it returns
+//! equals nothing, and what it does to its arguments stays with it.
+//!
+//! What is left open: a program can learn whether a path exists, with its size and dates (Landlock does not cover
+//! stat), but has nobody to tell. It can use up its limits. It can answer from a table if it knows the test by heart.
 
 #[cfg(target_os = "linux")]
 mod linux;
+mod process;
 mod workdir;
 
-use std::fs::{self, File};
-use std::io::{Seek, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nanochat_tensor::Rng;
+use serde_json::json;
 
+use process::{Mark, Process};
 use workdir::WorkDir;
 
 const WALL_CLOCK: Duration = Duration::from_secs(5);
@@ -34,15 +41,14 @@ const MEMORY: u64 = 256 << 20;
 const LARGEST_FILE: u64 = 1 << 20;
 const OPEN_FILES: u64 = 32;
 
+/// Python starts in 0.05 s; on a machine that is busy beyond this, nothing is said about a program.
+const STARTING: Duration = Duration::from_secs(60);
+
 /// Between two looks at a running program.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The program comes on standard input after the token that proves its end.
-const BOOTSTRAP: &str = "\
-import sys
-token, program = sys.stdin.read().split('\\n', 1)
-exec(compile(program, 'program', 'exec'), {'__name__': '__main__'})
-open('passed', 'w').write(token)";
+const PROGRAM: &str = concat!(include_str!("values.py"), include_str!("program.py"));
+const TEST: &str = concat!(include_str!("values.py"), include_str!("test.py"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -52,8 +58,27 @@ pub enum SandboxError {
         "this system cannot confine generated programs ({0}); --unsafe-no-sandbox runs them with all rights of yours"
     )]
     Unconfined(String),
-    #[error("cannot start a program in {folder}: {error}")]
+    #[error("cannot start a program in {}: {error}", folder.display())]
     Start { folder: PathBuf, error: std::io::Error },
+    #[error("python3 ended before it ran a program, which says nothing about the program: {0}")]
+    NotStarted(String),
+    #[error(
+        "the test of {0} gives it what cannot reach another process; numbers, text, lists, tuples, sets and dicts can"
+    )]
+    NotPlain(String),
+}
+
+/// A function that a model wrote, and how it is tested.
+#[derive(Clone, Copy)]
+pub struct Trial<'a> {
+    /// Defines the function.
+    pub code: &'a str,
+    pub function: &'a str,
+    /// What the test may use besides the function. Of a beginning that is no Python by itself, only `imports`.
+    pub prompt: &'a str,
+    pub imports: &'a str,
+    /// Defines `check`, which raises an exception if the function it is given is wrong.
+    pub test: &'a str,
 }
 
 /// How a program ended.
@@ -68,6 +93,9 @@ pub enum Outcome {
 pub struct Sandbox {
     python: Python,
     confined: bool,
+    /// The newest version of Landlock that is used; tests play older kernels with it.
+    #[cfg(target_os = "linux")]
+    landlock: landlock::ABI,
 }
 
 /// The interpreter, and what it reads.
@@ -82,13 +110,18 @@ impl Sandbox {
         if !cfg!(target_os = "linux") {
             return Err(SandboxError::Unconfined("only Linux can, so far".into()));
         }
-        let sandbox = Sandbox { python: Python::find()?, confined: true };
-        match sandbox.run("pass")? {
-            Outcome::Passed => {}
-            _ => return Err(SandboxError::Unconfined("Python does not even start under the limits".into())),
+        let sandbox = Sandbox { confined: true, ..Sandbox::open_unconfined()? };
+        match sandbox.outcome_of("pass") {
+            Ok(Outcome::Passed) => {}
+            Ok(_) => return Err(SandboxError::Unconfined("Python does not run under the limits".into())),
+            Err(SandboxError::NotStarted(why)) => {
+                let reason = format!("Python does not even start under the limits: {why}");
+                return Err(SandboxError::Unconfined(reason));
+            }
+            Err(error) => return Err(error),
         }
         for (escape, what) in [("open('/etc/passwd')", "files"), ("import os; os.fork()", "processes")] {
-            if sandbox.run(escape)? != Outcome::Failed {
+            if sandbox.outcome_of(escape)? != Outcome::Failed {
                 return Err(SandboxError::Unconfined(format!("its kernel does not restrict {what}")));
             }
         }
@@ -97,66 +130,68 @@ impl Sandbox {
 
     /// With nothing but limits of time and, on Linux, memory.
     pub fn open_unconfined() -> Result<Sandbox, SandboxError> {
-        Ok(Sandbox { python: Python::find()?, confined: false })
-    }
-
-    /// Runs a program to its end or its limits. Errors are not the program's.
-    pub fn run(&self, program: &str) -> Result<Outcome, SandboxError> {
-        let folder = WorkDir::create()?;
-        let start = |error| SandboxError::Start { folder: folder.path().into(), error };
-        let token = token(program);
-        let mut child = self.spawn(&folder, &token, program).map_err(start)?;
-        let started = Instant::now();
-        let in_time = loop {
-            match child.try_wait().map_err(start)? {
-                Some(_) => break true,
-                None if started.elapsed() > WALL_CLOCK || folder.is_full() => break false,
-                None => std::thread::sleep(PAUSE),
-            }
-        };
-        kill(&mut child);
-        let passed = fs::read(folder.path().join("passed")).is_ok_and(|found| found == token.as_bytes());
-        Ok(match in_time {
-            false => Outcome::Killed,
-            true if passed => Outcome::Passed,
-            true => Outcome::Failed,
+        WorkDir::sweep(&std::env::temp_dir());
+        Ok(Sandbox {
+            python: Python::find()?,
+            confined: false,
+            #[cfg(target_os = "linux")]
+            landlock: linux::NEWEST,
         })
     }
 
-    fn spawn(&self, folder: &WorkDir, token: &str, program: &str) -> std::io::Result<Child> {
-        let input = folder.path().join("program");
-        let mut stdin = File::options().read(true).write(true).create_new(true).open(&input)?;
-        fs::remove_file(&input)?;
-        write!(stdin, "{token}\n{program}")?;
-        stdin.rewind()?;
-        let mut command = Command::new(&self.python.program);
-        command.args(ARGUMENTS).env_clear().current_dir(folder.path());
-        command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null());
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        #[cfg(target_os = "linux")]
-        linux::limit(&mut command, &self.python, self.confined.then_some(folder.path()))?;
-        command.spawn()
+    /// Runs a program and its test to the end or their limits. Errors are not the program's.
+    pub fn run(&self, trial: &Trial) -> Result<Outcome, SandboxError> {
+        let Trial { code, function, prompt, imports, test } = trial;
+        let folder = WorkDir::create()?;
+        let failed = |error| SandboxError::Start { folder: folder.path().into(), error };
+        let (calls, to_program) = std::io::pipe().map_err(failed)?;
+        let (results, to_test) = std::io::pipe().map_err(failed)?;
+        // The test waits for the program, which finds nothing of it in the folder.
+        let job = json!({"function": function, "prompt": prompt, "imports": imports, "test": test});
+        let mut test = self.start(TEST, &job, (results, to_program), &folder).map_err(failed)?;
+        let job = json!({"code": code, "function": function});
+        let mut program = self.start(PROGRAM, &job, (calls, to_test), &folder).map_err(failed)?;
+        if !in_time(&mut program, &mut test, &folder).map_err(failed)? {
+            return Ok(Outcome::Killed);
+        }
+        for process in [&mut test, &mut program] {
+            if process.mark().map_err(failed)? == Mark::None {
+                return Err(SandboxError::NotStarted(process.last_words()));
+            }
+        }
+        match test.mark().map_err(failed)? {
+            Mark::Passed => Ok(Outcome::Passed),
+            Mark::NotPlain => Err(SandboxError::NotPlain(function.to_string())),
+            _ => Ok(Outcome::Failed),
+        }
+    }
+
+    /// Whether a program that defines nothing runs to its end.
+    fn outcome_of(&self, program: &str) -> Result<Outcome, SandboxError> {
+        let code = format!("{program}\ndef has_ended(): return True");
+        let test = "def check(has_ended): assert has_ended() is True";
+        self.run(&Trial { code: &code, function: "has_ended", prompt: "", imports: "", test })
     }
 }
 
-/// Isolated from the user's settings and packages, in UTF-8, writing no compiled files.
-const ARGUMENTS: [&str; 7] = ["-I", "-S", "-B", "-X", "utf8", "-c", BOOTSTRAP];
-
-/// Ends what is left of a program.
-fn kill(child: &mut Child) {
-    #[cfg(target_os = "linux")]
-    linux::kill_group(child.id());
-    // Errors mean that it has ended.
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-/// Another one in every run.
-fn token(program: &str) -> String {
-    let time = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let mut rng = Rng::new(&[time.as_nanos() as u64, program.as_ptr() as u64, u64::from(std::process::id())]);
-    format!("{:016x}{:016x}", rng.next_u64(), rng.next_u64())
+/// Waits for the end of the test. False: they ran too long or filled the folder. The clock runs when both have started.
+fn in_time(program: &mut Process, test: &mut Process, folder: &WorkDir) -> std::io::Result<bool> {
+    let mut since = Instant::now();
+    let mut started = false;
+    while !test.has_ended()? {
+        if !started && program.mark()? != Mark::None && test.mark()? != Mark::None {
+            (started, since) = (true, Instant::now());
+        }
+        match started {
+            false if since.elapsed() > STARTING => {
+                return Err(std::io::Error::other(format!("Python took more than {STARTING:?} to start")));
+            }
+            true if since.elapsed() > WALL_CLOCK => return Ok(false),
+            _ if folder.is_full() => return Ok(false),
+            _ => std::thread::sleep(PAUSE),
+        }
+    }
+    Ok(true)
 }
 
 impl Python {

@@ -147,8 +147,8 @@ impl Task for Questions {
         self.items[i].conversation.clone()
     }
 
-    fn grade(&self, i: usize, answer: &str) -> bool {
-        self.items[i].right.iter().any(|right| right.fits(answer))
+    fn grade(&self, i: usize, answer: &str) -> Result<bool, TaskError> {
+        Ok(self.items[i].right.iter().any(|right| right.fits(answer)))
     }
 
     /// The language of the last thing that was asked, if question and answer have words.

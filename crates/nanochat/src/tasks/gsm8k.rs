@@ -87,7 +87,7 @@ impl Task for Gsm8k {
         exchange(question, Content::Parts(solution.clone()))
     }
 
-    fn grade(&self, i: usize, answer: &str) -> bool {
-        final_answer(answer).as_ref() == Some(&self.problems[i].answer)
+    fn grade(&self, i: usize, answer: &str) -> Result<bool, TaskError> {
+        Ok(final_answer(answer).as_ref() == Some(&self.problems[i].answer))
     }
 }

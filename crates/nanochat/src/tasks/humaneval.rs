@@ -8,7 +8,7 @@ use regex::Regex;
 use super::{Kind, Split, Task, TaskError, exchange, files, sets};
 use crate::conversation::{Content, Conversation};
 use crate::dataset::DataError;
-use crate::sandbox::{Outcome, Sandbox};
+use crate::sandbox::{Outcome, Sandbox, Trial};
 use crate::table::Row;
 
 pub struct HumanEval {
@@ -55,11 +55,13 @@ fn problem(row: &Row) -> Result<Problem, DataError> {
 }
 
 impl Problem {
-    /// What is run: the prompt's imports, the code of an answer, the tests.
-    fn program(&self, answer: &str) -> String {
-        let imports: Vec<&str> = imports(&self.prompt).collect();
-        let (imports, code) = (imports.join("\n"), code(answer));
-        format!("{imports}\n\n{code}\n\n{}\ncheck({})", self.test, self.entry_point)
+    /// Runs the prompt's imports and the code of an answer as the program. The test has the prompt itself: some use
+    /// functions that it defines.
+    fn outcome(&self, answer: &str, sandbox: &Sandbox) -> Result<Outcome, TaskError> {
+        let imports = imports(&self.prompt).collect::<Vec<_>>().join("\n");
+        let code = format!("{imports}\n\n{}", code(answer));
+        let Problem { prompt, test, entry_point: function, .. } = self;
+        Ok(sandbox.run(&Trial { code: &code, function, prompt, imports: &imports, test })?)
     }
 }
 
@@ -92,15 +94,8 @@ impl Task for HumanEval {
         exchange(prompt, Content::Text(format!("{prompt}\n{solution}")))
     }
 
-    /// A program that could not be started, on a full disk say, counts as wrong and is told of.
-    fn grade(&self, i: usize, answer: &str) -> bool {
-        match self.sandbox.run(&self.problems[i].program(answer)) {
-            Ok(outcome) => outcome == Outcome::Passed,
-            Err(error) => {
-                eprintln!("warning: {error}");
-                false
-            }
-        }
+    fn grade(&self, i: usize, answer: &str) -> Result<bool, TaskError> {
+        Ok(self.problems[i].outcome(answer, &self.sandbox)? == Outcome::Passed)
     }
 }
 
@@ -109,23 +104,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_put_together_byte_for_byte() {
-        let problem = Problem {
-            prompt: "# maths\nfrom typing import List\n\n  import math\n\ndef f(x):\n  import re\n".into(),
-            solution: "  return x".into(),
-            test: "def check(f):\n  assert f(1) == 1".into(),
-            entry_point: "f".into(),
-        };
-        let expected =
-            "from typing import List\nimport math\n\nCODE\n\ndef check(f):\n  assert f(1) == 1\ncheck(f)";
-        for (answer, code) in [
+    fn a_prompts_imports_and_an_answers_first_block_are_found() {
+        let prompt = "# maths\nfrom typing import List\n\n  import math\n\ndef f(x):\n  import re\n";
+        assert_eq!(imports(prompt).collect::<Vec<_>>(), ["from typing import List", "import math"]);
+        for (answer, expected) in [
             ("def f(x): return x", "def f(x): return x"),
             ("Sure:\n```python\ndef f(x):\n\n  return x\n```\nor\n```\nno\n```", "def f(x):\n\n  return x"),
             ("```\n  a\n```", "a"),
             ("```python\nunclosed", "```python\nunclosed"),
             (" \n ", ""),
         ] {
-            assert_eq!(problem.program(answer), expected.replace("CODE", code), "{answer}");
+            assert_eq!(code(answer), expected, "{answer}");
         }
     }
 }

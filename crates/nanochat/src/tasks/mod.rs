@@ -53,9 +53,10 @@ pub trait Task: Send + Sync {
         &[]
     }
 
-    /// Whether `answer` is right: a letter, or all text that the model wrote. Always false for [`Kind::Talk`].
-    fn grade(&self, _i: usize, _answer: &str) -> bool {
-        false
+    /// Whether `answer` is right: a letter, or all text that the model wrote. Always false for [`Kind::Talk`]. An error
+    /// says that it cannot be known.
+    fn grade(&self, _i: usize, _answer: &str) -> Result<bool, TaskError> {
+        Ok(false)
     }
 
     /// Whether `answer` is in the language of item `i`, where a task knows that.

@@ -101,8 +101,8 @@ impl Task for MultipleChoice {
         &self.questions[i].letters
     }
 
-    fn grade(&self, i: usize, answer: &str) -> bool {
+    fn grade(&self, i: usize, answer: &str) -> Result<bool, TaskError> {
         let Question { letters, right, .. } = &self.questions[i];
-        answer == letters[*right]
+        Ok(answer == letters[*right])
     }
 }

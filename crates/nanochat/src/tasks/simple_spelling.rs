@@ -49,7 +49,7 @@ impl Task for SimpleSpelling {
         exchange(format!("Spell the word: {word}"), Content::Text(self.spelled(i)))
     }
 
-    fn grade(&self, i: usize, answer: &str) -> bool {
-        answer.trim() == self.spelled(i)
+    fn grade(&self, i: usize, answer: &str) -> Result<bool, TaskError> {
+        Ok(answer.trim() == self.spelled(i))
     }
 }

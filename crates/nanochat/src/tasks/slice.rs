@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Kind, Task};
+use super::{Kind, Task, TaskError};
 use crate::conversation::Conversation;
 
 pub struct Slice {
@@ -49,7 +49,7 @@ impl Task for Slice {
         self.task.letters(self.index(i))
     }
 
-    fn grade(&self, i: usize, answer: &str) -> bool {
+    fn grade(&self, i: usize, answer: &str) -> Result<bool, TaskError> {
         self.task.grade(self.index(i), answer)
     }
 

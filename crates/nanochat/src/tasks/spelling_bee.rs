@@ -116,7 +116,7 @@ impl Task for SpellingBee {
         exchange(riddle.user, Content::Parts(solution))
     }
 
-    fn grade(&self, i: usize, answer: &str) -> bool {
-        final_answer(answer) == Some(self.riddle(i).count.to_string())
+    fn grade(&self, i: usize, answer: &str) -> Result<bool, TaskError> {
+        Ok(final_answer(answer) == Some(self.riddle(i).count.to_string()))
     }
 }

@@ -101,7 +101,7 @@ fn four_choices_read_the_same_from_every_set() {
         assert_eq!(texts(&*task, 0), [WANTED, "B"], "{name}");
         assert_eq!((task.len(), task.kind(), task.baseline()), (1, Kind::Categorical, 0.25));
         assert_eq!(task.letters(0), ["A", "B", "C", "D"]);
-        assert!(task.grade(0, "B") && !task.grade(0, "A") && !task.grade(0, "b"));
+        assert!(task.grade(0, "B").unwrap() && !task.grade(0, "A").unwrap() && !task.grade(0, "b").unwrap());
     }
 }
 
@@ -259,7 +259,7 @@ fn gsm8k_solutions_become_calls_and_are_graded_by_the_last_number() {
         ("", false),
     ];
     for (answer, right) in grades {
-        assert_eq!(task.grade(0, answer), right, "{answer}");
+        assert_eq!(task.grade(0, answer).unwrap(), right, "{answer}");
     }
     let error = sets.error("GSM8K", Split::Train);
     assert!(
@@ -280,9 +280,9 @@ fn humaneval_runs_its_tests() {
         task => task.unwrap_or_else(|error| panic!("{error}")),
     };
     let [prompt, solution] = texts(&*task, 0);
-    assert!(task.grade(0, &solution) && !task.grade(0, &prompt));
-    assert!(task.grade(0, "```python\ndef root(x): return int(math.sqrt(x))\n```"));
-    assert!(!task.grade(0, "def root(x): return 5") && !task.grade(0, ""));
+    assert!(task.grade(0, &solution).unwrap() && !task.grade(0, &prompt).unwrap());
+    assert!(task.grade(0, "```python\ndef root(x): return int(math.sqrt(x))\n```").unwrap());
+    assert!(!task.grade(0, "def root(x): return 5").unwrap() && !task.grade(0, "").unwrap());
     assert!(sets.error("HumanEval", Split::Train).contains("no training items"));
 }
 
@@ -304,7 +304,7 @@ fn spelling_is_the_references_text_and_its_words_are_split() {
     let [user, answer] = texts(&*train, 5);
     assert_eq!(user, format!("Spell the word: {word}"));
     assert_eq!(answer, format!("{word}:s,t,r,a,w,b,e,r,r,{}", word.chars().last().unwrap()));
-    assert!(train.grade(5, &format!("{answer}\n")) && !train.grade(6, &answer));
+    assert!(train.grade(5, &format!("{answer}\n")).unwrap() && !train.grade(6, &answer).unwrap());
 
     let bee = sets.open("SpellingBee", Split::Test);
     let counted = (0..bee.len()).filter(|&i| {
@@ -312,8 +312,10 @@ fn spelling_is_the_references_text_and_its_words_are_split() {
         let [by_hand, check, python, output, last] = parts.as_slice() else { panic!("five parts") };
         assert_eq!(check.text, "\n\nLet me double check this using Python:\n\n");
         assert_eq!(crate::calculator::calculate(&python.text).as_ref(), Some(&output.text));
-        assert!(last.text.ends_with(&format!("\n\n#### {}", output.text)) && bee.grade(i, &last.text));
-        assert!(!bee.grade(i, "#### 9"));
+        assert!(
+            last.text.ends_with(&format!("\n\n#### {}", output.text)) && bee.grade(i, &last.text).unwrap()
+        );
+        assert!(!bee.grade(i, "#### 9").unwrap());
         assert!(tested.contains(python.text.split('\'').nth(1).unwrap()), "{}", python.text);
         let manual = format!("This gives us {}.", output.text);
         assert!(by_hand.text.ends_with(&manual), "{}", by_hand.text);
@@ -370,7 +372,7 @@ fn a_users_evaluation_needs_no_code() {
         (3, "it is blue", false),
     ];
     for (i, answer, right) in grades {
-        assert_eq!(task.grade(i, answer), right, "{i} {answer}");
+        assert_eq!(task.grade(i, answer).unwrap(), right, "{i} {answer}");
     }
     let choices = r#"{"question": "Is ice cold?", "choices": ["no", "yes"], "answer": "B"}"#;
     fs::write(sets.path("choice.jsonl"), choices).unwrap();
@@ -458,7 +460,7 @@ fn world_questions_are_tasks_by_kind() {
         let task = sets.open(&kind.to_string(), Split::Test);
         assert_eq!((task.len(), task.name()), (200, kind.to_string().as_str()));
         let [_, answer] = texts(&*task, 7);
-        assert!(task.grade(7, &answer) && !task.grade(7, "?"), "{answer}");
+        assert!(task.grade(7, &answer).unwrap() && !task.grade(7, "?").unwrap(), "{answer}");
         assert!(sets.error(&kind.to_string(), Split::Train).contains("for testing alone"));
     }
     assert_eq!((sets.open("world", Split::Train).len(), sets.open("world", Split::Test).len()), (5, 1));
@@ -476,7 +478,7 @@ fn a_slice_is_every_so_many_items() {
     assert_eq!(indices(254..usize::MAX, 1), expected(&[254, 255]));
     assert!(indices(300..400, 1).is_empty() && indices(5..5, 1).is_empty());
     let slice = Slice::new(task.clone(), 3..5, 1);
-    assert!(slice.grade(1, &texts(&*task, 4)[1]) && !slice.grade(0, &texts(&*task, 4)[1]));
+    assert!(slice.grade(1, &texts(&*task, 4)[1]).unwrap() && !slice.grade(0, &texts(&*task, 4)[1]).unwrap());
 }
 
 #[test]

@@ -70,8 +70,8 @@ impl Task for WorldQuestions {
         conversation
     }
 
-    fn grade(&self, i: usize, answer: &str) -> bool {
-        self.questions[i].is_right(answer)
+    fn grade(&self, i: usize, answer: &str) -> Result<bool, TaskError> {
+        Ok(self.questions[i].is_right(answer))
     }
 
     fn is_in_its_language(&self, i: usize, answer: &str) -> Option<bool> {

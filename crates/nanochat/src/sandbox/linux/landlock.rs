@@ -1,0 +1,59 @@
+//! Landlock: which files a program may touch, and that it reaches no process and no socket outside.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+};
+
+use crate::sandbox::Python;
+
+/// The version that knows all that is asked for here.
+pub const NEWEST: ABI = ABI::V6;
+
+/// Where shared libraries of the system lie.
+const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
+
+/// Python's program, its library and the system's may be read, and files be made in `folder`. A kernel that does not
+/// know the first version of Landlock is refused. What later ones know, up to `newest`, is restricted where it can be:
+/// truncating, ioctl on devices, TCP, and from version 6 on signals and abstract sockets of processes outside.
+pub fn ruleset(python: &Python, folder: &Path, newest: ABI) -> Result<RulesetCreated, RulesetError> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let own = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate | read;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V1))?
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(newest))?;
+    if newest >= ABI::V4 {
+        ruleset = ruleset.handle_access(AccessNet::from_all(newest))?;
+    }
+    if newest >= ABI::V6 {
+        ruleset = ruleset.scope(Scope::from_all(newest))?;
+    }
+    let mut ruleset = ruleset.create()?;
+    let mut allow = |path: &Path, access: BitFlags<AccessFs>| {
+        let Ok(file) = PathFd::new(path) else { return Ok(()) }; // not there: nothing to allow
+        let known = if path.is_dir() { AccessFs::from_all(newest) } else { AccessFs::from_file(newest) };
+        (&mut ruleset).add_rule(PathBeneath::new(file, access & known)).map(drop)
+    };
+    for path in LIBRARIES.iter().map(Path::new).chain(python.library.iter().map(PathBuf::as_path)) {
+        allow(path, read)?;
+    }
+    allow(Path::new("/etc/ld.so.cache"), read)?;
+    allow(Path::new("/dev/null"), AccessFs::ReadFile | AccessFs::WriteFile)?;
+    for path in loaders().iter().chain([&python.program]) {
+        allow(path, read | AccessFs::Execute)?;
+    }
+    allow(folder, own)?;
+    Ok(ruleset)
+}
+
+/// Programs that load shared libraries: the kernel starts one with Python.
+fn loaders() -> Vec<PathBuf> {
+    let entries = LIBRARIES.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let is_loader = |entry: &std::fs::DirEntry| entry.file_name().as_bytes().starts_with(b"ld-");
+    entries.filter(is_loader).map(|entry| entry.path()).collect()
+}
