@@ -62,11 +62,14 @@ impl Sandbox {
 }
 
 impl Process {
+    #[cfg(target_os = "linux")]
     pub fn has_ended(&mut self) -> io::Result<bool> {
-        #[cfg(target_os = "linux")]
-        return super::linux::has_ended(self.child.id());
-        #[cfg(not(target_os = "linux"))]
-        return Ok(self.child.try_wait()?.is_some());
+        super::linux::has_ended(self.child.id())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn has_ended(&mut self) -> io::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     pub fn mark(&mut self) -> io::Result<Mark> {

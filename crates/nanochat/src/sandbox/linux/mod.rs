@@ -21,7 +21,7 @@ use seccompiler::BpfProgram;
 pub use self::landlock::{NEWEST, ruleset};
 use super::{LARGEST_FILE, MEMORY, OPEN_FILES, Python, WALL_CLOCK};
 
-/// Makes `command` limit itself before it becomes Python with `arguments`.
+/// Makes `command` limit itself before it becomes Python, and confine itself if it is to be confined.
 pub fn limit(command: &mut Command, confinement: Option<Confinement>) {
     let parent = std::process::id();
     let child = move || {
