@@ -1,0 +1,167 @@
+//! What is fuzzed: the valid files that inputs are made from, how they are changed, and the reader.
+
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use nanochat::config::GptConfig;
+use nanochat::conversation::parse_conversation;
+use nanochat::dataset::{ParquetTexts, ShardWriter, Split};
+use nanochat::gpt::Gpt;
+use nanochat::huggingface::{self, TokenIds};
+use nanochat_tensor::Rng;
+use nanochat_tensor::safetensors::{self, SaveAs};
+use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
+use serde_json::{Value, json};
+
+use crate::mutate;
+
+pub struct Target {
+    pub name: &'static str,
+    pub seeds: fn() -> &'static [Vec<u8>],
+    /// A changed form of the first argument, which is one of the second.
+    pub mutate: fn(&[u8], &[Vec<u8>], &mut Rng) -> Vec<u8>,
+    /// Whether the reader takes the input. It may write into the folder.
+    pub accepts: fn(&[u8], &Path) -> bool,
+}
+
+pub const TARGETS: [Target; 5] = [
+    Target { name: "tokenizer", seeds: tokenizers, mutate: mutate::json_or_bytes, accepts: tokenizer },
+    Target { name: "config", seeds: configs, mutate: mutate::json_or_bytes, accepts: config },
+    Target { name: "safetensors", seeds: weights, mutate: head_or_bytes, accepts: tensors },
+    Target { name: "parquet", seeds: shards, mutate: mutate::bytes, accepts: parquet },
+    Target {
+        name: "conversation",
+        seeds: conversations,
+        mutate: mutate::json_or_bytes,
+        accepts: conversation,
+    },
+];
+
+/// A safetensors file is the length of its head (8 bytes), the head in JSON, and the values.
+fn head_or_bytes(seed: &[u8], seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    if rng.below(4) == 0 {
+        return mutate::bytes(seed, seeds, rng);
+    }
+    let (length, rest) = seed.split_first_chunk().expect("a whole file");
+    let (head, values) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let head = mutate::json_or_bytes(head.trim_ascii_end(), &[head.trim_ascii_end().to_vec()], rng);
+    [&(head.len() as u64).to_le_bytes(), &head[..], values].concat()
+}
+
+fn tokenizers() -> &'static [Vec<u8>] {
+    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SEEDS.get_or_init(|| {
+        let texts = ["the river and the stones, the river", "河水与石头 1234", "    fn main() {}\n"];
+        let small =
+            train(texts.iter(), &TrainOptions { vocab_size: 280, ..TrainOptions::default() }).unwrap();
+        let mut tokens: Value = serde_json::from_str(&small.to_json()).unwrap();
+        let own = small.to_json().into_bytes();
+        tokens["normalizer"] = json!({"type": "NFC"});
+        vec![own, tokens.to_string().into_bytes()]
+    })
+}
+
+/// What it reads it must also write and read again, and every text comes back.
+fn tokenizer(input: &[u8], _: &Path) -> bool {
+    let Ok(text) = std::str::from_utf8(input) else { return false };
+    let Ok(tokenizer) = Tokenizer::from_json(text) else { return false };
+    let text = "The river: 河水 12345\n\n   and é😀 don't <|bos|>";
+    let ids = tokenizer.encode(text);
+    assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+    let again = Tokenizer::from_json(&tokenizer.to_json()).expect("what is written is read");
+    assert_eq!(again.encode(text), ids);
+    true
+}
+
+fn small_config() -> GptConfig {
+    GptConfig { sequence_len: 16, vocab_size: 40, n_layer: 1, n_head: 2, n_kv_head: 1, n_embd: 32 }
+}
+
+fn configs() -> &'static [Vec<u8>] {
+    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SEEDS.get_or_init(|| {
+        let ids = TokenIds { bos: 0, eos: 1 };
+        let own = huggingface::config_json(&small_config(), ids, SaveAs::F32);
+        let short = json!({"model_type": "nanochat", "hidden_size": 2048, "num_attention_heads": 16});
+        [own, short].iter().map(|json| json.to_string().into_bytes()).collect()
+    })
+}
+
+fn config(input: &[u8], folder: &Path) -> bool {
+    fs::write(folder.join("config.json"), input).unwrap();
+    huggingface::read_config(folder).is_ok()
+}
+
+fn weights() -> &'static [Vec<u8>] {
+    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SEEDS.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Gpt::init(small_config(), 1);
+        let file = |dtype| {
+            huggingface::save_weights(folder.path(), &model, dtype).unwrap();
+            fs::read(folder.path().join("model.safetensors")).unwrap()
+        };
+        vec![file(SaveAs::F32), file(SaveAs::Bf16)]
+    })
+}
+
+fn tensors(input: &[u8], folder: &Path) -> bool {
+    let path = folder.join("model.safetensors");
+    fs::write(&path, input).unwrap();
+    safetensors::load(&path).is_ok()
+}
+
+fn shards() -> &'static [Vec<u8>] {
+    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SEEDS.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("shards");
+        let mut writer = ShardWriter::create(&dir, 1_000_000).unwrap();
+        for i in 0..40 {
+            writer.push(Split::Train, &format!("document {i} of the river, 河水")).unwrap();
+            writer.push(Split::Val, &"the same line again and again\n".repeat(1 + i % 3)).unwrap();
+        }
+        writer.finish().unwrap();
+        ["shard_00000.parquet", "shard_00001.parquet"].map(|name| fs::read(dir.join(name)).unwrap()).into()
+    })
+}
+
+fn parquet(input: &[u8], folder: &Path) -> bool {
+    let path = folder.join("shard.parquet");
+    fs::write(&path, input).unwrap();
+    let read_all = || -> Result<(), String> {
+        let texts = ParquetTexts::open(&path, "text")?;
+        for group in 0..texts.num_row_groups() {
+            let mut rows = texts.rows(group, 0)?;
+            while !rows.next_rows(64)?.is_empty() {}
+        }
+        Ok(())
+    };
+    read_all().is_ok()
+}
+
+fn conversations() -> &'static [Vec<u8>] {
+    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SEEDS.get_or_init(|| {
+        let parts = json!([{"type": "text", "text": "It is "}, {"type": "python", "text": "1+1"},
+            {"type": "python_output", "text": "2"}]);
+        let turns = json!([{"role": "system", "content": "Be short."}, {"role": "user", "content": "1+1?"},
+            {"role": "assistant", "content": parts}]);
+        let messages = json!({"messages": turns, "id": 7});
+        let sharegpt = json!({"conversations": [{"from": "human", "value": "你好"},
+            {"from": "gpt", "value": "好"}, {"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]});
+        [turns, messages, sharegpt].iter().map(|json| json.to_string().into_bytes()).collect()
+    })
+}
+
+/// What it reads it must also render.
+fn conversation(input: &[u8], _: &Path) -> bool {
+    static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
+    let bytes = || train(["a"].iter(), &TrainOptions { vocab_size: 265, ..TrainOptions::default() }).unwrap();
+    let tokenizer = TOKENIZER.get_or_init(bytes);
+    let Ok(conversation) = parse_conversation(input) else { return false };
+    let rendered = conversation.render(tokenizer, 2_048).expect("what is read can be rendered");
+    assert!(rendered.ids.len() <= 2_048 && rendered.ids.len() == rendered.mask.len());
+    true
+}
