@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 
 use nanochat::calculator::calculate;
 use nanochat::conversation::PartKind;
+use nanochat::lines::BadLines;
 use nanochat::table::rows;
 use nanochat::tasks::{Folders, Kind, Split, Task, TaskError, gsm8k_parts, open};
 
 fn main() -> anyhow::Result<()> {
     let sets = PathBuf::from(std::env::args().nth(1).unwrap_or_default());
-    let folders = Folders { sets: sets.clone(), world: sets.clone(), unconfined: false };
+    let folders =
+        Folders { sets: sets.clone(), world: sets.clone(), unconfined: false, bad_lines: BadLines::Fail };
     let names = "ARC-Easy ARC-Challenge MMLU C-Eval CMMLU AGIEval-en AGIEval-zh GSM8K HumanEval SpellingBee";
     for name in names.split(' ') {
         for split in [Split::Train, Split::Test] {

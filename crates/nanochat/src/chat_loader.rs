@@ -195,10 +195,10 @@ impl Reader {
 
     /// A row, and whether it was cut.
     fn render(&self, item: u32) -> Result<(Row, bool), DataError> {
-        let (conversation, weight) = self.mixture.get(item as usize)?;
         // A row of t inputs has t targets: t + 1 tokens.
-        let rendered = conversation.render(&self.tokenizer, self.shape[1] + 1)?;
-        let weights = rendered.mask.iter().map(|&trained| if trained { weight } else { 0.0 }).collect();
+        let rendered = self.mixture.get(item as usize)?.render(&self.tokenizer, self.shape[1] + 1)?;
+        let weighed = rendered.mask.iter().zip(&rendered.weights);
+        let weights = weighed.map(|(&trained, &weight)| if trained { weight } else { 0.0 }).collect();
         Ok((Row { ids: rendered.ids, weights }, rendered.cut))
     }
 }

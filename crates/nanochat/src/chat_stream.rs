@@ -1,5 +1,5 @@
 //! An endless stream of conversations packed to full rows, as pretraining's documents are (nanochat's loader of
-//! mid-training): all tokens count, those of a task as much as its weight says.
+//! mid-training): all tokens count, those of a task, a conversation or an answer as much as its weight says.
 //!
 //! Conversations of a shuffled epoch are joined to one stream, the same on every rank. A batch takes B·T + 1 tokens, as in
 //! [`crate::dataloader`]. A thread reads and tokenises ahead of training.
@@ -44,7 +44,7 @@ pub struct ChatStream {
 struct Block {
     epoch: u64,
     first: usize,
-    conversations: Vec<(Vec<u32>, f32)>,
+    conversations: Vec<(Vec<u32>, Vec<f32>)>,
 }
 
 impl ChatStream {
@@ -76,7 +76,7 @@ impl ChatStream {
         let len = self.shape[0] * self.shape[1];
         let (mut tokens, mut weights) = (Vec::with_capacity(len + 1), Vec::with_capacity(len + 1));
         while tokens.len() < len + 1 {
-            let Some((ids, weight)) = self.current.conversations.get(self.conversation) else {
+            let Some((ids, counts)) = self.current.conversations.get(self.conversation) else {
                 self.current = self.ahead.recv().expect("the reader sends until it has sent an error")?;
                 self.conversation = 0;
                 continue;
@@ -84,7 +84,7 @@ impl ChatStream {
             let rest = ids.get(self.token..).ok_or(DataError::ChangedConversation)?;
             let n = rest.len().min(len + 1 - tokens.len());
             tokens.extend_from_slice(&rest[..n]);
-            weights.resize(tokens.len(), *weight);
+            weights.extend_from_slice(&counts[self.token..self.token + n]);
             self.token += n;
             if self.token == ids.len() {
                 (self.conversation, self.token) = (self.conversation + 1, 0);
@@ -137,9 +137,9 @@ impl Reader {
         }
     }
 
-    fn tokens(&self, item: usize) -> Result<(Vec<u32>, f32), DataError> {
-        let (conversation, weight) = self.mixture.get(item)?;
-        Ok((conversation.render(&self.tokenizer, usize::MAX)?.ids, weight))
+    fn tokens(&self, item: usize) -> Result<(Vec<u32>, Vec<f32>), DataError> {
+        let rendered = self.mixture.get(item)?.render(&self.tokenizer, usize::MAX)?;
+        Ok((rendered.ids, rendered.weights))
     }
 }
 
@@ -169,7 +169,7 @@ mod tests {
         let mixture = mixture(700);
         let mut stream = stream(700, None);
         let render =
-            |&i: &u32| mixture.get(i as usize).unwrap().0.render(&tokenizer(), usize::MAX).unwrap().ids;
+            |&i: &u32| mixture.get(i as usize).unwrap().render(&tokenizer(), usize::MAX).unwrap().ids;
         let mut tokens: Vec<u32> = mixture.order(42, 0).iter().flat_map(render).collect();
         let first = tokens.len();
         tokens.extend(mixture.order(42, 1).iter().flat_map(render));

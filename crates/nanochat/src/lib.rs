@@ -38,6 +38,7 @@ mod partial_dir;
 pub mod plan;
 pub mod profile;
 pub mod ranks;
+pub mod records;
 pub mod report;
 pub mod reward;
 pub mod sampler;

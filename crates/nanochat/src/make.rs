@@ -140,8 +140,10 @@ fn name(value: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conversation::read_conversations;
+    use crate::conversation::Examples;
     use crate::dataset::{OnBadShard, Shards};
+    use crate::lines::BadLines;
+    use crate::records::Place;
 
     #[test]
     fn a_corpus_is_made_once_and_what_is_missing_is_made_again() {
@@ -161,8 +163,10 @@ mod tests {
         let expected: Vec<String> = (0..50).map(|i| world.document(world::Split::Train, i)).collect();
         assert_eq!(train, expected);
         let chat = base_dir.join("chat_data/train.jsonl");
-        for (i, read) in read_conversations(&chat).unwrap().enumerate() {
-            assert_eq!(read.unwrap(), (i + 1, world.conversation(world::Split::Train, i as u64)));
+        for (i, read) in Examples::open(&chat, BadLines::Fail).unwrap().enumerate() {
+            let (place, example) = read.unwrap();
+            assert_eq!(place, Place { line: i + 1, element: None });
+            assert_eq!(example, world.conversation(world::Split::Train, i as u64).into());
         }
 
         assert!(run().unwrap_err().to_string().contains("base_data already exists"));

@@ -78,7 +78,8 @@ fn run<T>(
     moment: Moment,
     meanwhile: impl FnOnce() -> T,
 ) -> Result<(StepResult, T), Diverged> {
-    let scale = 1.0 / weight;
+    // Where nothing counts, as in a long answer that is context, the gradients are 0 and not 0/0.
+    let scale = if weight == 0.0 { 0.0 } else { 1.0 / weight };
     let mut grads = Grads::default();
     let mut losses = Vec::with_capacity(micro_batches.len());
     for (i, batch) in micro_batches.iter().enumerate() {

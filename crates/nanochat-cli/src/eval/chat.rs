@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use nanochat::chat_eval::{self, ChatEvalOptions, TaskScore, WrongAnswer, chat_core};
 use nanochat::checkpoint::{LoadedModel, Stage};
+use nanochat::lines::BadLines;
 use nanochat::report::{Section, log_section};
 use nanochat::sampler::SampleOptions;
 use nanochat::score::Score;
@@ -24,13 +25,16 @@ use crate::chat::ModelArgs;
 pub struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Task by name, or a .jsonl file of yours; may be repeated. AGIEval-en, AGIEval-zh and AGIEval-FILE are parts of AGIEval
+    /// Task by name, or a .json or .jsonl file of yours; may be repeated. AGIEval-en, AGIEval-zh and AGIEval-FILE are parts of AGIEval
     /// [default: the built-in world's if it was made, and those of ChatCORE that are there]
     #[arg(long, short = 'a', value_name = "NAME|FILE")]
     task: Vec<String>,
     /// Folder of data sets, one folder each [default: {base-dir}/task_data]
     #[arg(long, value_name = "FOLDER")]
     task_dir: Option<PathBuf>,
+    /// What to do about a line of such a file that cannot be used: fail, or skip it and say how many were skipped
+    #[arg(long, value_enum, default_value_t)]
+    bad_lines: BadLines,
     /// Questions of each task (0: all)
     #[arg(long, alias = "questions", default_value_t = 0)]
     limit: usize,
@@ -121,7 +125,8 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
 
 /// The tasks that were asked for, or else all that there are. HumanEval is left out where there is no Python.
 fn open(args: &ChatArgs, base_dir: &Path, comm: &Comm) -> Result<Vec<Slice>> {
-    let mut folders = Folders { unconfined: args.unsafe_no_sandbox, ..Folders::of(base_dir) };
+    let mut folders =
+        Folders { unconfined: args.unsafe_no_sandbox, bad_lines: args.bad_lines, ..Folders::of(base_dir) };
     folders.sets = args.task_dir.clone().unwrap_or(folders.sets);
     let mut tasks = Vec::new();
     let mut add = |task: Box<dyn Task>| {

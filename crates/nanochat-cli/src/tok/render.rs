@@ -4,20 +4,25 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use nanochat::conversation::{Rendered, read_conversations};
+use nanochat::conversation::{Examples, Rendered};
+use nanochat::lines::BadLines;
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
 use super::Source;
 
 #[derive(Debug, Args)]
 pub struct RenderArgs {
-    /// Conversations as JSON lines (also .gz, .zst): arrays of {role, content}, {"messages": …} or ShareGPT
+    /// Conversations, one a line or as one JSON list (also .gz, .zst): arrays of {role, content}, {"messages": …},
+    /// ShareGPT, Alpaca or {"prompt", "completion"}
     file: PathBuf,
     #[command(flatten)]
     source: Source,
     /// Conversations to print
     #[arg(long, default_value_t = 3)]
     limit: usize,
+    /// What to do about a conversation that cannot be used: fail, or skip it and say how many were skipped
+    #[arg(long, value_enum, default_value_t)]
+    bad_lines: BadLines,
     /// Tokens at which a conversation is cut
     #[arg(long, default_value_t = 2_048)]
     max_len: usize,
@@ -51,9 +56,10 @@ pub fn run(args: &RenderArgs, base_dir: &Path) -> anyhow::Result<()> {
     };
     let style = Style { color, bar: if args.tokens { "|" } else { "" } };
     let mut out = BufWriter::new(stdout);
-    for conversation in read_conversations(&args.file)?.take(args.limit) {
-        let (line, conversation) = conversation?;
-        let rendered = conversation.render(&tokenizer, args.max_len)?;
+    let mut examples = Examples::open(&args.file, args.bad_lines)?;
+    for example in examples.by_ref().take(args.limit) {
+        let (place, example) = example?;
+        let rendered = example.render(&tokenizer, args.max_len)?;
         if args.ids {
             let ids: Vec<String> = rendered.ids.iter().map(u32::to_string).collect();
             writeln!(out, "{}", ids.join(" "))?;
@@ -61,11 +67,28 @@ pub fn run(args: &RenderArgs, base_dir: &Path) -> anyhow::Result<()> {
         }
         let trained = rendered.mask.iter().filter(|trained| **trained).count();
         let cut = if rendered.cut { ", cut" } else { "" };
-        writeln!(out, "line {line}: {} tokens, {trained} trained{cut}", rendered.ids.len())?;
+        let weights = weights(&rendered);
+        writeln!(out, "{place}: {} tokens, {trained} trained{weights}{cut}", rendered.ids.len())?;
         writeln!(out, "{}\n", style.paint(&tokenizer, &rendered))?;
     }
     out.flush()?;
+    let name = args.file.file_name().unwrap_or_default().to_string_lossy();
+    for sentence in examples.sentences() {
+        eprintln!("{name}: {sentence}");
+    }
     Ok(())
+}
+
+/// The weights of what is trained, if they are not all 1.
+fn weights(rendered: &Rendered) -> String {
+    let trained = rendered.mask.iter().zip(&rendered.weights).filter(|(trained, _)| **trained);
+    let mut weights: Vec<f32> = trained.map(|(_, &weight)| weight).collect();
+    weights.sort_by(f32::total_cmp);
+    match (weights.first(), weights.last()) {
+        (Some(&least), Some(&most)) if least < most => format!(", weights {least} to {most}"),
+        (Some(&weight), _) if weight != 1.0 => format!(", weight {weight}"),
+        _ => String::new(),
+    }
 }
 
 struct Style {
@@ -113,7 +136,7 @@ mod tests {
         let tokenizer = nanochat_tokenizer::train(["x"].iter(), &options).unwrap();
         let ids = [vec![256], tokenizer.encode("问\x1b"), tokenizer.encode("答!")].concat();
         let mask = [vec![false; 5], vec![true; 4]].concat();
-        let rendered = Rendered { ids, mask, cut: false };
+        let rendered = Rendered { weights: vec![1.0; ids.len()], ids, mask, cut: false };
         let plain = Style { color: false, bar: "|" }.paint(&tokenizer, &rendered);
         assert_eq!(plain, "<|bos|>|问|\\u{1b}⟦答|!⟧");
         let coloured = Style { color: true, bar: "" }.paint(&tokenizer, &rendered);

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod common;
+mod conversations;
 mod data;
 mod foreign;
 #[cfg(target_os = "linux")]

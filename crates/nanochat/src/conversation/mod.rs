@@ -1,13 +1,22 @@
 //! A conversation: what was said by whom, before it becomes tokens.
 
+mod example;
+mod fields;
+mod forms;
+mod message;
 mod read;
 mod render;
+mod told;
+mod weight;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use read::from_json;
-pub use read::{parse_conversation, read_conversations};
+pub use example::Example;
+pub(crate) use fields::Fields;
+pub use read::Examples;
+pub(crate) use read::{from_json, parse};
 pub use render::Rendered;
+pub(crate) use told::{Told, Unused};
 
 /// Turns in order: an optional system message, then user and assistant strictly alternating.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

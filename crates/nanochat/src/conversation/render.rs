@@ -7,11 +7,13 @@ use nanochat_tokenizer::Tokenizer;
 
 use super::{Content, Conversation, ConversationError, Message, Part, PartKind, Role};
 
-/// Tokens of a conversation. `mask[i]` says whether the model is trained to predict `ids[i]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Tokens of a conversation. `mask[i]` says whether finetuning trains the model to predict `ids[i]`.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rendered {
     pub ids: Vec<u32>,
     pub mask: Vec<bool>,
+    /// How much each token counts where it is learned; 1 if the data does not say otherwise.
+    pub weights: Vec<f32>,
     /// Whether something did not fit into `max_len`.
     pub cut: bool,
 }
@@ -23,14 +25,28 @@ impl Conversation {
     /// At most `max_len` tokens: as many whole exchanges (user and assistant) as fit or, if the
     /// first one alone is too long, its beginning.
     pub fn render(&self, tokenizer: &Tokenizer, max_len: usize) -> Result<Rendered, ConversationError> {
+        self.render_weighing(tokenizer, max_len, |_| 1.0)
+    }
+
+    /// As [`Conversation::render`]; `weight_of` is the weight of a message by its number, from 0.
+    pub(super) fn render_weighing(
+        &self,
+        tokenizer: &Tokenizer,
+        max_len: usize,
+        weight_of: impl Fn(usize) -> f32,
+    ) -> Result<Rendered, ConversationError> {
         self.validate()?;
         let marks = Marks::of(tokenizer)?;
         let mut rendered = Rendered::default();
         rendered.push(marks.bos, false);
-        for (i, exchange) in self.turns().chunks(2).enumerate() {
+        rendered.weigh(1.0);
+        let turns = self.turns();
+        let mut numbers = self.messages.len() - turns.len()..;
+        for (i, exchange) in turns.chunks(2).enumerate() {
             let before = rendered.ids.len();
-            for (role, parts) in exchange {
+            for ((role, parts), number) in exchange.iter().zip(&mut numbers) {
                 rendered.push_turn(tokenizer, &marks, *role, parts);
+                rendered.weigh(weight_of(number));
             }
             if rendered.ids.len() > max_len {
                 rendered.cut_to(if i == 0 { max_len } else { before });
@@ -109,9 +125,18 @@ impl Rendered {
         self.push(if assistant { marks.assistant_end } else { marks.user_end }, assistant);
     }
 
+    /// Gives the tokens that were pushed since the last call this weight; without any they are not trained.
+    fn weigh(&mut self, weight: f32) {
+        if weight == 0.0 {
+            self.mask[self.weights.len()..].fill(false);
+        }
+        self.weights.resize(self.ids.len(), weight);
+    }
+
     fn cut_to(&mut self, len: usize) {
         self.ids.truncate(len);
         self.mask.truncate(len);
+        self.weights.truncate(len);
         self.cut = true;
     }
 }

@@ -62,6 +62,8 @@ pub enum DataError {
         "none of the {read} conversations has anything to learn from (assistant text within {max_len} tokens)"
     )]
     NoTrainedTokens { read: usize, max_len: usize },
+    #[error("{path} has nothing to learn from: {reason}")]
+    NothingToLearn { path: PathBuf, reason: String },
     #[error("{path}, line {line}: {reason}")]
     Line { path: PathBuf, line: usize, reason: String },
     #[error("{path}, row {row}: {reason}")]

@@ -27,9 +27,11 @@ use std::path::Path;
 use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::conversation::Conversation;
+use crate::conversation::{Conversation, Example};
 use crate::dataset::DataError;
-use crate::lines::Lines;
+use crate::json;
+use crate::lines::BadLines;
+use crate::records::Records;
 use crate::reward::Reward;
 use crate::tasks::{self, Folders, Kind, Split};
 use recipe::{Entry, parse_flag, read_recipe};
@@ -42,6 +44,21 @@ pub trait Conversations: Send + Sync {
     fn len(&self) -> usize;
 
     fn get(&self, index: usize) -> Result<Conversation, DataError>;
+
+    /// A conversation with the weights that its data gives it.
+    fn example(&self, index: usize) -> Result<Example, DataError> {
+        self.get(index).map(Example::from)
+    }
+
+    /// How many conversations have such weights.
+    fn weighed(&self) -> usize {
+        0
+    }
+
+    /// What of the data is not used, in sentences.
+    fn sentences(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Whether `answer` is right, if these conversations have a grading of their own.
     fn grade(&self, _index: usize, _answer: &str) -> Result<Option<bool>, DataError> {
@@ -60,6 +77,10 @@ impl Conversations for Box<dyn tasks::Task> {
 
     fn get(&self, index: usize) -> Result<Conversation, DataError> {
         Ok(self.conversation(index))
+    }
+
+    fn sentences(&self) -> Vec<String> {
+        self.note().map(|note| format!("{}: {note}", self.name())).into_iter().collect()
     }
 
     fn grade(&self, index: usize, answer: &str) -> Result<Option<bool>, DataError> {
@@ -84,7 +105,7 @@ pub struct MixtureArgs {
     /// What to learn from: world (the built-in corpus), nanochat (its public sets), or a TOML file
     #[arg(long, value_name = "NAME|FILE", default_value = "world")]
     pub mixture: String,
-    /// Learn from this instead: a .jsonl file of conversations, a .tsv file of translations, or a task by
+    /// Learn from this instead: a .json or .jsonl file of conversations, a .tsv file of translations, or a task by
     /// name; may be repeated. Options follow after commas: limit, start, repeat, weight, reward, as in
     /// chat.jsonl,limit=1000,repeat=2
     #[arg(long, value_name = "TASK")]
@@ -92,6 +113,10 @@ pub struct MixtureArgs {
     /// Measure on this instead of the mixture's own; written like --data
     #[arg(long, value_name = "TASK")]
     pub val_data: Vec<String>,
+    /// What to do about a conversation that cannot be used: fail, or skip it and say how many were skipped
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub bad_lines: BadLines,
 }
 
 /// All conversations of one epoch.
@@ -123,7 +148,7 @@ impl MixtureArgs {
                     (flags.iter().map(|flag| parse_flag(flag)).collect::<Result<_, _>>()?, Path::new(""))
                 }
             };
-            Mixture::open(&entries, folder, base_dir, split)
+            Mixture::open(&entries, folder, base_dir, split, self.bad_lines)
         };
         let val = if self.data.is_empty() { recipe.val } else { Vec::new() };
         let [train, val] =
@@ -149,7 +174,13 @@ impl Mixture {
         }
     }
 
-    fn open(entries: &[Entry], folder: &Path, base_dir: &Path, split: Split) -> Result<Mixture, DataError> {
+    fn open(
+        entries: &[Entry],
+        folder: &Path,
+        base_dir: &Path,
+        split: Split,
+        bad_lines: BadLines,
+    ) -> Result<Mixture, DataError> {
         let mut mixture = Mixture { tasks: Vec::new(), items: Vec::new() };
         for entry in entries {
             if entry.optional && is_file(&entry.data) && !folder.join(&entry.data).exists() {
@@ -160,7 +191,7 @@ impl Mixture {
                 let reason = "repeat must be 0 to 10000, and weight above 0".to_string();
                 return Err(bad(&entry.data, reason));
             }
-            let conversations = open_task(entry, folder, base_dir, split)?;
+            let conversations = open_task(entry, folder, base_dir, split, bad_lines)?;
             mixture.add(entry, conversations)?;
         }
         Ok(mixture)
@@ -196,10 +227,21 @@ impl Mixture {
     }
 
     /// A conversation, and how much its tokens count.
-    pub fn get(&self, index: usize) -> Result<(Conversation, f32), DataError> {
+    pub fn get(&self, index: usize) -> Result<Example, DataError> {
         let (task, index) = self.items[index];
         let Task { conversations, weight, .. } = &self.tasks[task as usize];
-        Ok((conversations.get(index as usize)?, *weight))
+        let example = conversations.example(index as usize)?;
+        Ok(Example { weight: example.weight * weight, ..example })
+    }
+
+    /// Whether anything counts more or less than the rest.
+    pub fn is_weighed(&self) -> bool {
+        self.tasks.iter().any(|task| task.weight != 1.0 || task.conversations.weighed() > 0)
+    }
+
+    /// What of the data is not used, a sentence for each thing.
+    pub fn sentences(&self) -> Vec<String> {
+        self.tasks.iter().flat_map(|task| task.conversations.sentences()).collect()
     }
 
     /// 1 for a right answer to a conversation's last question, else 0. None if its own answer does not say what is
@@ -219,7 +261,7 @@ fn bad(mixture: &str, reason: String) -> DataError {
 }
 
 fn is_file(data: &str) -> bool {
-    data.contains(".jsonl") || data.contains(".tsv")
+    data.contains(".json") || data.contains(".tsv")
 }
 
 /// A file by its ending, anything else by its name.
@@ -228,15 +270,18 @@ fn open_task(
     folder: &Path,
     base_dir: &Path,
     split: Split,
+    bad_lines: BadLines,
 ) -> Result<Box<dyn Conversations>, DataError> {
     let path = folder.join(&entry.data);
     let task = |name: &str| {
-        let opened = tasks::open(name, split, &Folders::of(base_dir));
-        opened.map_err(|error| bad(name, format!("{error}; or zh-arithmetic, or a .jsonl or .tsv file")))
+        let folders = Folders { bad_lines, ..Folders::of(base_dir) };
+        let opened = tasks::open(name, split, &folders);
+        opened
+            .map_err(|error| bad(name, format!("{error}; or zh-arithmetic, or a .json, .jsonl or .tsv file")))
     };
     Ok(match entry.data.as_str() {
-        data if data.contains(".jsonl") && has_questions(&path)? => Box::new(task(&path.to_string_lossy())?),
-        data if data.contains(".jsonl") => Box::new(spool::JsonLines::open(&path, base_dir)?),
+        data if data.contains(".json") && has_questions(&path)? => Box::new(task(&path.to_string_lossy())?),
+        data if data.contains(".json") => Box::new(spool::JsonFile::open(&path, bad_lines, base_dir)?),
         data if data.contains(".tsv") => Box::new(pairs::Pairs::open(&path)?),
         "zh-arithmetic" => Box::new(zh_arithmetic::ZhArithmetic { split }),
         name => Box::new(task(name)?),
@@ -245,8 +290,9 @@ fn open_task(
 
 /// Whether a file holds questions with answers to be graded, as [`crate::tasks`] reads them, and not conversations.
 fn has_questions(path: &Path) -> Result<bool, DataError> {
-    let Some(line) = Lines::open(path)?.next() else { return Ok(false) };
-    let first = serde_json::from_slice::<serde_json::Value>(&line?.1).unwrap_or_default();
+    // What cannot be read is named by the reading that follows.
+    let first = Records::open(path)?.find_map(|record| json::parse(&record.ok()?.1).ok());
+    let first = first.map_or(serde_json::Value::Null, |(value, _)| value);
     Ok(first.get("question").is_some() || first.get("answer").is_some())
 }
 
@@ -261,6 +307,7 @@ mod tests {
             mixture: mixture.into(),
             data: data.iter().map(|data| data.to_string()).collect(),
             val_data: Vec::new(),
+            bad_lines: BadLines::Fail,
         }
     }
 
@@ -276,7 +323,7 @@ mod tests {
     }
 
     fn questions(mixture: &Mixture) -> Vec<String> {
-        (0..mixture.len()).map(|i| mixture.get(i).unwrap().0.messages[0].content.text()).collect()
+        (0..mixture.len()).map(|i| mixture.get(i).unwrap().conversation.messages[0].content.text()).collect()
     }
 
     #[test]
@@ -293,7 +340,7 @@ mod tests {
         let expected =
             ["a.jsonl 1", "a.jsonl 2", "a.jsonl 1", "b.jsonl 0", "b.jsonl 1", "b.jsonl 2", "b.jsonl 0"];
         assert_eq!(questions(&train), expected);
-        assert_eq!((train.get(0).unwrap().1, train.get(6).unwrap().1), (1.0, 0.25));
+        assert_eq!((train.get(0).unwrap().weight, train.get(6).unwrap().weight), (1.0, 0.25));
         assert_eq!(questions(&val), ["翻译成中文：I eat.", "Translate into English: 我吃。"]);
         let mut order = train.order(42, 3);
         assert_eq!((order.clone(), train.order(42, 4) == order), (train.order(42, 3), false));

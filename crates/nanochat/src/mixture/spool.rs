@@ -1,5 +1,5 @@
-//! Conversations of a file of JSON lines, by index. Opening checks every line, so that a bad one is found
-//! before training; the lines lie in an unpacked temporary file, of which memory holds the line starts alone.
+//! Conversations of a JSON file, by index. Opening checks every one, so that a bad one is found before training; their
+//! texts lie in an unpacked temporary file, of which memory holds the starts alone.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -10,64 +10,95 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use super::Conversations;
-use crate::conversation::{Conversation, parse_conversation};
+use crate::conversation::{Conversation, Example, Told, parse};
 use crate::dataset::{DataError, at};
-use crate::lines::Lines;
+use crate::lines::BadLines;
+use crate::records::{Place, Records};
 
-/// Lines checked in parallel before they are written.
+/// Texts checked in parallel before they are written.
 const BATCH: usize = 4_096;
+/// And bytes of them, so that long ones do not fill the memory.
+const BATCH_BYTES: usize = 64 << 20;
 
-pub struct JsonLines {
+pub struct JsonFile {
     path: PathBuf,
     spool: Spool,
-    /// Where each line starts; one more for the end.
+    /// Where each text starts; one more for the end.
     starts: Vec<u64>,
-    numbers: Vec<u32>,
+    /// The lines of the file that they began in.
+    lines: Vec<u32>,
+    told: Told,
 }
 
-impl JsonLines {
-    /// The conversations of `path` (.jsonl, .gz, .zst); temporary space is taken in `temporary`.
-    pub fn open(path: &Path, temporary: &Path) -> Result<JsonLines, DataError> {
+impl JsonFile {
+    /// The conversations of `path` (.json, .jsonl, .gz, .zst) but those that weigh nothing; temporary space is taken in
+    /// `temporary`.
+    pub fn open(path: &Path, bad_lines: BadLines, temporary: &Path) -> Result<JsonFile, DataError> {
         let spool = Spool::create(temporary)?;
         let mut writer = BufWriter::with_capacity(1 << 20, &spool.file);
-        let (mut starts, mut numbers) = (vec![0], Vec::new());
-        let mut lines = Lines::open(path)?;
+        let (mut starts, mut lines, mut told) = (vec![0], Vec::new(), Told::default());
+        let mut records = Records::open(path)?;
         loop {
-            let batch: Vec<(usize, Vec<u8>)> = lines.by_ref().take(BATCH).collect::<Result<_, _>>()?;
+            let batch: Vec<(Place, Vec<u8>)> = batch(&mut records)?;
             if batch.is_empty() {
                 break;
             }
-            batch
-                .par_iter()
-                .map(|(line, bytes)| parse(path, *line, bytes).map(drop))
-                .collect::<Result<(), _>>()?;
-            for (line, bytes) in batch {
-                writer.write_all(&bytes).map_err(at(&spool.path))?;
-                starts.push(starts[numbers.len()] + bytes.len() as u64);
-                numbers.push(line as u32);
+            let parsed: Vec<_> = batch.par_iter().map(|(_, text)| parse(text)).collect();
+            for ((place, text), parsed) in batch.into_iter().zip(parsed) {
+                let parsed = parsed.map_err(|reason| place.error(path, reason));
+                let Some(example) = told.take(place, parsed, bad_lines)? else { continue };
+                if !example.is_learned() {
+                    told.leave_out(place);
+                    continue;
+                }
+                writer.write_all(&text).map_err(at(&spool.path))?;
+                starts.push(starts[lines.len()] + text.len() as u64);
+                lines.push(place.line as u32);
             }
         }
         writer.flush().map_err(at(&spool.path))?;
         drop(writer);
-        Ok(JsonLines { path: path.into(), spool, starts, numbers })
+        told.check(path)?;
+        Ok(JsonFile { path: path.into(), spool, starts, lines, told })
     }
 }
 
-impl Conversations for JsonLines {
+/// The next texts to be checked together.
+fn batch(records: &mut Records) -> Result<Vec<(Place, Vec<u8>)>, DataError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while batch.len() < BATCH && bytes < BATCH_BYTES {
+        let Some(record) = records.next().transpose()? else { break };
+        bytes += record.1.len();
+        batch.push(record);
+    }
+    Ok(batch)
+}
+
+impl Conversations for JsonFile {
     fn len(&self) -> usize {
-        self.numbers.len()
+        self.lines.len()
     }
 
     fn get(&self, index: usize) -> Result<Conversation, DataError> {
-        let (start, end) = (self.starts[index], self.starts[index + 1]);
-        let mut bytes = vec![0; (end - start) as usize];
-        self.spool.read(start, &mut bytes).map_err(at(&self.spool.path))?;
-        parse(&self.path, self.numbers[index] as usize, &bytes)
+        Ok(self.example(index)?.conversation)
     }
-}
 
-fn parse(path: &Path, line: usize, bytes: &[u8]) -> Result<Conversation, DataError> {
-    parse_conversation(bytes).map_err(|reason| DataError::Line { path: path.into(), line, reason })
+    fn example(&self, index: usize) -> Result<Example, DataError> {
+        let (start, end) = (self.starts[index], self.starts[index + 1]);
+        let mut text = vec![0; (end - start) as usize];
+        self.spool.read(start, &mut text).map_err(at(&self.spool.path))?;
+        let place = Place { line: self.lines[index] as usize, element: None };
+        Ok(parse(&text).map_err(|reason| place.error(&self.path, reason))?.example)
+    }
+
+    fn weighed(&self) -> usize {
+        self.told.weighed()
+    }
+
+    fn sentences(&self) -> Vec<String> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.told.sentences().into_iter().map(|sentence| format!("{name}: {sentence}")).collect()
+    }
 }
 
 /// A temporary file without a name (where the system allows it), gone when the process is.
@@ -123,7 +154,7 @@ mod tests {
         };
         let text: String = (0..5_000).map(|i| line(i) + "\n\n").collect();
         fs::write(&path, zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
-        let lines = JsonLines::open(&path, temp.path()).unwrap();
+        let lines = JsonFile::open(&path, BadLines::Fail, temp.path()).unwrap();
         assert_eq!(lines.len(), 5_000);
         for i in [4_999, 0, 17, 4_096] {
             assert_eq!(lines.get(i).unwrap().messages[0].content.text(), format!("问 {i}"));
@@ -131,7 +162,7 @@ mod tests {
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1); // the temporary file has no name
         let path = temp.path().join("bad.jsonl");
         fs::write(&path, format!("{}\n{{}}\n", line(0))).unwrap();
-        let error = JsonLines::open(&path, temp.path()).err().unwrap().to_string();
+        let error = JsonFile::open(&path, BadLines::Fail, temp.path()).err().unwrap().to_string();
         assert!(error.contains("bad.jsonl, line 2: not a conversation"), "{error}");
     }
 }

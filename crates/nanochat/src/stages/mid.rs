@@ -74,6 +74,7 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device, comm: &Comm
 
     let mut run = Run::open(base_dir, Stage::Mid, &source.tag, &settings.run, settings, comm)?;
     run.say(&format!("starting from {}", source.folder.display()));
+    run.say_unused(&[&train_mixture, &val]);
     let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, device, || source.model, new_optimizer)?;

@@ -1,5 +1,5 @@
-//! Rows of .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet files, each as a JSON object by column: data sets
-//! come in all of these, and a reader of a set need not care in which.
+//! Rows of .json, .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet files, each as a JSON object by column: data
+//! sets come in all of these, and a reader of a set need not care in which.
 
 mod csv;
 mod nested;
@@ -11,7 +11,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::dataset::DataError;
-use crate::lines::Lines;
+use crate::json::{self, Mended};
+use crate::records::{Place, Records};
 pub(crate) use csv::Table;
 
 /// One row, which knows where it stands in case something is wrong with it.
@@ -44,16 +45,21 @@ pub fn csv_rows(path: &Path, columns: &[&str]) -> Result<Rows, DataError> {
 
 fn json_rows(path: &Path) -> Result<Rows, DataError> {
     let shared: Arc<Path> = path.into();
-    Ok(Box::new(Lines::open(path)?.map(move |line| {
-        let (number, bytes) = line?;
-        let mut row = Row { path: shared.clone(), number, columns: Map::new() };
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(columns)) => row.columns = columns,
-            Ok(_) => return Err(row.bad("not a JSON object")),
-            Err(error) => return Err(row.bad(format!("not JSON ({error})"))),
-        }
-        Ok(row)
+    Ok(Box::new(Records::open(path)?.map(move |record| {
+        let (place, text) = record?;
+        json_row(&shared, place, &text).map(|(row, _)| row)
     })))
+}
+
+/// The row that a JSON text is, and what had to be mended to read it.
+pub fn json_row(path: &Arc<Path>, place: Place, text: &[u8]) -> Result<(Row, Mended), DataError> {
+    match json::parse(text) {
+        Ok((Value::Object(columns), mended)) => {
+            Ok((Row { path: path.clone(), number: place.line, columns }, mended))
+        }
+        Ok(_) => Err(place.error(path, "not a JSON object".into())),
+        Err(reason) => Err(place.error(path, reason)),
+    }
 }
 
 impl Row {
@@ -64,6 +70,10 @@ impl Row {
             true => DataError::Row { path, row: self.number, reason },
             false => DataError::Line { path, line: self.number, reason },
         }
+    }
+
+    pub fn columns(&self) -> &Map<String, Value> {
+        &self.columns
     }
 
     /// The value of a column; none if it is absent or null.

@@ -1,4 +1,4 @@
-//! A user's own JSON lines: conversations to learn from, or an evaluation.
+//! A user's own JSON file: conversations to learn from, or an evaluation.
 //!
 //! ```text
 //! {"question": "2 + 3?", "answer": "5", "grade": "number"}
@@ -9,28 +9,33 @@
 //! is right: `exact` (the default: it is the answer, spaces around it apart), `number` (its last number is the
 //! answer), `contains` (the answer stands somewhere in it, in any case), `regex` (the answer is a pattern that is
 //! found in it). `answer` may be a list, of which one must fit. Instead of `question` there may be `messages` that
-//! end with the user.
+//! end with the user; `system` is said before either.
 
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use regex::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
 use super::multiple_choice::{MultipleChoice, Question, letters};
 use super::{Kind, Task, TaskError, talk};
-use crate::conversation::{Conversation, from_json};
+use crate::conversation::{Conversation, Fields, Told, Unused, from_json};
 use crate::dataset::DataError;
-use crate::lines::Lines;
-use crate::table::{Row, rows};
+use crate::json;
+use crate::lines::BadLines;
+use crate::records::Records;
+use crate::table::{Row, json_row};
 use crate::world::language_of;
 
 /// Memory that a user's pattern may take when compiled.
 const MAX_PATTERN: usize = 1 << 20;
+/// What a line of an evaluation may have.
+const KEYS: [&str; 6] = ["question", "messages", "system", "choices", "answer", "grade"];
 
 struct Questions {
     name: String,
     items: Vec<Item>,
+    note: Option<String>,
 }
 
 struct Item {
@@ -46,23 +51,60 @@ enum Right {
     Regex(Regex),
 }
 
-/// The first line decides what the file is.
-pub fn open(path: &Path) -> Result<Box<dyn Task>, TaskError> {
+/// The first text that can be read decides what the file is.
+pub fn open(path: &Path, bad_lines: BadLines) -> Result<Box<dyn Task>, TaskError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.split_once(".json").map_or(&*name, |(stem, _)| stem).to_string();
-    let Some(first) = Lines::open(path)?.next() else { return Err(TaskError::Empty { path: path.into() }) };
-    let first = serde_json::from_slice(&first?.1).unwrap_or(Value::Null);
+    let mut records = Records::open(path)?.peekable();
+    if records.peek().is_none() {
+        return Err(TaskError::Empty { path: path.into() });
+    }
+    let first = records.find_map(|record| json::parse(&record.ok()?.1).ok());
+    let first = first.map_or(Value::Null, |(value, _)| value);
     Ok(if first.get("choices").is_some() {
-        let questions = rows(path)?.map(|row| choice(&row?)).collect::<Result<_, _>>()?;
-        Box::new(MultipleChoice::new(name, questions))
+        let (questions, note) = read(path, bad_lines, choice)?;
+        Box::new(MultipleChoice { note, ..MultipleChoice::new(name, questions) })
     } else if first.get("answer").is_some() || first.get("question").is_some() {
-        Box::new(Questions { name, items: rows(path)?.map(|row| item(&row?)).collect::<Result<_, _>>()? })
+        let (items, note) = read(path, bad_lines, item)?;
+        Box::new(Questions { name, items, note })
     } else {
         Box::new(talk::file(&name, path)?)
     })
 }
 
+/// An item of each text, and what is to be told of the file.
+fn read<T>(
+    path: &Path,
+    bad_lines: BadLines,
+    item: impl Fn(&Row) -> Result<T, DataError>,
+) -> Result<(Vec<T>, Option<String>), DataError> {
+    let (mut items, mut told, shared) = (Vec::new(), Told::default(), Arc::<Path>::from(path));
+    for record in Records::open(path)? {
+        let (place, text) = record?;
+        let read = json_row(&shared, place, &text)
+            .and_then(|(row, mended)| Ok((item(&row)?, unused(&row)?, mended)));
+        if let Some((item, unused, mended)) = told.count(read, bad_lines)? {
+            told.add(place, unused, mended);
+            items.push(item);
+        }
+    }
+    told.check(path)?;
+    let sentences = told.sentences();
+    Ok((items, (!sentences.is_empty()).then(|| sentences.join("; "))))
+}
+
+/// The keys that are not used; an error for one that changes the question.
+fn unused(row: &Row) -> Result<Unused, DataError> {
+    let (mut fields, mut unused) = (Fields::new(row.columns().clone(), false), Unused::default());
+    KEYS.iter().for_each(|key| drop(fields.take(key)));
+    fields.finish("", &mut unused).map_err(|reason| row.bad(reason))?;
+    Ok(unused)
+}
+
 fn choice(row: &Row) -> Result<Question, DataError> {
+    if let Some(key) = ["messages", "system"].into_iter().find(|key| row.get(key).is_some()) {
+        return Err(row.bad(format!("`{key}` is not used with choices; write all into `question`")));
+    }
     let choices = row.strings("choices")?;
     if !(2..=26).contains(&choices.len()) {
         return Err(row.bad(format!("{} choices; 2 to 26 are wanted", choices.len())));
@@ -91,7 +133,8 @@ fn item(row: &Row) -> Result<Item, DataError> {
         None => vec![json!({"role": "user", "content": row.text("question")?})],
     };
     messages.push(json!({"role": "assistant", "content": gold}));
-    let conversation = from_json(Value::Array(messages)).map_err(|reason| row.bad(reason))?;
+    let conversation = json!({"messages": messages, "system": row.get("system")});
+    let conversation = from_json(conversation).map_err(|reason| row.bad(reason))?;
     let grade = if row.get("grade").is_some() { row.text("grade")? } else { "exact" };
     let right = answers.iter().map(|answer| Right::new(grade, answer).map_err(|reason| row.bad(reason)));
     Ok(Item { conversation, right: right.collect::<Result<_, _>>()? })
@@ -149,6 +192,10 @@ impl Task for Questions {
 
     fn grade(&self, i: usize, answer: &str) -> Result<bool, TaskError> {
         Ok(self.items[i].right.iter().any(|right| right.fits(answer)))
+    }
+
+    fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The language of the last thing that was asked, if question and answer have words.

@@ -33,6 +33,7 @@ pub use slice::Slice;
 use crate::chinese;
 use crate::conversation::{Content, Conversation, Message, Role};
 use crate::dataset::DataError;
+use crate::lines::BadLines;
 use crate::sandbox::SandboxError;
 pub use crate::world::Split;
 
@@ -131,12 +132,14 @@ pub struct Folders {
     pub world: PathBuf,
     /// Whether programs that a model wrote may run without a sandbox.
     pub unconfined: bool,
+    /// What becomes of a line of a user's file that cannot be used.
+    pub bad_lines: BadLines,
 }
 
 impl Folders {
     pub fn of(base_dir: &Path) -> Folders {
         let (sets, world) = (base_dir.join("task_data"), base_dir.join("chat_data"));
-        Folders { sets, world, unconfined: false }
+        Folders { sets, world, unconfined: false, bad_lines: BadLines::Fail }
     }
 }
 
@@ -185,7 +188,7 @@ pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>
         "ceval" => Box::new(ceval::open(split, sets)?),
         "cmmlu" => Box::new(cmmlu::open(split, sets)?),
         "world" => Box::new(world::talk(split, &folders.world)?),
-        _ if name.contains(".json") => custom::open(Path::new(name))?,
+        _ if name.contains(".json") => custom::open(Path::new(name), folders.bad_lines)?,
         _ => return Err(TaskError::Unknown { name: name.to_string() }),
     })
 }

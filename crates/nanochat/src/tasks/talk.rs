@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::{Kind, Split, Task, TaskError, files, sets};
-use crate::conversation::{Conversation, from_json, read_conversations};
+use crate::conversation::{Conversation, Examples, from_json};
+use crate::lines::BadLines;
 
 pub struct Talk {
     name: String,
@@ -26,7 +27,8 @@ pub fn smoltalk(split: Split, folder: &Path) -> Result<Talk, TaskError> {
 
 /// A file of conversations, in its own order.
 pub fn file(name: &str, path: &Path) -> Result<Talk, TaskError> {
-    let read = read_conversations(path)?.map(|read| read.map(|(_, conversation)| conversation));
+    let read =
+        Examples::open(path, BadLines::Fail)?.map(|read| read.map(|(_, example)| example.conversation));
     let conversations = read.collect::<Result<Vec<_>, _>>()?;
     match conversations.is_empty() {
         true => Err(TaskError::Empty { path: path.into() }),

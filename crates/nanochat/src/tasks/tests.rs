@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::conversation::{Part, PartKind};
+use crate::lines::BadLines;
 
 /// A folder of data sets with these files.
 struct Sets(TempDir);
@@ -28,8 +29,12 @@ impl Sets {
     }
 
     fn try_open(&self, name: &str, split: Split) -> Result<Box<dyn Task>, TaskError> {
-        let folders =
-            Folders { sets: self.0.path().into(), world: self.0.path().join("chat_data"), unconfined: false };
+        let folders = Folders {
+            sets: self.0.path().into(),
+            world: self.0.path().join("chat_data"),
+            unconfined: false,
+            bad_lines: BadLines::Fail,
+        };
         open(name, split, &folders)
     }
 

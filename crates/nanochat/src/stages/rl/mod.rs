@@ -134,6 +134,10 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
 
     let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings, comm)?;
     run.say(&format!("starting from {}", source.folder.display()));
+    run.say_unused(&[&mixtures[0], &mixtures[1]]);
+    if mixtures[0].is_weighed() {
+        run.say("weights are not used: an answer counts by its reward");
+    }
     let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
     let (mut model, optimizer, position) = run.restore(&tokenizer, device, || source.model, new_optimizer)?;
     model.recompute = settings.run.recompute;

@@ -35,7 +35,7 @@ pub fn read_problems<'m>(
 ) -> Result<(Vec<Problem<'m>>, usize)> {
     let mut problems = Vec::with_capacity(mixture.len());
     for i in 0..mixture.len() {
-        let (conversation, _) = mixture.get(i)?;
+        let conversation = mixture.get(i)?.conversation;
         let asked = conversation.messages.iter().rfind(|message| message.role == Role::User);
         let question = asked.map(|message| message.content.text()).unwrap_or_default();
         if mixture.reward(i, "")?.is_none() {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use nanochat_tensor::{Device, profile as recorder};
 
 use super::Run;
+use crate::mixture::Mixture;
 use crate::profile;
 use crate::train::{Diverged, StepResult};
 
@@ -90,6 +91,17 @@ open {} in ui.perfetto.dev",
         self.log(step, values)?;
         self.progress.show(step, message, 10);
         Ok(())
+    }
+
+    /// Says what of the data is not used, once for a file.
+    pub fn say_unused(&self, mixtures: &[&Mixture]) {
+        let mut said = Vec::new();
+        for sentence in mixtures.iter().flat_map(|mixture| mixture.sentences()) {
+            if !said.contains(&sentence) {
+                self.say(&sentence);
+                said.push(sentence);
+            }
+        }
     }
 
     /// A line for the user that does not disturb the progress bar.

@@ -1,0 +1,44 @@
+//! A conversation to learn from, and how much of it counts.
+
+use nanochat_tokenizer::Tokenizer;
+
+use super::{Conversation, ConversationError, Rendered, Role};
+
+/// A training example.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    pub conversation: Conversation,
+    /// What the losses of all its tokens are multiplied by.
+    pub weight: f32,
+    /// The same for the tokens of each message; empty if all are 1. An assistant's message of weight 0 is context:
+    /// the model sees it and does not learn to say it.
+    pub message_weights: Vec<f32>,
+}
+
+impl From<Conversation> for Example {
+    fn from(conversation: Conversation) -> Example {
+        Example { conversation, weight: 1.0, message_weights: Vec::new() }
+    }
+}
+
+impl Example {
+    /// Whether anything that the assistant says counts.
+    pub fn is_learned(&self) -> bool {
+        let learned = |i: usize| self.message_weight(i) > 0.0;
+        let mut messages = self.conversation.messages.iter().enumerate();
+        self.weight > 0.0 && messages.any(|(i, message)| message.role == Role::Assistant && learned(i))
+    }
+
+    /// As [`Conversation::render`], with the weights.
+    pub fn render(&self, tokenizer: &Tokenizer, max_len: usize) -> Result<Rendered, ConversationError> {
+        let mut rendered =
+            self.conversation.render_weighing(tokenizer, max_len, |i| self.message_weight(i))?;
+        rendered.weights.iter_mut().for_each(|weight| *weight *= self.weight);
+        rendered.mask.iter_mut().for_each(|trained| *trained &= self.weight > 0.0);
+        Ok(rendered)
+    }
+
+    fn message_weight(&self, i: usize) -> f32 {
+        self.message_weights.get(i).copied().unwrap_or(1.0)
+    }
+}

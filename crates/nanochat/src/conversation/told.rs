@@ -1,0 +1,167 @@
+//! What of a file was left out or read otherwise than it stands there, counted, and told in sentences.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Example, read::Parsed};
+use crate::dataset::DataError;
+use crate::json::Mended;
+use crate::lines::BadLines;
+use crate::records::Place;
+
+/// Places that a sentence names.
+const NAMED: usize = 3;
+/// Different keys that are told, so that a file of nothing but keys does not fill the memory.
+const MAX_KEYS: usize = 50;
+
+/// Keys of one conversation that are not used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unused(Vec<(String, bool)>);
+
+impl Unused {
+    /// The key of something (`of` is empty for the conversation itself), and whether it is known.
+    pub fn push(&mut self, of: &str, key: &str, known: bool) {
+        let key: String = key.chars().take(40).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        self.0.push((format!("`{key}`{of}"), known));
+    }
+}
+
+/// Places where something happened: how many, and the first of them.
+#[derive(Clone, Debug, Default)]
+struct Places {
+    count: usize,
+    first: Vec<String>,
+}
+
+impl Places {
+    fn push(&mut self, place: String) {
+        self.count += 1;
+        if self.first.len() < NAMED {
+            self.first.push(place);
+        }
+    }
+
+    /// The first of them, and whether there are more.
+    fn listed(&self) -> String {
+        let more = if self.count > self.first.len() { ", …" } else { "" };
+        format!("{}{more}", self.first.join(", "))
+    }
+}
+
+/// The count of a file.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    read: usize,
+    bad: Places,
+    unlearned: Places,
+    numbers: Places,
+    surrogates: Places,
+    weighed: usize,
+    unused: BTreeMap<(String, bool), usize>,
+    other_keys: usize,
+}
+
+impl Told {
+    /// Counts one text; what was read of it, unless it is bad and such are skipped.
+    pub fn count<T>(
+        &mut self,
+        read: Result<T, DataError>,
+        bad_lines: BadLines,
+    ) -> Result<Option<T>, DataError> {
+        self.read += 1;
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(DataError::Line { line, reason, .. }) if bad_lines == BadLines::Skip => {
+                self.bad.push(format!("line {line} ({reason})"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Counts what is not used of a text that is.
+    pub fn add(&mut self, place: Place, unused: Unused, mended: Mended) {
+        for key in unused.0 {
+            let full = self.unused.len() >= MAX_KEYS;
+            match self.unused.get_mut(&key) {
+                Some(count) => *count += 1,
+                None if full => self.other_keys += 1,
+                None => drop(self.unused.insert(key, 1)),
+            }
+        }
+        if mended.numbers > 0 {
+            self.numbers.push(place.to_string());
+        }
+        if mended.surrogates > 0 {
+            self.surrogates.push(place.to_string());
+        }
+    }
+
+    /// Both, for a conversation.
+    pub fn take(
+        &mut self,
+        place: Place,
+        parsed: Result<Parsed, DataError>,
+        bad_lines: BadLines,
+    ) -> Result<Option<Example>, DataError> {
+        let Some(Parsed { example, unused, mended }) = self.count(parsed, bad_lines)? else {
+            return Ok(None);
+        };
+        self.add(place, unused, mended);
+        self.weighed += usize::from(example.weight != 1.0 || !example.message_weights.is_empty());
+        Ok(Some(example))
+    }
+
+    /// Counts a conversation that is left out because its weights are 0.
+    pub fn leave_out(&mut self, place: Place) {
+        self.unlearned.push(place.to_string());
+    }
+
+    /// Conversations that have weights of their own.
+    pub fn weighed(&self) -> usize {
+        self.weighed
+    }
+
+    /// An error if nothing of the file was of use.
+    pub fn check(&self, path: &Path) -> Result<(), DataError> {
+        let (bad, unlearned) = (&self.bad, &self.unlearned);
+        let reason = match (bad.count, unlearned.count) {
+            (0, 0) => return Ok(()),
+            (a, b) if a + b < self.read => return Ok(()),
+            (_, 0) => format!("all that is in it is bad, to begin with {}", bad.first[0]),
+            _ => format!("the weights of its conversations are 0, to begin with {}", unlearned.first[0]),
+        };
+        Err(DataError::NothingToLearn { path: path.into(), reason })
+    }
+
+    /// A sentence for each thing that is to be told of the file.
+    pub fn sentences(&self) -> Vec<String> {
+        let all = self.read;
+        let mut told = Vec::new();
+        let mut tell = |places: &Places, what: &str| {
+            if places.count > 0 {
+                told.push(format!("{} of {all} {what}: {}", places.count, places.listed()));
+            }
+        };
+        tell(&self.bad, "conversations are skipped");
+        tell(&self.unlearned, "conversations are left out because their weights are 0");
+        tell(&self.surrogates, "conversations have half of a surrogate pair, read as U+FFFD");
+        tell(&self.numbers, "conversations have NaN or Infinity, read as null");
+        for (known, what) in [(true, "not used"), (false, "unknown and not used")] {
+            let keys = self.unused.iter().filter(|((_, is), _)| *is == known);
+            let mut keys: Vec<String> =
+                keys.map(|((key, _), count)| format!("{key} ({})", times(*count))).collect();
+            if !known && self.other_keys > 0 {
+                keys.push(format!("other keys ({})", times(self.other_keys)));
+            }
+            if !keys.is_empty() {
+                told.push(format!("{what}: {}", keys.join(", ")));
+            }
+        }
+        told
+    }
+}
+
+fn times(count: usize) -> String {
+    if count == 1 { "once".into() } else { format!("{count} times") }
+}
