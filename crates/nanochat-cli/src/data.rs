@@ -18,7 +18,7 @@ pub enum DataCommand {
         #[command(flatten)]
         options: MakeOptions,
     },
-    /// Turn .txt, .md, .jsonl, .csv, .tsv (also .gz, .zst) and .parquet files into pretraining shards
+    /// Turn .txt, .md, .json, .jsonl, .csv, .tsv (also .gz, .zst) and .parquet files into pretraining shards
     Ingest {
         /// Files, or folders with all below them
         #[arg(required = true)]

@@ -21,7 +21,7 @@ use crate::openai::chat;
 use crate::openai::messages::messages;
 use crate::openai::sampling::within;
 use crate::openai::turns::{alternating, prompt};
-use crate::openai::unsupported::{self, refuse};
+use crate::openai::unsupported::refuse;
 
 /// What `/chat/completions` takes: the page's form or, where a model is named, OpenAI's. Clients of that API come here
 /// if their address ends before `/v1`.

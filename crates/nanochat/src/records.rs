@@ -68,7 +68,11 @@ impl std::fmt::Display for Place {
 
 impl Records {
     pub fn open(path: &Path) -> Result<Records, DataError> {
-        let mut rest = unpack(path, File::open(path).map_err(at(path))?)?;
+        Ok(Records::new(path, unpack(path, File::open(path).map_err(at(path))?)?))
+    }
+
+    /// Texts of `rest`; errors call it `path`.
+    pub fn new(path: &Path, mut rest: Box<dyn BufRead + Send>) -> Records {
         let mut head = Vec::new();
         let failed = rest.by_ref().take(HEAD).read_to_end(&mut head).err();
         if head.starts_with(b"\xef\xbb\xbf") {
@@ -85,7 +89,7 @@ impl Records {
             Form::Lines => Source::Lines(Lines::new(path, reader)),
             form => Source::Texts(Texts { reader, line: 1, list: (form == Form::List).then_some(0) }),
         };
-        Ok(Records { path: path.into(), source })
+        Records { path: path.into(), source }
     }
 }
 

@@ -12,7 +12,7 @@ use super::{print_odd, print_written, progress_bar};
 
 #[derive(Debug, clap::Args)]
 pub struct CleanArgs {
-    /// Files, or folders with all below them: .txt, .md, .jsonl, .csv, .tsv (also .gz, .zst), .parquet
+    /// Files, or folders with all below them: .txt, .md, .json, .jsonl, .csv, .tsv (also .gz, .zst), .parquet
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// The new folder of shards [default: base_data in the base directory]

@@ -68,7 +68,7 @@ pub enum DataError {
     Line { path: PathBuf, line: usize, reason: String },
     #[error("{path}, row {row}: {reason}")]
     Row { path: PathBuf, row: usize, reason: String },
-    #[error("nothing to read: found no .txt, .md, .jsonl, .csv, .tsv or .parquet files in {0}")]
+    #[error("nothing to read: found no .txt, .md, .json, .jsonl, .csv, .tsv or .parquet files in {0}")]
     NoFiles(String),
     #[error("--shard splits files, and there are only {found} files for {shards} shares")]
     FewFiles { found: usize, shards: usize },

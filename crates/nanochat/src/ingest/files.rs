@@ -13,7 +13,8 @@ pub(crate) struct InputFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Text,
-    JsonLines,
+    /// Objects one a line, or of one list.
+    Json,
     /// Columns apart by commas.
     Csv,
     /// Columns apart by tabs.
@@ -101,7 +102,7 @@ impl Kind {
         let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
         match plain.unwrap_or(&name).rsplit_once('.') {
             Some((_, "txt" | "md")) => Ok(Kind::Text),
-            Some((_, "jsonl" | "ndjson")) => Ok(Kind::JsonLines),
+            Some((_, "json" | "jsonl" | "ndjson")) => Ok(Kind::Json),
             Some((_, "csv")) => Ok(Kind::Csv),
             Some((_, "tsv")) => Ok(Kind::Tsv),
             Some((_, "parquet")) if plain.is_none() => Ok(Kind::Parquet),
@@ -112,7 +113,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Text => "text",
-            Kind::JsonLines => "JSON lines",
+            Kind::Json => "JSON",
             Kind::Csv => "CSV",
             Kind::Tsv => "TSV",
             Kind::Parquet => "parquet",

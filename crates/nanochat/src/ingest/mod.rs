@@ -1,4 +1,4 @@
-//! Files of text to pretraining shards: .txt, .md, .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet, in
+//! Files of text to pretraining shards: .txt, .md, .json, .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet, in
 //! folders of any depth.
 
 mod field;
@@ -25,7 +25,7 @@ use sink::Sink;
 /// How files become documents.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 pub struct ReadOptions {
-    /// Where the text is: the field of .jsonl objects, the column of .csv, .tsv and .parquet files; a.b is the field
+    /// Where the text is: the field of JSON objects, the column of .csv, .tsv and .parquet files; a.b is the field
     /// b inside of a
     #[arg(long, default_value = "text")]
     pub field: String,

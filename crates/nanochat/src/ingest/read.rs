@@ -13,6 +13,7 @@ use crate::dataset::{CHUNK_ROWS, DataError, ParquetTexts, at};
 use crate::encoding::{Encoding, Text};
 use crate::json::{self, Mended};
 use crate::lines::{BadLines, Lines, MAX_LINE, unpack};
+use crate::records::Records;
 use crate::table::Table;
 
 /// Bytes from which a foreign encoding is told where the file begins with ASCII.
@@ -80,13 +81,15 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
                 }
                 self.document(None, &bytes)?;
             }
-            Kind::JsonLines => {
-                for line in Lines::new(path, text) {
-                    let (number, bytes) = line?;
+            Kind::Json => {
+                for record in Records::new(path, text) {
+                    let (place, bytes) = record?;
                     match json::parse(&bytes) {
-                        Ok((value, mended)) => self.object(number, &value, mended)?,
-                        Err(_) if std::str::from_utf8(&bytes).is_err() => self.foreign(Some(number), &bytes),
-                        Err(reason) => self.bad(number, &reason)?,
+                        Ok((value, mended)) => self.object(place.line, &value, mended)?,
+                        Err(_) if std::str::from_utf8(&bytes).is_err() => {
+                            self.foreign(Some(place.line), &bytes);
+                        }
+                        Err(reason) => self.bad(place.line, &reason)?,
                     }
                 }
             }

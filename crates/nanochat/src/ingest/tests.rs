@@ -59,6 +59,7 @@ fn every_kind_of_file_is_read() {
         ("gbk.txt", b"\xc4\xe3\xba\xc3"),
         ("d.CSV", b"id,text\r\n1,\"four,\nfive\"\r\n"),
         ("e.tsv", b"text\tid\nsix\t2\n"),
+        ("f.json", b"[\n  {\"text\": \"seven\"},\n  {\"text\": \"eight\"}\n]\n"),
         ("blank.txt", b" \n"),
         (".hidden.txt", b"hidden"),
         ("picture.png", b"png"),
@@ -67,9 +68,9 @@ fn every_kind_of_file_is_read() {
     ]);
     let report = folder.ingest(&skipping()).unwrap();
     assert_eq!(folder.texts(Split::Val), ["first\nsecond\n"]);
-    assert_eq!(folder.texts(Split::Train), ["# two\n", "four,\nfive", "三", "six"]);
+    assert_eq!(folder.texts(Split::Train), ["# two\n", "four,\nfive", "三", "six", "seven", "eight"]);
     assert_eq!(report.kinds[&Kind::Text], Count { files: 4, documents: 2 });
-    assert_eq!(report.kinds[&Kind::JsonLines], Count { files: 1, documents: 1 });
+    assert_eq!(report.kinds[&Kind::Json], Count { files: 2, documents: 3 });
     assert_eq!((report.blank, report.odd.count(Oddity::NotUtf8), report.nuls), (2, 1, 1));
     let odd = report.odd.sentences();
     assert!(

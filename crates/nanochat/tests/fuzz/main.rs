@@ -102,7 +102,7 @@ fn in_a_process_of_its_own() {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 fn run(target: &Target, folder: &Path, time: Duration) -> (u64, u64) {
-    for seed in &(target.seeds)() {
+    for seed in (target.seeds)() {
         assert!((target.accepts)(seed, folder), "a seed of {} is refused", target.name);
     }
     let (start, mut accepted) = (Instant::now(), 0);

@@ -44,7 +44,7 @@ pub fn json_or_bytes(seed: &[u8], seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     }
     let parsed = |text: &[u8]| -> Value { serde_json::from_slice(text).expect("seeds are JSON") };
     let mut found = vec![String::new()];
-    for text in [seed, rng.choose(seeds)] {
+    for text in [seed, rng.choose(seeds).as_slice()] {
         words(&parsed(text), &mut found);
     }
     json(&parsed(seed), &found, rng).to_string().into_bytes()

@@ -1,14 +1,15 @@
 //! What is fuzzed: the valid files that inputs are made from, how they are changed, and the reader.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nanochat::config::GptConfig;
-use nanochat::conversation::parse_conversation;
+use nanochat::conversation::Examples;
 use nanochat::dataset::{ParquetTexts, ShardWriter, Split};
 use nanochat::gpt::Gpt;
 use nanochat::huggingface::{self, TokenIds};
+use nanochat::lines::BadLines;
 use nanochat_tensor::Rng;
 use nanochat_tensor::safetensors::{self, SaveAs};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
@@ -58,8 +59,27 @@ fn tokenizers() -> &'static [Vec<u8>] {
         let mut tokens: Value = serde_json::from_str(&small.to_json()).unwrap();
         let own = small.to_json().into_bytes();
         tokens["normalizer"] = json!({"type": "NFC"});
-        vec![own, tokens.to_string().into_bytes()]
+        let mut seeds = vec![own, tokens.to_string().into_bytes()];
+        // Those of others, in one small vocabulary.
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nanochat-tokenizer/tests/fixtures");
+        let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+        let base = read(&folder.join("base.json"));
+        for path in files(&folder).into_iter().filter(|path| !path.ends_with("base.json")) {
+            let mut file = read(&path)["file"].take();
+            file["model"]["merges"] = base["merges"].clone();
+            let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+            vocab.extend(base["vocab"].as_object().unwrap().clone());
+            seeds.push(file.to_string().into_bytes());
+        }
+        seeds
     })
+}
+
+/// The files of a folder, in the order of their names: seeds have numbers.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
 }
 
 /// What it reads it must also write and read again, and every text comes back.
@@ -75,7 +95,15 @@ fn tokenizer(input: &[u8], _: &Path) -> bool {
 }
 
 fn small_config() -> GptConfig {
-    GptConfig { sequence_len: 16, vocab_size: 40, n_layer: 1, n_head: 2, n_kv_head: 1, n_embd: 32 }
+    GptConfig {
+        sequence_len: 16,
+        vocab_size: 40,
+        n_layer: 1,
+        n_head: 2,
+        n_kv_head: 1,
+        n_embd: 32,
+        ..GptConfig::from_depth(1, 40, 16).unwrap()
+    }
 }
 
 fn configs() -> &'static [Vec<u8>] {
@@ -84,7 +112,12 @@ fn configs() -> &'static [Vec<u8>] {
         let ids = TokenIds { bos: 0, eos: 1 };
         let own = huggingface::config_json(&small_config(), ids, SaveAs::F32);
         let short = json!({"model_type": "nanochat", "hidden_size": 2048, "num_attention_heads": 16});
-        [own, short].iter().map(|json| json.to_string().into_bytes()).collect()
+        let scaled = json!({"model_type": "nanochat", "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
+            "rms_norm_eps": 1e-6, "dtype": "bfloat16", "use_cache": true, "id2label": {"0": "a"}});
+        let mut older = own.clone();
+        older["rope_scaling"] = older["rope_parameters"].take();
+        older.as_object_mut().expect("an object").remove("rope_parameters");
+        [own, short, scaled, older].iter().map(|json| json.to_string().into_bytes()).collect()
     })
 }
 
@@ -123,7 +156,9 @@ fn shards() -> &'static [Vec<u8>] {
             writer.push(Split::Val, &"the same line again and again\n".repeat(1 + i % 3)).unwrap();
         }
         writer.finish().unwrap();
-        ["shard_00000.parquet", "shard_00001.parquet"].map(|name| fs::read(dir.join(name)).unwrap()).into()
+        // Ours, and those of pyarrow in each packing and encoding.
+        let others = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet");
+        files(&dir).iter().chain(&files(&others)).map(|path| fs::read(path).unwrap()).collect()
     })
 }
 
@@ -147,21 +182,30 @@ fn conversations() -> &'static [Vec<u8>] {
         let parts = json!([{"type": "text", "text": "It is "}, {"type": "python", "text": "1+1"},
             {"type": "python_output", "text": "2"}]);
         let turns = json!([{"role": "system", "content": "Be short."}, {"role": "user", "content": "1+1?"},
-            {"role": "assistant", "content": parts}]);
-        let messages = json!({"messages": turns, "id": 7});
-        let sharegpt = json!({"conversations": [{"from": "human", "value": "你好"},
-            {"from": "gpt", "value": "好"}, {"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]});
-        [turns, messages, sharegpt].iter().map(|json| json.to_string().into_bytes()).collect()
+            {"role": "assistant", "content": parts, "weight": 0.5}]);
+        let messages = json!({"messages": turns, "id": 7, "weight": 2});
+        let sharegpt = json!({"system": "你是", "tools": "", "conversations": [{"from": "human", "value": "你好"},
+            {"from": "gpt", "value": "好", "loss": true}, {"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]});
+        let alpaca = json!({"instruction": "Add.", "input": "1 and 1", "output": "2", "history": [["a", "b"]]});
+        let list = json!([messages, alpaca]);
+        [turns, messages, sharegpt, alpaca, list].iter().map(|json| json.to_string().into_bytes()).collect()
     })
 }
 
 /// What it reads it must also render.
-fn conversation(input: &[u8], _: &Path) -> bool {
+fn conversation(input: &[u8], folder: &Path) -> bool {
     static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
     let bytes = || train(["a"].iter(), &TrainOptions { vocab_size: 265, ..TrainOptions::default() }).unwrap();
     let tokenizer = TOKENIZER.get_or_init(bytes);
-    let Ok(conversation) = parse_conversation(input) else { return false };
-    let rendered = conversation.render(tokenizer, 2_048).expect("what is read can be rendered");
-    assert!(rendered.ids.len() <= 2_048 && rendered.ids.len() == rendered.mask.len());
-    true
+    let path = folder.join("chats.json");
+    fs::write(&path, input).unwrap();
+    let Ok(examples) = Examples::open(&path, BadLines::Fail) else { return false };
+    let Ok(examples) = examples.collect::<Result<Vec<_>, _>>() else { return false };
+    for (_, example) in &examples {
+        let rendered = example.render(tokenizer, 2_048).expect("what is read can be rendered");
+        let lengths = [rendered.ids.len(), rendered.mask.len(), rendered.weights.len()];
+        assert!(lengths[0] <= 2_048 && lengths == [lengths[0]; 3], "{lengths:?}");
+        assert!(rendered.weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0));
+    }
+    !examples.is_empty()
 }
