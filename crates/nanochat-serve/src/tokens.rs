@@ -121,8 +121,14 @@ pub struct DetokenizeRequest {
 
 impl FromFields for DetokenizeRequest {
     fn from_fields(fields: &mut Fields) -> Result<DetokenizeRequest, ApiError> {
-        let tokens = fields.own("tokens")?;
-        let tokens = tokens.ok_or_else(|| fields.bad("tokens", "is missing; it is a list of ids"))?;
+        const LIST: &str = "a list of token ids";
+        let tokens = fields.list("tokens", LIST)?;
+        let tokens = tokens.ok_or_else(|| fields.bad("tokens", "is missing; it is a list of token ids"))?;
+        let id = |value: Value| match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
+            Some(id) => Ok(id),
+            None => Err(fields.wrong("tokens", LIST, &value)),
+        };
+        let tokens = tokens.into_iter().map(id).collect::<Result<_, ApiError>>()?;
         Ok(DetokenizeRequest { model: fields.text("model")?, tokens })
     }
 }

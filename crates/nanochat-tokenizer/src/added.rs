@@ -11,8 +11,10 @@ use crate::TokenizerError;
 use crate::alphabet::spell;
 use crate::normalize::nfc;
 
-/// Names of all added tokens, in bytes; the largest files in use have a hundredth of it. Bounds the memory of the search.
-const MAX_NAME_BYTES: usize = 1 << 20;
+/// Names of all added tokens, in bytes; the largest files in use have a tenth of it. Bounds the memory of the search.
+const MAX_NAME_BYTES: usize = 1 << 17;
+/// One name; the longest in use are runs of 128 spaces. The search takes time quadratic in it to be built: 13 s for 42 KiB.
+const MAX_NAME: usize = 1 << 10;
 
 /// An entry of `added_tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +75,12 @@ impl InText {
         if bytes > MAX_NAME_BYTES {
             let message =
                 format!("its added tokens have names of {bytes} bytes; {MAX_NAME_BYTES} are the most");
+            return Err(TokenizerError::Unsupported(message));
+        }
+        if let Some(token) = added.iter().find(|token| token.name.len() > MAX_NAME) {
+            let (id, length) = (token.id, token.name.len());
+            let message =
+                format!("its added token {id} has a name of {length} bytes; {MAX_NAME} are the most");
             return Err(TokenizerError::Unsupported(message));
         }
         let (normalized, given): (Vec<_>, Vec<_>) = added.iter().cloned().partition(|token| token.normalized);

@@ -97,19 +97,20 @@ impl Iterator for Records {
     type Item = Result<(Place, Vec<u8>), DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let error = match &mut self.source {
-            Source::Ended => return None,
+        let ended = match &mut self.source {
+            Source::Ended => None,
             Source::Lines(lines) => {
                 let line = lines.next()?;
                 return Some(line.map(|(line, text)| (Place { line, element: None }, text)));
             }
             Source::Texts(texts) => match texts.read() {
-                Ok(text) => return text.map(Ok),
-                Err(reason) => DataError::Line { path: self.path.clone(), line: texts.line, reason },
+                Ok(Some(text)) => return Some(Ok(text)),
+                Ok(None) => None,
+                Err(reason) => Some(DataError::Line { path: self.path.clone(), line: texts.line, reason }),
             },
         };
         self.source = Source::Ended;
-        Some(Err(error))
+        ended.map(Err)
     }
 }
 
@@ -328,6 +329,13 @@ mod tests {
         for empty in ["", " \n\n"] {
             assert_eq!(texts(empty), Vec::<String>::new());
         }
+    }
+
+    #[test]
+    fn the_end_of_a_list_stays_the_end() {
+        let (_temp, path) = write("a.json", b"[{}]");
+        let mut records = Records::open(&path).unwrap();
+        assert!(records.next().is_some() && records.next().is_none() && records.next().is_none());
     }
 
     #[test]

@@ -157,7 +157,7 @@ fn what_weighs_nothing_is_left_out_and_never_nan() {
         context["conversations"].as_array_mut().unwrap().push(message.clone());
     }
     let text = lines(&[silent.clone(), context, rest]);
-    for stage in [&format!("{TINY_SFT} --device-batch-size 1 --target-examples-per-step 1"), TINY_MID] {
+    for stage in ["train sft --device-batch-size 1 --target-examples-per-step 1", TINY_MID] {
         let (losses, said) =
             losses(base.path(), "weights.jsonl", &text, &format!("{stage} --num-iterations 9"));
         assert!(losses.len() == 9 && losses.iter().all(|loss| loss.is_finite()), "{losses:?}");

@@ -63,6 +63,6 @@ fn what_ingest_writes_is_read_by_every_later_command() {
     run(base.path(), &format!("data stats {}", at("clean")));
     run(base.path(), &format!("data mix all=1:{} --total 100000 --out {}", at("base_data"), at("mixed")));
     for data in ["base_data", "clean", "mixed"] {
-        run(base.path(), &format!("{TINY} --data {} --model-tag {data} --num-iterations 2", at(data)));
+        run(base.path(), &format!("{TINY} --data all=1:{} --model-tag {data} --num-iterations 2", at(data)));
     }
 }

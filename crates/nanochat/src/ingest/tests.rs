@@ -91,7 +91,7 @@ fn every_kind_of_file_is_read() {
     let again = folder.0.path().join("again");
     let out = folder.0.path().join("out");
     let report = ingest(&[out], &again, &options(), &ProgressBar::hidden()).unwrap();
-    assert_eq!(report.kinds[&Kind::Parquet], Count { files: 2, documents: 5 });
+    assert_eq!(report.kinds[&Kind::Parquet], Count { files: 2, documents: 7 });
 }
 
 #[test]

@@ -102,8 +102,8 @@ fn in_a_process_of_its_own() {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 fn run(target: &Target, folder: &Path, time: Duration) -> (u64, u64) {
-    for seed in (target.seeds)() {
-        assert!((target.accepts)(seed, folder), "a seed of {} is refused", target.name);
+    for seed in (target.seeds)().iter().enumerate() {
+        assert!((target.accepts)(seed.1, folder), "seed {} of {} is refused", seed.0, target.name);
     }
     let (start, mut accepted) = (Instant::now(), 0);
     let mut number = 0;
