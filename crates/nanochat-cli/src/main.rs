@@ -105,6 +105,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let ends_quietly = end_quietly_when_nobody_reads();
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !nanochat::dataset::is_guarded() {
+            hook(panic);
+        }
+    }));
     let args = match arguments().and_then(arguments::expand) {
         Ok(args) => args,
         Err(error) => return fail(&error),

@@ -234,21 +234,19 @@ mod tests {
         let big5 = BIG5.encode(TRADITIONAL).0.into_owned();
         let [le, be] =
             [u16::to_le_bytes, u16::to_be_bytes].map(|bytes| utf16(&format!("\u{feff}{ZH}"), bytes));
-        let cases: [(&[u8], Option<Encoding>, &str, Option<&str>); 9] = [
-            (&gbk(&long), named("gbk"), &long, Some("GBK")),
-            (&big5, named("Big5"), TRADITIONAL, Some("Big5")),
-            (&le, None, ZH, Some("UTF-16LE")),
-            (&be, named("gbk"), ZH, Some("UTF-16BE")),
-            (&be[2..], named("utf_16_be"), ZH, Some("UTF-16BE")),
-            (b"plain", named("cp936"), "plain", Some("GBK")),
-            // UTF-8 among files of another encoding.
-            (long.as_bytes(), named("gbk"), &long, None),
-            (b"\xef\xbb\xbfmarked", named("gbk"), "marked", None),
-            (b"", named("gbk"), "", Some("GBK")),
-        ];
-        for (bytes, name, text, decoded_from) in cases {
+        let check = |bytes: &[u8], name, text: &str, decoded_from: Option<&'static str>| {
             assert_eq!(read(bytes, name), (text.as_bytes().to_vec(), decoded_from, 0, vec![]));
-        }
+        };
+        check(&gbk(&long), named("gbk"), &long, Some("GBK"));
+        check(&big5, named("Big5"), TRADITIONAL, Some("Big5"));
+        check(&le, None, ZH, Some("UTF-16LE"));
+        check(&be, named("gbk"), ZH, Some("UTF-16BE"));
+        check(&be[2..], named("utf_16_be"), ZH, Some("UTF-16BE"));
+        check(b"plain", named("cp936"), "plain", Some("GBK"));
+        // UTF-8 among files of another encoding.
+        check(long.as_bytes(), named("gbk"), &long, None);
+        check(b"\xef\xbb\xbfmarked", named("gbk"), "marked", None);
+        check(b"", named("gbk"), "", Some("GBK"));
         assert_eq!(read(b"caf\xe9", None).0, b"caf\xe9", "bytes in an unknown encoding stay as they are");
         assert!("utf-7".parse::<Encoding>().is_err() && "hz-gb-2312".parse::<Encoding>().is_err());
     }

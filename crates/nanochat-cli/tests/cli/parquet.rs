@@ -66,3 +66,20 @@ fn what_ingest_writes_is_read_by_every_later_command() {
         run(base.path(), &format!("{TINY} --data all=1:{} --model-tag {data} --num-iterations 2", at(data)));
     }
 }
+
+#[test]
+fn damage_is_told_in_one_sentence() {
+    let whole = fs::read(fixture("parquet/snappy_v1.parquet")).unwrap();
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("damaged.parquet");
+    for at in (4..whole.len()).step_by(97) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x41;
+        fs::write(&path, damaged).unwrap();
+        let line =
+            format!("data ingest {} --out {}", path.display(), base.path().join(at.to_string()).display());
+        let said = nanochat(base.path(), &line).output().unwrap().stderr;
+        let said = String::from_utf8(said).unwrap();
+        assert!(!said.contains("panicked") && !said.contains("RUST_BACKTRACE"), "byte {at}: {said}");
+    }
+}

@@ -12,6 +12,7 @@ mod texts;
 mod thrift;
 mod unpack;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::Error;
 use std::path::Path;
@@ -76,11 +77,22 @@ pub(crate) fn reason(error: ParquetError) -> String {
     }
 }
 
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread reads a parquet file, so that a panic becomes an error: a panic hook has nothing to say of it.
+pub fn is_guarded() -> bool {
+    GUARDED.get()
+}
+
 /// The parquet crate checks its input, but promises no freedom from panics on hostile files; one
 /// bad shard among thousands must not end a run.
 pub(crate) fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err("its structure is damaged".into()))
+    let before = GUARDED.replace(true);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+    GUARDED.set(before);
+    result.unwrap_or_else(|_| Err("its structure is damaged".into()))
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-pub use crate::columns::ParquetTexts;
 use crate::columns::Rows;
+pub use crate::columns::{ParquetTexts, is_guarded};
 pub use error::DataError;
 pub(crate) use error::at;
 pub use write::{CHARS_PER_SHARD, ShardWriter, Written};

@@ -120,8 +120,8 @@ fn run(target: &Target, folder: &Path, time: Duration) -> (u64, u64) {
 fn input(target: &Target, number: u64) -> Vec<u8> {
     let seeds = (target.seeds)();
     let mut rng = Rng::new(&[number]);
-    let seed = rng.choose(&seeds).clone();
-    (target.mutate)(&seed, &seeds, &mut rng)
+    let seed = rng.choose(seeds).clone();
+    (target.mutate)(&seed, seeds, &mut rng)
 }
 
 fn abort_when_it_hangs() {

@@ -17,11 +17,13 @@ use serde_json::{Value, json};
 
 use crate::mutate;
 
+/// A changed form of the first argument, which is one of the second.
+type Mutate = fn(&[u8], &[Vec<u8>], &mut Rng) -> Vec<u8>;
+
 pub struct Target {
     pub name: &'static str,
     pub seeds: fn() -> &'static [Vec<u8>],
-    /// A changed form of the first argument, which is one of the second.
-    pub mutate: fn(&[u8], &[Vec<u8>], &mut Rng) -> Vec<u8>,
+    pub mutate: Mutate,
     /// Whether the reader takes the input. It may write into the folder.
     pub accepts: fn(&[u8], &Path) -> bool,
 }
