@@ -15,6 +15,9 @@ let open = null;
 /** The answer under way: {chat, node, bubble, abort}. */
 let running = null;
 
+/** Whether the page is being left: an answer that breaks off then is no error, it is not finished. */
+let leaving = false;
+
 /** An answer on its way is stored this often, in milliseconds. */
 const STORE_EVERY = 1000;
 
@@ -123,7 +126,7 @@ async function answer(chat) {
     node.rate = Math.round((10 * 1000 * result.tokens) / Math.max(performance.now() - began, 1)) / 10;
   } catch (error) {
     if (error.name === "AbortError") node.finish = "stopped";
-    else node.error = error.message;
+    else if (!leaving) node.error = error.message;
     if (error.message === words.wantsKey) settings.open();
   }
   clearInterval(storing);
@@ -260,7 +263,11 @@ function listen() {
   byId("scrim").addEventListener("click", () => toggleSidebar(false));
   byId("erase-deleted").addEventListener("click", eraseDeleted);
   store.listen(changedElsewhere);
-  addEventListener("pagehide", () => running && store.save(running.chat));
+  addEventListener("pagehide", () => {
+    leaving = true;
+    if (running) store.save(running.chat);
+  });
+  addEventListener("pageshow", () => (leaving = false));
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.isComposing || byId("settings").open) return;
     toggleSidebar(false);

@@ -1,11 +1,12 @@
 //! `nanochat serve` by its binary: real requests, hostile ones, load, and the page in a browser.
 //!
-//! The tests of `load`, `fuzz`, `browser` and `browser_storage` run where NANOCHAT_SLOW=1 is set; the browser is Chromium.
+//! The tests of `load`, `fuzz`, `browser`, `browser_cors` and `browser_storage` run where NANOCHAT_SLOW=1 is set; the browser is Chromium.
 #![cfg(unix)]
 
 mod addresses;
 mod api;
 mod browser;
+mod browser_cors;
 mod browser_storage;
 mod clients;
 mod common;
