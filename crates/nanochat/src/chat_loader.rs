@@ -170,7 +170,8 @@ impl Reader {
                 rows.extend(kept.then_some(row));
             }
             barren = if rows.len() > before { 0 } else { barren + missing };
-            if barren >= self.mixture.len() {
+            // Each epoch has an order of its own: so many in a row have a whole one among them.
+            if barren >= 2 * self.mixture.len() - 1 {
                 return Err(DataError::NoTrainedTokens { read: self.mixture.len(), max_len: self.shape[1] });
             }
         }
