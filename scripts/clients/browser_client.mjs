@@ -78,7 +78,7 @@ function finish(said) {
   clearTimeout(patience);
   console.log(said);
   process.exitCode = said.includes("FAILED") ? 1 : 0;
-  chromium.once("exit", () => rmSync(profile, { recursive: true, force: true, maxRetries: 5 }));
+  chromium.once("exit", () => rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
   chromium.kill();
   server.close();
   server.closeAllConnections();
