@@ -204,7 +204,7 @@ fn bad_lines_are_refused_or_skipped_and_counted() {
     assert!(said.contains("1 of 21 conversations are skipped: line 21 (no `answer`"), "{said}");
 }
 
-/// As [`refuses`], where the lines before the bad one are printed.
+/// Asserts that a command fails with an error that contains `part`. It may have printed the lines before the bad one.
 fn refuses_with_output(base: &Path, line: &str, part: &str) {
     let failed = nanochat(base, line).assert().failure().get_output().clone();
     let said = String::from_utf8(failed.stderr).unwrap();

@@ -161,7 +161,7 @@ fn copying_works_without_a_clipboard_or_says_that_it_does_not() {
     browser.open(&server.url());
     say(&mut browser, "1+2?");
     browser.wait_for(ANSWERED);
-    // As on a page that came over http from another machine.
+    // A page that came over http from another machine has no clipboard API.
     browser.value("Object.defineProperty(navigator, 'clipboard', {value: undefined})");
     browser
         .value("document.addEventListener('copy', () => { window.copied = document.activeElement.value })");

@@ -107,7 +107,7 @@ mod tests {
     use crate::fields::Fields;
     use crate::openai::messages::messages;
 
-    /// Of a list of (role, content), the turns as `role: what is said`.
+    /// The turns that a list of (role, content) becomes, each as `role: what is said`.
     fn turns(list: Value) -> Vec<String> {
         let list = list.as_array().unwrap().iter();
         let list: Value = list.map(|turn| json!({"role": turn[0], "content": turn[1]})).collect();

@@ -91,7 +91,7 @@ const COMMON: [Unsupported; 49] = [
     ("thinking_budget", zero, THINKING),
 ];
 
-/// Of chats alone.
+/// Unsupported fields that only a chat request has.
 pub const CHAT: [Unsupported; 7] = [
     ("echo", off, TEMPLATE),
     ("add_generation_prompt", on, TEMPLATE),
@@ -102,15 +102,15 @@ pub const CHAT: [Unsupported; 7] = [
     ("documents", empty, TEMPLATE),
 ];
 
-/// Of completions alone.
+/// Unsupported fields that only a completion request has.
 pub const COMPLETION: [Unsupported; 1] =
     [("add_special_tokens", on, "a text always stands after <|bos|>, token ids never do")];
 
-/// Of stream_options.
+/// Unsupported fields of `stream_options`.
 pub const STREAM: [Unsupported; 1] =
     [("continuous_usage_stats", off, "include_usage sends what was used at the end")];
 
-/// Of a message.
+/// Unsupported fields of a message.
 pub const MESSAGE: [Unsupported; 6] = [
     ("tool_calls", empty, TOOLS),
     ("function_call", never, TOOLS),
