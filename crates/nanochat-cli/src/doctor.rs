@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Result, anyhow};
 use nanochat_tensor::cuda::libraries::{self, NCCL, NEEDED, Needed, dotted};
-use nanochat_tensor::cuda::{Cuda, cache_dir};
+use nanochat_tensor::cuda::{Cuda, cache_folder};
 use nanochat_tensor::{Device, DeviceChoice};
 
 /// Fails only where a GPU was asked for (`--device cuda`) and cannot be used.
@@ -78,7 +78,7 @@ fn how_to_get(library: &Needed) -> String {
 }
 
 fn kernel_cache() -> String {
-    let Some(folder) = cache_dir() else {
+    let Some(folder) = cache_folder() else {
         return "compiled at every start: set NANOCHAT_CUDA_CACHE to a folder".into();
     };
     let files: Vec<u64> = fs::read_dir(&folder)

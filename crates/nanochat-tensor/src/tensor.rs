@@ -1,6 +1,9 @@
 //! A contiguous, row-major array: f32 on the CPU, f32 or bf16 on a GPU. There are no strides: an op that
 //! wants another layout is another op. Weights for generation may be packed (packed/mod.rs): only products read them.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +14,8 @@ use crate::device::Device;
 use crate::ops::elementwise;
 use crate::packed::{Packed, Precision};
 use crate::reuse::{self, Values};
+
+const SHARED: &str = "tensor is still shared with a tape";
 
 /// Names a tensor for its gradient. Clones and reshapes of a tensor share its id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -184,12 +189,16 @@ impl Tensor {
         self.host()[0]
     }
 
-    /// The same values on `device`, in float32. No copy if they are on it.
+    /// The same values on `device`: no copy if they are on it, in float32 on the CPU, of the same type on another GPU.
     pub fn to_device(&self, device: &Device) -> Tensor {
         match (device, self.gpu()) {
-            (Device::Cpu, None) | (Device::Cuda(_), Some(_)) => self.clone(),
+            (Device::Cpu, None) => self.clone(),
+            (Device::Cuda(to), Some(from)) if Arc::ptr_eq(to, from) => self.clone(),
             (Device::Cpu, Some(_)) => Tensor::new(self.host().into_owned(), &self.shape),
-            (Device::Cuda(gpu), None) => Tensor::on_gpu(gpu.upload(&self.host(), Dtype::F32), &self.shape),
+            (Device::Cuda(to), _) => {
+                let copy = Tensor::on_gpu(to.upload(&self.host(), Dtype::F32), &self.shape);
+                if self.is_bf16() { copy.to_activation() } else { copy }
+            }
         }
     }
 
@@ -312,6 +321,14 @@ impl Tensor {
         buffer.ptr()
     }
 
+    /// The address for the optimizer to write to: as `data_mut`, it panics rather than change a weight that a tape
+    /// shares.
+    #[track_caller]
+    pub(crate) fn unshared_ptr_mut(&mut self) -> u64 {
+        assert!(Arc::get_mut(&mut self.storage).is_some(), "{SHARED}");
+        self.ptr_mut()
+    }
+
     /// The address to write to: as `make_mut`.
     pub(crate) fn ptr_mut(&mut self) -> u64 {
         match Arc::make_mut(&mut self.storage) {
@@ -326,7 +343,7 @@ impl Tensor {
     /// Write access for the optimizer. A live tape shares every tensor that its backward needs, so
     /// this panics rather than change a weight under a forward pass.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        match Arc::get_mut(&mut self.storage).expect("tensor is still shared with a tape") {
+        match Arc::get_mut(&mut self.storage).expect(SHARED) {
             Storage::Cpu(data) => data,
             _ => panic!("tensor {:?} is on the GPU or packed", self.shape),
         }
@@ -348,7 +365,7 @@ impl Tensor {
         let Some(gpu) = source.gpu().cloned() else {
             return self.data_mut()[at..][..from.len()].copy_from_slice(&source.data()[from]);
         };
-        let (dtype, to) = (source.dtype(), self.ptr_mut());
+        let (dtype, to) = (source.dtype(), self.unshared_ptr_mut());
         assert_eq!(self.dtype(), dtype, "write: the types differ");
         let [at, start, bytes] = [at, from.start, from.len()].map(|n| n * dtype.size());
         gpu.copy(to + at as u64, source.ptr() + start as u64, bytes);

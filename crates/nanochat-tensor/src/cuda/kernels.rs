@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
-use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{CudaFunction, CudaModule, sys as driver};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 
 use super::tensor_map::TensorMap;
-use super::{Cuda, fail};
+use super::{Cuda, cache, fail};
 use crate::profile;
 
 const PRELUDE: &str = include_str!("../ops/prelude.cuh");
@@ -216,30 +215,37 @@ impl Cuda {
         self.bind();
         let mut modules = self.kernels.modules.lock().unwrap_or_else(|e| e.into_inner());
         let module = modules.entry(file).or_insert_with(|| {
-            let cubin = compile_cached(file, parts, self.kernels.arch);
-            self.check(self.context.load_module(Ptx::from_binary(cubin)), "loading a kernel")
+            let kept = cache::folder().map(|folder| folder.join(kept_name(file, parts, self.kernels.arch)));
+            self.load(file, parts, kept.as_deref())
         });
         let function = self.check(module.load_function(name), name);
         functions.insert(name.to_string(), function.clone());
         let name = name.to_string();
         Launch { gpu: self, function, name, arguments: Vec::with_capacity(16), overlaps: false }
     }
+
+    /// The kernels of a file: from the file `kept` of the cache if that is whole and the driver takes it, else compiled
+    /// anew.
+    fn load(&self, file: &str, parts: &[(&str, &str)], kept: Option<&Path>) -> Arc<CudaModule> {
+        let load = |cubin| self.context.load_module(Ptx::from_binary(cubin));
+        if let Some(module) = kept.and_then(cache::read).and_then(|cubin| load(cubin).ok()) {
+            return module;
+        }
+        let arch = self.kernels.arch;
+        let cubin = compile(file, &joined(parts), arch).unwrap_or_else(|log| {
+            fail(format!("NVRTC did not compile {file}.cu for {arch}: {log}"));
+        });
+        // A cache that cannot be written costs seconds at the next start and nothing else.
+        if let Some(kept) = kept {
+            cache::write(kept, &cubin);
+        }
+        self.check(load(cubin), "loading a kernel")
+    }
 }
 
-fn compile_cached(file: &'static str, parts: &[(&str, &str)], arch: &str) -> Vec<u8> {
-    let source = joined(parts);
-    let cached = cache_dir().map(|dir| dir.join(format!("{file}-{arch}-{:016x}.cubin", hash(&source))));
-    if let Some(cubin) = cached.as_ref().and_then(|path| fs::read(path).ok()) {
-        return cubin;
-    }
-    let cubin = compile(file, &source, arch).unwrap_or_else(|log| {
-        fail(format!("NVRTC did not compile {file}.cu for {arch}: {log}"));
-    });
-    // A cache that cannot be written costs seconds at the next start and nothing else.
-    if let Some(path) = cached {
-        write_cache(&path, &cubin);
-    }
-    cubin
+/// The name in the cache of a file's machine code.
+fn kept_name(file: &str, parts: &[(&str, &str)], arch: &str) -> String {
+    format!("{file}-{arch}-{:016x}.cubin", cache::hash(joined(parts).as_bytes()))
 }
 
 /// The parts of a file, each with the name that its mistakes are reported under.
@@ -282,36 +288,12 @@ unsafe fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, nvrtc::NvrtcError
     }
 }
 
-/// Where compiled kernels and chosen algorithms are kept: NANOCHAT_CUDA_CACHE, or the user's cache folder.
-pub fn cache_dir() -> Option<PathBuf> {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    named("NANOCHAT_CUDA_CACHE").or_else(|| {
-        let home = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
-        let base = named("XDG_CACHE_HOME").or_else(|| home().map(|home| home.join(".cache")))?;
-        Some(base.join("nanochat").join("cuda"))
-    })
-}
-
-/// Through a temporary sibling, so that a reader finds a whole file or none.
-pub(super) fn write_cache(path: &std::path::Path, bytes: &[u8]) {
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written =
-        path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&temporary, bytes));
-    if written.and_then(|()| fs::rename(&temporary, path)).is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-}
-
-/// FNV-1a, 64 bits.
-pub(super) fn hash(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::libraries;
     use super::*;
+    use crate::Device;
+    use crate::testing::gpu;
 
     /// Every kernel for every generation, without a GPU. Wants NVRTC: of the system, of a toolkit, or of the
     /// Python wheels in the folder NANOCHAT_CUDA_LIBRARIES.
@@ -341,5 +323,28 @@ mod tests {
                 .unwrap_err();
             assert!(log.contains("broken.cu(2)"), "{log}");
         }
+    }
+
+    /// A disk that returned other bytes, and a file that is whole but no machine code.
+    #[test]
+    fn kernels_whose_kept_code_is_damaged_are_compiled_anew() {
+        let Some(Device::Cuda(gpu)) = gpu() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("take_rows.cubin");
+        let Source(file, parts) = sources::take_rows;
+        let load = || gpu.load(file, parts, Some(&kept)).load_function("take_rows").unwrap();
+        load();
+        let good = std::fs::read(&kept).unwrap();
+        let mut other = good.clone();
+        let middle = other.len() / 2;
+        other[middle] ^= 1;
+        for damaged in [&[][..], &good[..100], &other] {
+            std::fs::write(&kept, damaged).unwrap();
+            load();
+            assert!(std::fs::read(&kept).unwrap() == good, "{} damaged bytes were kept", damaged.len());
+        }
+        cache::write(&kept, b"whole, and no machine code");
+        load();
+        assert!(std::fs::read(&kept).unwrap() == good);
     }
 }

@@ -5,6 +5,7 @@
 //! allocation waits for the GPU.
 
 mod buffer;
+mod cache;
 mod graph;
 mod ints;
 mod kernels;
@@ -22,9 +23,9 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sy
 use crate::profile;
 
 pub(crate) use buffer::{Buffer, Dtype};
+pub use cache::folder as cache_folder;
 pub use graph::Graph;
 pub(crate) use ints::Ints;
-pub use kernels::cache_dir;
 pub(crate) use kernels::{Launch, blocks, sources};
 pub(crate) use matmul::{Operand, Output, Product};
 pub(crate) use staging::Locked;

@@ -83,8 +83,12 @@ pub fn adamw(
     let (gpu, len) = (grad.buffer().gpu(), range.len());
     assert!(range.end <= weight.len(), "adamw: {range:?} of {} values", weight.len());
     assert!([grad, state.0, state.1].iter().all(|tensor| tensor.len() >= len), "adamw: lengths differ");
-    let launch = gpu.kernel(sources::optim, "adamw").ptr(weight.ptr_mut() + 4 * range.start as u64);
-    let launch = launch.ptr(state.0.ptr_mut()).ptr(state.1.ptr_mut()).ptr(grad.ptr()).ptr(clip.ptr() + 4);
+    let launch = gpu.kernel(sources::optim, "adamw").ptr(weight.unshared_ptr_mut() + 4 * range.start as u64);
+    let launch = launch
+        .ptr(state.0.unshared_ptr_mut())
+        .ptr(state.1.unshared_ptr_mut())
+        .ptr(grad.ptr())
+        .ptr(clip.ptr() + 4);
     let launch = launch.u64(len).f32(step.keep).f32(step.step_size).f32(step.root_correction);
     let launch = launch.f32(step.betas.0).f32(step.betas.1).f32(step.eps);
     // SAFETY: four float32 arrays of `len` values, four to a thread.
@@ -108,7 +112,8 @@ fn muon_batch(params: &mut [MuonParam], clip: &Tensor, step: Muon) {
     for (i, param) in params.iter_mut().enumerate() {
         assert_eq!(param.weight.shape(), [rows, cols], "muon: a batch is of one shape");
         let launch = gpu.kernel(sources::optim, "muon_momentum").ptr(u.ptr() + (2 * i * len) as u64);
-        let launch = launch.ptr(parts.ptr() + (4 * i * PARTS) as u64).ptr(param.momentum_buffer.ptr_mut());
+        let launch =
+            launch.ptr(parts.ptr() + (4 * i * PARTS) as u64).ptr(param.momentum_buffer.unshared_ptr_mut());
         let launch = launch.ptr(param.grad.ptr()).ptr(clip.ptr() + 4).u64(len).f32(step.momentum);
         // SAFETY: all arrays hold `len` values; each block writes its own part.
         unsafe { launch.run([PARTS, 1, 1], THREADS, 0) }
@@ -120,7 +125,7 @@ fn muon_batch(params: &mut [MuonParam], clip: &Tensor, step: Muon) {
     let u = orthogonalize(gpu, u, n, rows, cols, step);
     let scale = step.lr * (rows as f32 / cols as f32).max(1.0).sqrt();
     for (i, param) in params.iter_mut().enumerate() {
-        let launch = gpu.kernel(sources::optim, "muon_apply").ptr(param.weight.ptr_mut());
+        let launch = gpu.kernel(sources::optim, "muon_apply").ptr(param.weight.unshared_ptr_mut());
         let launch = launch.ptr(u.ptr() + (2 * i * len) as u64).f32(scale).u64(len);
         // SAFETY: both hold `len` values, eight to a thread.
         unsafe { launch.run(blocks(len / 8, THREADS), THREADS, 0) }

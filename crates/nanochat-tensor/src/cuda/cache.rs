@@ -1,0 +1,74 @@
+//! What is costly to find out about a GPU and kept on disk: compiled kernels and chosen algorithms.
+//!
+//! The first line of a file holds the length and the hash of the bytes that follow it. A disk may return other bytes
+//! than were written, and neither the driver nor cuBLASLt promises to survive machine code or an algorithm
+//! that is not whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The folder NANOCHAT_CUDA_CACHE, or one in the user's cache folder. None if there is neither.
+pub fn folder() -> Option<PathBuf> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    named("NANOCHAT_CUDA_CACHE").or_else(|| {
+        let home = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        let base = named("XDG_CACHE_HOME").or_else(|| home().map(|home| home.join(".cache")))?;
+        Some(base.join("nanochat").join("cuda"))
+    })
+}
+
+/// The bytes that [`write`] was given, or None if the file is missing or holds others.
+pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = fs::read(path).ok()?;
+    let line = bytes.iter().position(|byte| *byte == b'\n')?;
+    let content = bytes.split_off(line + 1);
+    (bytes == first_line(&content).as_bytes()).then_some(content)
+}
+
+/// Writes a file through a temporary sibling, so that a reader finds a whole file or none. Errors are ignored: what is
+/// not kept is found out again at the next start.
+pub(super) fn write(path: &Path, content: &[u8]) {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let bytes = [first_line(content).as_bytes(), content].concat();
+    let written =
+        path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&temporary, bytes));
+    if written.and_then(|()| fs::rename(&temporary, path)).is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+}
+
+fn first_line(content: &[u8]) -> String {
+    format!("{} {:016x}\n", content.len(), hash(content))
+}
+
+/// FNV-1a, 64 bits.
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_as_it_was_written_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new").join("file.cubin");
+        assert_eq!(read(&path), None);
+        for content in [&b""[..], b"one\ntwo", &[0, 255, 10, 10]] {
+            write(&path, content);
+            assert_eq!(read(&path).as_deref(), Some(content));
+            let whole = fs::read(&path).unwrap();
+            for at in 0..whole.len() {
+                let mut other = whole.clone();
+                other[at] ^= 4;
+                fs::write(&path, &other).unwrap();
+                assert_eq!(read(&path), None, "byte {at} of {whole:?} changed");
+                fs::write(&path, &whole[..at]).unwrap();
+                assert_eq!(read(&path), None, "the first {at} bytes of {whole:?}");
+            }
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file is left");
+    }
+}

@@ -1,0 +1,202 @@
+//! Matrix products by cuBLASLt.
+
+mod choices;
+mod plan;
+mod search;
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
+
+use cudarc::cublaslt::result::{self as lt, CublasError};
+use cudarc::cublaslt::sys;
+use cudarc::driver::{CudaStream, result as driver};
+
+use self::choices::Choices;
+use self::plan::Plan;
+use super::buffer::Dtype;
+use super::{Cuda, cache, fail};
+use crate::profile;
+
+/// 32 MiB is what cuBLAS takes on Hopper; split products want it.
+static WORKSPACE_BYTES: usize = 32 << 20;
+/// Products smaller than this take the first proposal: the search would cost more than it ever gives back.
+const SEARCH_FROM_FLOPS: f64 = 1e9;
+
+/// A row-major bf16 matrix: element (i, j) is at `i * ld + j`, or at `j * ld + i` where it is transposed.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand {
+    pub ptr: u64,
+    pub ld: usize,
+    pub transposed: bool,
+}
+
+impl Operand {
+    pub fn new(ptr: u64, ld: usize) -> Operand {
+        Operand { ptr, ld, transposed: false }
+    }
+
+    pub fn t(self) -> Operand {
+        Operand { transposed: !self.transposed, ..self }
+    }
+}
+
+/// A row-major matrix to write.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub ptr: u64,
+    pub ld: usize,
+    pub dtype: Dtype,
+}
+
+/// out (m, n) = alpha · a (m, k) · b (k, n) + beta · added, for each matrix of a batch. The matrices of a batch lie
+/// one after another; `added` has the layout of `out` and may be it.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a: Operand,
+    pub b: Operand,
+    pub out: Output,
+    pub added: u64,
+    pub alpha: f32,
+    pub beta: f32,
+    pub batch: usize,
+    /// Whether the shape comes often enough for its algorithms to be timed.
+    pub search: bool,
+}
+
+impl Product {
+    /// out = a b + beta · out
+    pub fn new([m, n, k]: [usize; 3], a: Operand, b: Operand, out: Output, beta: f32) -> Product {
+        Product { m, n, k, a, b, out, added: out.ptr, alpha: 1.0, beta, batch: 1, search: true }
+    }
+
+    /// All that the choice of an algorithm depends on.
+    fn key(&self) -> String {
+        let side = |o: Operand| format!("{}{}", if o.transposed { "t" } else { "n" }, o.ld);
+        let Product { m, n, k, batch, .. } = self;
+        let (a, b, out) = (side(self.a), side(self.b), self.out);
+        let kind = format!("{:?}{}", out.dtype, if self.beta != 0.0 { "+" } else { "" });
+        format!("{m}x{n}x{k}x{batch}-{a}-{b}-{kind}-{}", out.ld)
+    }
+}
+
+/// The handle, a workspace, the plans made so far and the algorithms of earlier processes.
+pub(super) struct Matmul {
+    handle: sys::cublasLtHandle_t,
+    stream: Arc<CudaStream>,
+    workspace: u64,
+    plans: Mutex<HashMap<String, Arc<Plan>>>,
+    choices: Mutex<Choices>,
+}
+
+// SAFETY: cuBLASLt's handle may be used from several threads; everything else is plain data or locked.
+unsafe impl Send for Matmul {}
+// SAFETY: as above.
+unsafe impl Sync for Matmul {}
+
+impl Matmul {
+    pub fn new(card: &str, stream: &Arc<CudaStream>) -> Result<Matmul, String> {
+        let handle = lt::create_handle().map_err(|e| e.to_string())?;
+        // SAFETY: the stream is alive; `drop` frees the workspace on it.
+        let workspace = unsafe { driver::malloc_async(stream.cu_stream(), WORKSPACE_BYTES) };
+        let workspace = workspace.map_err(|e| e.to_string())?;
+        // SAFETY: takes no arguments and only reads a number.
+        let version = unsafe { sys::cublasLtGetVersion() };
+        let name =
+            format!("matmul-{}-{version}.txt", card.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
+        let choices = Mutex::new(Choices::read(cache::folder().map(|folder| folder.join(name))));
+        Ok(Matmul { handle, stream: stream.clone(), workspace, plans: Mutex::default(), choices })
+    }
+}
+
+impl Drop for Matmul {
+    /// Errors are ignored: a broken context has freed everything already.
+    fn drop(&mut self) {
+        let _ = self.stream.context().bind_to_thread();
+        let _ = self.stream.synchronize();
+        // SAFETY: both were made in `new`, are freed once, and no product that uses them runs any more.
+        unsafe {
+            let _ = driver::free_async(self.workspace, self.stream.cu_stream());
+            let _ = lt::destroy_handle(self.handle);
+        }
+    }
+}
+
+impl Cuda {
+    pub(crate) fn matmul(self: &Arc<Cuda>, product: Product) {
+        if product.m == 0 || product.n == 0 {
+            return;
+        }
+        self.bind();
+        let key = product.key();
+        let plan = self.matmul.plans.lock().unwrap_or_else(|e| e.into_inner()).get(&key).cloned();
+        let plan = plan.unwrap_or_else(|| {
+            let plan = self.plan(&key, &product).unwrap_or_else(|e| {
+                fail(format!("cuBLASLt has no way to compute a product of shape {key}: {e}"));
+            });
+            let plan = Arc::new(plan);
+            self.matmul.plans.lock().unwrap_or_else(|e| e.into_inner()).insert(key, plan.clone());
+            plan
+        });
+        // SAFETY: the plan was made for this shape.
+        let multiply = || unsafe { self.multiply(&plan, &plan.algorithm, &product) };
+        let Product { m, n, k, .. } = product;
+        let done = profile::kernel(|| format!("product {m} x {n} x {k}"), multiply);
+        done.unwrap_or_else(|e| fail(format!("cuBLASLt failed at {}: {e}", product.key())));
+    }
+
+    /// # Safety
+    /// `plan` must be of the product's shape, and its pointers of matrices of that shape.
+    unsafe fn multiply(
+        &self,
+        plan: &Plan,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+        p: &Product,
+    ) -> Result<(), CublasError> {
+        // cuBLAS counts by columns: a row-major product is the product of the transposes, b first.
+        // SAFETY: the caller's promise; the workspace is as large as the algorithms were told.
+        unsafe {
+            lt::matmul(
+                self.matmul.handle,
+                plan.desc,
+                (&raw const p.alpha).cast(),
+                (&raw const p.beta).cast(),
+                p.b.ptr as *const c_void,
+                plan.a,
+                p.a.ptr as *const c_void,
+                plan.b,
+                p.added as *const c_void,
+                plan.out,
+                p.out.ptr as *mut c_void,
+                plan.out,
+                algorithm,
+                self.matmul.workspace as *mut c_void,
+                WORKSPACE_BYTES,
+                self.stream.cu_stream().cast(),
+            )
+        }
+    }
+
+    fn plan(self: &Arc<Cuda>, key: &str, p: &Product) -> Result<Plan, CublasError> {
+        let mut plan = Plan::new(p)?;
+        let candidates = self.candidates(&plan)?;
+        plan.algorithm = candidates[0];
+        let flops = 2.0 * p.m as f64 * p.n as f64 * p.k as f64 * p.batch as f64;
+        if flops < SEARCH_FROM_FLOPS || !p.search || candidates.len() == 1 {
+            return Ok(plan);
+        }
+        let choices = || self.matmul.choices.lock().unwrap_or_else(|e| e.into_inner());
+        // A choice from the file is taken if the library proposes it today: what else the words may be is never run.
+        let kept = choices().get(key);
+        if let Some(kept) = candidates.iter().find(|candidate| Some(candidate.data) == kept) {
+            plan.algorithm = *kept;
+            return Ok(plan);
+        }
+        plan.algorithm = self.fastest(&plan, p, &candidates);
+        choices().insert(key, plan.algorithm.data);
+        Ok(plan)
+    }
+}
