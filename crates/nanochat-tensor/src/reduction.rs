@@ -4,7 +4,7 @@
 //! ranks. Backward hands over a gradient when it is complete; a full bucket leaves at once, beside the rest of
 //! backward. Buckets leave in the order of their list, which must be the same on every rank.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::comm::{Comm, Pending};
 use crate::tensor::TensorId;
@@ -23,6 +23,8 @@ pub struct Reduction {
     buckets: Vec<Filling>,
     /// Where the gradients go that have not come yet: bucket, and first value in it.
     places: HashMap<TensorId, (usize, usize)>,
+    /// Those that have come.
+    taken: HashSet<TensorId>,
     weights: usize,
     /// The first buckets, which have left.
     sent: Vec<Pending>,
@@ -50,11 +52,17 @@ impl Reduction {
         };
         let buckets = buckets.iter().enumerate().map(filling).collect();
         let (comm, device) = (comm.clone(), device.clone());
-        Reduction { comm, device, buckets, weights: places.len(), places, sent: Vec::new() }
+        let (taken, sent) = (HashSet::new(), Vec::new());
+        Reduction { comm, device, buckets, weights: places.len(), places, taken, sent }
     }
 
     pub(crate) fn wants(&self, id: TensorId) -> bool {
         self.places.contains_key(&id)
+    }
+
+    /// Whether the gradient of this weight has been taken.
+    pub(crate) fn has_left(&self, id: TensorId) -> bool {
+        self.taken.contains(&id)
     }
 
     /// The weights whose gradients have not come, in the order of their buckets.
@@ -67,6 +75,7 @@ impl Reduction {
     /// The complete gradient of a weight on this rank.
     pub(crate) fn take(&mut self, id: TensorId, grad: Tensor) {
         let (i, at) = self.places.remove(&id).expect("each gradient comes once");
+        self.taken.insert(id);
         let bucket = &mut self.buckets[i];
         bucket.missing -= 1;
         if grad.len() == bucket.len {

@@ -43,7 +43,7 @@ impl Tape {
         let compute = self.compute;
         let (y, lse) = dispatch!(q, forward(q, k, v, s; compute));
         let saved = Saved { q: q.clone(), k: k.clone(), v: v.clone(), y: y.clone(), lse };
-        self.record(&y, move |dy, grads| {
+        self.record(&y, &[q, k, v], move |dy, grads| {
             let [dq, dk, dv] = dispatch!(dy, backward(dy, &saved, s; compute));
             grads.add(&saved.q, dq);
             grads.add(&saved.k, dk);

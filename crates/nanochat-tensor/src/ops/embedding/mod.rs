@@ -15,9 +15,9 @@ impl Tape {
             panic!("token {id} is outside the vocabulary of {vocab_size}");
         }
         let y = dispatch!(wte, forward(ids, wte));
-        let (ids, wte) = (ids.to_vec(), wte.target());
-        self.record(&y, move |dy, grads| {
-            grads.accumulate(&wte, |dwte, beta| dispatch!(dy, backward(dwte, beta, &ids, dy)));
+        let (ids, target) = (ids.to_vec(), wte.target());
+        self.record(&y, &[wte], move |dy, grads| {
+            grads.accumulate(&target, |dwte, beta| dispatch!(dy, backward(dwte, beta, &ids, dy)));
         });
         y
     }

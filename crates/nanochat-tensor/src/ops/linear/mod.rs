@@ -17,8 +17,8 @@ impl Tape {
         assert_eq!(x.cols(), w.cols(), "linear: x {:?} does not match w {:?}", x.shape(), w.shape());
         let compute = self.compute;
         let y = dispatch!(x, forward(x, w; compute));
-        let (x, w) = (x.clone(), w.clone());
-        self.record(&y, move |dy, grads| backward(dy, &x, &w, grads, compute));
+        let saved = (x.clone(), w.clone());
+        self.record(&y, &[x, w], move |dy, grads| backward(dy, &saved.0, &saved.1, grads, compute));
         y
     }
 
@@ -36,10 +36,10 @@ impl Tape {
         assert_eq!(x.cols(), w.cols(), "linear: x {:?} does not match w {:?}", x.shape(), w.shape());
         let compute = self.compute;
         let y = forward_add(residual, x, w, compute);
-        let (residual, x, w) = (residual.target(), x.clone(), w.clone());
-        self.record(&y, move |dy, grads| {
-            backward(dy, &x, &w, grads, compute);
-            grads.add_to(&residual, dy.clone());
+        let (target, saved) = (residual.target(), (x.clone(), w.clone()));
+        self.record(&y, &[residual, x, w], move |dy, grads| {
+            backward(dy, &saved.0, &saved.1, grads, compute);
+            grads.add_to(&target, dy.clone());
         });
         y
     }

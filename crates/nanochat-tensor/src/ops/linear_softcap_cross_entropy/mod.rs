@@ -66,14 +66,12 @@ impl Tape {
         }
         let Output { loss, nll, gradients } =
             dispatch!(x, forward(x, lm_head, targets, weights, self.is_recording(); self.compute));
-        if let Some((dx, dw)) = gradients {
-            let (x, lm_head) = (x.target(), lm_head.target());
-            self.record(&loss, move |dloss, grads| {
-                let scale = dloss.data()[0];
-                grads.add_scaled(&x, dx, scale);
-                grads.add_scaled(&lm_head, dw, scale);
-            });
-        }
+        let (x_target, lm_head_target) = (x.target(), lm_head.target());
+        self.record(&loss, &[x, lm_head], move |dloss, grads| {
+            let (scale, (dx, dw)) = (dloss.data()[0], gradients.expect("made while the tape records"));
+            grads.add_scaled(&x_target, dx, scale);
+            grads.add_scaled(&lm_head_target, dw, scale);
+        });
         (loss, nll)
     }
 }

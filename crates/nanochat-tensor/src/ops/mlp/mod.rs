@@ -26,8 +26,9 @@ impl Tape {
         let compute = self.compute;
         let activated = dispatch!(x, forward_hidden(x, c_fc; compute)); // (.., 4C)
         let y = linear::forward_add(residual, &activated, c_proj, compute);
+        let inputs = [residual, x, c_fc, c_proj];
         let (residual, x, c_fc, c_proj) = (residual.target(), x.clone(), c_fc.clone(), c_proj.clone());
-        self.record(&y, move |dy, grads| {
+        self.record(&y, &inputs, move |dy, grads| {
             let dh = dispatch!(dy, backward_hidden(dy, &c_proj, &activated; compute));
             linear::add_weight_gradient(dy, &activated, &c_proj.target(), grads, compute);
             drop(activated);

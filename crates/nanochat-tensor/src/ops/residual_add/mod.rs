@@ -9,10 +9,9 @@ impl Tape {
     pub fn residual_add(&self, x: &Tensor, branch: &Tensor) -> Tensor {
         assert_eq!(x.shape(), branch.shape(), "residual_add: shapes differ");
         let y = elementwise::sum(x, branch);
-        let (x, branch) = (x.target(), branch.target());
-        self.record(&y, move |dy, grads| {
-            grads.add_to(&x, dy.clone());
-            grads.add_to(&branch, dy.clone());
+        let targets = [x, branch].map(Tensor::target);
+        self.record(&y, &[x, branch], move |dy, grads| {
+            targets.iter().for_each(|target| grads.add_to(target, dy.clone()));
         });
         y
     }

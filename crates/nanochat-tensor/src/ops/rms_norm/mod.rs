@@ -17,9 +17,9 @@ impl Tape {
     #[track_caller]
     pub fn rms_norm(&self, x: &Tensor, eps: f32) -> Tensor {
         let (y, r) = dispatch!(x, forward(x, eps)); // (.., C), (rows)
-        let (x, output) = (x.target(), y.clone());
-        self.record(&y, move |dy, grads| {
-            grads.accumulate(&x, |dx, beta| dispatch!(dy, backward(dx, beta, dy, &output, &r)));
+        let (target, output) = (x.target(), y.clone());
+        self.record(&y, &[x], move |dy, grads| {
+            grads.accumulate(&target, |dx, beta| dispatch!(dy, backward(dx, beta, dy, &output, &r)));
         });
         y
     }

@@ -71,10 +71,12 @@ impl Tape {
         let last = positions.iter().copied().max().unwrap_or(0);
         assert!(last < table.positions(), "rotary: position {last} is outside {}", table.positions());
         let (y, r) = dispatch!(x, forward(x, table, positions, eps));
-        let (x, output, table, positions) = (x.target(), y.clone(), table.clone(), positions.clone());
-        self.record(&y, move |dy, grads| {
+        let (target, output, table, positions) = (x.target(), y.clone(), table.clone(), positions.clone());
+        self.record(&y, &[x], move |dy, grads| {
             let saved = (&output, &r);
-            grads.accumulate(&x, |dx, beta| dispatch!(dy, backward(dx, beta, dy, saved, &table, &positions)));
+            grads.accumulate(&target, |dx, beta| {
+                dispatch!(dy, backward(dx, beta, dy, saved, &table, &positions))
+            });
         });
         y
     }
