@@ -12,7 +12,7 @@ use super::infer::random_model;
 use super::ops::copy_tb_per_second;
 use crate::config::GptConfig;
 use crate::engine::decode::DecodeStep;
-use crate::engine::weights::GpuWeights;
+use crate::gpt::JoinedWeights;
 
 /// Replays of a graph that are timed together.
 const REPLAYS: usize = 20;
@@ -68,14 +68,14 @@ pub fn decode(bench: &DecodeBench, device: &Device) -> Result<DecodeSpeed> {
     ensure!(bench.shared < bench.context, "--shared must be less than --context");
     let config = GptConfig::from_depth(bench.depth, bench.vocab_size, bench.context.next_multiple_of(PAGE))?;
     let copy_tb_per_second = copy_tb_per_second(device, 0.1);
-    let weights = GpuWeights::new(&random_model(config).to_device(device));
-    let step = |&rows: &usize| Inputs::new(bench, &weights, rows, device).timed(gpu, copy_tb_per_second);
+    let model = JoinedWeights::new(&random_model(config).to_device(device));
+    let step = |&rows: &usize| Inputs::new(bench, &model, rows, device).timed(gpu, copy_tb_per_second);
     let steps = bench.batch_sizes.iter().map(step).collect();
     Ok(DecodeSpeed { device: device.to_string(), copy_tb_per_second, steps })
 }
 
 struct Inputs<'a> {
-    weights: &'a GpuWeights,
+    model: &'a JoinedWeights,
     device: &'a Device,
     cache: PagedKv,
     step: DecodeStep,
@@ -85,8 +85,8 @@ struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
-    fn new<'a>(bench: &DecodeBench, weights: &'a GpuWeights, rows: usize, device: &'a Device) -> Inputs<'a> {
-        let config = &weights.config;
+    fn new<'a>(bench: &DecodeBench, model: &'a JoinedWeights, rows: usize, device: &'a Device) -> Inputs<'a> {
+        let config = &model.config;
         let (all, shared) = (bench.context.div_ceil(PAGE), bench.shared / PAGE);
         let count = shared + rows * (all - shared);
         let cache = PagedKv::new(device, config.n_layer, count, config.n_kv_head, config.head_dim());
@@ -96,23 +96,23 @@ impl Inputs<'_> {
         let first = free.split_off(free.len() - shared);
         let pages =
             (0..rows).map(|_| [first.clone(), free.split_off(free.len() + shared - all)].concat()).collect();
-        let step = DecodeStep::new(weights, &cache, rows);
-        Inputs { weights, device, cache, step, context: bench.context, shared: shared * PAGE, pages }
+        let step = DecodeStep::new(model, &cache, rows);
+        Inputs { model, device, cache, step, context: bench.context, shared: shared * PAGE, pages }
     }
 
     fn timed(mut self, gpu: &Cuda, copy_tb_per_second: f64) -> StepSpeed {
-        let Inputs { weights, device, ref cache, context, shared, .. } = self;
-        let GptConfig { n_embd: c, n_layer, vocab_size: v, rms_norm_eps: eps, .. } = weights.config;
-        let (rows, kv_dim) = (self.pages.len(), weights.config.kv_dim());
+        let Inputs { model, device, ref cache, context, shared, .. } = self;
+        let GptConfig { n_embd: c, n_layer, vocab_size: v, rms_norm_eps: eps, .. } = model.config;
+        let (rows, kv_dim) = (self.pages.len(), model.config.kv_dim());
         let row = |pages| DecodeRow { token: 1, position: context - 1, pages };
         let new: Vec<DecodeRow> = self.pages.iter().map(|pages| row(pages)).collect();
         let mut run = || {
-            self.step.run(weights, cache, &new);
+            self.step.run(model, cache, &new);
         };
         (0..2).for_each(|_| run());
         let step_us = time(gpu, run);
 
-        let shape = self.step.rows.set(&new);
+        let shape = self.step.buffers.rows.set(&new);
         let n = shape.rows;
         let random = |cols: usize| {
             let mut rng = Rng::new(&[3, cols as u64]);
@@ -130,16 +130,16 @@ impl Inputs<'_> {
             let us = time(gpu, || graph.launch(device));
             parts.push(PartSpeed { name, count, us, least_us: bytes as f64 / copy_tb_per_second / 1e6 });
         };
-        let layers = &weights.layers;
+        let layers = &model.weights.layers;
         let seen = shared + rows * (context - shared);
         part("q, k, v", n_layer, 2 * n_layer * c * (c + 2 * kv_dim), &mut || {
             layers.iter().for_each(|w| {
-                decode_linear(&mut qkv, &x, &w.qkv, n, Some((&mut norm, eps)), Epilogue::Plain)
+                decode_linear(&mut qkv, &x, &w.qkv[0], n, Some((&mut norm, eps)), Epilogue::Plain)
             });
         });
         part("attention", n_layer, 4 * n_layer * kv_dim * seen, &mut || {
             (0..n_layer).for_each(|i| {
-                decode_attention(&mut y, &qkv, cache, i, &weights.rotary, &self.step.rows, shape)
+                decode_attention(&mut y, &qkv, cache, i, &model.rotary, &self.step.buffers.rows, shape)
             });
         });
         part("attention's c_proj", n_layer, 2 * n_layer * c * c, &mut || {
@@ -147,14 +147,21 @@ impl Inputs<'_> {
         });
         part("c_fc", n_layer, 8 * n_layer * c * c, &mut || {
             layers.iter().for_each(|w| {
-                decode_linear(&mut h, &x, &w.fc, n, Some((&mut norm, eps)), Epilogue::ReluSquared)
+                decode_linear(&mut h, &x, &w.c_fc, n, Some((&mut norm, eps)), Epilogue::ReluSquared)
             });
         });
         part("mlp's c_proj", n_layer, 8 * n_layer * c * c, &mut || {
             layers.iter().for_each(|w| decode_linear(&mut x, &h, &w.mlp_proj, n, None, Epilogue::Add));
         });
         part("lm_head", 1, 2 * v * c, &mut || {
-            decode_linear(&mut logits, &x, &weights.lm_head, n, Some((&mut norm, eps)), Epilogue::Softcap);
+            decode_linear(
+                &mut logits,
+                &x,
+                &model.weights.lm_head,
+                n,
+                Some((&mut norm, eps)),
+                Epilogue::Softcap,
+            );
         });
         let least_us = parts.iter().map(|part| part.least_us).sum();
         let step = PartSpeed { name: "the step", count: 1, us: step_us, least_us };

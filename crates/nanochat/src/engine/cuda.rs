@@ -3,15 +3,14 @@
 
 use nanochat_tensor::ops::sample::{Choice, Chosen, Penalties, choose, log_probabilities};
 use nanochat_tensor::ops::softcapped_logits;
-use nanochat_tensor::{Chunk, ChunkPart, DecodeRow, Device, PAGE, PagedKv, Tape, Tensor};
+use nanochat_tensor::{Chunk, ChunkPart, DecodeRow, Device, PAGE, PagedKv, Tensor};
 
 use super::EngineOptions;
 use super::backend::{Backend, Draw, Part, Step};
 use super::decode::DecodeStep;
 use super::pages::PageCopy;
-use super::weights::GpuWeights;
 use crate::config::GptConfig;
-use crate::gpt::Gpt;
+use crate::gpt::{Gpt, JoinedWeights, hidden_in_chunk};
 use crate::sampler::{Drawn, Logprobs, SampleOptions};
 
 /// Rows of logits that exist at a time when a text is scored: 64 MiB at a vocabulary of 65,536.
@@ -19,7 +18,7 @@ const SCORED_ROWS: usize = 256;
 
 pub struct CudaBackend {
     device: Device,
-    weights: GpuWeights,
+    model: JoinedWeights,
     cache: PagedKv,
     decode: DecodeStep,
     /// Pages to be copied before the next step.
@@ -30,12 +29,12 @@ impl CudaBackend {
     /// On the GPU that the model lies on. Takes the memory of the cache at once.
     pub fn new(model: &Gpt, options: EngineOptions) -> CudaBackend {
         let (device, config, d) = (model.device(), model.config, model.config.head_dim());
-        let weights = GpuWeights::new(model);
+        let model = JoinedWeights::new(model);
         let pages = options.pages(&config, PagedKv::page_bytes(config.n_layer, config.n_kv_head, d));
         let one_row = config.sequence_len.div_ceil(PAGE);
         let cache = PagedKv::that_fits(&device, config.n_layer, one_row..=pages, config.n_kv_head, d);
-        let decode = DecodeStep::new(&weights, &cache, options.max_rows.max(1));
-        CudaBackend { device, weights, cache, decode, copies: Vec::new() }
+        let decode = DecodeStep::new(&model, &cache, options.max_rows.max(1));
+        CudaBackend { device, model, cache, decode, copies: Vec::new() }
     }
 
     fn copy_pages(&mut self) {
@@ -54,7 +53,7 @@ impl CudaBackend {
             DecodeRow { token: tokens[0], position: start, pages }
         };
         let rows: Vec<DecodeRow> = parts.iter().map(row).collect();
-        let logits = self.decode.run(&self.weights, &self.cache, &rows);
+        let logits = self.decode.run(&self.model, &self.cache, &rows);
         let place = |draw: &&Draw| parts.binary_search(&draw.part).expect("a part of this step");
         chosen(logits, &draws.iter().map(place).collect::<Vec<usize>>(), draws)
     }
@@ -82,12 +81,12 @@ impl CudaBackend {
             }
         }
         let chunk = Chunk::new(&self.device, &new, &kept);
-        let x = hidden(&self.weights, &chunk, &mut self.cache);
+        let x = hidden_in_chunk(&self.model, &chunk, &mut self.cache);
         if kept.is_empty() {
             return Vec::new();
         }
-        let x = chunk.keep(&x, self.weights.config.rms_norm_eps);
-        chosen(&softcapped_logits(&x, &self.weights.lm_head), &rows, draws)
+        let x = chunk.keep(&x, self.model.config.rms_norm_eps);
+        chosen(&softcapped_logits(&x, &self.model.weights.lm_head), &rows, draws)
     }
 }
 
@@ -111,21 +110,6 @@ fn chosen(logits: &Tensor, rows: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
     chosen.ids().into_iter().zip(draws).map(drawn).collect()
 }
 
-/// Hidden states (padded rows, C) of the chunk's tokens, before the last norm. Their keys and values are left in the cache; one
-/// of a single layer serves all layers in turn, where nothing is asked of it afterwards.
-fn hidden(weights: &GpuWeights, chunk: &Chunk, cache: &mut PagedKv) -> Tensor {
-    let (tape, eps) = (Tape::off(), weights.config.rms_norm_eps);
-    let mut x = chunk.embed(&weights.wte, eps);
-    for (i, layer) in weights.layers.iter().enumerate() {
-        let place = i % cache.layers();
-        let mut qkv = tape.linear(&tape.rms_norm(&x, eps), &layer.qkv);
-        chunk.enter(&mut qkv, &weights.rotary, cache, place, eps);
-        x = tape.linear_add(&x, &chunk.attend(&qkv, cache, place), &layer.attn_proj);
-        x = tape.mlp(&x, &tape.rms_norm(&x, eps), &layer.fc, &layer.mlp_proj);
-    }
-    x
-}
-
 fn choice<'a>(draw: &Draw<'a>, row: usize) -> Choice<'a> {
     let SampleOptions { temperature, top_k, top_p, min_p, .. } = *draw.options;
     let SampleOptions { repetition_penalty, presence_penalty, frequency_penalty, .. } = *draw.options;
@@ -142,11 +126,11 @@ fn choice<'a>(draw: &Draw<'a>, row: usize) -> Choice<'a> {
 
 impl Backend for CudaBackend {
     fn config(&self) -> &GptConfig {
-        &self.weights.config
+        &self.model.config
     }
 
     fn page_bytes(&self) -> usize {
-        let config = &self.weights.config;
+        let config = &self.model.config;
         PagedKv::page_bytes(config.n_layer, config.n_kv_head, config.head_dim())
     }
 
@@ -180,15 +164,15 @@ impl Backend for CudaBackend {
         let Some((_, inputs)) = ids.split_last().filter(|(_, inputs)| !inputs.is_empty()) else {
             return Vec::new();
         };
-        let config = self.weights.config;
+        let config = self.model.config;
         let pages: Vec<u32> = (0..inputs.len().div_ceil(PAGE) as u32).collect();
         let mut cache = PagedKv::new(&self.device, 1, pages.len(), config.n_kv_head, config.head_dim());
         let kept: Vec<usize> = (0..inputs.len()).collect();
         let chunk = Chunk::new(&self.device, &[ChunkPart { ids: inputs, start: 0, pages: &pages }], &kept);
-        let x = chunk.keep(&hidden(&self.weights, &chunk, &mut cache), config.rms_norm_eps); // (N, C)
+        let x = chunk.keep(&hidden_in_chunk(&self.model, &chunk, &mut cache), config.rms_norm_eps); // (N, C)
         let mut scores = Vec::with_capacity(inputs.len());
         for (rows, ids) in kept.chunks(SCORED_ROWS).zip(ids[1..].chunks(SCORED_ROWS)) {
-            let logits = softcapped_logits(&x.gather_rows(rows), &self.weights.lm_head);
+            let logits = softcapped_logits(&x.gather_rows(rows), &self.model.weights.lm_head);
             let places: Vec<usize> = (0..rows.len()).collect();
             let found = log_probabilities(&logits, &places, &Chosen::from_ids(&logits, ids), top);
             scores.extend(found.into_iter().map(|found| Logprobs { chosen: found.chosen, top: found.top }));
@@ -197,6 +181,6 @@ impl Backend for CudaBackend {
     }
 
     fn refresh(&mut self, model: &Gpt) {
-        self.weights.refresh(model);
+        self.model.refresh(model);
     }
 }

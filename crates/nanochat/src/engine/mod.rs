@@ -18,7 +18,6 @@ pub mod pages;
 mod request;
 mod row;
 mod score;
-pub(crate) mod weights;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;

@@ -1,0 +1,49 @@
+//! The weights as generation on a GPU reads them: bf16, and c_q, c_k and c_v as one matrix, which is one product.
+//!
+//! Their addresses stay when the model they were made from has changed and they are made anew, so that whatever holds
+//! them (a CUDA graph) goes on with the new values.
+
+use std::sync::Arc;
+
+use nanochat_tensor::{RotaryTable, Tensor};
+
+use super::weights::{Layer, Weights};
+use super::{Gpt, GptConfig};
+
+pub struct JoinedWeights {
+    pub config: GptConfig,
+    /// `qkv` of a layer is ((H + 2·KVH)·D, C).
+    pub weights: Weights<Tensor, 1>,
+    pub rotary: Arc<RotaryTable>,
+}
+
+impl JoinedWeights {
+    /// Of a model on a GPU.
+    pub fn new(model: &Gpt) -> JoinedWeights {
+        let config = model.config;
+        let rounded = parts(model).each().map(|parts| Tensor::rounded(parts)).collect::<Vec<_>>();
+        let weights = Weights::from_each(config.n_layer, rounded);
+        JoinedWeights { config, weights, rotary: model.rotary().clone() }
+    }
+
+    /// Takes the values of a model of the same sizes.
+    #[track_caller]
+    pub fn refresh(&mut self, model: &Gpt) {
+        assert_eq!(self.config, model.config, "the weights of another model");
+        for (joined, parts) in self.weights.each_mut().zip(parts(model).each()) {
+            joined.set_rounded(parts);
+        }
+    }
+}
+
+/// The weights of which each joined one has the rows.
+fn parts<'a>(model: &'a Gpt) -> Weights<Vec<&'a Tensor>, 1> {
+    let layer = |layer: &'a Layer| Layer {
+        qkv: [layer.qkv.iter().collect()],
+        attn_proj: vec![&layer.attn_proj],
+        c_fc: vec![&layer.c_fc],
+        mlp_proj: vec![&layer.mlp_proj],
+    };
+    let Weights { wte, layers, lm_head } = &model.weights;
+    Weights { wte: vec![wte], layers: layers.iter().map(layer).collect(), lm_head: vec![lm_head] }
+}

@@ -1,0 +1,69 @@
+//! The trunk of the model, from tokens to the hidden states before the last norm: written once, over the operations that
+//! a layer is made of.
+//!
+//! | who runs it | operations |
+//! |---|---|
+//! | training, evaluation, the engine on a CPU | `on_tape.rs`: ops that a tape records or not |
+//! | prompts on a GPU | `on_chunk.rs`: tokens of several sequences over the pages of their cache |
+//! | decoding on a GPU | `on_rows.rs`: five kernels a layer, which a graph records |
+
+use nanochat_tensor::Tensor;
+
+use super::weights::{Layer, Weights};
+
+/// The operations of the trunk on the tokens of one pass. `N`: how many matrices hold c_q, c_k and c_v.
+///
+/// N tokens, C = n_embd. An implementation may keep the values in buffers of its own and hand on only their names.
+pub trait LayerOps<const N: usize> {
+    /// The residual stream (N, C).
+    type Stream;
+    /// Queries, keys and values, before rotation and norm.
+    type Heads;
+    /// What attention found (N, C).
+    type Found;
+
+    /// wte (V, C) -> the norm of the tokens' rows
+    fn embed(&mut self, wte: &Tensor) -> Self::Stream;
+
+    /// norm(x) times c_q, c_k and c_v
+    fn heads(&mut self, x: &Self::Stream, qkv: &[Tensor; N]) -> Self::Heads;
+
+    /// Rotates and norms queries and keys, and attends to all that layer `i` knows of each token's past.
+    fn attend(&mut self, i: usize, heads: Self::Heads) -> Self::Found;
+
+    /// x + y wᵀ
+    fn linear_add(&mut self, x: Self::Stream, y: Self::Found, w: &Tensor) -> Self::Stream;
+
+    /// x + relu²(norm(x) · c_fcᵀ) · c_projᵀ
+    fn mlp(&mut self, x: Self::Stream, c_fc: &Tensor, c_proj: &Tensor) -> Self::Stream;
+
+    /// Layer `i`, or whatever else comes to the same values.
+    fn layer(&mut self, i: usize, layer: &Layer<Tensor, N>, x: Self::Stream) -> Self::Stream
+    where
+        Self: Sized,
+    {
+        self::layer(self, i, layer, x)
+    }
+}
+
+/// Tokens -> hidden states (N, C) before the last norm
+pub fn trunk<const N: usize, O: LayerOps<N>>(ops: &mut O, weights: &Weights<Tensor, N>) -> O::Stream {
+    let mut x = ops.embed(&weights.wte);
+    for (i, layer) in weights.layers.iter().enumerate() {
+        x = ops.layer(i, layer, x);
+    }
+    x
+}
+
+/// x (N, C) -> (N, C)
+pub fn layer<const N: usize, O: LayerOps<N>>(
+    ops: &mut O,
+    i: usize,
+    layer: &Layer<Tensor, N>,
+    x: O::Stream,
+) -> O::Stream {
+    let heads = ops.heads(&x, &layer.qkv);
+    let found = ops.attend(i, heads);
+    let x = ops.linear_add(x, found, &layer.attn_proj);
+    ops.mlp(x, &layer.c_fc, &layer.mlp_proj)
+}

@@ -1,0 +1,112 @@
+//! The weights of the model by name, and what is to be known of each: shape, first values, optimizer.
+
+use super::{GptConfig, Role};
+use nanochat_tensor::Tensor;
+
+/// `T` for every weight of the model. `N`: how many matrices hold c_q, c_k and c_v; three, or one that has the rows of
+/// all (`joined.rs`).
+#[derive(Clone)]
+pub struct Weights<T = Tensor, const N: usize = 3> {
+    pub wte: T, // (V, C)
+    pub layers: Vec<Layer<T, N>>,
+    pub lm_head: T, // (V, C)
+}
+
+/// `T` for every weight of one layer.
+#[derive(Clone)]
+pub struct Layer<T = Tensor, const N: usize = 3> {
+    pub qkv: [T; N],  // c_q (C, C), c_k (KVH·D, C), c_v (KVH·D, C)
+    pub attn_proj: T, // (C, C)
+    pub c_fc: T,      // (4C, C)
+    pub mlp_proj: T,  // (C, 4C)
+}
+
+/// What is to be known of a weight before it exists.
+pub struct Weight {
+    pub name: String,
+    pub shape: [usize; 2],
+    pub role: Role,
+    pub init: Init,
+}
+
+/// First values.
+#[derive(Clone, Copy)]
+pub enum Init {
+    Zero,
+    /// Normal with this standard deviation, from a random stream of this number.
+    Normal {
+        std: f32,
+        stream: usize,
+    },
+}
+
+impl Weights<Weight> {
+    /// Every weight of a model of these sizes, under its name in checkpoints.
+    pub fn of(config: &GptConfig) -> Weights<Weight> {
+        let (v, c, kv_dim) = (config.vocab_size, config.n_embd, config.kv_dim());
+        let table = |name: &str, role, init| Weight { name: name.into(), shape: [v, c], role, init };
+        let layer = |i: usize| {
+            let weight = |name: &str, shape, init| {
+                let name = format!("transformer.h.{i}.{name}.weight");
+                Weight { name, shape, role: Role::Matrix, init }
+            };
+            let matrix = |name: &str, n: usize, [fan_out, fan_in]: [usize; 2]| {
+                let std = (fan_out as f32 / fan_in as f32).sqrt().min(1.0) / (fan_in as f32).sqrt();
+                weight(name, [fan_out, fan_in], Init::Normal { std, stream: 2 + 4 * i + n })
+            };
+            Layer {
+                qkv: [
+                    matrix("attn.c_q", 0, [c, c]),
+                    matrix("attn.c_k", 1, [kv_dim, c]),
+                    matrix("attn.c_v", 2, [kv_dim, c]),
+                ],
+                attn_proj: weight("attn.c_proj", [c, c], Init::Zero),
+                c_fc: matrix("mlp.c_fc", 3, [4 * c, c]),
+                mlp_proj: weight("mlp.c_proj", [c, 4 * c], Init::Zero),
+            }
+        };
+        Weights {
+            wte: table("transformer.wte.weight", Role::Embedding, Init::Normal { std: 1.0, stream: 1 }),
+            layers: (0..config.n_layer).map(layer).collect(),
+            lm_head: table("lm_head.weight", Role::Unembedding, Init::Zero),
+        }
+    }
+}
+
+/// In the order of checkpoints, which `from_each` takes them in.
+impl<T, const N: usize> Weights<T, N> {
+    pub fn each(&self) -> impl Iterator<Item = &T> {
+        [&self.wte].into_iter().chain(self.layers.iter().flat_map(Layer::each)).chain([&self.lm_head])
+    }
+
+    pub fn each_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let layers = self.layers.iter_mut().flat_map(Layer::each_mut);
+        [&mut self.wte].into_iter().chain(layers).chain([&mut self.lm_head])
+    }
+
+    /// # Panics
+    /// If there are fewer values than weights.
+    pub fn from_each(n_layer: usize, values: impl IntoIterator<Item = T>) -> Weights<T, N> {
+        let mut values = values.into_iter();
+        let mut next = || values.next().expect("a value for every weight");
+        Weights {
+            wte: next(),
+            layers: (0..n_layer).map(|_| Layer::from_each(&mut next)).collect(),
+            lm_head: next(),
+        }
+    }
+}
+
+impl<T, const N: usize> Layer<T, N> {
+    fn each(&self) -> impl Iterator<Item = &T> {
+        self.qkv.iter().chain([&self.attn_proj, &self.c_fc, &self.mlp_proj])
+    }
+
+    fn each_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.qkv.iter_mut().chain([&mut self.attn_proj, &mut self.c_fc, &mut self.mlp_proj])
+    }
+
+    fn from_each(next: &mut impl FnMut() -> T) -> Layer<T, N> {
+        Layer { qkv: std::array::from_fn(|_| next()), attn_proj: next(), c_fc: next(), mlp_proj: next() }
+    }
+}
