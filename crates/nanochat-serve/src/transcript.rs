@@ -1,11 +1,13 @@
 //! From tokens to what a client may see: whole characters, tool calls apart from text, nothing of a stop string.
 
+use nanochat::answer::{Reader, Token};
 use nanochat::conversation::{Part, PartKind};
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
 pub struct Transcript {
-    tokenizer: Tokenizer,
+    reader: Reader,
     decoder: StreamDecoder,
+    /// Of the part under way.
     kind: PartKind,
     stops: Vec<String>,
     /// Text that may be the beginning of a stop string.
@@ -16,7 +18,7 @@ pub struct Transcript {
 impl Transcript {
     pub fn new(tokenizer: &Tokenizer, stops: &[String]) -> Transcript {
         Transcript {
-            tokenizer: tokenizer.clone(),
+            reader: Reader::new(tokenizer),
             decoder: StreamDecoder::new(tokenizer),
             kind: PartKind::Text,
             stops: stops.to_vec(),
@@ -40,16 +42,14 @@ impl Transcript {
         if self.stopped {
             return Vec::new();
         }
-        if !self.tokenizer.is_special(id) {
-            let text = self.decoder.push(id);
-            return self.said(text).into_iter().collect();
-        }
-        let is = |name: &str| self.tokenizer.special(name) == Some(id);
-        let next = match () {
-            _ if is("<|python_start|>") => PartKind::Python,
-            _ if is("<|output_start|>") => PartKind::PythonOutput,
-            _ if is("<|python_end|>") || is("<|output_end|>") => PartKind::Text,
-            _ => return Vec::new(), // stray marks say nothing
+        let next = match self.reader.read(id) {
+            Token::Of(_) => {
+                let text = self.decoder.push(id);
+                return self.said(text).into_iter().collect();
+            }
+            Token::Opens(kind) => kind,
+            Token::Closes(_) => PartKind::Text,
+            Token::Stops | Token::Stray => return Vec::new(), // say nothing
         };
         let rest = self.finish();
         self.kind = next;

@@ -1,25 +1,91 @@
-//! What a model said, from its tokens: text, calls of the calculator, and the calculator's results.
+//! The grammar of answers, read as their tokens come: text, calls of the calculator between `<|python_start|>` and
+//! `<|python_end|>`, its results between `<|output_start|>` and `<|output_end|>`, and a token that stops.
+
+use std::sync::Arc;
 
 use nanochat_tokenizer::Tokenizer;
 
 use crate::conversation::{Content, Message, Part, PartKind, Role};
 
-/// Generated tokens as the parts of an assistant message. A block that was never closed ends with the
-/// tokens; stray special tokens say nothing.
+/// The special tokens around parts that are not text.
+const AROUND: [(PartKind, &str, &str); 2] = [
+    (PartKind::Python, "<|python_start|>", "<|python_end|>"),
+    (PartKind::PythonOutput, "<|output_start|>", "<|output_end|>"),
+];
+
+/// The special tokens that end an answer.
+const STOPS: [&str; 2] = ["<|assistant_end|>", "<|bos|>"];
+
+/// What a token is in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// Content of a part of this kind.
+    Of(PartKind),
+    /// A part of this kind begins; the one before it has ended.
+    Opens(PartKind),
+    /// The end of a part of this kind. Text follows.
+    Closes(PartKind),
+    /// The answer has ended.
+    Stops,
+    /// A special token that says nothing in an answer.
+    Stray,
+}
+
+/// Tells what each token of an answer is. A part that was never closed ends with the answer.
+#[derive(Clone)]
+pub struct Reader {
+    special: Arc<[(u32, Token)]>,
+    kind: PartKind,
+}
+
+impl Reader {
+    /// At the beginning of an answer.
+    pub fn new(tokenizer: &Tokenizer) -> Reader {
+        let meaning = |name: &str| {
+            let mut around = AROUND.into_iter().filter_map(|(kind, start, end)| match name {
+                _ if name == start => Some(Token::Opens(kind)),
+                _ if name == end => Some(Token::Closes(kind)),
+                _ => None,
+            });
+            let other = if STOPS.contains(&name) { Token::Stops } else { Token::Stray };
+            around.next().unwrap_or(other)
+        };
+        let named = |name| Some((tokenizer.special(name)?, meaning(name)));
+        Reader { special: tokenizer.special_names().filter_map(named).collect(), kind: PartKind::Text }
+    }
+
+    /// For a model without a tokenizer: every token is text.
+    pub fn of_text() -> Reader {
+        Reader { special: Arc::new([]), kind: PartKind::Text }
+    }
+
+    pub fn read(&mut self, id: u32) -> Token {
+        let special = self.special.iter().find(|(special, _)| *special == id);
+        let token = special.map_or(Token::Of(self.kind), |(_, token)| *token);
+        self.kind = match token {
+            Token::Opens(kind) => kind,
+            Token::Closes(_) => PartKind::Text,
+            Token::Of(_) | Token::Stops | Token::Stray => self.kind,
+        };
+        token
+    }
+}
+
+/// The special tokens that open and close a part of this kind; none around text.
+pub fn around(kind: PartKind) -> Option<(&'static str, &'static str)> {
+    AROUND.iter().find(|(of, ..)| *of == kind).map(|(_, start, end)| (*start, *end))
+}
+
+/// Generated tokens as the parts of an assistant message.
 pub fn parts(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<Part> {
+    let mut reader = Reader::new(tokenizer);
     let mut parts: Vec<(PartKind, Vec<u32>)> = vec![(PartKind::Text, Vec::new())];
     for &id in ids {
-        if !tokenizer.is_special(id) {
-            parts.last_mut().expect("never empty").1.push(id);
-            continue;
-        }
-        let is = |name: &str| tokenizer.special(name) == Some(id);
-        if is("<|python_start|>") {
-            parts.push((PartKind::Python, Vec::new()));
-        } else if is("<|output_start|>") {
-            parts.push((PartKind::PythonOutput, Vec::new()));
-        } else if is("<|python_end|>") || is("<|output_end|>") {
-            parts.push((PartKind::Text, Vec::new()));
+        match reader.read(id) {
+            Token::Of(_) => parts.last_mut().expect("never empty").1.push(id),
+            Token::Opens(kind) => parts.push((kind, Vec::new())),
+            Token::Closes(_) => parts.push((PartKind::Text, Vec::new())),
+            Token::Stops | Token::Stray => {}
         }
     }
     parts.retain(|(_, ids)| !ids.is_empty());
@@ -41,4 +107,62 @@ pub fn message(tokenizer: &Tokenizer, ids: &[u32]) -> Message {
 pub fn visible_text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let text = |part: Part| (part.kind == PartKind::Text).then_some(part.text);
     parts(tokenizer, ids).into_iter().filter_map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tokenizer;
+
+    /// Tokens of `text`, in which names such as `[python_start]` stand for special tokens.
+    fn ids(text: &str) -> Vec<u32> {
+        let tokenizer = tokenizer();
+        let piece = |piece: &str| match piece.split_once(']') {
+            Some((name, text)) => {
+                let special = tokenizer.special(&format!("<|{name}|>")).expect("a special token");
+                [vec![special], tokenizer.encode(text)].concat()
+            }
+            None => tokenizer.encode(piece),
+        };
+        text.split('[').flat_map(piece).collect()
+    }
+
+    #[test]
+    fn each_token_is_told_apart() {
+        use PartKind::{Python, PythonOutput, Text};
+        let mut reader = Reader::new(&tokenizer());
+        let read: Vec<Token> =
+            ids("a[python_start]1[python_end][output_start]2[output_end]b[user_start][bos]")
+                .into_iter()
+                .map(|id| reader.read(id))
+                .collect();
+        let want = [
+            Token::Of(Text),
+            Token::Opens(Python),
+            Token::Of(Python),
+            Token::Closes(Python),
+            Token::Opens(PythonOutput),
+            Token::Of(PythonOutput),
+            Token::Closes(PythonOutput),
+            Token::Of(Text),
+            Token::Stray,
+            Token::Stops,
+        ];
+        assert_eq!(read, want);
+        assert_eq!(Reader::of_text().read(ids("[bos]")[0]), Token::Of(Text));
+    }
+
+    #[test]
+    fn parts_need_not_be_closed_in_order() {
+        let said = |text: &str| -> Vec<(PartKind, String)> {
+            parts(&tokenizer(), &ids(text)).into_iter().map(|part| (part.kind, part.text)).collect()
+        };
+        use PartKind::{Python, PythonOutput, Text};
+        let of = |kind, text: &str| (kind, text.to_string());
+        assert_eq!(said("a[python_start]1"), [of(Text, "a"), of(Python, "1")]);
+        assert_eq!(said("[python_start]1[output_start]2"), [of(Python, "1"), of(PythonOutput, "2")]);
+        assert_eq!(said("[output_end]a[python_end]b"), [of(Text, "a"), of(Text, "b")]);
+        assert_eq!(said("[python_start]1[output_end]a"), [of(Python, "1"), of(Text, "a")]);
+        assert_eq!(visible_text(&tokenizer(), &ids("a[python_start]1[python_end]b")), "ab");
+    }
 }

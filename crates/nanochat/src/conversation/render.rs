@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use nanochat_tokenizer::Tokenizer;
 
+use crate::answer;
+
 use super::{Content, Conversation, ConversationError, Message, Part, PartKind, Role};
 
 /// Tokens of a conversation. `mask[i]` says whether finetuning trains the model to predict `ids[i]`.
@@ -115,8 +117,8 @@ impl Rendered {
             let trained = assistant && *kind != PartKind::PythonOutput;
             let around = match kind {
                 PartKind::Text => None,
-                PartKind::Python => Some((marks.python_start, marks.python_end)),
-                PartKind::PythonOutput => Some((marks.output_start, marks.output_end)),
+                PartKind::Python => Some(marks.python),
+                PartKind::PythonOutput => Some(marks.output),
             };
             around.inspect(|(start, _)| self.push(*start, trained));
             self.push_text(tokenizer, text, trained);
@@ -148,25 +150,26 @@ struct Marks {
     user_end: u32,
     assistant_start: u32,
     assistant_end: u32,
-    python_start: u32,
-    python_end: u32,
-    output_start: u32,
-    output_end: u32,
+    /// Around the calls of tools, and around what these answer.
+    python: (u32, u32),
+    output: (u32, u32),
 }
 
 impl Marks {
     fn of(tokenizer: &Tokenizer) -> Result<Marks, ConversationError> {
         let id = |name| tokenizer.special(name).ok_or(ConversationError::NoSpecial(name));
+        let around = |kind| {
+            let (start, end) = answer::around(kind).expect("only text has nothing around it");
+            Ok((id(start)?, id(end)?))
+        };
         Ok(Marks {
             bos: id("<|bos|>")?,
             user_start: id("<|user_start|>")?,
             user_end: id("<|user_end|>")?,
             assistant_start: id("<|assistant_start|>")?,
             assistant_end: id("<|assistant_end|>")?,
-            python_start: id("<|python_start|>")?,
-            python_end: id("<|python_end|>")?,
-            output_start: id("<|output_start|>")?,
-            output_end: id("<|output_end|>")?,
+            python: around(PartKind::Python)?,
+            output: around(PartKind::PythonOutput)?,
         })
     }
 }

@@ -34,7 +34,7 @@ use backend::{Backend, Draw, ModelBackend, Part, Step};
 use cuda::CudaBackend;
 use pages::Pages;
 pub use request::{Completion, Event, Finish, NewToken, Request, RequestError, RequestId};
-use row::{Marks, Row};
+use row::{Row, Tools};
 
 /// How an engine works. None of it changes an answer but `weights`.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +109,7 @@ pub struct Stats {
 
 pub struct Engine<'t> {
     backend: Box<dyn Backend>,
-    marks: Marks<'t>,
+    tools: Tools<'t>,
     options: EngineOptions,
     pages: Pages,
     reserved: usize,
@@ -156,7 +156,7 @@ impl<'t> Engine<'t> {
         let capacity = backend.room_for(wanted);
         Engine {
             backend,
-            marks: Marks::new(tokenizer),
+            tools: Tools::new(tokenizer),
             options,
             pages: Pages::new(capacity, options.prefix_cache),
             reserved: 0,
@@ -188,7 +188,7 @@ impl<'t> Engine<'t> {
         let id = RequestId(self.next_id);
         self.next_id += 1;
         let samples = 0..request.samples;
-        self.waiting.push_back(Row::new(id, Arc::new(request), samples));
+        self.waiting.push_back(Row::new(id, Arc::new(request), samples, &self.tools));
         Ok(id)
     }
 
@@ -367,7 +367,7 @@ impl<'t> Engine<'t> {
     /// Gives a row the token that was drawn for it, if one was.
     fn take(&mut self, mut row: Row, drawn: Option<Drawn>, events: &mut Vec<Event>) {
         let (context, before) = (self.context(), row.ids.len());
-        let finish = drawn.and_then(|drawn| row.take(drawn, &self.marks, context, events));
+        let finish = drawn.and_then(|drawn| row.take(drawn, &self.tools, context, events));
         self.counts.generated_tokens += (row.ids.len() - before) as u64;
         match finish {
             None => self.running.push(row),

@@ -8,7 +8,9 @@ use nanochat_tokenizer::Tokenizer;
 
 use super::pages::Sequence;
 use super::request::{Event, Finish, Request, RequestId};
+use crate::answer::{self, Reader, Token};
 use crate::calculator::calculate;
+use crate::conversation::PartKind;
 use crate::sampler::{Drawn, Seen};
 
 /// A row of the batch. Until its prompt is computed it stands for all samples of the request that are left.
@@ -20,47 +22,41 @@ pub(super) struct Row {
     pub ids: Vec<u32>,
     pub sequence: Sequence,
     rng: Rng,
+    answer: Reader,
     /// Tokens of the python block being written.
     python: Option<Vec<u32>>,
 }
 
-/// What steers all rows: the tokenizer's special tokens. Without a tokenizer nothing stops a row but its length.
-pub(super) struct Marks<'t> {
+/// What steers all rows. Without a tokenizer nothing stops a row but its length.
+pub(super) struct Tools<'t> {
     tokenizer: Option<&'t Tokenizer>,
-    stop: [Option<u32>; 2],
-    python_start: Option<u32>,
-    python_end: Option<u32>,
-    output: Option<(u32, u32)>,
+    /// At the beginning of an answer.
+    reader: Reader,
 }
 
-impl<'t> Marks<'t> {
-    pub fn new(tokenizer: Option<&'t Tokenizer>) -> Marks<'t> {
-        let id = |name: &str| tokenizer?.special(name);
-        Marks {
-            tokenizer,
-            stop: [id("<|assistant_end|>"), id("<|bos|>")],
-            python_start: id("<|python_start|>"),
-            python_end: id("<|python_end|>"),
-            output: id("<|output_start|>").zip(id("<|output_end|>")),
-        }
+impl<'t> Tools<'t> {
+    pub fn new(tokenizer: Option<&'t Tokenizer>) -> Tools<'t> {
+        Tools { tokenizer, reader: tokenizer.map_or_else(Reader::of_text, Reader::new) }
     }
 
     /// The tokens that answer a python block. An expression that the calculator refuses gets no answer, and the
     /// model goes on by itself.
     fn answer(&self, python: &[u32]) -> Vec<u32> {
-        let (Some(tokenizer), Some((start, end))) = (self.tokenizer, self.output) else { return Vec::new() };
-        match calculate(&tokenizer.decode(python)) {
-            Some(result) => [vec![start], tokenizer.encode(&result), vec![end]].concat(),
-            None => Vec::new(),
-        }
+        let result = |tokenizer: &Tokenizer| {
+            let (start, end) = answer::around(PartKind::PythonOutput)?;
+            let (start, end) = (tokenizer.special(start)?, tokenizer.special(end)?);
+            let result = calculate(&tokenizer.decode(python))?;
+            Some([vec![start], tokenizer.encode(&result), vec![end]].concat())
+        };
+        self.tokenizer.and_then(result).unwrap_or_default()
     }
 }
 
 impl Row {
-    pub fn new(id: RequestId, request: Arc<Request>, samples: Range<usize>) -> Row {
+    pub fn new(id: RequestId, request: Arc<Request>, samples: Range<usize>, tools: &Tools) -> Row {
         let rng = stream(&request, samples.start);
         let (ids, sequence) = (request.prompt.clone(), Sequence::default());
-        Row { id, request, samples, ids, sequence, rng, python: None }
+        Row { id, request, samples, ids, sequence, rng, answer: tools.reader.clone(), python: None }
     }
 
     /// Of a row that stands for several samples, the first `most`, each as a row without pages; it keeps the rest.
@@ -72,7 +68,22 @@ impl Row {
         let rest = last.min(first + most);
         self.samples = rest..last;
         self.rng = stream(&self.request, rest);
-        (first..rest).map(|sample| Row::new(self.id, self.request.clone(), sample..sample + 1)).collect()
+        let row = |sample| {
+            let answer = self.answer.clone(); // of a prompt: nothing is read yet
+            let (request, samples) = (self.request.clone(), sample..sample + 1);
+            let (ids, sequence) = (request.prompt.clone(), Sequence::default());
+            Row {
+                id: self.id,
+                rng: stream(&request, sample),
+                request,
+                samples,
+                ids,
+                sequence,
+                answer,
+                python: None,
+            }
+        };
+        (first..rest).map(row).collect()
     }
 
     /// Tokens that are not in the cache yet: at least one.
@@ -98,20 +109,24 @@ impl Row {
     pub fn take(
         &mut self,
         drawn: Drawn,
-        marks: &Marks,
+        tools: &Tools,
         context: usize,
         events: &mut Vec<Event>,
     ) -> Option<Finish> {
         let (request, sample) = (self.id, self.samples.start);
-        if marks.stop.contains(&Some(drawn.id)) {
+        let token = self.answer.read(drawn.id);
+        if token == Token::Stops {
             events.push(Event::Stop { request, sample, id: drawn.id, logprobs: drawn.logprobs });
             return Some(Finish::Stop);
         }
-        let forced = self.follow_tool(drawn.id, marks);
+        let forced = self.follow_tool(drawn.id, token, tools);
         let drawn = (drawn.id, drawn.logprobs, false);
         for (id, logprobs, forced) in
             std::iter::once(drawn).chain(forced.into_iter().map(|id| (id, None, true)))
         {
+            if forced {
+                self.answer.read(id);
+            }
             self.ids.push(id);
             events.push(Event::Token { request, sample, id, logprobs, forced });
             let answered = self.ids.len() - self.request.prompt.len();
@@ -123,13 +138,14 @@ impl Row {
     }
 
     /// Follows python blocks; at the end of one, the tokens to be forced.
-    fn follow_tool(&mut self, id: u32, marks: &Marks) -> Vec<u32> {
-        if Some(id) == marks.python_start {
-            self.python = Some(Vec::new());
-        } else if Some(id) == marks.python_end {
-            return self.python.take().map_or(Vec::new(), |python| marks.answer(&python));
-        } else if let Some(python) = &mut self.python {
-            python.push(id);
+    fn follow_tool(&mut self, id: u32, token: Token, tools: &Tools) -> Vec<u32> {
+        match token {
+            Token::Opens(PartKind::Python) => self.python = Some(Vec::new()),
+            Token::Of(PartKind::Python) => self.python.get_or_insert_default().push(id),
+            Token::Closes(PartKind::Python) => {
+                return self.python.take().map_or(Vec::new(), |python| tools.answer(&python));
+            }
+            _ => {}
         }
         Vec::new()
     }
