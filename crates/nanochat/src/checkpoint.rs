@@ -11,6 +11,9 @@
 //! It is written under another name and renamed when all of it is on disk: a folder of that name is
 //! whole, whatever happened while it was made.
 
+mod found;
+
+use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +24,7 @@ use nanochat_tokenizer::{Tokenizer, TokenizerError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use self::found::{Found, find_furthest};
 use crate::atomic_file;
 use crate::gpt::Gpt;
 use crate::huggingface::{self, ModelError, TokenIds};
@@ -107,6 +111,18 @@ pub struct TrainState {
     pub settings: Value,
     /// Seconds of training so far, over all sessions of the run.
     pub seconds: f64,
+    /// Whether this step is the run's last; earlier versions did not write it down.
+    #[serde(default)]
+    pub finished: Option<bool>,
+}
+
+impl TrainState {
+    /// Whether the run has come to its end. Where that was not written down, the settings' number of steps says it, and a run without
+    /// one counts as finished.
+    pub fn is_finished(&self) -> bool {
+        let steps = self.settings["num_iterations"].as_u64();
+        self.finished.unwrap_or(steps.is_none_or(|steps| self.step as u64 >= steps))
+    }
 }
 
 /// A model that can speak: weights and the tokenizer that goes with them.
@@ -302,11 +318,17 @@ fn tags(dir: &Path) -> Vec<String> {
     tags
 }
 
-/// Of tags like d4 and d12 the deepest, of others the one changed last.
-fn deepest_tag(dir: &Path) -> Option<String> {
+/// Of tags like d4 and d12 the deepest first, then others, those changed last first.
+fn deepest_first(dir: &Path) -> Vec<String> {
     let depth = |tag: &String| tag.strip_prefix('d').and_then(|depth| depth.parse::<usize>().ok());
     let changed = |tag: &String| fs::metadata(dir.join(tag)).and_then(|m| m.modified()).ok();
-    tags(dir).into_iter().max_by_key(|tag| (depth(tag), changed(tag)))
+    let mut tags = tags(dir);
+    tags.sort_by_cached_key(|tag| Reverse((depth(tag), changed(tag))));
+    tags
+}
+
+fn deepest_tag(dir: &Path) -> Option<String> {
+    deepest_first(dir).into_iter().next()
 }
 
 /// A model folder of any origin.

@@ -51,6 +51,8 @@ pub struct Run {
     interrupt: Interrupt,
     /// The ranks have agreed to stop.
     stopping: bool,
+    /// The step to save at is the last one.
+    at_end: bool,
     progress: Progress,
     seconds_before: f64,
     started: Instant,
@@ -93,6 +95,7 @@ impl Run {
             unproven: None,
             interrupt: Interrupt::hold()?,
             stopping: false,
+            at_end: false,
             progress: Progress::hidden(),
             seconds_before,
             started: Instant::now(),
@@ -169,6 +172,7 @@ impl Run {
         let mut asked = [f64::from(u8::from(self.interrupt.is_asked()))];
         self.comm.sum_f64(&mut asked);
         self.stopping = asked[0] > 0.0;
+        self.at_end = last;
         let new = step > self.first_step() || self.resumed.is_none();
         new && (last || self.stopping || (step > 0 && is_due(step, self.settings.save_every)))
     }
@@ -197,6 +201,7 @@ impl Run {
             position,
             settings: self.all_settings.clone(),
             seconds: self.seconds(),
+            finished: Some(self.at_end),
         };
         let tensors = optimizer.tensors();
         self.unproven = Some(step);
