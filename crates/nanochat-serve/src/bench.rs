@@ -40,7 +40,7 @@ pub struct ServeBench {
     #[arg(long, value_parser = values::count, default_value_t = 256)]
     pub vocab_size: usize,
     /// Draws other prompts: a server remembers the beginnings it has computed
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, value_parser = values::seed, default_value_t = 3)]
     pub seed: u64,
     /// Key that the server wants.
     #[arg(skip)]

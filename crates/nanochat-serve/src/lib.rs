@@ -62,7 +62,7 @@ pub struct ServeOptions {
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub host: IpAddr,
     /// Port to listen on; 0 takes a free one
-    #[arg(long, default_value_t = 8000)]
+    #[arg(long, value_parser = values::whole::<u16, 0, 65_535>, default_value_t = 8000)]
     pub port: u16,
     /// Name of the model in the API [default: from its folder]
     #[arg(long)]
@@ -74,7 +74,7 @@ pub struct ServeOptions {
     #[arg(skip)]
     pub listed_keys: Option<String>,
     /// Requests a minute that each key may make (without keys, each address) [default: any number]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = values::whole::<u32, 1, 4_294_967_295>)]
     pub rate_limit: Option<u32>,
     /// Web page that may ask from its own address, such as https://chat.example [default: none]
     #[arg(long, value_name = "ORIGIN")]
@@ -92,7 +92,7 @@ pub struct ServeOptions {
     #[arg(long, default_value_t = Precision::Bf16)]
     pub weights: Precision,
     /// Seconds that running answers get to finish after SIGTERM or Ctrl-C
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, default_value_t = 30)]
     pub grace: u64,
 }
 

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use nanochat::engine::{Engine, EngineOptions, Event, RequestId, Stats};
+use nanochat::escape;
 use nanochat::gpt::Gpt;
 use nanochat_tensor::cuda::gpu_failure;
 use nanochat_tokenizer::Tokenizer;
@@ -56,7 +57,7 @@ pub fn start(
         queue.replica_ended();
         if let Err(panic) = served {
             let why = gpu_failure(&*panic).map_or("a bug in nanochat".to_string(), |why| why.to_string());
-            eprintln!("replica {index} has failed and answers nothing more: {why}");
+            eprintln!("replica {index} has failed and answers nothing more: {}", escape::line(&why));
         }
     };
     let thread = std::thread::Builder::new().name(format!("replica-{index}"));
@@ -108,7 +109,9 @@ impl Worker<'_> {
             Work::Generate(job) => match self.engine.submit(job.request.clone()) {
                 Ok(id) => drop(self.active.insert(id, Active { job, tokens: 0, first: None })),
                 // Requests are checked before they are queued; what is dropped here tells its client.
-                Err(error) => eprintln!("a request was refused by the engine: {error}"),
+                Err(error) => {
+                    eprintln!("a request was refused by the engine: {}", escape::line(&error.to_string()))
+                }
             },
         }
     }

@@ -21,6 +21,7 @@ use crate::plan::Memory;
 use crate::profile::communication_ms;
 use crate::ranks;
 use crate::stages::fit;
+use crate::values;
 
 pub use decode::{DecodeBench, DecodeSpeed, PartSpeed, decode};
 pub use ops::{Ceiling, OpSpeed, OpsBench, OpsSpeed, ops};
@@ -31,16 +32,16 @@ const GIB: f64 = (1u64 << 30) as f64;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Sizes {
     /// Layers; width is 64 times as much
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, value_parser = values::amount, default_value_t = 4)]
     pub depth: usize,
     /// Rows in one forward pass
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, value_parser = values::count, default_value_t = 8)]
     pub device_batch_size: usize,
     /// Tokens in a row
-    #[arg(long, alias = "sequence-len", default_value_t = 2048)]
+    #[arg(long, alias = "sequence-len", value_parser = values::amount, default_value_t = 2048)]
     pub max_seq_len: usize,
     /// Size of the vocabulary
-    #[arg(long, default_value_t = 65_536)]
+    #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
     /// What is computed a second time in the backward pass instead of kept
     #[arg(long, value_enum, default_value_t)]
@@ -49,7 +50,7 @@ pub struct Sizes {
     #[arg(long, value_enum, default_value_t)]
     pub precision: Precision,
     /// What the device can do at its best, in TFLOP/s [default: a GPU's by its name]
-    #[arg(long)]
+    #[arg(long, value_parser = values::positive)]
     pub peak_tflops: Option<f64>,
 }
 
@@ -59,10 +60,10 @@ pub struct TrainBench {
     #[command(flatten)]
     pub sizes: Sizes,
     /// Tokens in one optimizer step
-    #[arg(long, default_value_t = 524_288)]
+    #[arg(long, value_parser = values::amount, default_value_t = 524_288)]
     pub total_batch_size: usize,
     /// Steps that are timed, after two short ones that are not
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_parser = values::count, default_value_t = 2)]
     pub steps: usize,
 }
 

@@ -11,6 +11,7 @@ use crate::conversation::Conversation;
 use crate::dataset::{CHARS_PER_SHARD, DataError, ShardWriter, Split, Written, at};
 use crate::language::TextLanguage;
 use crate::partial_dir::PartialDir;
+use crate::values;
 use crate::world::{self, DEFAULT_CONVERSATIONS, DEFAULT_DOCUMENTS, World};
 
 /// Texts made in parallel before they are written in order.
@@ -28,7 +29,7 @@ const PROBLEMS: [u64; 2] = [4_000, 400];
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct MakeOptions {
     /// Another seed is another world: other people, towns and facts
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, value_parser = values::seed, default_value_t = 42)]
     pub seed: u64,
     /// The assistant's name
     #[arg(long, default_value = "nanochat", value_parser = name)]
@@ -37,10 +38,10 @@ pub struct MakeOptions {
     #[arg(long, value_enum, default_value = "mix")]
     pub lang: TextLanguage,
     /// Pretraining documents; a twentieth more are held out for validation
-    #[arg(long, default_value_t = DEFAULT_DOCUMENTS, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = values::whole::<u64, 1, 1_000_000_000>, default_value_t = DEFAULT_DOCUMENTS)]
     pub documents: u64,
     /// Conversations for finetuning; a twentieth more are held out for tests
-    #[arg(long, default_value_t = DEFAULT_CONVERSATIONS, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = values::whole::<u64, 1, 1_000_000_000>, default_value_t = DEFAULT_CONVERSATIONS)]
     pub conversations: u64,
 }
 

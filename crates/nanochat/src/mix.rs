@@ -1,6 +1,7 @@
 //! Several corpora as one, by weight: the next document always comes from the source that is furthest behind
 //! its share. The order follows from the seed alone; mixing again gives the same bytes.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
@@ -13,12 +14,15 @@ use crate::dataset::{DataError, OnBadShard, ShardWriter, Shards, Split, Written}
 /// Text of a source held back to shuffle its documents with one another.
 const SHUFFLE_BYTES: usize = 64 << 20;
 
+/// A source with less than a millionth of another's share would never have its turn.
+const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
+
 /// A source as a user writes it: `zh=0.7:FOLDER`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Source {
     pub name: String,
-    /// Above 0; only the ratio to the others counts.
+    /// Only the ratio to the others counts.
     pub weight: f64,
     pub dir: PathBuf,
 }
@@ -58,9 +62,11 @@ impl std::str::FromStr for Source {
         let (name, rest) = text.split_once('=').ok_or(wanted)?;
         let (weight, dir) = rest.split_once(':').ok_or(wanted)?;
         match weight.parse::<f64>() {
-            Ok(weight) if weight > 0.0 && weight.is_finite() && !dir.is_empty() && !name.is_empty() => {
+            Ok(_) if dir.is_empty() || name.is_empty() => Err(wanted.into()),
+            Ok(weight) if WEIGHTS.contains(&weight) => {
                 Ok(Source { name: name.into(), weight, dir: dir.into() })
             }
+            Ok(_) => Err(format!("a weight may be {} to {}", WEIGHTS.start(), WEIGHTS.end())),
             _ => Err(wanted.into()),
         }
     }

@@ -8,33 +8,35 @@ use nanochat_tensor::simd;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
+use crate::values;
+
 /// How the next token is chosen. The defaults are the terminal chat's.
 #[derive(Clone, Copy, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SampleOptions {
     /// Randomness: 0 always takes the likeliest token, 1 the model's own distribution
-    #[arg(long, default_value_t = SampleOptions::default().temperature)]
+    #[arg(long, value_parser = values::temperature, default_value_t = SampleOptions::default().temperature)]
     pub temperature: f32,
     /// Choose among the K likeliest tokens only; 0 turns this off
-    #[arg(long, default_value_t = SampleOptions::default().top_k)]
+    #[arg(long, value_parser = values::amount, default_value_t = SampleOptions::default().top_k)]
     pub top_k: usize,
     /// Choose among the fewest tokens whose probabilities add up to P; 1 turns this off
-    #[arg(long, default_value_t = SampleOptions::default().top_p)]
+    #[arg(long, value_parser = values::any, default_value_t = SampleOptions::default().top_p)]
     pub top_p: f32,
     /// Leave out tokens less likely than P times the likeliest; 0 turns this off
-    #[arg(long, default_value_t = SampleOptions::default().min_p)]
+    #[arg(long, value_parser = values::any, default_value_t = SampleOptions::default().min_p)]
     pub min_p: f32,
     /// Make tokens that were already used less likely, by this factor; 1 turns this off
-    #[arg(long, default_value_t = SampleOptions::default().repetition_penalty)]
+    #[arg(long, value_parser = values::any, default_value_t = SampleOptions::default().repetition_penalty)]
     pub repetition_penalty: f32,
     /// Lower the logits of tokens that the answer already has; 0 turns this off
-    #[arg(long, default_value_t = SampleOptions::default().presence_penalty)]
+    #[arg(long, value_parser = values::any, default_value_t = SampleOptions::default().presence_penalty)]
     pub presence_penalty: f32,
     /// Lower the logits of tokens for every time that the answer has them; 0 turns this off
-    #[arg(long, default_value_t = SampleOptions::default().frequency_penalty)]
+    #[arg(long, value_parser = values::any, default_value_t = SampleOptions::default().frequency_penalty)]
     pub frequency_penalty: f32,
     /// Seed of the random choices
-    #[arg(long, default_value_t = SampleOptions::default().seed)]
+    #[arg(long, value_parser = values::seed, default_value_t = SampleOptions::default().seed)]
     pub seed: u64,
     /// Log-probabilities wanted: None, or of the token and of this many likeliest ones.
     #[arg(skip)]
@@ -86,7 +88,7 @@ impl SampleOptions {
             true => Ok(()),
             false => Err(OptionError { option, allowed, found }),
         };
-        check("temperature", self.temperature, (0.0..=100.0).contains(&self.temperature), "0 to 100")?;
+        check("temperature", self.temperature, (0.0..=2.0).contains(&self.temperature), "0 to 2")?;
         check("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
         check("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1")?;
         let penalty = self.repetition_penalty;
@@ -436,7 +438,7 @@ mod tests {
         let refused = |options: SampleOptions| options.checked().unwrap_err().to_string();
         assert_eq!(
             refused(SampleOptions { temperature: -1.0, ..plain() }),
-            "temperature must be 0 to 100, found -1"
+            "temperature must be 0 to 2, found -1"
         );
         assert!(refused(SampleOptions { top_p: f32::NAN, ..plain() }).contains("top-p"));
         assert!(refused(SampleOptions { repetition_penalty: 0.0, ..plain() }).contains("penalty"));

@@ -13,6 +13,7 @@ use super::ops::copy_tb_per_second;
 use crate::config::GptConfig;
 use crate::engine::decode::DecodeStep;
 use crate::gpt::JoinedWeights;
+use crate::values;
 
 /// Replays of a graph that are timed together.
 const REPLAYS: usize = 20;
@@ -20,19 +21,19 @@ const REPLAYS: usize = 20;
 #[derive(Clone, Debug, clap::Args)]
 pub struct DecodeBench {
     /// Layers; width is 64 times as much
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, value_parser = values::amount, default_value_t = 20)]
     pub depth: usize,
     /// Size of the vocabulary
-    #[arg(long, default_value_t = 65_536)]
+    #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
     /// Tokens of each row in the cache
-    #[arg(long, default_value_t = 1_056)]
+    #[arg(long, value_parser = values::count, default_value_t = 1_056)]
     pub context: usize,
     /// Tokens that all rows begin with
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = values::amount, default_value_t = 0)]
     pub shared: usize,
     /// Rows decoded together
-    #[arg(long, value_delimiter = ',', default_value = "1,8,32,64,128")]
+    #[arg(long, value_delimiter = ',', value_parser = values::rows, default_value = "1,8,32,64,128")]
     pub batch_sizes: Vec<usize>,
 }
 

@@ -17,33 +17,34 @@ use crate::config::GptConfig;
 use crate::engine::{Engine, EngineOptions, Event, Request};
 use crate::gpt::{Gpt, Role};
 use crate::sampler::SampleOptions;
+use crate::values;
 
 /// What is timed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct InferBench {
     /// Layers; width is 64 times as much
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, value_parser = values::amount, default_value_t = 12)]
     pub depth: usize,
     /// Size of the vocabulary
-    #[arg(long, default_value_t = 65_536)]
+    #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
     /// Tokens in a prompt
-    #[arg(long, default_value_t = 1_024)]
+    #[arg(long, value_parser = values::count, default_value_t = 1_024)]
     pub prompt_tokens: usize,
     /// Tokens decoded for every row
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, value_parser = values::count, default_value_t = 64)]
     pub decode_tokens: usize,
     /// Rows decoded together
-    #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
+    #[arg(long, value_delimiter = ',', value_parser = values::rows, default_value = "1,8,32")]
     pub batch_sizes: Vec<usize>,
     /// Weights on the CPU: f32, bf16 or int8
     #[arg(long, default_value_t = Precision::Bf16)]
     pub weights: Precision,
     /// Seed of the random prompts
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, value_parser = values::seed, default_value_t = 9)]
     pub seed: u64,
     /// Answers timed whole, prompts included, as `bench serve` with as many clients as rows (0: none)
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = values::whole::<usize, 0, 1_000_000>, default_value_t = 0)]
     pub requests: usize,
 }
 

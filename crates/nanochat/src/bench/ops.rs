@@ -11,6 +11,7 @@ use super::{Sizes, TrainBench, TrainSpeed, random_batch, train};
 use crate::batch::Batch;
 use crate::config::GptConfig;
 use crate::stages::fit;
+use crate::values;
 
 /// Runs given to a GPU before it is waited for: then it never waits itself.
 const GPU_ROUND: usize = 8;
@@ -20,7 +21,7 @@ pub struct OpsBench {
     #[command(flatten)]
     pub sizes: Sizes,
     /// How long each op is looped, forward and backward
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, value_parser = values::positive, default_value_t = 0.5)]
     pub seconds: f64,
 }
 

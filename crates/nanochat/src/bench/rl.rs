@@ -19,33 +19,34 @@ use crate::stages::fit;
 use crate::stages::rl::rollouts::{self, Rollout};
 use crate::stages::rl::{batches, default_device_batch, weighted_by_advantage};
 use crate::train;
+use crate::values;
 
 /// What is timed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RlBench {
     /// Layers; width is 64 times as much
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, value_parser = values::amount, default_value_t = 4)]
     pub depth: usize,
     /// Size of the vocabulary
-    #[arg(long, default_value_t = 65_536)]
+    #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
     /// Questions in one step
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, value_parser = values::rows, default_value_t = 16)]
     pub examples_per_step: usize,
     /// Answers to each question
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, value_parser = values::rows, default_value_t = 16)]
     pub num_samples: usize,
     /// Tokens in a question
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, value_parser = values::count, default_value_t = 128)]
     pub prompt_tokens: usize,
     /// Tokens of every answer
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, value_parser = values::count, default_value_t = 256)]
     pub max_new_tokens: usize,
     /// Answers in one forward pass of training [default: 8; on a GPU 32]
-    #[arg(long)]
+    #[arg(long, value_parser = values::rows)]
     pub device_batch_size: Option<usize>,
     /// Steps that are timed, after one that is not
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, value_parser = values::count, default_value_t = 3)]
     pub steps: usize,
 }
 

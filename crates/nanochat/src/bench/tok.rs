@@ -10,6 +10,7 @@ use nanochat_tokenizer::{Tokenizer, TrainOptions};
 use serde::Serialize;
 
 use crate::dataset::{OnBadShard, Shards, Split};
+use crate::values;
 
 /// What is timed.
 #[derive(Clone, Debug, clap::Args)]
@@ -18,16 +19,16 @@ pub struct TokBench {
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// Tokens in all: 256 bytes, merges, special tokens
-    #[arg(long, default_value_t = 32_768)]
+    #[arg(long, value_parser = values::large::<usize>, default_value_t = 32_768)]
     pub vocab_size: usize,
     /// Megabytes of the training shards to train on, in whole documents
-    #[arg(long, default_value_t = 50.0)]
+    #[arg(long, value_parser = values::positive, default_value_t = 50.0)]
     pub train_megabytes: f64,
     /// Megabytes of the validation shard to encode, on one thread
-    #[arg(long, default_value_t = 25.0)]
+    #[arg(long, value_parser = values::positive, default_value_t = 25.0)]
     pub encode_megabytes: f64,
     /// Times that each is repeated; the median counts
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, value_parser = values::count, default_value_t = 3)]
     pub repeats: usize,
     /// Where to write the trained tokenizer.json, for peers to encode with
     #[arg(long, value_name = "FILE")]

@@ -58,16 +58,16 @@ pub struct CleanOptions {
     #[arg(long)]
     pub no_rules: bool,
     /// Fewest words of a document; a Chinese character is a word
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, value_parser = crate::values::amount, default_value_t = 50)]
     pub min_words: usize,
     /// Most words of a document
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, value_parser = crate::values::amount, default_value_t = 100_000)]
     pub max_words: usize,
     /// Which duplicates are dropped, all but the first
     #[arg(long, value_enum, default_value_t)]
     pub dedup: Dedup,
     /// Memory for finding duplicates, in MiB; about 200 bytes a document
-    #[arg(long, default_value_t = 2_048)]
+    #[arg(long, value_parser = crate::values::amount, default_value_t = 2_048)]
     pub dedup_memory: usize,
     /// In each folder, the last parquet file is validation and stays so (otherwise --val-share is taken)
     #[arg(long)]
@@ -76,7 +76,7 @@ pub struct CleanOptions {
     #[arg(long, default_value_t = 0.01, value_parser = crate::ingest::share)]
     pub val_share: f64,
     /// Characters in a shard
-    #[arg(long, default_value_t = crate::dataset::CHARS_PER_SHARD)]
+    #[arg(long, value_parser = crate::values::large::<usize>, default_value_t = crate::dataset::CHARS_PER_SHARD)]
     pub chars_per_shard: usize,
 }
 

@@ -50,10 +50,10 @@ pub struct IngestOptions {
     #[arg(long, default_value_t = 0.01, value_parser = share)]
     pub val_share: f64,
     /// Characters in a shard
-    #[arg(long, default_value_t = crate::dataset::CHARS_PER_SHARD)]
+    #[arg(long, value_parser = crate::values::large::<usize>, default_value_t = crate::dataset::CHARS_PER_SHARD)]
     pub chars_per_shard: usize,
     /// Shuffle with this seed: the files, and documents within 256 MiB of text
-    #[arg(long)]
+    #[arg(long, value_parser = crate::values::seed)]
     pub seed: Option<u64>,
 }
 

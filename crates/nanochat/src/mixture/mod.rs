@@ -34,6 +34,7 @@ use crate::lines::BadLines;
 use crate::records::Records;
 use crate::reward::Reward;
 use crate::tasks::{self, Folders, Kind, Split};
+pub use recipe::one_line;
 use recipe::{Entry, parse_flag, read_recipe};
 
 /// First part of the keys of the shuffles' random streams.
@@ -187,8 +188,8 @@ impl Mixture {
                 continue;
             }
             let repeats = (0.0..=1e4).contains(&entry.repeat);
-            if !(repeats && entry.weight > 0.0 && entry.weight <= 1e4) {
-                let reason = "repeat must be 0 to 10000, and weight above 0".to_string();
+            if !(repeats && (1e-6..=1e4).contains(&entry.weight)) {
+                let reason = "repeat must be 0 to 10000, and weight 0.000001 to 10000".to_string();
                 return Err(bad(&entry.data, reason));
             }
             let conversations = open_task(entry, folder, base_dir, split, bad_lines)?;

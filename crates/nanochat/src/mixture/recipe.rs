@@ -76,7 +76,7 @@ pub fn read_recipe(name: &str, stage: &str, base_dir: &Path) -> Result<(Recipe, 
 }
 
 /// Where in the file and what, without the picture that a parser draws.
-fn one_line(error: &toml::de::Error) -> String {
+pub fn one_line(error: &toml::de::Error) -> String {
     let text = error.to_string();
     let place = text.lines().next().unwrap_or_default().replace("TOML parse error at ", "");
     format!("{place}: {}", error.message().replace('\n', " "))

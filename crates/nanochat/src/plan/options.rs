@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::figures::Gpu;
 use crate::config::{ConfigError, Recompute};
 use crate::language::TextLanguage;
+use crate::values;
 
 /// Tokens a step at which the default learning rates were found.
 pub(super) const USUAL_BATCH: usize = 524_288;
@@ -21,43 +22,43 @@ pub struct PlanOptions {
     #[arg(long)]
     pub english_tokenizer: bool,
     /// Size of the vocabulary [default: the language's usual one]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub vocab_size: Option<usize>,
     /// Characters of text in one token [default: the language's usual number]
-    #[arg(long)]
+    #[arg(long, value_parser = values::positive)]
     pub chars_per_token: Option<f64>,
     /// Length of a sequence, in tokens [default: 2048; for Chinese 3072]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub max_seq_len: Option<usize>,
     /// Sequences a device works on at once [default: the most, up to 32, that fit and divide]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub device_batch_size: Option<usize>,
     /// What is computed a second time in the backward pass instead of kept
     #[arg(long, value_enum, default_value_t)]
     pub recompute: Recompute,
     /// Tokens in one optimizer step, over all devices [default: 524288, or 256 sequences where these do not divide it]
-    #[arg(long)]
+    #[arg(long, value_parser = values::large::<usize>)]
     pub total_batch_size: Option<usize>,
     /// Kind of GPU
     #[arg(long, value_enum, default_value = "h100")]
     pub gpu: Gpu,
     /// Number of GPUs
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, value_parser = values::amount, default_value_t = 8)]
     pub gpus: usize,
     /// GB/s at which GPUs give each other gradients (bus bandwidth; measured on 2 to 8 H100 with NVLink: 329 to 361)
-    #[arg(long, value_name = "GB/S", default_value_t = 330.0)]
+    #[arg(long, value_name = "GB/S", value_parser = values::positive, default_value_t = 330.0)]
     pub link_bandwidth: f64,
     /// Dollars for one GPU and hour [default: the kind's usual price]
-    #[arg(long)]
+    #[arg(long, value_parser = values::dollars)]
     pub price: Option<f64>,
     /// Memory of one GPU in GB [default: the kind's]
-    #[arg(long)]
+    #[arg(long, value_parser = values::positive)]
     pub memory_gb: Option<f64>,
     /// Part of the peak FLOP/s that training reaches (nanochat measured 0.50 for d20, 0.51 for d32)
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, value_parser = values::positive, default_value_t = 0.5)]
     pub mfu: f64,
     /// Shards of text that there are: how many times would they be read?
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub shards: Option<usize>,
 }
 
@@ -142,7 +143,7 @@ pub(super) fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError
         ("--max-seq-len", options.max_seq_len.unwrap_or(1) as f64, 1e8),
         ("--total-batch-size", options.total_batch_size.unwrap_or(1) as f64, 1e12),
         ("--device-batch-size", options.device_batch_size.unwrap_or(1) as f64, 1e6),
-        ("--gpus", options.gpus as f64, 1e5),
+        ("--gpus", options.gpus as f64, 1e4),
         ("--link-bandwidth", options.link_bandwidth, 1e6),
         ("--mfu", options.mfu, 1.0),
         ("--memory-gb", options.memory_gb.unwrap_or(1.0), 1e6),

@@ -36,28 +36,28 @@ use crate::values;
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct BaseSettings {
     /// The one dial: layers; width is 64 times as much
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, value_parser = values::amount, default_value_t = 4)]
     pub depth: usize,
     /// Tokens in a row [default: 512; on a GPU 2048]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub max_seq_len: Option<usize>,
     /// Key and value heads, fewer than query heads for GQA [default: as many]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub n_kv_head: Option<usize>,
     /// Rows in one forward pass [default: 8; on a GPU 32]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub device_batch_size: Option<usize>,
     /// Tokens in one optimizer step [default: 8192; on a GPU 524288]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub total_batch_size: Option<usize>,
     /// Steps to train; wins over the two below
-    #[arg(long)]
+    #[arg(long, value_parser = values::steps)]
     pub num_iterations: Option<usize>,
     /// Compute to spend, in FLOPs; wins over the ratio
-    #[arg(long)]
+    #[arg(long, value_parser = values::positive)]
     pub target_flops: Option<f64>,
     /// Tokens to train on for each parameter (Chinchilla: 20)
-    #[arg(long, default_value_t = 20.0)]
+    #[arg(long, value_parser = values::positive, default_value_t = 20.0)]
     pub target_param_data_ratio: f64,
     #[command(flatten)]
     #[serde(flatten)]
@@ -75,13 +75,13 @@ pub struct BaseSettings {
     #[arg(long, value_parser = values::share, default_value_t = 0.0)]
     pub final_lr_frac: f32,
     /// Measure validation bits per byte every N steps (0: at the end only)
-    #[arg(long, default_value_t = 250)]
+    #[arg(long, value_parser = values::amount, default_value_t = 250)]
     pub eval_every: usize,
     /// Tokens of validation text to measure on
-    #[arg(long, default_value_t = 65_536)]
+    #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
     pub eval_tokens: usize,
     /// Print samples every N steps (0: at the end only)
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, value_parser = values::amount, default_value_t = 1000)]
     pub sample_every: usize,
     #[command(flatten)]
     #[serde(flatten)]
@@ -159,7 +159,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
         warmdown_ratio: settings.warmdown_ratio,
         final_lr_frac: settings.final_lr_frac,
     };
-    let tokens = num_iterations * total_batch_size;
+    let tokens = num_iterations as u64 * total_batch_size as u64;
     run.say(&format!(
         "{tag}: {:.2}M parameters, vocabulary {}, {num_iterations} steps of {total_batch_size} tokens ({:.2}M in all, {grad_accum_steps} micro-batches a step)",
         config.params() as f64 / 1e6,
@@ -275,6 +275,12 @@ fn num_iterations(settings: &BaseSettings, config: &GptConfig, total_batch_size:
         (None, Some(flops)) => (flops / (config.flops_per_token() * batch)).round() as usize,
         (None, None) => (settings.target_param_data_ratio * config.params() as f64 / batch) as usize,
     };
+    if iterations as u64 > values::MOST_STEPS {
+        bail!(
+            "the horizon of {iterations:.2e} steps is more than {}; lower --target-flops or --target-param-data-ratio",
+            values::MOST_STEPS
+        );
+    }
     if iterations == 0 {
         bail!(
             "the horizon is less than one step; raise --num-iterations, --target-flops or --target-param-data-ratio"

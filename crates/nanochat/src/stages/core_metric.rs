@@ -9,17 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use super::run::{Run, is_due};
 use crate::core_eval::{self, Bundle};
+use crate::escape;
 use crate::gpt::Gpt;
 use crate::report::Section;
+use crate::values;
 
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct CoreMetricArgs {
     /// Compute CORE every N steps, if there is a bundle (0: at the end only)
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, value_parser = values::amount, default_value_t = 2000)]
     #[serde(default)]
     pub core_metric_every: usize,
     /// Items of each task that CORE is computed from (0: all)
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, value_parser = values::amount, default_value_t = 500)]
     #[serde(default)]
     pub core_metric_max_per_task: usize,
     /// Folder of CORE's tasks, as `eval core` wants it [default: {base-dir}/eval_bundle]
@@ -46,7 +48,8 @@ impl CoreMetric {
         let mut bundle = None;
         if !args.no_core && args.core_bundle.is_none() && !folder.exists() {
             if comm.is_first() {
-                eprintln!("CORE is not computed: there is no {}", folder.display());
+                let sentence = format!("CORE is not computed: there is no {}", folder.display());
+                eprintln!("{}", escape::line(&sentence));
             }
         } else if !args.no_core {
             let there = Bundle::open(&folder).context("--no-core trains without CORE")?;

@@ -38,13 +38,13 @@ pub struct MidSettings {
     #[serde(flatten)]
     pub mixture: MixtureArgs,
     /// Rows in one forward pass [default: the base run's]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub device_batch_size: Option<usize>,
     /// Tokens in one optimizer step [default: the base run's]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub total_batch_size: Option<usize>,
     /// Steps to train [default: until every conversation was learned once]
-    #[arg(long)]
+    #[arg(long, value_parser = values::steps)]
     pub num_iterations: Option<usize>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -53,10 +53,10 @@ pub struct MidSettings {
     #[arg(long, value_parser = values::share, default_value_t = 0.2)]
     pub warmdown_ratio: f32,
     /// Measure bits per byte of the validation conversations every N steps (0: at the end only)
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, value_parser = values::amount, default_value_t = 150)]
     pub eval_every: usize,
     /// Tokens of validation conversations to measure on
-    #[arg(long, default_value_t = 65_536)]
+    #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
     pub eval_tokens: usize,
     #[command(flatten)]
     #[serde(flatten)]

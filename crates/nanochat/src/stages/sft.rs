@@ -38,16 +38,16 @@ pub struct SftSettings {
     #[serde(flatten)]
     pub mixture: MixtureArgs,
     /// Conversations in one forward pass
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, value_parser = values::amount, default_value_t = 4)]
     pub device_batch_size: usize,
     /// Conversations in one optimizer step
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, value_parser = values::amount, default_value_t = 32)]
     pub target_examples_per_step: usize,
     /// Times to go through the conversations
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_parser = values::positive, default_value_t = 1.0)]
     pub num_epochs: f64,
     /// Steps to train; wins over the epochs
-    #[arg(long)]
+    #[arg(long, value_parser = values::steps)]
     pub num_iterations: Option<usize>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -56,7 +56,7 @@ pub struct SftSettings {
     #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.02)]
     pub init_lr_frac: f32,
     /// Measure the validation loss every N steps (0: at the end only)
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, value_parser = values::amount, default_value_t = 100)]
     pub eval_every: usize,
     #[command(flatten)]
     #[serde(flatten)]
@@ -153,6 +153,13 @@ fn num_iterations(settings: &SftSettings, conversations: usize) -> Result<usize>
         0 => bail!(
             "{conversations} conversations are less than one step of {per_step}; repeat them with --num-epochs, or lower --target-examples-per-step and --device-batch-size"
         ),
+        iterations if iterations as u64 > values::MOST_STEPS => {
+            bail!(
+                "--num-epochs {} are {iterations:.2e} steps, and {} are the most",
+                settings.num_epochs,
+                values::MOST_STEPS
+            )
+        }
         iterations => Ok(iterations),
     }
 }

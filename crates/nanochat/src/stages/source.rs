@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Stage};
 use crate::gpt::Gpt;
+use crate::values;
 
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct SourceArgs {
@@ -15,7 +16,7 @@ pub struct SourceArgs {
     #[arg(long, value_enum)]
     pub source: Option<Stage>,
     /// Step of the model to start from [default: its last]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     pub step: Option<usize>,
 }
 

@@ -12,6 +12,7 @@ use crate::chat_eval::{self, ChatEvalOptions};
 use crate::gpt::Gpt;
 use crate::sampler::SampleOptions;
 use crate::tasks::{self, Folders, Slice, Split, Task};
+use crate::values;
 
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct TaskEvalArgs {
@@ -20,11 +21,11 @@ pub struct TaskEvalArgs {
     #[serde(default)]
     pub eval_task: Vec<String>,
     /// Measure it every N steps (0: at the end only)
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, value_parser = values::amount, default_value_t = 200)]
     #[serde(default)]
     pub eval_task_every: usize,
     /// Questions of each task
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, value_parser = values::amount, default_value_t = 1024)]
     #[serde(default)]
     pub eval_task_limit: usize,
 }

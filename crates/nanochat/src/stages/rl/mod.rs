@@ -57,19 +57,19 @@ pub struct RlSettings {
     #[arg(long, value_parser = values::count)]
     pub device_batch_size: Option<usize>,
     /// Times to go through the questions
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_parser = values::positive, default_value_t = 1.0)]
     pub num_epochs: f64,
     /// Steps to train; wins over the epochs
-    #[arg(long)]
+    #[arg(long, value_parser = values::steps)]
     pub num_iterations: Option<usize>,
     /// Longest answer, in tokens
     #[arg(long, value_parser = values::count, default_value_t = 256)]
     pub max_new_tokens: usize,
     /// Randomness of the answers
-    #[arg(long, value_parser = values::at_least_zero, default_value_t = 1.0)]
+    #[arg(long, value_parser = values::temperature, default_value_t = 1.0)]
     pub temperature: f32,
     /// Choose each token among the K likeliest only; 0 turns this off
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, value_parser = values::amount, default_value_t = 50)]
     pub top_k: usize,
     /// Optimizer steps on the same answers; above 1 only the first is on policy
     #[arg(long, value_parser = values::count, default_value_t = 1)]
@@ -87,10 +87,10 @@ pub struct RlSettings {
     #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.05)]
     pub init_lr_frac: f32,
     /// Measure pass@k every N steps (0: at the beginning and the end only)
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, value_parser = values::amount, default_value_t = 60)]
     pub eval_every: usize,
     /// Held-out questions to measure on
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, value_parser = values::amount, default_value_t = 400)]
     pub eval_examples: usize,
     /// Answers to each of them: the largest k
     #[arg(long, value_parser = values::count, default_value_t = 8)]
@@ -114,10 +114,18 @@ const GPU_DEVICE_BATCH: usize = 32;
 const QUESTIONS: u64 = 3;
 /// Streams of held-out answers begin here, far from those of training.
 const EVAL_STREAMS: u64 = 1 << 40;
+/// Of a step: all are kept until it has learned from them.
+const MOST_ANSWERS: usize = 1_000_000;
 /// Held-out answers that the report shows.
 const SHOWN: usize = 6;
 
 pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
+    let (questions, samples) = (settings.examples_per_step, settings.num_samples);
+    if questions * samples > MOST_ANSWERS {
+        bail!(
+            "--examples-per-step {questions} with --num-samples {samples} are more than {MOST_ANSWERS} answers a step"
+        );
+    }
     let tag = settings.run.model_tag.as_deref();
     let source = settings.source.load(base_dir, tag, &[Stage::Sft, Stage::Mid])?;
     let (tokenizer, context) = (source.tokenizer, source.model.config.sequence_len);
@@ -202,6 +210,13 @@ fn num_iterations(settings: &RlSettings, questions: usize) -> Result<usize> {
         0 => bail!(
             "{questions} questions are less than one step of {per_step}; repeat them with --num-epochs, or lower --examples-per-step"
         ),
+        iterations if iterations as u64 > values::MOST_STEPS => {
+            bail!(
+                "--num-epochs {} are {iterations:.2e} steps, and {} are the most",
+                settings.num_epochs,
+                values::MOST_STEPS
+            )
+        }
         iterations => Ok(iterations),
     }
 }

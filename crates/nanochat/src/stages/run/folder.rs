@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::settings::{RunSettings, refuse_changes};
 use crate::checkpoint::{Checkpoints, TrainState};
+use crate::escape;
 use crate::metrics::MetricsWriter;
 
 /// What one process alone may hold.
@@ -39,14 +40,14 @@ pub(super) fn open_folder(
             None
         }
         None if settings.resume => {
-            eprintln!("no checkpoint in {} yet: starting at step 0", dir.display());
+            tell(&format!("no checkpoint in {} yet: starting at step 0", dir.display()));
             None
         }
         None => None,
     };
     if let Some(state) = &resumed {
         refuse_changes(&state.settings, all_settings)?;
-        eprintln!("going on at step {} of {}", state.step, dir.display());
+        tell(&format!("going on at step {} of {}", state.step, dir.display()));
     }
     let last_logged = resumed.as_ref().and_then(|state| (state.step as u64).checked_sub(1));
     let metrics = MetricsWriter::open(dir, last_logged)?;
@@ -64,6 +65,10 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
+fn tell(sentence: &str) {
+    eprintln!("{}", escape::line(sentence));
+}
+
 /// Moves a replaced run's checkpoints aside, in place of those that an earlier --overwrite moved:
 /// nothing is lost by one wrong flag.
 fn discard(checkpoints: &Checkpoints) -> Result<()> {
@@ -78,7 +83,7 @@ fn discard(checkpoints: &Checkpoints) -> Result<()> {
         let name = folder.file_name().expect("a checkpoint folder has a name");
         fs::rename(&folder, replaced.join(name)).with_context(io)?;
     }
-    eprintln!("the old checkpoints were moved to {}", replaced.display());
+    tell(&format!("the old checkpoints were moved to {}", replaced.display()));
     Ok(())
 }
 

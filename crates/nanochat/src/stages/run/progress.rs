@@ -2,6 +2,8 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::escape;
+
 /// A bar on a terminal; now and then a line where there is none.
 pub(super) struct Progress {
     bar: ProgressBar,
@@ -43,6 +45,8 @@ impl Progress {
     }
 
     pub(super) fn say(&self, line: &str) {
+        // Samples, names of texts and folders may be anything.
+        let line = escape::text(line);
         if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{Precision, Recompute};
+use crate::values;
 
 /// Settings that say where a run is kept, how it starts, and how it uses its device.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
@@ -13,10 +14,10 @@ pub struct RunSettings {
     #[arg(long, value_parser = tag)]
     pub model_tag: Option<String>,
     /// Save a checkpoint every N steps, besides the last (0: the last only)
-    #[arg(long, default_value_t = 250)]
+    #[arg(long, value_parser = values::amount, default_value_t = 250)]
     pub save_every: usize,
     /// Keep the last K checkpoints (0: all)
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_parser = values::amount, default_value_t = 2)]
     pub keep: usize,
     /// Go on where the run's last checkpoint was saved
     #[arg(long)]
@@ -25,7 +26,7 @@ pub struct RunSettings {
     #[arg(long, conflicts_with = "resume")]
     pub overwrite: bool,
     /// Seed of every random choice: initial weights, order of conversations
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, value_parser = values::seed, default_value_t = 42)]
     pub seed: u64,
     /// Compute a part of the activations a second time instead of keeping them, for less memory
     #[arg(long, value_enum, default_value_t)]
@@ -36,7 +37,7 @@ pub struct RunSettings {
     #[serde(default)]
     pub precision: Precision,
     /// Record N steps, after two, into profile.json of the run's folder: a trace for ui.perfetto.dev (0: none)
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", value_parser = values::amount, default_value_t = 0)]
     #[serde(default)]
     pub profile: usize,
 }
