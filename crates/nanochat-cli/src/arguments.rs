@@ -3,7 +3,8 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use nanochat::mixture::one_line;
 use toml::{Table, Value};
 
 /// Rewrites the arguments. Flags that are also on the command line win over the file's.
@@ -48,7 +49,7 @@ fn flag_name(arg: &str) -> Option<String> {
 /// list repeats its flag.
 fn read(path: &str) -> Result<Vec<(String, Vec<String>)>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {path}"))?;
-    let table: Table = text.parse().with_context(|| format!("{path} is not TOML"))?;
+    let table: Table = text.parse().map_err(|error| anyhow!("{path} is not TOML: {}", one_line(&error)))?;
     let mut flags = Vec::new();
     for (key, value) in table {
         let name = key.replace('_', "-");

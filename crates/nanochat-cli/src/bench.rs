@@ -58,7 +58,7 @@ pub fn run(command: BenchCommand, device: &Device, comm: &Comm) -> Result<()> {
 
 fn show<Speed: Serialize>(json: bool, speed: &Speed, print: impl Fn(&Speed)) -> Result<()> {
     match json {
-        true => println!("{}", serde_json::to_string_pretty(speed)?),
+        true => crate::output::print_json(speed)?,
         false => print(speed),
     }
     Ok(())

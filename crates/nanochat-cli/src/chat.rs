@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nanochat::answer;
-use nanochat::checkpoint::{self, LoadedModel, Stage};
+use nanochat::checkpoint::{self, Found, LoadedModel, Stage};
 use nanochat::conversation::{Content, Conversation, Message, Role};
 use nanochat::engine::{Engine, EngineOptions, Finish, Request};
 use nanochat::sampler::SampleOptions;
@@ -28,14 +28,14 @@ pub struct ModelArgs {
     /// A model folder: any NanoChat folder of Hugging Face transformers
     #[arg(short = 'm', long = "model", value_name = "FOLDER", conflicts_with_all = ["model_tag", "step"])]
     folder: Option<PathBuf>,
-    /// Stage the model comes from [default: sft, or the one before where there is no such]
+    /// Stage the model comes from [default: the last that has finished: rl, else sft, mid, base]
     #[arg(long, value_enum)]
     source: Option<Stage>,
     /// Name of the run [default: the deepest model]
     #[arg(long)]
     model_tag: Option<String>,
     /// Step of the checkpoint [default: the last]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     step: Option<usize>,
 }
 
@@ -60,9 +60,16 @@ impl ModelArgs {
         let find = |stage| checkpoint::find(base_dir, stage, self.model_tag.as_deref(), self.step);
         Ok(match self.source {
             Some(stage) => find(stage)?,
-            // Where there is neither, the base model's sentence says what to do first.
-            None => find(Stage::Sft).or_else(|_| find(Stage::Mid)).or_else(|_| find(Stage::Base))?,
+            None => checkpoint::find_furthest(base_dir, self.model_tag.as_deref(), self.step)?,
         })
+    }
+
+    /// Says which checkpoint it is, and what a base model is not; nothing of a folder that was named.
+    pub fn tell(&self, loaded: &LoadedModel) {
+        if let Some(found) = Found::of(&loaded.folder).filter(|_| self.folder.is_none()) {
+            let base = if self.is_base(loaded) { "; a base model is not trained to chat" } else { "" };
+            eprintln!("using {found}{base}");
+        }
     }
 
     /// Whether the model was never taught to chat, so that it can only go on with a text.
@@ -97,15 +104,20 @@ pub struct ChatCommand {
 
 const HELP: &str = "\
 /clear              start a new conversation
-/temperature X      randomness, 0 to 2      /topk K       the K likeliest tokens, 0: all
-/topp P             probability mass        /penalty X    against repetition, 1: none
-/seed N             repeatable answers      /max N        longest answer in tokens
-/system TEXT        a system message        /quit         leave (also Ctrl-D)
+/temperature X      randomness, 0 to 2
+/topk K             choose among the K likeliest tokens, 1 to 1000000000; 0: all
+/topp P             choose within this probability, above 0 to 1
+/penalty X          against repetition, 0.01 to 100; 1: none
+/seed N             repeatable answers, 0 to 18446744073709551615
+/max N              longest answer in tokens, 1 to 1000000
+/system TEXT        a system message
+/quit               leave (also Ctrl-D)
 Ctrl-C stops an answer.";
 
 pub fn run(command: &ChatCommand, base_dir: &Path, device: &Device) -> Result<()> {
     command.options.checked()?;
     let loaded = command.model.load(base_dir, device)?;
+    command.model.tell(&loaded);
     let is_base = command.model.is_base(&loaded);
     let LoadedModel { model, tokenizer, folder } = loaded;
     let for_batch = EngineOptions::for_batch(device, command.samples);
@@ -159,7 +171,7 @@ impl Chat<'_> {
         eprintln!(
             "{}",
             if self.completes {
-                "A base model: it goes on with what you write. /help helps."
+                "It goes on with what you write. /help helps."
             } else {
                 "Say something. /help helps."
             }
@@ -217,23 +229,21 @@ impl Chat<'_> {
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<String> {
-        fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
-            value.parse().ok().with_context(|| format!("/{name} wants a number, found \"{value}\""))
-        }
+        let wrong = |wanted| anyhow!("/{name} {value} is left as it was: {wanted}");
         let mut options = self.options;
         match name {
-            "temperature" => options.temperature = parse(name, value)?,
-            "topk" => options.top_k = parse(name, value)?,
-            "topp" => options.top_p = parse(name, value)?,
-            "penalty" => options.repetition_penalty = parse(name, value)?,
-            "seed" => {
-                options.seed = parse(name, value)?;
-                self.turn = 0;
-            }
-            "max" => self.max_tokens = parse(name, value)?,
+            "temperature" => options.temperature = values::temperature(value).map_err(wrong)?,
+            "topk" => options.top_k = values::amount(value).map_err(wrong)?,
+            "topp" => options.top_p = values::any(value).map_err(wrong)?,
+            "penalty" => options.repetition_penalty = values::any(value).map_err(wrong)?,
+            "seed" => options.seed = values::seed(value).map_err(wrong)?,
+            "max" => self.max_tokens = values::count(value).map_err(wrong)?,
             _ => bail!("there is no /{name}; /help lists what there is"),
         }
         self.options = options.checked()?;
+        if name == "seed" {
+            self.turn = 0;
+        }
         Ok(format!("{name} is {value}"))
     }
 

@@ -10,8 +10,10 @@ use std::time::Instant;
 use anyhow::Result;
 use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
+use nanochat::escape;
 use nanochat::loss_eval::bits_per_byte;
 use nanochat::score::Score;
+use nanochat::values;
 use nanochat_tensor::{Comm, Device, Precision};
 use serde_json::json;
 
@@ -37,10 +39,10 @@ pub struct BpbArgs {
     #[arg(long)]
     data_dir: Option<PathBuf>,
     /// Tokens of each split to measure on
-    #[arg(long, default_value_t = 262_144)]
+    #[arg(long, value_parser = values::amount, default_value_t = 262_144)]
     eval_tokens: usize,
     /// Rows in one forward pass
-    #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_024), default_value_t = 8)]
+    #[arg(long, value_parser = values::rows, default_value_t = 8)]
     device_batch_size: usize,
     /// Measure as if weights were stored in f32, bf16 or int8, as chat can do
     #[arg(long, default_value_t = Precision::F32)]
@@ -63,6 +65,7 @@ pub fn run(command: &EvalCommand, base_dir: &Path, device: &Device, comm: &Comm)
 fn row(name: &str, score: &Score) -> String {
     let [low, high] = score.interval().map(|share| 100.0 * share);
     let (percent, Score { right, total }) = (100.0 * score.share(), score);
+    let name = escape::line(name);
     format!("{name:<34} {percent:6.1} %   ({low:5.1} to {high:5.1})   {right} of {total}")
 }
 
@@ -92,7 +95,7 @@ fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<
         values.insert(format!("{name}_bpb"), json!(bpb));
     }
     match comm.is_first() {
-        true if args.json => println!("{}", serde_json::to_string_pretty(&values)?),
+        true if args.json => crate::output::print_json(&values)?,
         true => println!("{}", took(started)),
         false => {}
     }

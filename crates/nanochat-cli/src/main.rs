@@ -28,8 +28,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{anyhow, ensure};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use launch::RanksFailed;
+use nanochat::escape;
 use nanochat::stages::run::Interrupted;
 use nanochat::values;
 use nanochat_tensor::cuda::gpu_failure;
@@ -48,7 +49,7 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
     /// GPUs of this machine that work together, a process on each (with --device cpu: processes)
-    #[arg(long, global = true, value_name = "N", value_parser = values::count)]
+    #[arg(long, global = true, value_name = "N", value_parser = values::whole::<usize, 1, 64>)]
     gpus: Option<usize>,
     /// Seconds that these processes wait for each other, at the start and in a step
     #[arg(
@@ -57,6 +58,7 @@ pub struct Cli {
         value_name = "SECONDS",
         env = "NANOCHAT_RANK_TIMEOUT",
         hide_env_values = true,
+        value_parser = values::seconds,
         default_value_t = 600
     )]
     rank_timeout: u64,
@@ -115,7 +117,10 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return fail(&error),
     };
-    let cli = Cli::parse_from(&args);
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     // A client who leaves must not end a server.
     ends_quietly.store(!cli.command.speaks_http(), Ordering::Relaxed);
     // A GPU that fails at work, by running out of memory say, unwinds from wherever it was used.
@@ -127,6 +132,24 @@ fn main() -> ExitCode {
             None => resume_unwind(panic),
         },
     }
+}
+
+/// A number may be negative: what its flag says of it is better than that there is no flag -1.
+fn parse(args: &[String]) -> Result<Cli, clap::Error> {
+    fn takes_numbers(command: clap::Command) -> clap::Command {
+        command.allow_negative_numbers(true).mut_subcommands(takes_numbers)
+    }
+    Cli::from_arg_matches(&takes_numbers(Cli::command()).try_get_matches_from(args)?)
+}
+
+/// Prints what clap says of the arguments: in colours, unless it quotes one that a terminal would obey.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let said = error.render().to_string();
+    if escape::text(&said) == said {
+        error.exit();
+    }
+    eprintln!("{said}");
+    ExitCode::from(2)
 }
 
 impl Command {
@@ -233,6 +256,11 @@ impl Cli {
     }
 }
 
+/// The base folder of a command that does not say --base-dir.
+fn usual_base_dir() -> Option<PathBuf> {
+    std::env::var_os("NANOCHAT_BASE_DIR").map(PathBuf::from).or_else(|| default_base_dir().ok())
+}
+
 fn default_base_dir() -> anyhow::Result<PathBuf> {
     match std::env::home_dir().filter(|home| !home.as_os_str().is_empty()) {
         Some(home) => Ok(home.join(".cache/nanochat")),
@@ -251,7 +279,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     let code = error.downcast_ref().map_or(1, |failed: &RanksFailed| failed.code);
     let sentence = format!("{error:#}");
     if !sentence.is_empty() {
-        eprintln!("error: {sentence}");
+        eprintln!("error: {}", escape::line(&sentence));
     }
     ExitCode::from(code)
 }

@@ -1,8 +1,14 @@
-//! Standard output that may be a full disk.
+//! What is printed: on a standard output that may be a full disk, and with names and texts of strangers in it.
+//!
+//! `print!`, `println!` and `eprintln!` of this crate are for people: what a terminal obeys is escaped, wherever it goes. Data is
+//! exact in a pipe and a file: answers, decoded text, JSON.
 
 use std::fmt::Arguments;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use nanochat::escape;
+use serde::Serialize;
 
 static SILENT: AtomicBool = AtomicBool::new(false);
 
@@ -15,14 +21,54 @@ pub fn is_silent() -> bool {
     SILENT.load(Ordering::Relaxed)
 }
 
-/// What `print!` and `println!` of this crate do. The standard library's panic when nothing can be
-/// written, but `nanochat plan > table.txt` on a full disk is no mistake of the program's.
+/// Whether colours may be printed: to a terminal, unless NO_COLOR is set to anything (no-color.org).
+pub fn is_coloured() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// What `print!` and `println!` do.
 pub fn print(text: Arguments) {
+    print_raw(&escape::text(&text.to_string()));
+}
+
+/// What `eprintln!` does. Nobody may be there to read it.
+pub fn tell(text: Arguments) {
+    let _ = std::io::stderr().write_all(format!("{}\n", escape::text(&text.to_string())).as_bytes());
+}
+
+/// What a program may read: exact, but for a terminal.
+pub fn print_data(text: &str) {
+    match std::io::stdout().is_terminal() {
+        true => print_raw(&escape::text(text)),
+        false => print_raw(text),
+    }
+}
+
+/// JSON over several lines, ASCII where a character could drive a terminal: `"\\u009b"`.
+pub fn print_json(value: &impl Serialize) -> serde_json::Result<()> {
+    print_raw(&(json(value)? + "\n"));
+    Ok(())
+}
+
+fn json(value: &impl Serialize) -> serde_json::Result<String> {
+    let text = serde_json::to_string_pretty(value)?;
+    // What is left of them stands within strings, and in the first plane.
+    let escaped = |c: char| match c {
+        '\n' => "\n".to_string(),
+        c if escape::is_control(c) => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    Ok(if text.contains(escape::is_control) { text.chars().map(escaped).collect() } else { text })
+}
+
+/// As it is. The standard library's `print!` panics when nothing can be written, but `nanochat plan > table.txt` on a full disk is no
+/// mistake of the program's.
+pub fn print_raw(text: &str) {
     if is_silent() {
         return;
     }
     let mut stdout = std::io::stdout().lock();
-    if let Err(error) = stdout.write_fmt(text).and_then(|()| stdout.flush()) {
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         eprintln!("error: failed to write to standard output: {error}");
         std::process::exit(1);
     }
@@ -35,4 +81,19 @@ macro_rules! print {
 macro_rules! println {
     () => { print!("\n") };
     ($($text:tt)*) => { print!("{}\n", format_args!($($text)*)) };
+}
+
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::output::tell(format_args!($($text)*)) };
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn json_means_the_same_and_drives_no_terminal() {
+        let value = serde_json::json!({"a\u{9b}2J": "\u{1b}[31m\n\u{7f}\u{202e}é"});
+        let text = super::json(&value).unwrap();
+        assert!(!text.contains(|c| c != '\n' && nanochat::escape::is_control(c)), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
 }

@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nanochat::language::TextLanguage;
 use nanochat::plan::{Gpu, Kept, Plan, PlanOptions, all_depths, largest_within, plan};
+use nanochat::values;
 use nanochat_tokenizer::Tokenizer;
 
 /// Say what a training run takes: parameters, tokens, steps, memory, time, money
 #[derive(clap::Args)]
 pub struct PlanCommand {
     /// Layers of the model [default: a table of d4 to d32]
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     depth: Option<usize>,
     /// Dollars that there are: plan the deepest model whose whole run they pay
-    #[arg(long, conflicts_with = "depth")]
+    #[arg(long, conflicts_with = "depth", value_parser = values::dollars)]
     budget: Option<f64>,
     /// A tokenizer.json: its vocabulary, and its characters per token as measured
     #[arg(long, value_name = "FILE", conflicts_with = "chars_per_token")]
@@ -41,14 +42,14 @@ pub fn run(command: PlanCommand) -> Result<()> {
         (None, None) => {
             let plans = all_depths(&options)?;
             match command.json {
-                true => println!("{}", serde_json::to_string_pretty(&plans)?),
+                true => crate::output::print_json(&plans)?,
                 false => print!("{}", overview(&plans)),
             }
             return Ok(());
         }
     };
     match command.json {
-        true => println!("{}", serde_json::to_string_pretty(&one)?),
+        true => crate::output::print_json(&one)?,
         false => print!("{}", details(&one, &options)),
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use nanochat::report::{HTML_FILE, Lang, REPORT_FILE, generate, report_folder, reset};
+use nanochat::values;
 
 /// Put the report of a run together and print it
 #[derive(clap::Args)]
@@ -20,7 +21,7 @@ enum Action {
     /// Delete all sections and start the clock of a new run
     Reset {
         /// Dollars an hour that the machine costs, for the report's cost
-        #[arg(long)]
+        #[arg(long, value_parser = values::dollars)]
         price: Option<f64>,
     },
 }

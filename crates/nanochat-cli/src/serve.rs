@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use nanochat::checkpoint::{LoadedModel, Stage};
+use nanochat::checkpoint::{Found, LoadedModel};
 use nanochat::values;
 use nanochat_serve::ServeOptions;
 use nanochat_tensor::{Device, DeviceChoice};
@@ -29,7 +29,9 @@ pub fn run(command: &ServeCommand, base_dir: &Path, device: DeviceChoice, gpus: 
         DeviceChoice::Cuda => Device::cuda(gpu),
     };
     let devices: Vec<Device> = (0..replicas).map(open).collect::<Result<_, _>>()?;
-    let LoadedModel { model, tokenizer, folder } = command.model.load(base_dir, &Device::Cpu)?;
+    let loaded = command.model.load(base_dir, &Device::Cpu)?;
+    command.model.tell(&loaded);
+    let LoadedModel { model, tokenizer, folder } = loaded;
     let name = command.options.name.clone().unwrap_or_else(|| name(&folder));
     eprintln!("serving {} as {name}", folder.display());
     let listed_keys = std::env::var("NANOCHAT_API_KEYS").ok();
@@ -41,12 +43,10 @@ pub fn run(command: &ServeCommand, base_dir: &Path, device: DeviceChoice, gpus: 
 
 /// `nanochat-d4` for a checkpoint `chatsft_checkpoints/d4/step_000500`; of another folder its own name.
 fn name(folder: &Path) -> String {
-    let part = |path: Option<&Path>| Some(path?.file_name()?.to_string_lossy().into_owned());
-    let stage = part(folder.parent().and_then(Path::parent));
-    let stages = [Stage::Base, Stage::Sft];
-    match part(folder.parent()).filter(|_| stages.iter().any(|s| stage.as_deref() == Some(s.folder()))) {
-        Some(tag) => format!("nanochat-{tag}"),
-        None => part(folder.canonicalize().ok().as_deref()).unwrap_or_else(|| "nanochat".into()),
+    let last = |folder: &Path| Some(folder.file_name()?.to_string_lossy().into_owned());
+    match Found::of(folder) {
+        Some(found) => format!("nanochat-{}", found.tag),
+        None => folder.canonicalize().ok().and_then(|path| last(&path)).unwrap_or_else(|| "nanochat".into()),
     }
 }
 
@@ -57,6 +57,7 @@ mod tests {
     #[test]
     fn a_model_is_named_after_its_run_or_its_folder() {
         assert_eq!(name(Path::new("/x/chatsft_checkpoints/d4/step_000500")), "nanochat-d4");
+        assert_eq!(name(Path::new("/x/chatrl_checkpoints/d3/step_000060")), "nanochat-d3");
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("my-model");
         std::fs::create_dir(&folder).unwrap();

@@ -11,10 +11,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use nanochat::checkpoint::{self, Stage};
+use nanochat::command_line::CommandLine;
 use nanochat::dataset::{DataError, OnBadShard, Shards};
 use nanochat::language::TextLanguage;
 use nanochat::mix::Source;
 use nanochat::plan::{Gpu, Plan, PlanOptions, plan};
+use nanochat::values;
 use nanochat::{atomic_file, report};
 use nanochat_tensor::{Device, DeviceChoice};
 use presets::Preset;
@@ -48,7 +51,7 @@ pub struct Settings {
     #[arg(long, default_value = WORLD_NAME)]
     name: String,
     /// Of the built-in world, the initial weights and every random choice
-    #[arg(long, default_value_t = DEFAULT_SEED)]
+    #[arg(long, value_parser = values::seed, default_value_t = DEFAULT_SEED)]
     #[serde(default = "default_seed")]
     seed: u64,
     /// From d4 on: cleaned text of yours by weight instead of the public sets, as zh=0.7:FOLDER; may be repeated
@@ -140,8 +143,19 @@ pub fn run(
     let (folder, _) = report::generate(base_dir, command.report_lang.unwrap_or(lang))?;
     let report = folder.join(report::HTML_FILE);
     eprintln!("\nall stages took {:.1} minutes; the report is {}", total / 60.0, report.display());
-    eprintln!("now run `nanochat chat`");
+    let stage = if command.no_rl { Stage::Sft } else { Stage::Rl };
+    eprintln!("now run `{}`", chat_with(base_dir, stage, &command.settings.preset.tag(device))?);
     Ok(())
+}
+
+/// The shortest command that talks to the model that was made: other runs may lie in the same folder.
+fn chat_with(base_dir: &Path, stage: Stage, tag: &str) -> Result<CommandLine> {
+    let line = CommandLine::new(["chat"]).base_dir(base_dir, crate::usual_base_dir().as_deref());
+    let made = checkpoint::find(base_dir, stage, Some(tag), None)?;
+    match checkpoint::find_furthest(base_dir, None, None)? == made {
+        true => Ok(line),
+        false => Ok(line.arg("--source").arg(stage.name()).arg("--model-tag").arg(tag)),
+    }
 }
 
 /// The lines to run, one after the other. What would stop them late is found now.

@@ -14,7 +14,9 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use nanochat::dataset::{OnBadShard, Shards, Split};
+use nanochat::escape;
 use nanochat::report::{Section, log_section};
+use nanochat::values;
 use nanochat_tokenizer::{DEFAULT_PATTERN, SPECIAL_TOKENS, Tokenizer, TrainOptions, train};
 
 /// Make a tokenizer, measure it, and look inside
@@ -42,13 +44,13 @@ pub enum TokCommand {
 pub struct TrainArgs {
     /// Tokens in all: 256 bytes, merges, special tokens. Suggested: 65536 for English, 40000 for
     /// Chinese, 50000 for both
-    #[arg(long, default_value_t = TrainOptions::default().vocab_size)]
+    #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().vocab_size)]
     vocab_size: usize,
     /// Stop reading after this many characters
-    #[arg(long, default_value_t = TrainOptions::default().max_chars)]
+    #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_chars)]
     max_chars: usize,
     /// Of each document, read no more than this many characters
-    #[arg(long, default_value_t = TrainOptions::default().max_document_chars)]
+    #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_document_chars)]
     doc_cap: usize,
     /// A split pattern (regex) of your own: merges never cross the pieces it cuts [default: GPT-4's,
     /// with digits in ones and twos]
@@ -279,10 +281,11 @@ fn decode(args: &DecodeArgs, base_dir: &Path) -> anyhow::Result<()> {
     let words = words.split(|c: char| c.is_whitespace() || ",[]".contains(c)).filter(|word| !word.is_empty());
     let ids = words.map(|word| known_id(&tokenizer, word)).collect::<anyhow::Result<Vec<u32>>>()?;
     let mut stdout = std::io::stdout();
-    // The exact bytes, so that encode and decode undo each other; a newline is for eyes only.
-    stdout.write_all(&tokenizer.decode_bytes(&ids))?;
-    if stdout.is_terminal() {
-        writeln!(stdout)?;
+    let bytes = tokenizer.decode_bytes(&ids);
+    // The exact bytes, so that encode and decode undo each other; escapes and a newline are for eyes only.
+    match stdout.is_terminal() {
+        true => writeln!(stdout, "{}", escape::text(&String::from_utf8_lossy(&bytes)))?,
+        false => stdout.write_all(&bytes)?,
     }
     Ok(())
 }

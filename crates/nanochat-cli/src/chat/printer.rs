@@ -1,24 +1,26 @@
-//! An answer on the screen, token by token: whole characters only, tool calls dimmed.
+//! An answer on the screen, token by token: whole characters only, none that the terminal obeys, tool calls dimmed.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
-const DIM: &str = "\x1b[2m";
-const PLAIN: &str = "\x1b[0m";
+use crate::output;
 
 pub struct Printer<'t> {
     tokenizer: &'t Tokenizer,
     decoder: StreamDecoder,
     /// Tool calls are for people at a terminal; a pipe gets the answer alone.
     shows_tools: bool,
+    /// Before and after what is dimmed; empty without colours.
+    dim: [&'static str; 2],
     in_tool: bool,
 }
 
 impl Printer<'_> {
     pub fn new(tokenizer: &Tokenizer) -> Printer<'_> {
         let shows_tools = std::io::stdout().is_terminal();
-        Printer { tokenizer, decoder: StreamDecoder::new(tokenizer), shows_tools, in_tool: false }
+        let dim = if output::is_coloured() { ["\x1b[2m", "\x1b[0m"] } else { ["", ""] };
+        Printer { tokenizer, decoder: StreamDecoder::new(tokenizer), shows_tools, dim, in_tool: false }
     }
 
     pub fn token(&mut self, id: u32) {
@@ -30,16 +32,18 @@ impl Printer<'_> {
         let rest = self.decoder.finish();
         self.print(&rest);
         let is = |name: &str| self.tokenizer.special(name) == Some(id);
+        let [dim, plain] = self.dim;
         let (in_tool, mark) = match () {
-            _ if is("<|python_start|>") => (true, format!("{DIM}[")),
-            _ if is("<|output_start|>") => (true, format!("{DIM} = ")),
-            _ if is("<|python_end|>") => (false, PLAIN.to_string()),
-            _ if is("<|output_end|>") => (false, format!("{DIM}]{PLAIN} ")),
+            _ if is("<|python_start|>") => (true, format!("{dim}[")),
+            _ if is("<|output_start|>") => (true, format!("{dim} = ")),
+            _ if is("<|python_end|>") => (false, plain.to_string()),
+            _ if is("<|output_end|>") => (false, format!("{dim}]{plain} ")),
             _ => return,
         };
-        self.in_tool = true; // the marks belong to the tool call
-        self.print(&mark);
         self.in_tool = in_tool;
+        if self.shows_tools {
+            output::print_raw(&mark);
+        }
     }
 
     /// Ends the answer's line.
@@ -47,15 +51,14 @@ impl Printer<'_> {
         let rest = self.decoder.finish();
         self.print(&rest);
         if std::mem::take(&mut self.in_tool) && self.shows_tools {
-            print!("{PLAIN}");
+            output::print_raw(self.dim[1]);
         }
         println!();
     }
 
     fn print(&self, text: &str) {
         if !self.in_tool || self.shows_tools {
-            print!("{text}");
-            let _ = std::io::stdout().flush(); // a closed pipe ends the process
+            output::print_data(text);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use nanochat::dataset::CHARS_PER_SHARD;
 use nanochat::mix::{Measure, MixOptions, Source, Unit, mix};
+use nanochat::values;
 
 use super::{print_written, progress_bar};
 use crate::tok::tokenizer_at;
@@ -25,13 +26,13 @@ pub struct MixArgs {
     tokenizer: Option<PathBuf>,
     /// Characters (or tokens) to write, going through a source again where it is short [default: as much as
     /// needs no repetition]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::large::<u64>)]
     total: Option<u64>,
     /// Another seed is another order
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, value_parser = values::seed, default_value_t = 42)]
     seed: u64,
     /// Characters in a shard
-    #[arg(long, default_value_t = CHARS_PER_SHARD)]
+    #[arg(long, value_parser = values::large::<usize>, default_value_t = CHARS_PER_SHARD)]
     chars_per_shard: usize,
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use nanochat::config::GptConfig;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::text_stats::{Amount, LENGTHS, TextStats};
+use nanochat::values;
 use nanochat_tokenizer::Tokenizer;
 
 use crate::tok::{tokenizer_at, tokenizer_path};
@@ -18,16 +19,16 @@ pub struct StatsArgs {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Also show the epochs that training a model of this depth takes
-    #[arg(long)]
+    #[arg(long, value_parser = values::amount)]
     depth: Option<usize>,
     /// Tokens for each parameter of that model: 20 for English, 22 mixed, 25 Chinese
-    #[arg(long, default_value_t = 20.0)]
+    #[arg(long, value_parser = values::positive, default_value_t = 20.0)]
     target_param_data_ratio: f64,
     /// Also show the epochs that this many tokens take
-    #[arg(long)]
+    #[arg(long, value_parser = values::large::<u64>)]
     tokens: Option<u64>,
     /// Read no more than about this many characters of each folder
-    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    #[arg(long, value_parser = values::whole::<u64, 0, { u64::MAX }>, default_value_t = u64::MAX, hide_default_value = true)]
     max_chars: u64,
 }
 

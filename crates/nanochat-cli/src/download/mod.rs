@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use nanochat::command_line::CommandLine;
+use nanochat::values;
 
 use file::{Remote, fetch};
 use http::{Client, shown};
@@ -45,7 +47,7 @@ pub struct DownloadArgs {
     #[arg(required = true, value_name = "SET|hf:owner/name|URL")]
     what: Vec<String>,
     /// Of a repository, only the first N parquet files and the last, which is for validation
-    #[arg(short = 'n', value_name = "N")]
+    #[arg(short = 'n', value_name = "N", value_parser = values::amount)]
     shards: Option<usize>,
     /// Of a repository, only files whose path contains this
     #[arg(long, value_name = "TEXT")]
@@ -63,10 +65,10 @@ pub struct Network {
     #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co")]
     mirror: String,
     /// Files at the same time
-    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    #[arg(short, long, value_parser = values::whole::<u8, 1, 32>, default_value_t = 4)]
     jobs: u8,
     /// Seconds that a server may send nothing before the connection is given up and tried anew
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, value_parser = values::whole::<u64, 1, 3_600>, default_value_t = 30)]
     timeout: u64,
 }
 
@@ -129,7 +131,7 @@ pub fn run(command: &DownloadCommand, base_dir: &Path) -> anyhow::Result<()> {
     let item = |file: RepoFile| Item { path: folder.join(file.path), remote: file.remote, unpack: false };
     let items = files.into_iter().map(item);
     fetch_all(&client, items.collect(), network.jobs)?;
-    println!("now run `nanochat chat -m {}`", folder.display());
+    println!("now run `{}`", CommandLine::new(["chat", "-m"]).arg(&folder));
     Ok(())
 }
 

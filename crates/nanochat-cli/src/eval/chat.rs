@@ -36,7 +36,7 @@ pub struct ChatArgs {
     #[arg(long, value_enum, default_value_t)]
     bad_lines: BadLines,
     /// Questions of each task (0: all)
-    #[arg(long, alias = "questions", default_value_t = 0)]
+    #[arg(long, alias = "questions", value_parser = values::amount, default_value_t = 0)]
     limit: usize,
     /// Longest answer, in tokens
     #[arg(long, value_parser = values::count, default_value_t = 512)]
@@ -45,16 +45,16 @@ pub struct ChatArgs {
     #[arg(long, value_parser = values::count, default_value_t = 1)]
     samples: usize,
     /// Randomness of answers: 0 always takes the likeliest token
-    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.0)]
+    #[arg(long, value_parser = values::temperature, default_value_t = 0.0)]
     temperature: f32,
     /// Choose among the K likeliest tokens only; 0 turns this off
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, value_parser = values::amount, default_value_t = 50)]
     top_k: usize,
     /// Run programs that the model wrote without a sandbox, with all rights of yours
     #[arg(long)]
     unsafe_no_sandbox: bool,
     /// Print this many wrong answers of each task
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = values::amount, default_value_t = 0)]
     show: usize,
     /// Print JSON
     #[arg(long)]
@@ -68,6 +68,9 @@ const LONGEST_LIST: usize = 60;
 
 pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let loaded = args.model.load(base_dir, device)?;
+    if comm.is_first() {
+        args.model.tell(&loaded);
+    }
     let tasks = open(args, base_dir, comm)?;
     let started = Instant::now();
     let sample =
@@ -98,7 +101,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     let core = chat_core(&scores);
     if args.json {
         let core = core.as_ref().ok();
-        println!("{}", serde_json::to_string_pretty(&json!({"tasks": scores, "chat_core": core}))?);
+        crate::output::print_json(&json!({"tasks": scores, "chat_core": core}))?;
     } else {
         totals.iter().for_each(|(name, score)| println!("{}", row(name, score)));
         match &core {

@@ -8,6 +8,7 @@ use nanochat::checkpoint::Stage;
 use nanochat::chinese;
 use nanochat::core_eval::{self, Bundle, CoreScores};
 use nanochat::report::{Section, log_section};
+use nanochat::values;
 use nanochat_tensor::{Comm, Device};
 
 use super::{row, took};
@@ -22,7 +23,7 @@ pub struct CoreArgs {
     #[arg(long, value_name = "FOLDER|zh")]
     bundle: Option<PathBuf>,
     /// Items of each task (0: all)
-    #[arg(long, alias = "max-per-task", default_value_t = 0)]
+    #[arg(long, alias = "max-per-task", value_parser = values::amount, default_value_t = 0)]
     limit: usize,
     /// Only this task, by its label; may be repeated
     #[arg(long, value_name = "LABEL")]
@@ -69,7 +70,7 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
         log_section(base_dir, &section)?;
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&scores)?);
+        crate::output::print_json(&scores)?;
     } else if whole {
         for file in &scores.missing {
             println!("missing: {}", folder.join("eval_data").join(file).display());

@@ -9,6 +9,7 @@ use nanochat::exam_eval;
 use nanochat::report::{Section, log_section};
 use nanochat::score::Score;
 use nanochat::tasks::{EXAMS, Exam, Folders, TaskError};
+use nanochat::values;
 use nanochat_tensor::{Comm, Device};
 use serde_json::{Map, json};
 
@@ -26,10 +27,10 @@ pub struct ExamArgs {
     #[arg(long, value_name = "FOLDER")]
     task_dir: Option<PathBuf>,
     /// Solved questions of the same subject before each
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, value_parser = values::amount, default_value_t = 5)]
     shots: usize,
     /// Questions of each exam (0: all)
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = values::amount, default_value_t = 0)]
     limit: usize,
     /// Print JSON
     #[arg(long)]
@@ -67,7 +68,7 @@ pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     log_section(base_dir, &section)?;
     if args.json {
         let values: Map<_, _> = scores.iter().map(|(name, score)| (name.to_string(), json!(score))).collect();
-        println!("{}", serde_json::to_string_pretty(&values)?);
+        crate::output::print_json(&values)?;
     } else {
         scores.iter().for_each(|(name, score)| println!("{}", row(name, score)));
         println!("{}", took(started));

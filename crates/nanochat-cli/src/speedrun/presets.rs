@@ -30,6 +30,15 @@ pub enum Preset {
 }
 
 impl Preset {
+    /// The tag of the model that it makes.
+    pub fn tag(self, device: DeviceChoice) -> String {
+        let depth = match self {
+            Preset::Smoke => 2,
+            preset => preset.depth().unwrap_or(laptop_depth(device)),
+        };
+        format!("d{depth}")
+    }
+
     /// Layers of a model of public text; None for the built-in world.
     pub fn depth(self) -> Option<usize> {
         match self {
@@ -47,7 +56,7 @@ impl Preset {
     }
 }
 
-/// `TAG` is d3, and d4 on a GPU, which works with heads of 64 or 128 values (d3 has one of 192 or two of 96).
+/// `dDEPTH` is d3, and d4 on a GPU, which works with heads of 64 or 128 values (d3 has one of 192 or two of 96).
 const LAPTOP: &str = "\
 tok train --vocab-size 3072
 train base --depth DEPTH --max-seq-len 256 --device-batch-size 16 --total-batch-size 4096 --num-iterations 700 --eval-every 200 --sample-every 0 --save-every 100 --sample-prompt 'Luna lives in' --sample-prompt 'On the market square' --sample-prompt '露娜住在' --sample-prompt '今天早上'
@@ -66,13 +75,17 @@ eval chat --questions 4
 train rl --model-tag d2 --examples-per-step 2 --num-samples 4 --num-iterations 10 --max-new-tokens 16 --eval-examples 8 --eval-samples 2
 eval chat --source rl --questions 4";
 
+fn laptop_depth(device: DeviceChoice) -> usize {
+    if device == DeviceChoice::Cpu { 3 } else { 4 }
+}
+
 /// The built-in world in one language or both.
 pub fn of_the_world(settings: &Settings, device: DeviceChoice) -> Vec<String> {
     let (make, stages) = match settings.preset {
         Preset::Smoke => ("data make --documents 400 --conversations 300", SMOKE),
         _ => ("data make", LAPTOP),
     };
-    let depth = if device == DeviceChoice::Cpu { "3" } else { "4" };
+    let depth = laptop_depth(device).to_string();
     let lang = match settings.language() {
         TextLanguage::En => " --lang en",
         TextLanguage::Zh => " --lang zh",
@@ -80,7 +93,7 @@ pub fn of_the_world(settings: &Settings, device: DeviceChoice) -> Vec<String> {
     };
     let make = format!("{make} --name {}{lang}", quoted(&settings.name));
     let mut lines = vec![make];
-    lines.extend(stages.lines().map(|stage| stage.replace("DEPTH", depth)));
+    lines.extend(stages.lines().map(|stage| stage.replace("DEPTH", &depth)));
     seeded(lines, settings.seed)
 }
 

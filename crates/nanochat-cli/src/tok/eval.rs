@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nanochat::dataset::{DataError, OnBadShard, Shards, Split};
+use nanochat::escape;
+use nanochat::values;
 use nanochat_tokenizer::Tokenizer;
 
 use super::{Source, data_dir, languages, read_tokenizer};
@@ -32,7 +34,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Characters to read for each of train and val
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, value_parser = values::large::<usize>, default_value_t = 1_000_000)]
     max_chars: usize,
 }
 
@@ -82,7 +84,7 @@ fn label(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default();
     let folder = path.parent().and_then(Path::file_name);
     let name = folder.filter(|_| stem == "tokenizer").unwrap_or(stem);
-    name.to_string_lossy().chars().take(20).collect()
+    escape::line(&name.to_string_lossy()).chars().take(20).collect()
 }
 
 /// One row a text, for each tokenizer its tokens, bytes and characters per token, and for all but the

@@ -1,14 +1,17 @@
 //! `nanochat tok render`: conversations as the model sees them in finetuning, special tokens included.
 
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use nanochat::conversation::{Examples, Rendered};
+use nanochat::escape;
 use nanochat::lines::BadLines;
+use nanochat::values;
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
 use super::Source;
+use crate::output;
 
 #[derive(Debug, Args)]
 pub struct RenderArgs {
@@ -18,13 +21,13 @@ pub struct RenderArgs {
     #[command(flatten)]
     source: Source,
     /// Conversations to print
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, value_parser = values::amount, default_value_t = 3)]
     limit: usize,
     /// What to do about a conversation that cannot be used: fail, or skip it and say how many were skipped
     #[arg(long, value_enum, default_value_t)]
     bad_lines: BadLines,
     /// Tokens at which a conversation is cut
-    #[arg(long, default_value_t = 2_048)]
+    #[arg(long, value_parser = values::amount, default_value_t = 2_048)]
     max_len: usize,
     /// Put a bar between tokens (a character split between tokens stays whole)
     #[arg(long)]
@@ -50,7 +53,7 @@ pub fn run(args: &RenderArgs, base_dir: &Path) -> anyhow::Result<()> {
     let tokenizer = args.source.load(base_dir)?;
     let stdout = std::io::stdout().lock();
     let color = match args.color {
-        Color::Auto => stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        Color::Auto => output::is_coloured(),
         Color::Always => true,
         Color::Never => false,
     };
@@ -114,16 +117,10 @@ impl Style {
             let mut parts: Vec<String> = run.iter().map(|(id, _)| stream.push(*id)).collect();
             parts.push(stream.finish());
             parts.retain(|part| !part.is_empty());
-            painted += &format!("{start}{}{end}", visible(&parts.join(self.bar)));
+            painted += &format!("{start}{}{end}", escape::text(&parts.join(self.bar)));
         }
         painted
     }
-}
-
-/// Escapes what could drive the terminal; text of a data file is not to be trusted.
-fn visible(text: &str) -> String {
-    let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
-    text.chars().map(|c| if harmless(c) { c.to_string() } else { c.escape_unicode().to_string() }).collect()
 }
 
 #[cfg(test)]

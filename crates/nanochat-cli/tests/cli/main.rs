@@ -17,4 +17,7 @@ mod pipeline;
 #[cfg(target_os = "linux")]
 mod ranks;
 mod resume;
+mod sentences;
+#[cfg(unix)]
+mod terminal;
 mod text_files;
