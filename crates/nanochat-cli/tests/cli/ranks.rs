@@ -221,6 +221,48 @@ fn a_rank_that_never_comes_is_named_and_a_stranger_disturbs_nobody() {
     all_succeed(vec![first, started(base, &line, &[], &torchrun(1, 2, "127.0.0.1", port))]);
 }
 
+#[test]
+fn ranks_meet_among_seventy_strangers_who_send_a_byte_now_and_then() {
+    if !slow("ranks_meet_among_seventy_strangers_who_send_a_byte_now_and_then") {
+        return;
+    }
+    let base = prepared();
+    let port = free_port();
+    let line = format!("--rank-timeout 10 {STEPS} --model-tag drip");
+    let first = started(base.path(), &line, &[], &torchrun(0, 2, "127.0.0.1", port));
+    let mut strangers = Vec::new();
+    while strangers.len() < 70 {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stranger) => strangers.push(stranger),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    // They renew a connection that was closed, so that rank 0 has all of them before and after the other rank comes.
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                for stranger in &mut strangers {
+                    if stranger.write_all(b"x").is_err()
+                        && let Ok(again) = TcpStream::connect(("127.0.0.1", port))
+                    {
+                        *stranger = again;
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        // Ranks that have not met within 10 s end with a sentence.
+        let ranks = vec![first, started(base.path(), &line, &[], &torchrun(1, 2, "127.0.0.1", port))];
+        let ended: Vec<_> = ranks.into_iter().map(ended).collect();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        for (rank, (status, said)) in ended.into_iter().enumerate() {
+            assert!(status.success(), "rank {rank}: {said}");
+        }
+    });
+}
+
 /// A machine of its own, as far as the network goes.
 struct Node(String);
 

@@ -5,12 +5,14 @@
 //! between the two runs meanwhile: on GPUs through NCCL on a stream of its own. All ranks make the same calls in
 //! the same order. Sums of the host are taken in the order of ranks, so that a run repeats itself.
 
+mod claim;
 mod in_process;
 mod nccl;
 mod rendezvous;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod visitors;
 mod wire;
 
 use std::any::Any;

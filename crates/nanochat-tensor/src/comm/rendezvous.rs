@@ -4,30 +4,27 @@
 //! - the other: its number, rank, world size, version, and HMAC-SHA256 of both numbers and all that under the secret;
 //! - rank 0: the HMAC of both numbers in the other order, so that it is known too; when all are here, `Welcome`.
 //!
-//! A stranger is dropped and learns nothing. What follows is not encrypted: the network between ranks must be one
+//! A stranger is dropped and learns nothing, and keeps no rank waiting ([`super::visitors`]). What follows is not encrypted: the network between ranks must be one
 //! that is trusted, as for NCCL. A rank that is not there after the time limit is named.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ring::hmac;
-use ring::rand::{SecureRandom, SystemRandom};
 
 use super::Place;
+use super::claim::Claim;
+use super::visitors::{GREETING, Visitors};
 use super::wire::{Kind, read_frame, write_frame};
 
-const MAGIC: &[u8; 16] = b"nanochat ranks 1";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const MAGIC: &[u8; 16] = b"nanochat ranks 1";
 /// A secret shorter than this is guessed.
 const LEAST_SECRET: usize = 16;
-/// What a stranger may take to say who it is.
-const GREETING: Duration = Duration::from_secs(5);
-/// Strangers who are listened to at one time, beside the ranks.
-const STRANGERS: usize = 64;
+/// Between two looks at who has come.
+const PAUSE: Duration = Duration::from_millis(10);
 /// A sentence of refusal.
 const SENTENCE_BYTES: u64 = 1_024;
 
@@ -75,33 +72,26 @@ pub fn meet(place: &Place) -> Result<Met, JoinError> {
 fn receive(place: &Place, key: &hmac::Key) -> Result<Met, JoinError> {
     let listener = listen(place)?;
     listener.set_nonblocking(true)?;
-    let (deadline, mut met, mut strangers) = (Instant::now() + place.patience, Met::new(), 0);
-    let (sender, visitors) = channel();
-    let mut listened_to = 0;
+    let (deadline, mut met) = (Instant::now() + place.patience, Met::new());
+    let mut visitors = Visitors::new(key, place.world_size);
     while met.len() + 1 < place.world_size {
         if Instant::now() >= deadline {
-            let error = missing(place, &met, strangers);
+            let error = missing(place, &met, visitors.strangers());
             refuse(met.values_mut(), &error.to_string());
             return Err(error);
         }
-        while listened_to < place.world_size + STRANGERS
-            && let Ok((stream, _)) = listener.accept()
-        {
-            listened_to += 1;
-            let (key, sender, world_size) = (key.clone(), sender.clone(), place.world_size);
-            thread::spawn(move || greet(stream, &key, world_size, &sender));
-        }
-        let Ok(visitor) = visitors.recv_timeout(Duration::from_millis(20)) else { continue };
-        listened_to -= 1;
-        match visitor {
-            None => strangers += 1,
-            Some((Ok(rank), stream)) if !met.contains_key(&rank) => drop(met.insert(rank, stream)),
-            Some((outcome, stream)) => {
-                let why = outcome.map_or_else(|why| why, |rank| format!("there are two ranks {rank}"));
-                refuse(met.values_mut().chain([&mut { stream }]), &why);
-                return Err(JoinError::Disagreement(why));
+        visitors.let_in(&listener);
+        for (outcome, mut stream) in visitors.listen() {
+            match outcome {
+                Ok(rank) if !met.contains_key(&rank) => drop(met.insert(rank, stream)),
+                outcome => {
+                    let why = outcome.map_or_else(|why| why, |rank| format!("there are two ranks {rank}"));
+                    refuse(met.values_mut().chain([&mut stream]), &why);
+                    return Err(JoinError::Disagreement(why));
+                }
             }
         }
+        thread::sleep(PAUSE);
     }
     for (rank, stream) in &mut met {
         let gone = |_| JoinError::Disagreement(format!("rank {rank} came and went again"));
@@ -128,38 +118,6 @@ fn only_loopback(place: &Place, addresses: &[SocketAddr]) -> Result<(), JoinErro
         true => Ok(()),
         false => Err(JoinError::NoSecret(place.master.0.clone())),
     }
-}
-
-/// The rank that a visitor proved to be, or why it cannot be one of this run's.
-type Visitor = Option<(Result<usize, String>, TcpStream)>;
-
-/// Asks a visitor who it is. None goes to `sender` for a stranger.
-fn greet(stream: TcpStream, key: &hmac::Key, world_size: usize, sender: &Sender<Visitor>) {
-    let who = identify(&stream, key, world_size).ok().flatten();
-    let _ = sender.send(who.map(|who| (who, stream))); // or rank 0 has given up
-}
-
-fn identify(
-    mut stream: &TcpStream,
-    key: &hmac::Key,
-    world_size: usize,
-) -> io::Result<Option<Result<usize, String>>> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(GREETING))?;
-    stream.set_write_timeout(Some(GREETING))?;
-    let ours = random();
-    stream.write_all(MAGIC)?;
-    stream.write_all(&ours)?;
-    let mut said = [0; Claim::BYTES];
-    stream.read_exact(&mut said)?;
-    let mut tag = [0; 32];
-    stream.read_exact(&mut tag)?;
-    if hmac::verify(key, &[&ours, &said[..]].concat(), &tag).is_err() {
-        return Ok(None);
-    }
-    let claim = Claim::read(&said);
-    stream.write_all(hmac::sign(key, &[&claim.number, &ours[..]].concat()).as_ref())?;
-    Ok(Some(claim.check(world_size)))
 }
 
 /// Another rank: goes to rank 0, again and again until it is there.
@@ -219,64 +177,6 @@ fn introduce(
     }
 }
 
-/// What a rank says of itself.
-struct Claim {
-    number: [u8; 32],
-    rank: u32,
-    world_size: u32,
-    /// Filled up with zeros
-    version: [u8; 16],
-}
-
-impl Claim {
-    const BYTES: usize = 32 + 4 + 4 + 16;
-
-    fn of(place: &Place) -> Claim {
-        let mut version = [0; 16];
-        version[..VERSION.len()].copy_from_slice(VERSION.as_bytes());
-        Claim { number: random(), rank: place.rank as u32, world_size: place.world_size as u32, version }
-    }
-
-    fn bytes(&self) -> [u8; Claim::BYTES] {
-        let mut bytes = [0; Claim::BYTES];
-        bytes[..32].copy_from_slice(&self.number);
-        bytes[32..36].copy_from_slice(&self.rank.to_le_bytes());
-        bytes[36..40].copy_from_slice(&self.world_size.to_le_bytes());
-        bytes[40..].copy_from_slice(&self.version);
-        bytes
-    }
-
-    fn read(bytes: &[u8; Claim::BYTES]) -> Claim {
-        let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-        let part = |from: usize, to: usize| &bytes[from..to];
-        Claim {
-            number: part(0, 32).try_into().expect("32 bytes"),
-            rank: number(32),
-            world_size: number(36),
-            version: part(40, 56).try_into().expect("16 bytes"),
-        }
-    }
-
-    /// Its rank, if it can be one of `world_size`.
-    fn check(&self, world_size: usize) -> Result<usize, String> {
-        let Claim { rank, world_size: theirs, version, .. } = self;
-        let version = String::from_utf8_lossy(version);
-        let version = version.trim_end_matches('\0');
-        if version != VERSION {
-            return Err(format!("rank {rank} is nanochat {version}, rank 0 is {VERSION}"));
-        }
-        if *theirs as usize != world_size {
-            return Err(format!(
-                "rank {rank} was started as one of {theirs} ranks, rank 0 as one of {world_size}"
-            ));
-        }
-        match (1..world_size).contains(&(*rank as usize)) {
-            true => Ok(*rank as usize),
-            false => Err(format!("there is no rank {rank} among {world_size} ranks besides rank 0")),
-        }
-    }
-}
-
 fn refuse<'a>(streams: impl Iterator<Item = &'a mut TcpStream>, why: &str) {
     for stream in streams {
         let _ = write_frame(stream, Kind::Lost, why.as_bytes()); // it may be gone
@@ -298,10 +198,4 @@ fn missing(place: &Place, met: &Met, strangers: usize) -> JoinError {
         n => format!(" ({n} strangers, or ranks with another NANOCHAT_SECRET, were refused)"),
     };
     JoinError::Missing { missing, seconds: place.patience.as_secs(), strangers }
-}
-
-fn random() -> [u8; 32] {
-    let mut number = [0; 32];
-    SystemRandom::new().fill(&mut number).expect("the system gives random numbers");
-    number
 }

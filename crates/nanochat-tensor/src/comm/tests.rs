@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -153,6 +153,48 @@ fn strangers_are_refused_and_disturb_nobody() {
         join(&places[1]).unwrap().barrier();
         first.join().unwrap();
         drop(silent);
+    });
+}
+
+#[test]
+fn ranks_meet_at_once_among_seventy_who_send_a_byte_now_and_then() {
+    let places = places(2, 20.0);
+    let port = places[0].master.1;
+    thread::scope(|scope| {
+        let first = scope.spawn(|| join(&places[0]).unwrap().barrier());
+        let mut strangers = Vec::new();
+        while strangers.len() < 70 {
+            match TcpStream::connect(("127.0.0.1", port)) {
+                Ok(stream) => strangers.push(stream),
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        strangers.iter_mut().for_each(|stranger| stranger.write_all(&[7]).unwrap());
+        let came = Instant::now();
+        join(&places[1]).unwrap().barrier();
+        assert!(came.elapsed() < Duration::from_secs(3), "{:?}", came.elapsed());
+        first.join().unwrap();
+    });
+}
+
+#[test]
+fn a_stranger_has_five_seconds_in_all() {
+    let places = places(2, 20.0);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| join(&places[0]).unwrap().barrier());
+        let mut stranger = loop {
+            match TcpStream::connect(("127.0.0.1", places[0].master.1)) {
+                Ok(stream) => break stream,
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        let came = Instant::now();
+        while came.elapsed() < Duration::from_secs(10) && stranger.write_all(&[7]).is_ok() {
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert!(came.elapsed() < Duration::from_secs(8), "heard for {:?}", came.elapsed());
+        join(&places[1]).unwrap().barrier();
+        first.join().unwrap();
     });
 }
 
