@@ -32,6 +32,7 @@ use crate::gpt::Gpt;
 use crate::sampler::{Drawn, Logprobs};
 use backend::{Backend, Draw, ModelBackend, Part, Step};
 use cuda::CudaBackend;
+pub use pages::Owner;
 use pages::Pages;
 pub use request::{Completion, Event, Finish, NewToken, Request, RequestError, RequestId};
 use row::{Row, Tools};
@@ -174,6 +175,12 @@ impl<'t> Engine<'t> {
 
     /// Adds a request to the queue; its events come from the steps to follow.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, RequestError> {
+        self.submit_for(0, request)
+    }
+
+    /// The same for one of several owners: a prompt is spared what its own owner's rows computed, never what another's
+    /// did, so that no time and no count tells one owner what another has asked.
+    pub fn submit_for(&mut self, owner: Owner, request: Request) -> Result<RequestId, RequestError> {
         let (context, vocab_size) = (self.context(), self.backend.config().vocab_size);
         let unknown = request.prompt.iter().find(|&&token| token as usize >= vocab_size);
         request.options.checked()?;
@@ -188,7 +195,8 @@ impl<'t> Engine<'t> {
         let id = RequestId(self.next_id);
         self.next_id += 1;
         let samples = 0..request.samples;
-        self.waiting.push_back(Row::new(id, Arc::new(request), samples, &self.tools));
+        let answer = self.tools.reader();
+        self.waiting.push_back(Row::new(id, owner, Arc::new(request), samples, answer));
         Ok(id)
     }
 
@@ -249,7 +257,7 @@ impl<'t> Engine<'t> {
         while self.running.len() < self.options.max_rows.max(1)
             && let Some(row) = self.waiting.front()
         {
-            let found = self.pages.find_prefix(&row.ids);
+            let found = self.pages.find_prefix(row.owner, &row.ids);
             let missing = (row.ids.len() + 1).div_ceil(PAGE) - found.pages().len();
             let fits = missing <= self.pages.available();
             self.pages.release(found);
@@ -269,7 +277,7 @@ impl<'t> Engine<'t> {
         while row < self.running.len() {
             if prompt_tokens > 0 && self.running[row].sequence.is_empty() {
                 // As late as this, since the rows before it may just have computed the same beginning.
-                let found = self.pages.find_prefix(&self.running[row].ids);
+                let found = self.pages.find_prefix(self.running[row].owner, &self.running[row].ids);
                 self.counts.spared_tokens += found.len() as u64;
                 self.running[row].sequence = found;
             }
@@ -346,7 +354,7 @@ impl<'t> Engine<'t> {
                 continue;
             };
             self.counts.computed_tokens += planned.tokens as u64;
-            self.pages.remember(&mut row.sequence, &row.ids);
+            self.pages.remember(row.owner, &mut row.sequence, &row.ids);
             let mut drawn = drawn.by_ref().take(planned.uniforms.len());
             if planned.samples.is_empty() {
                 self.take(row, drawn.next(), &mut events);

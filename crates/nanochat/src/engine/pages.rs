@@ -37,6 +37,12 @@ impl Sequence {
 /// Names some tokens from the start of a sequence; 0 is the empty beginning. Names are never used again.
 type Beginning = u64;
 
+/// Whose a sequence is. Nobody finds what another's sequences hold.
+pub type Owner = u64;
+
+/// What a full page is found by: whose it is, the beginning before it and its own tokens.
+type Key = (Owner, Beginning, [u32; PAGE]);
+
 /// Page `to` must become a copy of page `from` before anything is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageCopy {
@@ -56,11 +62,11 @@ pub struct Pages {
     known: Option<KnownPages>,
 }
 
-/// Full pages by what they hold: the beginning before them and their own tokens.
+/// Full pages by what they hold.
 #[derive(Default)]
 struct KnownPages {
-    found_by: HashMap<(Beginning, [u32; PAGE]), (Beginning, u32)>,
-    key_of: HashMap<u32, (Beginning, [u32; PAGE])>,
+    found_by: HashMap<Key, (Beginning, u32)>,
+    key_of: HashMap<u32, Key>,
     /// Idle pages, the longest unused first.
     idle: BTreeMap<u64, u32>,
     idle_since: HashMap<u32, u64>,
@@ -75,13 +81,15 @@ impl Pages {
         Pages { capacity, owners: Vec::new(), free: Vec::new(), known }
     }
 
-    /// A sequence of the longest known beginning of `ids` that leaves at least one token to be computed.
-    pub fn find_prefix(&mut self, ids: &[u32]) -> Sequence {
+    /// A sequence of the longest beginning of `ids` that `owner` has in the cache and that leaves at least one token to
+    /// be computed.
+    pub fn find_prefix(&mut self, owner: Owner, ids: &[u32]) -> Sequence {
         let mut sequence = Sequence::default();
         let Some(known) = &mut self.known else { return sequence };
         let (full, _) = ids[..ids.len().saturating_sub(1)].as_chunks::<PAGE>();
         for tokens in full {
-            let Some(&(beginning, page)) = known.found_by.get(&(sequence.beginning, *tokens)) else { break };
+            let key = (owner, sequence.beginning, *tokens);
+            let Some(&(beginning, page)) = known.found_by.get(&key) else { break };
             known.wake(page);
             self.owners[page as usize] += 1;
             sequence.pages.push(page);
@@ -122,13 +130,13 @@ impl Pages {
         Ok(copy)
     }
 
-    /// Makes the full pages of `sequence`, which holds `ids` and has been written, known.
-    pub fn remember(&mut self, sequence: &mut Sequence, ids: &[u32]) {
+    /// Makes the full pages of `sequence`, which holds `ids` and has been written, known to `owner`.
+    pub fn remember(&mut self, owner: Owner, sequence: &mut Sequence, ids: &[u32]) {
         let Some(known) = &mut self.known else { return };
         let (full, _) = ids[..sequence.len].as_chunks::<PAGE>();
         for (tokens, &page) in full.iter().zip(&sequence.pages).skip(sequence.known) {
             // Where another page already holds the same, that one is found and this one stays private.
-            sequence.beginning = known.add((sequence.beginning, *tokens), page);
+            sequence.beginning = known.add((owner, sequence.beginning, *tokens), page);
             sequence.known += 1;
         }
     }
@@ -182,7 +190,7 @@ impl Pages {
 }
 
 impl KnownPages {
-    fn add(&mut self, key: (Beginning, [u32; PAGE]), page: u32) -> Beginning {
+    fn add(&mut self, key: Key, page: u32) -> Beginning {
         if let Some(&(beginning, _)) = self.found_by.get(&key) {
             return beginning;
         }
@@ -259,26 +267,42 @@ mod tests {
         let ids = tokens(0, 3 * PAGE);
         let mut a = Sequence::default();
         pages.extend(&mut a, ids.len()).unwrap();
-        pages.remember(&mut a, &ids);
+        pages.remember(0, &mut a, &ids);
         let owned = a.pages.clone();
         pages.release(a);
         assert_eq!((pages.in_use(), pages.idle(), pages.available()), (0, 3, 8));
-        let found = pages.find_prefix(&ids);
+        let found = pages.find_prefix(0, &ids);
         assert_eq!((found.len(), found.pages()), (2 * PAGE, &owned[..2]), "the last token is computed");
-        assert_eq!(pages.find_prefix(&tokens(0, 3 * PAGE + 1)).pages(), &owned[..]);
+        assert_eq!(pages.find_prefix(0, &tokens(0, 3 * PAGE + 1)).pages(), &owned[..]);
         let other = [tokens(0, PAGE), tokens(9, 2 * PAGE)].concat();
-        assert_eq!(pages.find_prefix(&other).pages(), &owned[..1]);
-        assert!(pages.find_prefix(&tokens(PAGE as u32, 3 * PAGE)).is_empty(), "the same tokens elsewhere");
+        assert_eq!(pages.find_prefix(0, &other).pages(), &owned[..1]);
+        assert!(pages.find_prefix(0, &tokens(PAGE as u32, 3 * PAGE)).is_empty(), "the same tokens elsewhere");
+    }
+
+    #[test]
+    fn nobody_finds_the_pages_of_another() {
+        let mut pages = Pages::new(8, true);
+        let ids = tokens(0, 2 * PAGE + 1);
+        for owner in [1, 2] {
+            let mut sequence = pages.find_prefix(owner, &ids);
+            assert!(sequence.is_empty(), "owner {owner}");
+            pages.extend(&mut sequence, ids.len()).unwrap();
+            pages.remember(owner, &mut sequence, &ids);
+            pages.release(sequence);
+        }
+        let [one, two] = [1, 2].map(|owner| pages.find_prefix(owner, &ids));
+        assert_eq!((one.len(), two.len()), (2 * PAGE, 2 * PAGE));
+        assert!(one.pages().iter().all(|page| !two.pages().contains(page)));
     }
 
     #[test]
     fn the_longest_unused_end_is_overwritten_first() {
         let mut pages = Pages::new(4, true);
         let write = |pages: &mut Pages, ids: &[u32]| {
-            let mut sequence = pages.find_prefix(ids);
+            let mut sequence = pages.find_prefix(0, ids);
             let missing = ids.len() - sequence.len();
             pages.extend(&mut sequence, missing).unwrap();
-            pages.remember(&mut sequence, ids);
+            pages.remember(0, &mut sequence, ids);
             pages.release(sequence);
         };
         let (a, b) = (tokens(0, 2 * PAGE), tokens(500, 2 * PAGE));
@@ -286,7 +310,7 @@ mod tests {
         write(&mut pages, &b);
         write(&mut pages, &tokens(900, PAGE));
         let found = |pages: &mut Pages, ids: &[u32]| {
-            let sequence = pages.find_prefix(&[ids, &[0]].concat());
+            let sequence = pages.find_prefix(0, &[ids, &[0]].concat());
             let len = sequence.len();
             pages.release(sequence);
             len / PAGE

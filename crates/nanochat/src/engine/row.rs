@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nanochat_tensor::Rng;
 use nanochat_tokenizer::Tokenizer;
 
-use super::pages::Sequence;
+use super::pages::{Owner, Sequence};
 use super::request::{Event, Finish, Request, RequestId};
 use crate::answer::{self, Reader, Token};
 use crate::calculator::calculate;
@@ -16,6 +16,7 @@ use crate::sampler::{Drawn, Seen};
 /// A row of the batch. Until its prompt is computed it stands for all samples of the request that are left.
 pub(super) struct Row {
     pub id: RequestId,
+    pub owner: Owner,
     pub request: Arc<Request>,
     pub samples: Range<usize>,
     /// Prompt and everything after it; what is beyond `sequence` is not in the cache yet.
@@ -30,13 +31,17 @@ pub(super) struct Row {
 /// What steers all rows. Without a tokenizer nothing stops a row but its length.
 pub(super) struct Tools<'t> {
     tokenizer: Option<&'t Tokenizer>,
-    /// At the beginning of an answer.
     reader: Reader,
 }
 
 impl<'t> Tools<'t> {
     pub fn new(tokenizer: Option<&'t Tokenizer>) -> Tools<'t> {
         Tools { tokenizer, reader: tokenizer.map_or_else(Reader::of_text, Reader::new) }
+    }
+
+    /// At the beginning of an answer.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
     }
 
     /// The tokens that answer a python block. An expression that the calculator refuses gets no answer, and the
@@ -53,10 +58,17 @@ impl<'t> Tools<'t> {
 }
 
 impl Row {
-    pub fn new(id: RequestId, request: Arc<Request>, samples: Range<usize>, tools: &Tools) -> Row {
+    /// `answer` reads what it will say, from the beginning.
+    pub fn new(
+        id: RequestId,
+        owner: Owner,
+        request: Arc<Request>,
+        samples: Range<usize>,
+        answer: Reader,
+    ) -> Row {
         let rng = stream(&request, samples.start);
         let (ids, sequence) = (request.prompt.clone(), Sequence::default());
-        Row { id, request, samples, ids, sequence, rng, answer: tools.reader.clone(), python: None }
+        Row { id, owner, request, samples, ids, sequence, rng, answer, python: None }
     }
 
     /// Of a row that stands for several samples, the first `most`, each as a row without pages; it keeps the rest.
@@ -68,20 +80,9 @@ impl Row {
         let rest = last.min(first + most);
         self.samples = rest..last;
         self.rng = stream(&self.request, rest);
-        let row = |sample| {
-            let answer = self.answer.clone(); // of a prompt: nothing is read yet
-            let (request, samples) = (self.request.clone(), sample..sample + 1);
-            let (ids, sequence) = (request.prompt.clone(), Sequence::default());
-            Row {
-                id: self.id,
-                rng: stream(&request, sample),
-                request,
-                samples,
-                ids,
-                sequence,
-                answer,
-                python: None,
-            }
+        let row = |sample: usize| {
+            let (request, answer) = (self.request.clone(), self.answer.clone());
+            Row::new(self.id, self.owner, request, sample..sample + 1, answer)
         };
         (first..rest).map(row).collect()
     }
