@@ -1,83 +1,79 @@
 //! Who may ask, and how often: keys, a rate for each of them, origins of web pages.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::sync::Mutex;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use nanochat::engine::Owner;
 use subtle::ConstantTimeEq;
 
 use crate::Shared;
 use crate::error::ApiError;
-
-/// Clients whose rate is remembered; beyond that, those are forgotten who have not asked for a minute.
-const REMEMBERED: usize = 10_000;
+use crate::guesses::Guesses;
+use crate::keys::Keys;
+use crate::places::{Activity, network};
+use crate::rate::Rate;
 
 pub struct Access {
+    /// Of clients and, behind them, those that only read counts.
     keys: Vec<String>,
-    /// Requests a minute of each client; None: any number.
-    per_minute: Option<u32>,
+    clients: usize,
+    /// Whether all keys have the beginnings of prompts in the cache together.
+    shares_cache: bool,
+    guesses: Guesses,
+    rate: Rate,
     /// The web page that may ask from elsewhere.
     origin: Option<HeaderValue>,
     /// Only reachable from this machine, and by names of it: a web page whose name was pointed here is refused.
     only_local: bool,
-    buckets: Mutex<HashMap<Client, Bucket>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Client {
+pub enum Client {
     Key(usize),
+    /// A key for `/stats` and `/metrics` alone.
+    Watcher,
     Address(IpAddr),
 }
 
-/// A token bucket: what is left of a minute's requests.
-struct Bucket {
-    left: f64,
-    at: Instant,
-}
-
-/// Keys from a file, one a line, and from text with commas (an environment variable).
-pub fn read_keys(file: Option<&Path>, listed: Option<&str>) -> Result<Vec<String>> {
-    let mut keys: Vec<String> = Vec::new();
-    if let Some(file) = file {
-        let text =
-            std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        keys.extend(lines.map(String::from));
-        ensure!(!keys.is_empty(), "{} has no keys; one a line is wanted", file.display());
-    }
-    let listed = listed.unwrap_or_default().split(',').map(str::trim);
-    keys.extend(listed.filter(|key| !key.is_empty()).map(String::from));
-    let short = keys.iter().any(|key| key.len() < 8);
-    ensure!(!short, "a key of less than 8 characters is soon guessed; make longer ones");
-    Ok(keys)
+/// What the routes know of who asks.
+#[derive(Clone, Copy)]
+pub struct Asker {
+    /// Whose beginnings in the cache its prompts may use.
+    pub owner: Owner,
+    /// Whether it may read exact counts, from which the requests of others could be told.
+    pub sees_counts: bool,
 }
 
 impl Access {
     pub fn new(
-        keys: Vec<String>,
+        keys: Keys,
         per_minute: Option<u32>,
         origin: Option<HeaderValue>,
         bound: SocketAddr,
     ) -> Access {
-        let only_local = keys.is_empty() && bound.ip().is_loopback();
-        Access { keys, per_minute, origin, only_local, buckets: Mutex::default() }
+        let Keys { clients: mut keys, watchers, share_cache: shares_cache } = keys;
+        let (clients, only_local) = (keys.len(), keys.is_empty() && bound.ip().is_loopback());
+        keys.extend(watchers);
+        let (guesses, rate) = (Guesses::default(), Rate::new(per_minute));
+        Access { keys, clients, shares_cache, guesses, rate, origin, only_local }
     }
 
     pub fn is_open(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Every key is compared, whether one fits or not: time says nothing about them.
-    fn client(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Client, ApiError> {
+    /// The client, and how long its answer has to wait. Every key is compared, whether one fits or not: time says
+    /// nothing about them.
+    fn client(&self, headers: &HeaderMap, peer: IpAddr) -> (Result<Client, ApiError>, Duration) {
+        let network = network(peer);
         if self.is_open() {
-            return Ok(Client::Address(peer));
+            return (Ok(Client::Address(network)), Duration::ZERO);
         }
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given
@@ -87,31 +83,48 @@ impl Access {
         let mut found = None;
         for (i, key) in self.keys.iter().enumerate() {
             if bool::from(key.as_bytes().ct_eq(given.as_bytes())) {
-                found = Some(Client::Key(i));
+                found = Some(i);
             }
         }
-        found.ok_or_else(|| {
+        // Without a key nothing was guessed: pages ask so before their users are asked.
+        let wait = if given.is_empty() { Duration::ZERO } else { self.guesses.wait(network, found) };
+        let client = found.map(|i| if i < self.clients { Client::Key(i) } else { Client::Watcher });
+        let wrong = || {
             let message = "this server wants a key: Authorization: Bearer KEY";
             ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key")
-        })
+        };
+        (client.ok_or_else(wrong), wait)
     }
 
-    fn limit(&self, client: Client) -> Result<(), ApiError> {
-        let Some(per_minute) = self.per_minute.map(f64::from) else { return Ok(()) };
-        let mut buckets = self.buckets.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let now = Instant::now();
-        if buckets.len() >= REMEMBERED {
-            buckets.retain(|_, bucket| now.duration_since(bucket.at).as_secs() < 60);
+    fn asker(&self, client: Client) -> Asker {
+        match client {
+            Client::Key(i) if !self.shares_cache => {
+                Asker { owner: 1 + i as Owner, sees_counts: self.clients == 1 }
+            }
+            Client::Key(_) => Asker { owner: 0, sees_counts: self.clients == 1 },
+            Client::Watcher | Client::Address(_) => Asker { owner: 0, sees_counts: true },
         }
-        let bucket = buckets.entry(client).or_insert(Bucket { left: per_minute, at: now });
-        let gained = now.duration_since(bucket.at).as_secs_f64() * per_minute / 60.0;
-        *bucket = Bucket { left: (bucket.left + gained).min(per_minute), at: now };
-        if bucket.left < 1.0 {
-            let seconds = ((1.0 - bucket.left) * 60.0 / per_minute).ceil() as u64;
-            return Err(ApiError::busy("too many requests; wait a little", seconds.max(1)));
+    }
+
+    /// Who sends `request`, once it has waited for what its address guessed wrong.
+    async fn admit(&self, request: &Parts) -> Result<Asker, ApiError> {
+        let peer = request.extensions.get::<SocketAddr>().map_or([0, 0, 0, 0].into(), SocketAddr::ip);
+        let (client, wait) = self.client(&request.headers, peer);
+        if !wait.is_zero() {
+            let activity = request.extensions.get::<Arc<Activity>>().cloned().unwrap_or_default();
+            activity.set_blocked(true); // its place may go to another
+            tokio::time::sleep(wait).await;
+            activity.set_blocked(false);
         }
-        bucket.left -= 1.0;
-        Ok(())
+        let client = client?;
+        if client == Client::Watcher && !matches!(request.uri.path(), "/stats" | "/metrics") {
+            let message = "this key reads /stats and /metrics only";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, message));
+        }
+        if request.method == Method::POST {
+            self.rate.limit(client)?;
+        }
+        Ok(self.asker(client))
     }
 
     /// Whether the web page from `origin` may ask from its own address; `*` lets every page.
@@ -140,17 +153,20 @@ pub async fn check(State(server): State<Shared>, request: Request, next: Next) -
     if let Some(page) = page.as_ref().filter(|_| request.method() == Method::OPTIONS) {
         return preflight(page, request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS));
     }
-    let refused = access.check_host(request.headers()).and_then(|()| {
-        if is_public(request.uri().path()) {
-            return Ok(());
+    let (mut parts, body) = request.into_parts();
+    let admitted = match access.check_host(&parts.headers) {
+        Ok(()) if is_public(parts.uri.path()) => Ok(None),
+        Ok(()) => access.admit(&parts).await.map(Some),
+        Err(error) => Err(error),
+    };
+    let route = server.route_name(parts.uri.path());
+    let mut response = match admitted {
+        Ok(asker) => {
+            if let Some(asker) = asker {
+                parts.extensions.insert(asker);
+            }
+            next.run(Request::from_parts(parts, body)).await
         }
-        let peer = request.extensions().get::<SocketAddr>().map_or([0, 0, 0, 0].into(), SocketAddr::ip);
-        let client = access.client(request.headers(), peer)?;
-        if request.method() == Method::POST { access.limit(client) } else { Ok(()) }
-    });
-    let route = server.route_name(request.uri().path());
-    let mut response = match refused {
-        Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
     server.metrics.answered(route, response.status().as_u16());
@@ -189,9 +205,9 @@ fn preflight(page: &HeaderValue, asked: Option<&HeaderValue>) -> Response {
 mod tests {
     use super::*;
 
-    fn access(keys: &[&str], per_minute: Option<u32>) -> Access {
-        let keys = keys.iter().map(|key| key.to_string()).collect();
-        Access::new(keys, per_minute, None, "127.0.0.1:8000".parse().unwrap())
+    fn access(keys: &[&str]) -> Access {
+        let clients = keys.iter().map(|key| key.to_string()).collect();
+        Access::new(Keys { clients, ..Keys::default() }, None, None, "127.0.0.1:8000".parse().unwrap())
     }
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
@@ -200,8 +216,8 @@ mod tests {
 
     #[test]
     fn a_key_fits_only_as_a_whole() {
-        let access = access(&["first-key-1", "second-key-2"], None);
-        let fits = |value| access.client(&headers("authorization", value), [1, 2, 3, 4].into()).is_ok();
+        let access = access(&["first-key-1", "second-key-2"]);
+        let fits = |value| access.client(&headers("authorization", value), [1, 2, 3, 4].into()).0.is_ok();
         assert!(fits("Bearer first-key-1") && fits("bearer second-key-2"));
         for bad in
             ["Bearer first-key", "Bearer first-key-12", "Bearer ", "first-key-1", "Basic first-key-1", ""]
@@ -211,16 +227,8 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_ask_so_often_and_no_more() {
-        let access = access(&[], Some(3));
-        let (here, there) = (Client::Address([1, 1, 1, 1].into()), Client::Address([2, 2, 2, 2].into()));
-        assert_eq!((0..5).filter(|_| access.limit(here).is_ok()).count(), 3);
-        assert!(access.limit(there).is_ok());
-    }
-
-    #[test]
     fn names_of_elsewhere_are_refused_while_open() {
-        let open = access(&[], None);
+        let open = access(&[]);
         for (host, fits) in [
             ("localhost:8000", true),
             ("127.0.0.1", true),
@@ -230,18 +238,6 @@ mod tests {
         ] {
             assert_eq!(open.check_host(&headers("host", host)).is_ok(), fits, "{host}");
         }
-        assert!(access(&["first-key-1"], None).check_host(&headers("host", "chat.example")).is_ok());
-    }
-
-    #[test]
-    fn keys_come_from_a_file_and_from_the_environment() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("keys");
-        std::fs::write(&file, "# mine\nfirst-key-1\n\n second-key-2 \n").unwrap();
-        let keys = read_keys(Some(&file), Some("third-key-3,")).unwrap();
-        assert_eq!(keys, ["first-key-1", "second-key-2", "third-key-3"]);
-        assert!(read_keys(None, Some("short")).is_err());
-        std::fs::write(&file, "# none\n").unwrap();
-        assert!(read_keys(Some(&file), None).unwrap_err().to_string().contains("keys"));
+        assert!(access(&["first-key-1"]).check_host(&headers("host", "chat.example")).is_ok());
     }
 }

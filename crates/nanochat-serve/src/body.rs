@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use nanochat::json;
 
+use crate::aside::aside;
 use crate::error::ApiError;
 use crate::fields::{Fields, FromFields};
 
@@ -17,9 +18,10 @@ pub const LARGEST: usize = 1 << 20;
 /// A body that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-pub struct JsonBody<T>(pub T);
+/// What a body was read as, and its bytes.
+pub struct JsonBody<T>(pub T, pub usize);
 
-impl<T: FromFields, S: Sync> FromRequest<S> for JsonBody<T> {
+impl<T: FromFields + Send + 'static, S: Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<JsonBody<T>, ApiError> {
@@ -27,10 +29,15 @@ impl<T: FromFields, S: Sync> FromRequest<S> for JsonBody<T> {
             let message = "the body must be JSON, with the header Content-Type: application/json";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        let mut fields = parse(&read(request).await?)?;
-        let parsed = T::from_fields(&mut fields)?;
-        fields.finish()?;
-        Ok(JsonBody(parsed))
+        let body = read(request).await?;
+        let size = body.len();
+        let parse = move || {
+            let mut fields = parse(&body)?;
+            let parsed = T::from_fields(&mut fields)?;
+            fields.finish()?;
+            Ok(JsonBody(parsed, size))
+        };
+        aside(size, parse).await
     }
 }
 

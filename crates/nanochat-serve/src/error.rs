@@ -39,6 +39,20 @@ impl ApiError {
         ApiError { retry_after: Some(seconds), ..error }
     }
 
+    /// All connections are at work.
+    pub fn crowded() -> ApiError {
+        let message = "the server has as many connections as it can have; try again in a moment";
+        ApiError { retry_after: Some(1), ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    pub fn bug() -> ApiError {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "a bug in nanochat; the server's log says where")
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The answer broke off on the server's side.
     pub fn lost(shutting_down: bool) -> ApiError {
         match shutting_down {

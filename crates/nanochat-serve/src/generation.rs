@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nanochat::conversation::Part;
-use nanochat::engine::{Finish, Request};
+use nanochat::engine::{Finish, Owner, Request};
 use nanochat::sampler::Logprobs;
 use tokio::sync::{mpsc, oneshot};
 
@@ -42,14 +42,19 @@ struct Sample {
 }
 
 impl Generation {
-    /// Submits `requests`, one sample each: all of them, or none where the queue is full.
-    pub fn start(server: &Server, requests: Vec<Request>, stops: &[String]) -> Result<Generation, ApiError> {
+    /// Submits `requests` of `owner`, one sample each: all of them, or none where the queue is full.
+    pub fn start(
+        server: &Server,
+        owner: Owner,
+        requests: Vec<Request>,
+        stops: &[String],
+    ) -> Result<Generation, ApiError> {
         let (send, updates) = mpsc::unbounded_channel();
         let (mut samples, mut work) = (Vec::new(), Vec::new());
         for (i, request) in requests.into_iter().enumerate() {
             let cancelled = Arc::<AtomicBool>::default();
             let transcript = Transcript::new(&server.tokenizer, stops);
-            work.push(Work::Generate(Job::new(request, i, send.clone(), cancelled.clone())));
+            work.push(Work::Generate(Job::new(owner, request, i, send.clone(), cancelled.clone())));
             samples.push(Sample { transcript, cancelled, over: false });
         }
         server.queue.push(work)?;

@@ -10,6 +10,7 @@
 //! before its next step.
 
 mod access;
+mod aside;
 pub mod bench;
 mod body;
 mod connection;
@@ -17,84 +18,49 @@ mod error;
 mod events;
 mod fields;
 mod generation;
+mod guesses;
+mod keys;
 mod metrics;
 mod native;
 mod openai;
+mod options;
+mod paced;
 mod page;
+mod places;
 mod queue;
+mod rate;
 mod replica;
 mod tokens;
 mod transcript;
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use nanochat::engine::EngineOptions;
 use nanochat::gpt::Gpt;
-use nanochat::values;
-use nanochat_tensor::{Device, Precision};
+use nanochat_tensor::Device;
 use nanochat_tokenizer::Tokenizer;
 use serde_json::Value;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use access::Access;
 use error::ApiError;
+use keys::Keys;
 use metrics::Metrics;
+use options::CONNECTIONS;
+pub use options::ServeOptions;
+use places::Places;
 use queue::Queue;
 use replica::Replica;
 use tokens::Marks;
-
-/// How a server works.
-#[derive(Clone, Debug, clap::Args)]
-pub struct ServeOptions {
-    /// Address to listen on; 0.0.0.0 is all of this machine's
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    pub host: IpAddr,
-    /// Port to listen on; 0 takes a free one
-    #[arg(long, value_parser = values::whole::<u16, 0, 65_535>, default_value_t = 8000)]
-    pub port: u16,
-    /// Name of the model in the API [default: from its folder]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// File with the keys that clients must show, one a line (or NANOCHAT_API_KEYS, apart by commas)
-    #[arg(long, value_name = "FILE")]
-    pub api_keys: Option<PathBuf>,
-    /// More keys, apart by commas.
-    #[arg(skip)]
-    pub listed_keys: Option<String>,
-    /// Requests a minute that each key may make (without keys, each address) [default: any number]
-    #[arg(long, value_name = "N", value_parser = values::whole::<u32, 1, 4_294_967_295>)]
-    pub rate_limit: Option<u32>,
-    /// Web page that may ask from its own address, such as https://chat.example [default: none]
-    #[arg(long, value_name = "ORIGIN")]
-    pub cors_origin: Option<HeaderValue>,
-    /// Answers generated together on each device
-    #[arg(long, value_parser = values::count, default_value_t = 64)]
-    pub max_rows: usize,
-    /// Answers that may wait for a place; more are told to come again (429)
-    #[arg(long, value_parser = values::count, default_value_t = 256)]
-    pub max_queue: usize,
-    /// Memory for keys and values on each device, in MiB [default: 1024; on a GPU up to 32768 of what is free]
-    #[arg(long, value_parser = values::count)]
-    pub cache_mib: Option<usize>,
-    /// Weights on the CPU: f32, bf16 or int8
-    #[arg(long, default_value_t = Precision::Bf16)]
-    pub weights: Precision,
-    /// Seconds that running answers get to finish after SIGTERM or Ctrl-C
-    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, default_value_t = 30)]
-    pub grace: u64,
-}
 
 /// What all requests share.
 pub struct Server {
@@ -168,7 +134,7 @@ fn router(server: Shared) -> Router {
         .route("/stats", get(native::stats))
         .route("/health", get(native::health))
         .route("/ready", get(native::ready))
-        .route("/metrics", get(metrics_text))
+        .route("/metrics", get(metrics::answer))
         .method_not_allowed_fallback(wrong_method)
         .fallback(page::serve)
         .layer(axum::middleware::from_fn_with_state(server.clone(), access::check))
@@ -186,11 +152,6 @@ async fn wrong_method() -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this address takes another method")
 }
 
-async fn metrics_text(State(server): State<Shared>) -> ([(header::HeaderName, &'static str); 1], String) {
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (kind, server.metrics.text(&server.queue, &server.replicas))
-}
-
 /// Serves `model` on every one of `devices` until SIGTERM or Ctrl-C. `ready` is told the address when clients may come.
 pub fn run(
     model: Gpt,
@@ -200,10 +161,20 @@ pub fn run(
     options: &ServeOptions,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
-    let keys = access::read_keys(options.api_keys.as_deref(), options.listed_keys.as_deref())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let clients = keys::read_keys(options.api_keys.as_deref(), options.listed_keys.as_deref())?;
+    let watchers = keys::read_keys(options.metrics_keys.as_deref(), None)?;
+    ensure!(
+        watchers.is_empty() || !clients.is_empty(),
+        "--metrics-keys needs --api-keys: without keys everybody may read everything"
+    );
+    let keys = Keys { clients, watchers, share_cache: options.share_cache };
+    let cores = std::thread::available_parallelism()?.get();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(cores) // what goes there computes
+        .build()?;
     let address = SocketAddr::new(options.host, options.port);
-    let listener = runtime.block_on(TcpListener::bind(address));
+    let listener = runtime.block_on(connection::listen(address));
     let listener =
         listener.with_context(|| format!("failed to listen on {address}; --port takes another"))?;
     let bound = listener.local_addr()?;
@@ -240,6 +211,7 @@ pub fn run(
         eprintln!("warning: anyone who reaches {bound} can use this server; --api-keys FILE asks for keys");
     }
     let grace = Duration::from_secs(options.grace);
+    let places = Arc::new(Places::new(options.connections_per_address, CONNECTIONS));
     runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (counted, signals) = watch::channel(0);
@@ -262,7 +234,7 @@ pub fn run(
             tokio::select! { () = nth(2) => {}, () = tokio::time::sleep(grace) => {} }
         };
         ready(bound);
-        connection::serve(listener, router(server), stop, late, || queue.abort()).await;
+        connection::serve(listener, router(server), places, stop, late, || queue.abort()).await;
         anyhow::Ok(())
     })?;
     queue.abort();

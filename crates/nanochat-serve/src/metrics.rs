@@ -6,8 +6,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
 use nanochat::engine::Stats;
 
+use crate::Shared;
+use crate::access::Asker;
+use crate::error::ApiError;
 use crate::queue::Queue;
 use crate::replica::Replica;
 
@@ -155,6 +161,19 @@ impl Metrics {
         value("replicas", "gauge", "Replicas at work.", stats.len() as f64);
         text
     }
+}
+
+/// `/metrics`.
+pub async fn answer(
+    State(server): State<Shared>,
+    Extension(asker): Extension<Asker>,
+) -> Result<([(header::HeaderName, &'static str); 1], String), ApiError> {
+    if !asker.sees_counts {
+        let message = "exact counts tell of the requests of others; a key of --metrics-keys reads them";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, message));
+    }
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    Ok((kind, server.metrics.text(&server.queue, &server.replicas)))
 }
 
 #[cfg(test)]

@@ -2,16 +2,17 @@
 
 use std::ops::RangeInclusive;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use nanochat::conversation::{Message, PartKind, Role};
 use nanochat::engine::Request;
 use nanochat::sampler::SampleOptions;
 use serde_json::{Value, json};
 
-use crate::Shared;
+use crate::access::Asker;
+use crate::aside::aside;
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::events;
@@ -22,6 +23,7 @@ use crate::openai::messages::messages;
 use crate::openai::sampling::within;
 use crate::openai::turns::{alternating, prompt};
 use crate::openai::unsupported::refuse;
+use crate::{Server, Shared};
 
 /// What `/chat/completions` takes: the page's form or, where a model is named, OpenAI's. Clients of that API come here
 /// if their address ends before `/v1`.
@@ -100,28 +102,16 @@ fn check_limits(messages: &[Message]) -> Result<(), ApiError> {
 /// `data: {"token": "…", "gpu": 0}` for every piece of text, `data: {"done": true}` at the end.
 pub async fn chat(
     State(server): State<Shared>,
-    JsonBody(request): JsonBody<ChatRequest>,
+    Extension(asker): Extension<Asker>,
+    JsonBody(request, size): JsonBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let request = match request {
         ChatRequest::Native(request) => request,
-        ChatRequest::OpenAi(request) => return chat::answer(server, *request).await,
+        ChatRequest::OpenAi(request) => return chat::answer(server, asker, *request, size).await,
     };
-    let messages = alternating(request.messages)?;
-    let options = SampleOptions {
-        temperature: request.temperature,
-        top_k: request.top_k,
-        seed: server.fresh_seed(),
-        ..SampleOptions::default()
-    };
-    let asked = request.max_tokens;
-    let (prompt, _) = prompt(&server, messages, Some(asked.min(server.context / 2)))?;
-    if prompt.len() >= server.context {
-        let message = format!("that is {} tokens, and the model sees {}", prompt.len(), server.context);
-        return Err(ApiError::bad("messages", message).code("context_length_exceeded"));
-    }
-    let max_tokens = asked.min(server.context - prompt.len());
-    let request = Request { prompt, samples: 1, max_tokens, options, stream: 0 };
-    let mut generation = Generation::start(&server, vec![request], &[])?;
+    let shared = server.clone();
+    let request = aside(size, move || prepare(&shared, request)).await?;
+    let mut generation = Generation::start(&server, asker.owner, vec![request], &[])?;
     Ok(events::respond(async move |events| {
         loop {
             let said = tokio::select! {
@@ -141,6 +131,25 @@ pub async fn chat(
     }))
 }
 
+/// The engine's request for a chat in the page's form.
+fn prepare(server: &Server, request: NativeRequest) -> Result<Request, ApiError> {
+    let messages = alternating(request.messages)?;
+    let options = SampleOptions {
+        temperature: request.temperature,
+        top_k: request.top_k,
+        seed: server.fresh_seed(),
+        ..SampleOptions::default()
+    };
+    let asked = request.max_tokens;
+    let (prompt, _) = prompt(server, messages, Some(asked.min(server.context / 2)))?;
+    if prompt.len() >= server.context {
+        let message = format!("that is {} tokens, and the model sees {}", prompt.len(), server.context);
+        return Err(ApiError::bad("messages", message).code("context_length_exceeded"));
+    }
+    let max_tokens = asked.min(server.context - prompt.len());
+    Ok(Request { prompt, samples: 1, max_tokens, options, stream: 0 })
+}
+
 pub async fn health(State(server): State<Shared>) -> Json<Value> {
     Json(json!({
         "status": "ok",
@@ -156,8 +165,13 @@ pub async fn ready(State(server): State<Shared>) -> Response {
     (status, Json(json!({"ready": server.is_ready()}))).into_response()
 }
 
-pub async fn stats(State(server): State<Shared>) -> Json<Value> {
+/// What the server is doing. Exact counts are left out for a key that is one of several: they would tell it how long the
+/// questions and answers of the others are.
+pub async fn stats(State(server): State<Shared>, Extension(asker): Extension<Asker>) -> Json<Value> {
     let workers = server.replicas.iter().enumerate().map(|(i, replica)| {
+        if !asker.sees_counts {
+            return json!({"gpu_id": i, "device": replica.device});
+        }
         let stats = replica.stats().map(|stats| {
             json!({
                 "running": stats.running,
@@ -184,7 +198,7 @@ pub async fn stats(State(server): State<Shared>) -> Json<Value> {
         "available_workers": server.queue.replicas().saturating_sub(running),
         "busy_workers": running,
         "queue_length": server.queue.len(),
-        "tokens_per_second": server.metrics.tokens_per_second(),
+        "tokens_per_second": asker.sees_counts.then(|| server.metrics.tokens_per_second()),
         "workers": workers.collect::<Vec<_>>(),
     }))
 }

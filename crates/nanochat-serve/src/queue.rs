@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use nanochat::engine::{Finish, Request, RequestError};
+use nanochat::engine::{Finish, Owner, Request, RequestError};
 use nanochat::sampler::Logprobs;
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,6 +32,8 @@ pub enum Update {
 
 /// One sample to generate. Its updates end with `Finished` or `Lost`, whatever happens.
 pub struct Job {
+    /// Whose beginnings in the cache it may use.
+    pub owner: Owner,
     pub request: Request,
     pub sample: usize,
     pub arrived: Instant,
@@ -42,12 +44,13 @@ pub struct Job {
 
 impl Job {
     pub fn new(
+        owner: Owner,
         request: Request,
         sample: usize,
         updates: mpsc::UnboundedSender<(usize, Update)>,
         cancelled: Arc<AtomicBool>,
     ) -> Job {
-        Job { request, sample, arrived: Instant::now(), updates, cancelled, over: false }
+        Job { owner, request, sample, arrived: Instant::now(), updates, cancelled, over: false }
     }
 
     /// Whether nobody waits for it any more.
@@ -208,7 +211,7 @@ mod tests {
     fn job(updates: &mpsc::UnboundedSender<(usize, Update)>) -> Work {
         let options = SampleOptions::default();
         let request = Request { prompt: vec![0], samples: 1, max_tokens: 1, options, stream: 0 };
-        Work::Generate(Job::new(request, 0, updates.clone(), Arc::default()))
+        Work::Generate(Job::new(0, request, 0, updates.clone(), Arc::default()))
     }
 
     #[test]

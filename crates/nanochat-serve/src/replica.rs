@@ -106,7 +106,7 @@ impl Worker<'_> {
             Work::Score(scoring) => {
                 let _ = scoring.reply.send(self.engine.score(&scoring.ids, scoring.top)); // or the client left
             }
-            Work::Generate(job) => match self.engine.submit(job.request.clone()) {
+            Work::Generate(job) => match self.engine.submit_for(job.owner, job.request.clone()) {
                 Ok(id) => drop(self.active.insert(id, Active { job, tokens: 0, first: None })),
                 // Requests are checked before they are queued; what is dropped here tells its client.
                 Err(error) => {

@@ -7,6 +7,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use nanochat::config::GptConfig;
 use nanochat::conversation::Message;
 use nanochat::huggingface::{CHAT_TEMPLATE, tokenizer_config_json};
@@ -14,13 +15,14 @@ use nanochat_tokenizer::Tokenizer;
 use regex::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
-use crate::Shared;
+use crate::aside::aside;
 use crate::body::{JsonBody, LARGEST};
 use crate::error::ApiError;
 use crate::fields::{Fields, FromFields};
 use crate::openai::check_model;
 use crate::openai::messages::messages;
 use crate::openai::turns::{alternating, prompt};
+use crate::{Server, Shared};
 
 /// Names of special tokens in a text.
 pub struct Marks(Regex);
@@ -87,9 +89,13 @@ impl FromFields for TokenizeRequest {
 /// The tokens of a text, or of a chat with its marks, and how many there may be.
 pub async fn tokenize(
     State(server): State<Shared>,
-    JsonBody(request): JsonBody<TokenizeRequest>,
-) -> Result<Json<Value>, ApiError> {
-    check_model(&server, request.model.as_deref())?;
+    JsonBody(request, size): JsonBody<TokenizeRequest>,
+) -> Result<Response, ApiError> {
+    aside(size, move || Ok(Json(tokens_of(&server, request)?).into_response())).await
+}
+
+fn tokens_of(server: &Server, request: TokenizeRequest) -> Result<Value, ApiError> {
+    check_model(server, request.model.as_deref())?;
     let tokens = match (request.prompt, request.messages) {
         (Some(text), None) => match request.add_special_tokens {
             None => server.tokenizer.encode(&text),
@@ -108,10 +114,10 @@ pub async fn tokenize(
             let message = "a chat is tokenized as the prompt of an answer; leave add_generation_prompt out";
             return Err(ApiError::bad("add_generation_prompt", message));
         }
-        (None, Some(chat)) => prompt(&server, alternating(chat)?, None)?.0,
+        (None, Some(chat)) => prompt(server, alternating(chat)?, None)?.0,
         _ => return Err(ApiError::bad("prompt", "either prompt or messages is wanted")),
     };
-    Ok(Json(json!({"count": tokens.len(), "max_model_len": server.context, "tokens": tokens})))
+    Ok(json!({"count": tokens.len(), "max_model_len": server.context, "tokens": tokens}))
 }
 
 pub struct DetokenizeRequest {
@@ -136,9 +142,13 @@ impl FromFields for DetokenizeRequest {
 /// The text of tokens: special tokens give their names, bytes that are no character U+FFFD.
 pub async fn detokenize(
     State(server): State<Shared>,
-    JsonBody(request): JsonBody<DetokenizeRequest>,
-) -> Result<Json<Value>, ApiError> {
-    check_model(&server, request.model.as_deref())?;
+    JsonBody(request, size): JsonBody<DetokenizeRequest>,
+) -> Result<Response, ApiError> {
+    aside(size, move || Ok(Json(text_of(&server, &request)?).into_response())).await
+}
+
+fn text_of(server: &Server, request: &DetokenizeRequest) -> Result<Value, ApiError> {
+    check_model(server, request.model.as_deref())?;
     let mut bytes = 0;
     for &id in &request.tokens {
         let Some(token) = server.tokenizer.token_bytes(id) else {
@@ -154,7 +164,7 @@ pub async fn detokenize(
             format!("these tokens are a text of {bytes} bytes, and {LARGEST} may be asked for at once");
         return Err(ApiError::bad("tokens", message));
     }
-    Ok(Json(json!({"prompt": server.tokenizer.decode(&request.tokens)})))
+    Ok(json!({"prompt": server.tokenizer.decode(&request.tokens)}))
 }
 
 #[cfg(test)]

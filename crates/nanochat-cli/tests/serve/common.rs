@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nanochat::checkpoint;
 use nanochat::config::{GptConfig, ROPE_THETA};
@@ -108,12 +108,20 @@ impl Server {
     }
 
     pub fn with_keys(model: &Gpt, flags: &str, keys: Option<&str>) -> Server {
+        Server::with_variables(
+            model,
+            flags,
+            &keys.map(|keys| ("NANOCHAT_API_KEYS", keys)).into_iter().collect::<Vec<_>>(),
+        )
+    }
+
+    pub fn with_variables(model: &Gpt, flags: &str, variables: &[(&str, &str)]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let (path, log) = (folder.path().join("small"), folder.path().join("log"));
         checkpoint::write_folder(&path, model, &tokenizer(), SaveAs::F32).unwrap();
         let mut command = Command::new(assert_cmd::cargo::cargo_bin("nanochat"));
         command.args(["serve", "--port", "0", "-m"]).arg(&path).args(flags.split_whitespace());
-        command.env_remove("NANOCHAT_API_KEYS").envs(keys.map(|keys| ("NANOCHAT_API_KEYS", keys)));
+        command.env_remove("NANOCHAT_API_KEYS").envs(variables.iter().copied());
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -168,6 +176,14 @@ impl Server {
     pub fn terminate(&self) {
         let line = format!("kill -TERM {}", self.child.id());
         assert!(Command::new("sh").arg("-c").arg(line).status().unwrap().success());
+    }
+
+    /// How long `/health` lets its client wait.
+    #[track_caller]
+    pub fn health_takes(&self) -> Duration {
+        let asked = Instant::now();
+        assert_eq!(self.get("/health").status, 200);
+        asked.elapsed()
     }
 
     /// Waits for the end; the exit code.

@@ -1,6 +1,6 @@
 //! `nanochat serve` by its binary: real requests, hostile ones, load, and the page in a browser.
 //!
-//! The tests of `load`, `fuzz`, `browser`, `browser_cors` and `browser_storage` run where NANOCHAT_SLOW=1 is set; the browser is Chromium.
+//! One test of `crowd` and those of `load`, `fuzz`, `browser`, `browser_cors` and `browser_storage` run where NANOCHAT_SLOW=1 is set; the browser is Chromium.
 #![cfg(unix)]
 
 mod addresses;
@@ -10,6 +10,7 @@ mod browser_cors;
 mod browser_storage;
 mod clients;
 mod common;
+mod crowd;
 mod devtools;
 mod evaluation;
 mod fuzz;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use nanochat::conversation::{Message, Part, PartKind};
 use nanochat::sampler::SampleOptions;
 use serde_json::{Value, json};
@@ -14,6 +14,8 @@ use super::sampling::{length, room};
 use super::turns::{alternating, prompt};
 use super::unsupported::{self, settle};
 use super::{MOST_SAMPLES, Sampling, check_model, finish_reason, logprobs, usage};
+use crate::access::Asker;
+use crate::aside::aside;
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::events;
@@ -68,16 +70,24 @@ struct Prepared {
 
 pub async fn completions(
     State(server): State<Shared>,
-    JsonBody(request): JsonBody<ChatRequest>,
+    Extension(asker): Extension<Asker>,
+    JsonBody(request, size): JsonBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    answer(server, request).await
+    answer(server, asker, request, size).await
 }
 
 /// Whole or streamed, as the request wants it.
-pub async fn answer(server: Shared, request: ChatRequest) -> Result<Response, ApiError> {
-    let prepared = prepare(&server, &request)?;
+pub async fn answer(
+    server: Shared,
+    asker: Asker,
+    request: ChatRequest,
+    size: usize,
+) -> Result<Response, ApiError> {
+    let shared = server.clone();
+    let prepare = move || prepare(&shared, &request).map(|prepared| (request, prepared));
+    let (request, prepared) = aside(size, prepare).await?;
     let requests = request.sampling.requests(&prepared.prompt, prepared.max_tokens, prepared.options);
-    let generation = Generation::start(&server, requests, &request.sampling.stop)?;
+    let generation = Generation::start(&server, asker.owner, requests, &request.sampling.stop)?;
     let head = Head { id: server.fresh_id("chatcmpl"), created: server.now() };
     match request.sampling.streams() {
         true => Ok(stream(server, generation, head, prepared, request.sampling)),
@@ -85,7 +95,7 @@ pub async fn answer(server: Shared, request: ChatRequest) -> Result<Response, Ap
     }
 }
 
-fn prepare(server: &Shared, request: &ChatRequest) -> Result<Prepared, ApiError> {
+fn prepare(server: &Server, request: &ChatRequest) -> Result<Prepared, ApiError> {
     check_model(server, request.sampling.model.as_deref())?;
     let samples = request.sampling.samples()?;
     debug_assert!(samples <= MOST_SAMPLES);

@@ -1,9 +1,9 @@
 //! `/v1/completions`: going on with a text. A text is put after `<|bos|>`, as every document was in training; a list of
 //! token ids is taken as it is.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use nanochat::conversation::PartKind;
 use nanochat::sampler::{Logprobs, SampleOptions};
 use serde::Deserialize;
@@ -13,6 +13,8 @@ use super::logprobs::Lists;
 use super::sampling::{length, room};
 use super::unsupported::{self, settle};
 use super::{MOST_SAMPLES, Sampling, check_model, finish_reason, usage};
+use crate::access::Asker;
+use crate::aside::aside;
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::events;
@@ -82,13 +84,17 @@ struct Completion {
 
 pub async fn completions(
     State(server): State<Shared>,
-    JsonBody(request): JsonBody<CompletionRequest>,
+    Extension(asker): Extension<Asker>,
+    JsonBody(request, size): JsonBody<CompletionRequest>,
 ) -> Result<Response, ApiError> {
-    check_model(&server, request.sampling.model.as_deref())?;
-    let prompts = prompts(&server, &request)?;
-    let options = options(&server, &request)?;
-    let (id, created) = (server.fresh_id("cmpl"), server.now());
-    let completion = Completion { server, request, prompts, id, created };
+    let prepare = move || {
+        check_model(&server, request.sampling.model.as_deref())?;
+        let prompts = prompts(&server, &request)?;
+        let options = options(&server, &request)?;
+        let (id, created) = (server.fresh_id("cmpl"), server.now());
+        Ok((Completion { server, request, prompts, id, created }, options))
+    };
+    let (completion, options) = aside(size, prepare).await?;
     // Checked before the prompts are scored: mistakes cost nothing.
     let mut requests = Vec::new();
     for prompt in &completion.prompts {
@@ -99,10 +105,11 @@ pub async fn completions(
         }
     }
     let choices = completion.echoed().await?;
-    let generation = Generation::start(&completion.server, requests, &completion.request.sampling.stop)?;
+    let stops = &completion.request.sampling.stop;
+    let generation = Generation::start(&completion.server, asker.owner, requests, stops)?;
     match completion.request.sampling.streams() {
         true => Ok(completion.stream(generation, choices)),
-        false => completion.whole(generation, choices).await.map(|answer| Json(answer).into_response()),
+        false => completion.whole(generation, choices).await,
     }
 }
 
@@ -231,14 +238,19 @@ impl Completion {
         usage(self.prompts.iter().map(|prompt| prompt.ids.len()).sum(), generation.tokens)
     }
 
-    async fn whole(self, mut generation: Generation, mut choices: Vec<Choice>) -> Result<Value, ApiError> {
+    async fn whole(self, mut generation: Generation, mut choices: Vec<Choice>) -> Result<Response, ApiError> {
         while let Some(said) = generation.next(&self.server).await {
             self.take(&mut choices, said?);
         }
-        let choices = choices.iter_mut().enumerate().map(|(i, choice)| self.choice_json(i, choice)).collect();
-        let mut answer = self.json(choices);
-        answer["usage"] = self.usage(&generation);
-        Ok(answer)
+        // The log-probabilities of 128 repeated prompts are a hundred MiB.
+        let size = if choices.iter().all(|choice| choice.lists.is_empty()) { 0 } else { usize::MAX };
+        let json = move || {
+            let of_choice = |(i, choice)| self.choice_json(i, choice);
+            let mut answer = self.json(choices.iter_mut().enumerate().map(of_choice).collect());
+            answer["usage"] = self.usage(&generation);
+            Ok(Json(answer).into_response())
+        };
+        aside(size, json).await
     }
 
     fn stream(self, mut generation: Generation, mut choices: Vec<Choice>) -> Response {

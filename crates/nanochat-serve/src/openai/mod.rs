@@ -20,8 +20,8 @@ use axum::http::StatusCode;
 use nanochat::engine::Finish;
 use serde_json::{Value, json};
 
-use crate::Shared;
 use crate::error::ApiError;
+use crate::{Server, Shared};
 
 pub use sampling::Sampling;
 
@@ -52,7 +52,7 @@ fn model_json(server: &Shared) -> Value {
 }
 
 /// Without a name the served model is meant.
-pub fn check_model(server: &Shared, name: Option<&str>) -> Result<(), ApiError> {
+pub fn check_model(server: &Server, name: Option<&str>) -> Result<(), ApiError> {
     match name.filter(|name| !name.is_empty() && *name != server.model) {
         None => Ok(()),
         Some(name) => {

@@ -1,0 +1,86 @@
+//! Wrong keys cost time: the more of them came from an address, the later the next ones are answered, up to some seconds.
+//!
+//! Nobody is locked out. A key that was right from an address before is never held up there, whatever its neighbours
+//! guess; one that is new there is answered as late as a wrong one, so that time does not tell them apart. Whoever waits
+//! holds no thread, and gives up its connection's place where one is wanted.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Wrong keys that cost nothing: people mistype.
+const FREE: u32 = 3;
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+/// After which half of an address's wrong keys are forgiven.
+const HALF: Duration = Duration::from_secs(60);
+/// Addresses remembered; those beyond that find all forgotten.
+const REMEMBERED: usize = 10_000;
+
+#[derive(Default)]
+pub struct Guesses(Mutex<HashMap<IpAddr, Guesser>>);
+
+struct Guesser {
+    wrong: u32,
+    /// When that number was last changed.
+    at: Instant,
+    /// Keys that were right from here.
+    right: Vec<usize>,
+}
+
+impl Guesses {
+    /// Notes which key came from `network`, None being a wrong one, and says how long its answer waits.
+    pub fn wait(&self, network: IpAddr, key: Option<usize>) -> Duration {
+        let mut guessers = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if guessers.len() >= REMEMBERED && !guessers.contains_key(&network) {
+            guessers.clear();
+        }
+        let fresh = || Guesser { wrong: 0, at: Instant::now(), right: Vec::new() };
+        let guesser = guessers.entry(network).or_insert_with(fresh);
+        if key.is_some_and(|key| guesser.right.contains(&key)) {
+            return Duration::ZERO;
+        }
+        let halves = guesser.at.elapsed().as_secs() / HALF.as_secs();
+        if halves > 0 {
+            guesser.wrong = guesser.wrong.checked_shr(halves.min(32) as u32).unwrap_or(0);
+            guesser.at = Instant::now();
+        }
+        let wait = match guesser.wrong.checked_sub(FREE) {
+            None => Duration::ZERO,
+            Some(more) => (FIRST * (1 << more.min(10))).min(LONGEST),
+        };
+        match key {
+            Some(key) => guesser.right.push(key),
+            None => guesser.wrong = guesser.wrong.saturating_add(1),
+        }
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_keys_wait_longer_and_longer_and_known_ones_never() {
+        let (guesses, here, there) = (Guesses::default(), [10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        assert_eq!(guesses.wait(here, Some(0)), Duration::ZERO);
+        let waits: Vec<u128> = (0..20).map(|_| guesses.wait(here, None).as_millis()).collect();
+        assert_eq!(waits[..6], [0, 0, 0, 100, 200, 400]);
+        assert!(waits.is_sorted() && waits[19] == 5_000);
+        assert_eq!(guesses.wait(here, Some(0)), Duration::ZERO, "it was right from here before");
+        assert_eq!(guesses.wait(here, Some(1)), LONGEST, "as late as a wrong one");
+        assert_eq!(guesses.wait(here, Some(1)), Duration::ZERO);
+        assert_eq!(guesses.wait(there, None), Duration::ZERO);
+    }
+
+    #[test]
+    fn as_many_addresses_are_remembered_and_no_more() {
+        let guesses = Guesses::default();
+        for number in 0..25_000 {
+            guesses.wait(std::net::Ipv4Addr::from_bits(number).into(), None);
+        }
+        assert!(guesses.0.lock().unwrap().len() <= REMEMBERED);
+    }
+}

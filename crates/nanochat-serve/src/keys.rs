@@ -1,0 +1,47 @@
+//! Keys, as a server is told them.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// The keys of a server.
+#[derive(Default)]
+pub struct Keys {
+    pub clients: Vec<String>,
+    pub watchers: Vec<String>,
+    pub share_cache: bool,
+}
+
+/// Keys from a file, one a line, and from text with commas (an environment variable).
+pub fn read_keys(file: Option<&Path>, listed: Option<&str>) -> Result<Vec<String>> {
+    let mut keys: Vec<String> = Vec::new();
+    if let Some(file) = file {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        keys.extend(lines.map(String::from));
+        ensure!(!keys.is_empty(), "{} has no keys; one a line is wanted", file.display());
+    }
+    let listed = listed.unwrap_or_default().split(',').map(str::trim);
+    keys.extend(listed.filter(|key| !key.is_empty()).map(String::from));
+    let short = keys.iter().any(|key| key.len() < 8);
+    ensure!(!short, "a key of less than 8 characters is soon guessed; make longer ones");
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_from_a_file_and_from_the_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys");
+        std::fs::write(&file, "# mine\nfirst-key-1\n\n second-key-2 \n").unwrap();
+        let keys = read_keys(Some(&file), Some("third-key-3,")).unwrap();
+        assert_eq!(keys, ["first-key-1", "second-key-2", "third-key-3"]);
+        assert!(read_keys(None, Some("short")).is_err());
+        std::fs::write(&file, "# none\n").unwrap();
+        assert!(read_keys(Some(&file), None).unwrap_err().to_string().contains("keys"));
+    }
+}
