@@ -2,13 +2,15 @@
 //! stands for the flags in that file.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nanochat::mixture::one_line;
 use toml::{Table, Value};
 
 /// Rewrites the arguments. Flags that are also on the command line win over the file's.
-pub fn expand(args: Vec<String>) -> Result<Vec<String>> {
+pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
     let mut expanded = Vec::with_capacity(args.len());
     let mut args = args.into_iter();
     let mut from_files = Vec::new();
@@ -19,36 +21,48 @@ pub fn expand(args: Vec<String>) -> Result<Vec<String>> {
             break;
         }
         let arg = hyphens(arg);
-        match arg.strip_prefix("--config") {
-            Some("") => from_files.extend(read(&args.next().context("--config wants a file")?)?),
-            Some(file) if file.starts_with('=') => from_files.extend(read(&file[1..])?),
+        match after(&arg, "--config").as_deref().map(OsStr::as_encoded_bytes) {
+            Some(b"") => from_files.extend(read(args.next().context("--config wants a file")?.as_ref())?),
+            Some([b'=', ..]) => {
+                from_files.extend(read(after(&arg, "--config=").unwrap_or_default().as_ref())?);
+            }
             _ => expanded.push(arg),
         }
     }
     let given: HashSet<String> = expanded.iter().filter_map(|arg| flag_name(arg)).collect();
     let end = expanded.iter().position(|arg| arg == "--").unwrap_or(expanded.len());
     let added = from_files.into_iter().filter(|(name, _)| !given.contains(name));
-    expanded.splice(end..end, added.flat_map(|(_, flags)| flags).collect::<Vec<_>>());
+    let added = added.flat_map(|(_, flags)| flags).map(OsString::from);
+    expanded.splice(end..end, added.collect::<Vec<_>>());
     Ok(expanded)
 }
 
-fn hyphens(arg: String) -> String {
-    match arg.strip_prefix("--").map(|flag| flag.split_once('=')) {
-        Some(Some((name, value))) => format!("--{}={value}", name.replace('_', "-")),
-        Some(None) => format!("--{}", arg[2..].replace('_', "-")),
-        None => arg,
-    }
+/// What follows `start` in an argument, whose rest may be a path of any bytes.
+fn after(arg: &OsStr, start: &str) -> Option<OsString> {
+    let rest = arg.as_encoded_bytes().strip_prefix(start.as_bytes())?;
+    // SAFETY: the bytes are those of an OsStr, split right after a part that is UTF-8.
+    Some(unsafe { OsStr::from_encoded_bytes_unchecked(rest) }.to_owned())
 }
 
-fn flag_name(arg: &str) -> Option<String> {
-    let flag = arg.strip_prefix("--")?;
-    Some(flag.split_once('=').map_or(flag, |(name, _)| name).to_string())
+/// The name of a flag, before any `=`.
+fn flag_name(arg: &OsStr) -> Option<String> {
+    let flag = arg.as_encoded_bytes().strip_prefix(b"--")?;
+    let name = flag.split(|byte| *byte == b'=').next().unwrap_or(flag);
+    String::from_utf8(name.to_vec()).ok()
+}
+
+fn hyphens(arg: OsString) -> OsString {
+    let Some(name) = flag_name(&arg).filter(|name| name.contains('_')) else { return arg };
+    let mut flag = OsString::from(format!("--{}", name.replace('_', "-")));
+    flag.push(after(&arg, &format!("--{name}")).unwrap_or_default());
+    flag
 }
 
 /// The flags of a TOML file, by name: `depth = 4` is `--depth=4`, `resume = true` is `--resume`, and a
 /// list repeats its flag.
-fn read(path: &str) -> Result<Vec<(String, Vec<String>)>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {path}"))?;
+fn read(path: &Path) -> Result<Vec<(String, Vec<String>)>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
+    let path = &path.display().to_string();
     let table: Table = text.parse().map_err(|error| anyhow!("{path} is not TOML: {}", one_line(&error)))?;
     let mut flags = Vec::new();
     for (key, value) in table {
@@ -80,7 +94,8 @@ mod tests {
     use super::*;
 
     fn expanded(args: &[&str]) -> Vec<String> {
-        expand(args.iter().map(|arg| arg.to_string()).collect()).unwrap()
+        let expanded = expand(args.iter().map(OsString::from).collect()).unwrap();
+        expanded.into_iter().map(|arg| arg.into_string().unwrap()).collect()
     }
 
     #[test]
@@ -107,7 +122,7 @@ mod tests {
 
     #[test]
     fn files_that_are_missing_or_no_toml_are_named() {
-        let args = |config: &str| expand(vec!["nanochat".into(), format!("--config={config}")]);
+        let args = |config: &str| expand(vec!["nanochat".into(), format!("--config={config}").into()]);
         assert!(args("/no/such.toml").unwrap_err().to_string().contains("/no/such.toml"));
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("bad.toml");
@@ -115,5 +130,15 @@ mod tests {
             std::fs::write(&file, bad).unwrap();
             assert!(args(file.to_str().unwrap()).unwrap_err().to_string().contains("bad.toml"), "{bad}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn paths_of_any_bytes_stay() {
+        use std::os::unix::ffi::OsStringExt;
+        let bytes = |text: &[u8]| OsString::from_vec(text.to_vec());
+        let args = vec![bytes(b"x"), bytes(b"--base_dir=a_\xff'\n"), bytes(b"--out"), bytes(b"b_\xff")];
+        let want = [bytes(b"x"), bytes(b"--base-dir=a_\xff'\n"), bytes(b"--out"), bytes(b"b_\xff")];
+        assert_eq!(expand(args).unwrap(), want);
     }
 }

@@ -39,6 +39,13 @@ pub enum DataCommand {
     Download(crate::download::DownloadArgs),
 }
 
+impl DataCommand {
+    /// Whether it writes a folder.
+    pub fn makes(&self) -> bool {
+        !matches!(self, DataCommand::Stats(_))
+    }
+}
+
 pub fn run(command: DataCommand, base_dir: &Path) -> anyhow::Result<()> {
     match command {
         DataCommand::Make { options } => {

@@ -27,11 +27,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{anyhow, ensure};
+use anyhow::ensure;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use launch::RanksFailed;
+use nanochat::command_line::quoted;
 use nanochat::escape;
-use nanochat::stages::run::Interrupted;
+use nanochat::stages::run::{Interrupted, watch_signals};
 use nanochat::values;
 use nanochat_tensor::cuda::gpu_failure;
 use nanochat_tensor::{Comm, Device, DeviceChoice};
@@ -113,7 +114,7 @@ fn main() -> ExitCode {
             hook(panic);
         }
     }));
-    let args = match arguments().and_then(arguments::expand) {
+    let args = match arguments::expand(std::env::args_os().collect()) {
         Ok(args) => args,
         Err(error) => return fail(&error),
     };
@@ -122,7 +123,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     // A client who leaves must not end a server.
-    ends_quietly.store(!cli.command.speaks_http(), Ordering::Relaxed);
+    ends_quietly.store(!cli.command.speaks_http() && !cli.command.makes(), Ordering::Relaxed);
     // A GPU that fails at work, by running out of memory say, unwinds from wherever it was used.
     match catch_unwind(AssertUnwindSafe(|| cli.run(&args))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -135,7 +136,7 @@ fn main() -> ExitCode {
 }
 
 /// A number may be negative: what its flag says of it is better than that there is no flag -1.
-fn parse(args: &[String]) -> Result<Cli, clap::Error> {
+fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     fn takes_numbers(command: clap::Command) -> clap::Command {
         command.allow_negative_numbers(true).mut_subcommands(takes_numbers)
     }
@@ -155,6 +156,16 @@ fn refuse(error: &clap::Error) -> ExitCode {
 impl Command {
     fn trains(&self) -> bool {
         matches!(self, Command::Speedrun(_) | Command::Train(_) | Command::Bench(_))
+    }
+
+    /// Whether it makes something that must not be lost with code 0 when nobody reads what it says.
+    fn makes(&self) -> bool {
+        match self {
+            Command::Speedrun(_) | Command::Train(_) | Command::Download(_) | Command::Export(_) => true,
+            Command::Data(command) => command.makes(),
+            Command::Tok(command) => command.makes(),
+            _ => false,
+        }
     }
 
     fn speaks_http(&self) -> bool {
@@ -183,14 +194,9 @@ fn keep_freed_memory() {
     }
 }
 
-fn arguments() -> anyhow::Result<Vec<String>> {
-    let text = |arg: OsString| arg.into_string().map_err(|arg| anyhow!("the argument {arg:?} is not UTF-8"));
-    std::env::args_os().map(text).collect()
-}
-
 impl Cli {
     /// `args` are the command line that it was parsed from.
-    fn run(self, args: &[String]) -> anyhow::Result<()> {
+    fn run(self, args: &[OsString]) -> anyhow::Result<()> {
         let device = self.device.unwrap_or(match self.gpus {
             None => DeviceChoice::Cpu,
             Some(_) => DeviceChoice::Cuda,
@@ -219,6 +225,9 @@ impl Cli {
         };
         if self.command.trains() {
             keep_freed_memory();
+        }
+        if self.command.makes() {
+            watch_signals()?;
         }
         // The GPU of this rank, and the ranks by way of it.
         let open = || -> anyhow::Result<(Device, Comm)> {
@@ -270,11 +279,11 @@ fn default_base_dir() -> anyhow::Result<PathBuf> {
 
 /// One sentence, causes after colons. A run stopped on purpose ends with the code of Ctrl-C.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    if error.is::<Interrupted>() {
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         if !output::is_silent() {
-            eprintln!("{error}");
+            eprintln!("{error}. Go on with\n{}", going_on());
         }
-        return ExitCode::from(130);
+        return ExitCode::from(interrupted.code);
     }
     let code = error.downcast_ref().map_or(1, |failed: &RanksFailed| failed.code);
     let sentence = format!("{error:#}");
@@ -282,6 +291,22 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         eprintln!("error: {}", escape::line(&sentence));
     }
     ExitCode::from(code)
+}
+
+/// The command that goes on where this one has stopped, as a shell reads it. A speedrun knows where it was.
+fn going_on() -> String {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let is = |word: &OsString, flag: &str| word.to_str().is_some_and(|word| word.replace('_', "-") == flag);
+    if words.iter().any(|word| is(word, "train")) {
+        words.retain(|word| !is(word, "--overwrite") && !is(word, "--resume"));
+        words.push("--resume".into());
+    }
+    // The variable may have been set for this command alone.
+    let named = |word: &OsString| word.to_string_lossy().replace('_', "-").starts_with("--base-dir");
+    if let Some(folder) = std::env::var_os("NANOCHAT_BASE_DIR").filter(|_| !words.iter().any(named)) {
+        words.extend(["--base-dir".into(), folder]);
+    }
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// `nanochat report | head` is no error, as long as this holds.

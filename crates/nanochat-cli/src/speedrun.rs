@@ -4,6 +4,7 @@
 mod presets;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nanochat::checkpoint::{self, Stage};
-use nanochat::command_line::CommandLine;
+use nanochat::command_line::{CommandLine, quoted};
 use nanochat::dataset::{DataError, OnBadShard, Shards};
 use nanochat::language::TextLanguage;
 use nanochat::mix::Source;
@@ -79,9 +80,14 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |value: &dyn fmt::Debug| format!("{value:?}").to_lowercase();
         let (preset, lang) = (name(&self.preset), name(&self.language()));
-        write!(f, "--preset {preset} --lang {lang} --name {} --seed {}", quoted(&self.name), self.seed)?;
-        let data = self.data.iter().map(|source| format!(" --data {}", String::from(source.clone())));
-        let chat = self.chat.iter().map(|file| format!(" --chat {file}"));
+        write!(
+            f,
+            "--preset {preset} --lang {lang} --name {} --seed {}",
+            quoted(self.name.as_ref()),
+            self.seed
+        )?;
+        let data = self.data.iter().map(|source| format!(" --data {}", quoted(&source.as_argument())));
+        let chat = self.chat.iter().map(|file| format!(" --chat {}", quoted(file.as_ref())));
         data.chain(chat).try_for_each(|flag| f.write_str(&flag))
     }
 }
@@ -115,7 +121,8 @@ pub fn run(
     if record.finished.is_empty() {
         report::reset(base_dir, None)?;
     }
-    for stage in &stages {
+    for command_line in &stages {
+        let stage = &said(command_line);
         if record.finished.contains_key(stage) {
             eprintln!("\n$ nanochat {stage}\ndone before");
             continue;
@@ -124,7 +131,7 @@ pub fn run(
         let started = Instant::now();
         let was_killed = record.started.replace(stage.clone()).as_ref() == Some(stage);
         save(&record, &path)?;
-        let done = match run_stage(stage, base_dir, device, gpus) {
+        let done = match run_stage(command_line, base_dir, device, gpus) {
             // The kill came when the data was complete.
             Err(error) if was_killed && is_already_there(&error) => Ok(()),
             done => done,
@@ -159,7 +166,7 @@ fn chat_with(base_dir: &Path, stage: Stage, tag: &str) -> Result<CommandLine> {
 }
 
 /// The lines to run, one after the other. What would stop them late is found now.
-fn stages(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> Result<Vec<String>> {
+fn stages(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> Result<Vec<CommandLine>> {
     let settings = &command.settings;
     let mut lines = match settings.preset.depth() {
         None if !settings.data.is_empty() || !settings.chat.is_empty() => {
@@ -175,7 +182,8 @@ fn stages(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> R
         }
     };
     if command.no_rl {
-        lines.retain(|line| !line.contains("train rl") && !line.contains("--source rl"));
+        let of_rl = |line: &CommandLine| line.arguments().iter().any(|argument| argument == "rl");
+        lines.retain(|line| !of_rl(line));
     }
     Ok(lines)
 }
@@ -217,19 +225,29 @@ fn planned(depth: usize, language: TextLanguage, device: &Device) -> Result<Plan
     Ok(plan)
 }
 
-/// Parses the line as a shell would have passed it and runs it in this process, or with `gpus` in ranks that end with it: one
-/// kill ends it all, one Ctrl-C saves it. Training stages go on where they were.
-fn run_stage(stage: &str, base_dir: &Path, device: DeviceChoice, gpus: Option<usize>) -> Result<()> {
-    let mut args = vec!["nanochat".to_string(), "--base-dir".into(), base_dir.display().to_string()];
-    args.extend(["--device".to_string(), device.to_string()]);
-    args.extend(words(stage));
-    if stage.starts_with("train ") {
+/// Runs a stage in this process, or with `gpus` in ranks that end with it: one kill ends it all, one Ctrl-C saves it.
+/// Training stages go on where they were.
+fn run_stage(stage: &CommandLine, base_dir: &Path, device: DeviceChoice, gpus: Option<usize>) -> Result<()> {
+    let mut args: Vec<OsString> = ["nanochat", "--base-dir"].map(OsString::from).to_vec();
+    args.extend([base_dir.into(), "--device".into(), device.to_string().into()]);
+    args.extend_from_slice(stage.arguments());
+    if is(stage, "train") {
         args.push("--resume".into());
     }
-    if let Some(gpus) = gpus.filter(|_| ["train ", "eval "].iter().any(|start| stage.starts_with(start))) {
-        args.push(format!("--gpus={gpus}"));
+    if let Some(gpus) = gpus.filter(|_| is(stage, "train") || is(stage, "eval")) {
+        args.push(format!("--gpus={gpus}").into());
     }
     Cli::try_parse_from(&args).context("failed to parse a stage of the speedrun")?.run(&args)
+}
+
+/// Whether it is one of the commands `nanochat NAME …`.
+fn is(stage: &CommandLine, name: &str) -> bool {
+    stage.arguments().first().is_some_and(|first| first == name)
+}
+
+/// A stage as one types it after `nanochat`; its name in the record.
+fn said(stage: &CommandLine) -> String {
+    stage.to_string().trim_start_matches("nanochat ").to_string()
 }
 
 fn is_already_there(error: &anyhow::Error) -> bool {
@@ -260,12 +278,6 @@ fn open(path: &PathBuf, settings: &Settings) -> Result<Record> {
     Ok(record)
 }
 
-/// As one word of a line.
-fn quoted(name: &str) -> String {
-    let plain = name.chars().all(|c| c.is_alphanumeric() || "-_./=:,".contains(c));
-    if plain { name.to_string() } else { format!("'{}'", name.replace('\'', "")) }
-}
-
 /// Words apart by spaces; single quotes hold spaces together.
 fn words(line: &str) -> Vec<String> {
     let split = |(i, part): (usize, &str)| match i % 2 {
@@ -289,9 +301,10 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_all_parse(stages: &[String], seed: &str) {
-        for stage in stages {
-            let args = std::iter::once("nanochat".to_string()).chain(words(stage));
+    fn assert_all_parse(stages: &[CommandLine], seed: &str) {
+        for line in stages {
+            let stage = said(line);
+            let args = std::iter::once("nanochat".into()).chain(line.arguments().iter().cloned());
             if let Err(error) = Cli::try_parse_from(args) {
                 panic!("{stage}: {error}");
             }
@@ -302,14 +315,15 @@ mod tests {
 
     #[test]
     fn every_stage_is_a_command_that_parses() {
-        let of = |line: &str, device| stages(&command(line), Path::new("base"), device).unwrap();
+        let lines = |line: &str, device| stages(&command(line), Path::new("base"), device).unwrap();
+        let of = |line: &str, device| lines(line, device).iter().map(said).collect::<Vec<_>>();
         let laptop = of("--name 'Ada L' --seed 7", DeviceChoice::Cpu);
         assert_eq!(laptop.len(), 8, "{laptop:?}");
-        assert_all_parse(&laptop, "--seed 7");
+        assert_all_parse(&lines("--name 'Ada L' --seed 7", DeviceChoice::Cpu), "--seed 7");
         let smoke = of("--preset smoke --lang zh --no-rl --seed 7", DeviceChoice::Cpu);
         assert_eq!(smoke.len(), 6, "{smoke:?}");
         assert!(smoke[0].contains("--lang zh"), "{}", smoke[0]);
-        assert_all_parse(&smoke, "--seed 7");
+        assert_all_parse(&lines("--preset smoke --lang zh --no-rl --seed 7", DeviceChoice::Cpu), "--seed 7");
         // A GPU has kernels for the heads of d4 and none for those of d3.
         assert!(laptop[2].contains("--depth 3"));
         assert!(of("", DeviceChoice::Cuda)[2].contains("--depth 4"));
@@ -325,7 +339,7 @@ mod tests {
             let plan = plan(settings.preset.depth().unwrap(), &options).unwrap();
             let stages = presets::of_public_text(&settings, &plan, &base);
             assert_all_parse(&stages, "--seed 7");
-            stages.join("\n")
+            stages.iter().map(said).collect::<Vec<_>>().join("\n")
         };
         let english = all("--preset d20 --seed 7");
         assert!(
@@ -363,12 +377,24 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
-    fn names_survive_as_one_word() {
-        for name in ["nanochat", "小明", "Ada L", "it's"] {
-            let line = format!("data make --name {}", quoted(name));
-            assert_eq!(words(&line)[3], name.replace('\'', ""));
-            assert_eq!(words(&line).len(), 4);
+    fn names_and_paths_reach_their_stage_as_they_are() {
+        use std::os::unix::ffi::OsStrExt;
+        for name in ["小明", "Ada L", "it's \"$HOME\"\n"] {
+            let mut command = command("--preset smoke");
+            command.settings.name = name.into();
+            let stages = stages(&command, Path::new("base"), DeviceChoice::Cpu).unwrap();
+            assert_eq!(stages[0].arguments().last().unwrap(), name);
         }
+        let base = Path::new(std::ffi::OsStr::from_bytes(b"it's\n\xff"));
+        let settings = command("--preset d8 --lang mix").settings;
+        let options = PlanOptions::new(settings.language(), Gpu::H100);
+        let stages = presets::of_public_text(&settings, &plan(8, &options).unwrap(), base);
+        let english = base.join("corpus/en");
+        assert_eq!(stages[0].arguments().last().unwrap(), english.as_os_str());
+        let mut given = std::ffi::OsString::from("en=0.5:");
+        given.push(&english);
+        assert!(stages.iter().any(|stage| stage.arguments().contains(&given)));
     }
 }

@@ -40,6 +40,13 @@ pub enum TokCommand {
     Import(ImportArgs),
 }
 
+impl TokCommand {
+    /// Whether it writes a tokenizer.
+    pub fn makes(&self) -> bool {
+        matches!(self, TokCommand::Train(_) | TokCommand::Import(_))
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// Tokens in all: 256 bytes, merges, special tokens. Suggested: 65536 for English, 40000 for

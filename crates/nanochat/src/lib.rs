@@ -36,6 +36,7 @@ pub mod metrics;
 pub mod mix;
 pub mod mixture;
 pub mod optim;
+pub mod output;
 mod partial_dir;
 pub mod plan;
 pub mod profile;

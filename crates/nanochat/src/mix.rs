@@ -1,6 +1,7 @@
 //! Several corpora as one, by weight: the next document always comes from the source that is furthest behind
 //! its share. The order follows from the seed alone; mixing again gives the same bytes.
 
+use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -83,6 +84,15 @@ impl TryFrom<String> for Source {
 impl From<Source> for String {
     fn from(Source { name, weight, dir }: Source) -> String {
         format!("{name}={weight}:{}", dir.display())
+    }
+}
+
+impl Source {
+    /// As an argument of a command: the folder's name as it is.
+    pub fn as_argument(&self) -> OsString {
+        let mut argument = OsString::from(format!("{}={}:", self.name, self.weight));
+        argument.push(&self.dir);
+        argument
     }
 }
 

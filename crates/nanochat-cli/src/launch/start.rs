@@ -1,6 +1,7 @@
 //! `--gpus N`: a process for each GPU of this machine, started and looked after. Signals go on to all, and when one
 //! fails the others end too.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -21,7 +22,7 @@ const INTERRUPTED: i32 = 130;
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Runs `nanochat` with `args` as `count` ranks of this machine, until all have ended.
-pub fn start(count: usize, args: &[String]) -> Result<()> {
+pub fn start(count: usize, args: &[OsString]) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let shared = Shared { count, port: free_port()?, secret: secret(), args };
     let mut ranks = Ranks::default();
@@ -91,7 +92,7 @@ struct Shared<'a> {
     count: usize,
     port: u16,
     secret: String,
-    args: &'a [String],
+    args: &'a [OsString],
 }
 
 impl Shared<'_> {

@@ -1,14 +1,17 @@
-//! The stages of each preset, each a line of what one would type after `nanochat`.
+//! The stages of each preset, each a list of the arguments that one would type after `nanochat`: a path or a name goes from
+//! here to its stage as it is.
 
+use std::ffi::OsString;
 use std::path::Path;
 
+use nanochat::command_line::CommandLine;
 use nanochat::language::TextLanguage;
 use nanochat::mix::Source;
 use nanochat::plan::Plan;
 use nanochat_tensor::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_SEED, Settings, quoted};
+use super::{DEFAULT_SEED, Settings, words};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,7 +83,7 @@ fn laptop_depth(device: DeviceChoice) -> usize {
 }
 
 /// The built-in world in one language or both.
-pub fn of_the_world(settings: &Settings, device: DeviceChoice) -> Vec<String> {
+pub fn of_the_world(settings: &Settings, device: DeviceChoice) -> Vec<CommandLine> {
     let (make, stages) = match settings.preset {
         Preset::Smoke => ("data make --documents 400 --conversations 300", SMOKE),
         _ => ("data make", LAPTOP),
@@ -91,10 +94,14 @@ pub fn of_the_world(settings: &Settings, device: DeviceChoice) -> Vec<String> {
         TextLanguage::Zh => " --lang zh",
         TextLanguage::Mix => "",
     };
-    let make = format!("{make} --name {}{lang}", quoted(&settings.name));
-    let mut lines = vec![make];
-    lines.extend(stages.lines().map(|stage| stage.replace("DEPTH", &depth)));
+    let mut lines = vec![line(&format!("{make}{lang}")).arg("--name").arg(&settings.name)];
+    lines.extend(stages.lines().map(|stage| line(&stage.replace("DEPTH", &depth))));
     seeded(lines, settings.seed)
+}
+
+/// Words that a preset is made of; spaces of their own stand in single quotes.
+fn line(text: &str) -> CommandLine {
+    CommandLine::new(words(text))
 }
 
 /// Documents' text that a tokenizer is trained on, as in nanochat's speedrun.
@@ -103,25 +110,25 @@ const TOKENIZER_CHARS: &str = "2000000000";
 const EVAL_TOKENS: usize = 10_485_760;
 
 /// A model of public text, or of the user's: what `plan` sized, then nanochat's stages.
-pub fn of_public_text(settings: &Settings, plan: &Plan, base_dir: &Path) -> Vec<String> {
+pub fn of_public_text(settings: &Settings, plan: &Plan, base_dir: &Path) -> Vec<CommandLine> {
     let language = settings.language();
-    let in_base = |folder: &str| base_dir.join(folder).display().to_string();
+    let in_base = |folder: &str| base_dir.join(folder);
     let mut lines = Vec::new();
     let mut corpora = settings.data.clone();
     if corpora.is_empty() {
         match language {
-            TextLanguage::En => lines.push(format!("data download fineweb-edu -n {}", plan.shards)),
+            TextLanguage::En => lines.push(line(&format!("data download fineweb-edu -n {}", plan.shards))),
             TextLanguage::Zh => {
-                let raw = quoted(&in_base("raw/zh"));
-                lines.push(format!("data download fineweb-edu-zh -n {} --out {raw}", plan.shards));
-                lines.push(format!("data clean {raw} {ONE_FORM}"));
+                let (raw, download) = (in_base("raw/zh"), "data download fineweb-edu-zh -n");
+                lines.push(line(&format!("{download} {} --out", plan.shards)).arg(&raw));
+                lines.push(line(&format!("data clean {ONE_FORM}")).arg(&raw));
             }
             TextLanguage::Mix => {
                 for (name, set) in [("en", "fineweb-edu"), ("zh", "fineweb-edu-zh")] {
                     let of = if name == "en" { TextLanguage::En } else { TextLanguage::Zh };
                     let (shards, dir) = (plan.shards_of(of, 0.5), in_base(&format!("corpus/{name}")));
-                    lines.push(format!("data download {set} -n {shards} --out {}", quoted(&dir)));
-                    corpora.push(Source { name: name.into(), weight: 0.5, dir: dir.into() });
+                    lines.push(line(&format!("data download {set} -n {shards} --out")).arg(&dir));
+                    corpora.push(Source { name: name.into(), weight: 0.5, dir });
                 }
             }
         }
@@ -131,16 +138,17 @@ pub fn of_public_text(settings: &Settings, plan: &Plan, base_dir: &Path) -> Vec<
         TextLanguage::Zh => CHINESE_SETS.to_string(),
         TextLanguage::Mix => format!("{ENGLISH_SETS} {CHINESE_SETS}"),
     };
-    lines.push(format!("data download {sets}"));
-    let named = |flag: &str| -> String {
-        let source = |source: &Source| format!(" {flag} {}", quoted(&String::from(source.clone())));
-        corpora.iter().map(source).collect()
+    lines.push(line(&format!("data download {sets}")));
+    let with_corpora = |line: CommandLine, flag: &str| {
+        corpora.iter().fold(line, |line, source| line.arg(flag).arg(source.as_argument()))
     };
     let (vocab, tag) = (plan.model.vocab_size, format!("--model-tag d{}", plan.depth));
-    lines.push(format!("tok train --vocab-size {vocab} --max-chars {TOKENIZER_CHARS}{}", named("--mix")));
+    let tok = format!("tok train --vocab-size {vocab} --max-chars {TOKENIZER_CHARS}");
+    lines.push(with_corpora(line(&tok), "--mix"));
     let prompts = if language == TextLanguage::En { "" } else { CHINESE_PROMPTS };
     let flags = plan.train_flags();
-    lines.push(format!("train base {flags} --eval-tokens {EVAL_TOKENS}{}{prompts}", named("--data")));
+    let base = line(&format!("train base {flags} --eval-tokens {EVAL_TOKENS}{prompts}"));
+    lines.push(with_corpora(base, "--data"));
     let [mid, sft, rl] = learned(settings);
     let tasks = match language {
         TextLanguage::En => "",
@@ -148,18 +156,18 @@ pub fn of_public_text(settings: &Settings, plan: &Plan, base_dir: &Path) -> Vec<
         TextLanguage::Mix => BOTH_TASKS,
     };
     if language != TextLanguage::Zh {
-        lines.push(format!("eval core {tag}"));
+        lines.push(line(&format!("eval core {tag}")));
     }
     if language != TextLanguage::En {
-        lines.push(format!("eval core --bundle zh {tag}"));
+        lines.push(line(&format!("eval core --bundle zh {tag}")));
     }
-    lines.push(format!("eval exam {tag}"));
-    lines.push(format!("train mid {tag} {mid}"));
-    lines.push(format!("eval chat {tag} --source mid{tasks}"));
-    lines.push(format!("train sft {tag} {sft}"));
-    lines.push(format!("eval chat {tag} --source sft{tasks}"));
-    lines.push(format!("train rl {tag} {rl}"));
-    lines.push(format!("eval chat {tag} --source rl{tasks}"));
+    lines.push(line(&format!("eval exam {tag}")));
+    lines.push(mid.into_iter().fold(line(&format!("train mid {tag}")), CommandLine::arg));
+    lines.push(line(&format!("eval chat {tag} --source mid{tasks}")));
+    lines.push(sft.into_iter().fold(line(&format!("train sft {tag}")), CommandLine::arg));
+    lines.push(line(&format!("eval chat {tag} --source sft{tasks}")));
+    lines.push(rl.into_iter().fold(line(&format!("train rl {tag}")), CommandLine::arg));
+    lines.push(line(&format!("eval chat {tag} --source rl{tasks}")));
     seeded(lines, settings.seed)
 }
 
@@ -172,19 +180,21 @@ const BOTH_TASKS: &str = " --task ARC-Easy --task ARC-Challenge --task MMLU --ta
 const CHINESE_PROMPTS: &str = " --sample-prompt 中国的首都是 --sample-prompt 水的化学式是 --sample-prompt '从前有一座山，' --sample-prompt 'The capital of France is'";
 
 /// What mid, sft and rl learn from: nanochat's public sets, sums asked in Chinese, the user's conversations.
-fn learned(settings: &Settings) -> [String; 3] {
+fn learned(settings: &Settings) -> [Vec<String>; 3] {
     let chinese = settings.language() != TextLanguage::En;
     let english = settings.language() != TextLanguage::Zh;
     if !chinese && settings.chat.is_empty() {
-        return ["mid", "sft", "rl"].map(|_| "--mixture nanochat".to_string());
+        return ["mid", "sft", "rl"].map(|_| words("--mixture nanochat"));
     }
     let flags = |tasks: &[&str], sums: usize| {
-        let mut flags: Vec<String> = settings.chat.iter().map(|file| quoted(file)).collect();
-        flags.extend(tasks.iter().filter(|_| english).map(|task| task.to_string()));
-        flags.extend(chinese.then(|| format!("zh-arithmetic,limit={sums}")));
-        let flags: Vec<String> = flags.into_iter().map(|task| format!("--data {task}")).collect();
+        let mut learned = settings.chat.clone();
+        learned.extend(tasks.iter().filter(|_| english).map(|task| task.to_string()));
+        learned.extend(chinese.then(|| format!("zh-arithmetic,limit={sums}")));
+        let mut flags: Vec<String> =
+            learned.into_iter().flat_map(|task| ["--data".to_string(), task]).collect();
         let val = if english { "SmolTalk" } else { "zh-arithmetic,limit=1000" };
-        format!("{} --val-data {val}", flags.join(" "))
+        flags.extend(["--val-data", val].map(String::from));
+        flags
     };
     let mid = flags(&["SmolTalk", "MMLU", "GSM8K", "SimpleSpelling,limit=200000", "SpellingBee"], 80_000);
     let sft = ["ARC-Easy", "ARC-Challenge", "GSM8K", "SmolTalk,limit=10000", "SpellingBee,limit=300"];
@@ -192,12 +202,18 @@ fn learned(settings: &Settings) -> [String; 3] {
         true => "--mixture nanochat",
         false => "--data zh-arithmetic --val-data zh-arithmetic,limit=400",
     };
-    [mid, flags(&sft, 2_000), rl.to_string()]
+    [mid, flags(&sft, 2_000), words(rl)]
 }
 
 /// Training draws from the seed, and so does the world.
-fn seeded(lines: Vec<String>, seed: u64) -> Vec<String> {
-    let draws = |line: &str| line.starts_with("train ") || line.starts_with("data make");
-    let seed = if seed == DEFAULT_SEED { String::new() } else { format!(" --seed {seed}") };
-    lines.into_iter().map(|line| if draws(&line) { line + &seed } else { line }).collect()
+fn seeded(lines: Vec<CommandLine>, seed: u64) -> Vec<CommandLine> {
+    let draws = |line: &CommandLine| {
+        let first: Vec<&OsString> = line.arguments().iter().take(2).collect();
+        first[0] == "train" || (first[0] == "data" && first[1] == "make")
+    };
+    let with_seed = |line: CommandLine| match draws(&line) && seed != DEFAULT_SEED {
+        true => line.arg("--seed").arg(seed.to_string()),
+        false => line,
+    };
+    lines.into_iter().map(with_seed).collect()
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::columns::Rows;
 pub use crate::columns::{ParquetTexts, is_guarded};
 use crate::escape;
+use crate::output;
 pub use error::DataError;
 pub(crate) use error::at;
 pub use write::{CHARS_PER_SHARD, ShardWriter, Written};
@@ -207,7 +208,7 @@ impl Shards {
     fn warn_once(&self, path: &Path, message: &str) {
         let mut warned = self.warned.lock().expect("no code panics while it holds this lock");
         if warned.insert(path.into()) {
-            eprintln!("warning: {}", escape::line(message));
+            output::tell(&format!("warning: {}", escape::line(message)));
         }
     }
 }

@@ -11,6 +11,7 @@ use super::run::{Run, is_due};
 use crate::core_eval::{self, Bundle};
 use crate::escape;
 use crate::gpt::Gpt;
+use crate::output::tell;
 use crate::report::Section;
 use crate::values;
 
@@ -49,7 +50,7 @@ impl CoreMetric {
         if !args.no_core && args.core_bundle.is_none() && !folder.exists() {
             if comm.is_first() {
                 let sentence = format!("CORE is not computed: there is no {}", folder.display());
-                eprintln!("{}", escape::line(&sentence));
+                tell(&escape::line(&sentence));
             }
         } else if !args.no_core {
             let there = Bundle::open(&folder).context("--no-core trains without CORE")?;

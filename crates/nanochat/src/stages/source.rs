@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{self, Stage};
+use crate::checkpoint::{self, Found, Stage};
 use crate::gpt::Gpt;
 use crate::values;
 
@@ -15,7 +15,7 @@ pub struct SourceArgs {
     /// Stage of the model to start from [default: the last one before this that the run has been through]
     #[arg(long, value_enum)]
     pub source: Option<Stage>,
-    /// Step of the model to start from [default: its last]
+    /// Step of the model to start from [default: the last one of a finished run]
     #[arg(long, value_parser = values::amount)]
     pub step: Option<usize>,
 }
@@ -44,6 +44,13 @@ impl SourceArgs {
             None => stages.to_vec(),
         };
         let folder = checkpoint::find_first(base_dir, &stages, tag, self.step)?;
+        if let Some(found) = Found::of(&folder).filter(|found| self.step.is_none() && !found.finished) {
+            let Found { stage, tag, step, .. } = &found;
+            bail!(
+                "the {0} run {tag} has not finished: its last checkpoint is of step {step}; finish it with `nanochat train {0}` and --resume, or say --source {0} --step {step} to start from there",
+                stage.name()
+            );
+        }
         let name = folder.parent().and_then(Path::file_name).and_then(|name| name.to_str());
         let tag = name.unwrap_or("model").to_string();
         let loaded = checkpoint::load_folder(&folder)?;

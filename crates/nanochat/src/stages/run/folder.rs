@@ -10,6 +10,7 @@ use super::settings::{RunSettings, refuse_changes};
 use crate::checkpoint::{Checkpoints, TrainState};
 use crate::escape;
 use crate::metrics::MetricsWriter;
+use crate::output;
 
 /// What one process alone may hold.
 pub(super) struct Writer {
@@ -66,7 +67,7 @@ fn lock(dir: &Path) -> Result<File> {
 }
 
 fn tell(sentence: &str) {
-    eprintln!("{}", escape::line(sentence));
+    output::tell(&escape::line(sentence));
 }
 
 /// Moves a replaced run's checkpoints aside, in place of those that an earlier --overwrite moved:

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use self::folder::{Writer, cannot_go_on, open_folder};
 use self::interrupt::Interrupt;
+pub use self::interrupt::watch_signals;
 use self::progress::Progress;
 pub use self::settings::RunSettings;
 use crate::checkpoint::{Checkpoints, LoadedModel, Stage, TrainState, load_folder};
@@ -28,12 +29,14 @@ use crate::optim::Optimizer;
 use crate::report::{self, Section};
 use crate::train::Diverged;
 
-/// The user asked the run to stop; everything is saved.
+/// The run was asked to stop by a signal; everything is saved.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped at step {step}; saved in {folder}. Go on with the same command and --resume")]
+#[error("stopped at step {step}; saved in {folder}")]
 pub struct Interrupted {
     pub step: usize,
     pub folder: String,
+    /// The code that the process shall end with: 128 and the signal's number.
+    pub code: u8,
 }
 
 /// A run under way, as one of its ranks. The first one writes files and speaks to the user.
@@ -93,7 +96,7 @@ impl Run {
             settings: settings.clone(),
             all_settings,
             unproven: None,
-            interrupt: Interrupt::hold()?,
+            interrupt: Interrupt::hold(comm.is_first())?,
             stopping: false,
             at_end: false,
             progress: Progress::hidden(),
@@ -169,7 +172,7 @@ impl Run {
 
     /// Whether `step`, the number of steps done, is one to save at. The ranks ask this together, once a step.
     pub fn is_save_due(&mut self, step: usize, last: bool) -> bool {
-        let mut asked = [f64::from(u8::from(self.interrupt.is_asked()))];
+        let mut asked = [f64::from(u8::from(self.interrupt.asked().is_some()))];
         self.comm.sum_f64(&mut asked);
         self.stopping = asked[0] > 0.0;
         self.at_end = last;
@@ -240,7 +243,10 @@ impl Run {
     /// The sentence of an interrupted run.
     pub fn interrupted(&self, step: usize) -> anyhow::Error {
         self.progress.finish();
-        Interrupted { step, folder: self.checkpoints.folder(step).display().to_string() }.into()
+        let folder = self.checkpoints.folder(step).display().to_string();
+        // Another rank may have been asked.
+        let code = interrupt::code(self.interrupt.asked().unwrap_or(signal_hook::consts::SIGINT));
+        Interrupted { step, folder, code }.into()
     }
 
     /// Ends a run that reached its horizon: its section of the report, with settings and curves.

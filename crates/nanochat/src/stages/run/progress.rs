@@ -3,6 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::escape;
+use crate::output::tell;
 
 /// A bar on a terminal; now and then a line where there is none.
 pub(super) struct Progress {
@@ -39,15 +40,14 @@ impl Progress {
     pub(super) fn show(&mut self, step: usize, message: String, every: usize) {
         self.bar.set_position(step as u64 + 1);
         if self.bar.is_hidden() && step.is_multiple_of(every) && self.bar.length().is_some() {
-            eprintln!("step {step}/{}: {message}", self.bar.length().unwrap_or(0));
+            tell(&format!("step {step}/{}: {message}", self.bar.length().unwrap_or(0)));
         }
         self.bar.set_message(message);
     }
 
     pub(super) fn say(&self, line: &str) {
         // Samples, names of texts and folders may be anything.
-        let line = escape::text(line);
-        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+        if self.bar.is_hidden() { tell(line) } else { self.bar.println(escape::text(line)) }
     }
 
     pub(super) fn finish(&self) {
