@@ -425,7 +425,9 @@ impl<'t> Engine<'t> {
         while !self.is_idle() {
             for event in self.step() {
                 match event {
-                    Event::Stop { .. } => {}
+                    Event::Stop { request, sample, id, .. } => {
+                        done[index_of[&request]][sample].stop = Some(id);
+                    }
                     Event::Finished { request, sample, finish } => {
                         let completion = &mut done[index_of[&request]][sample];
                         if completion.finish != Finish::Cancelled {

@@ -72,6 +72,8 @@ pub struct Completion {
     pub forced: Vec<bool>,
     /// Of each token that was not forced, where they were asked for.
     pub logprobs: Vec<Logprobs>,
+    /// The token that stopped it, drawn like the others: `<|assistant_end|>` or `<|bos|>`.
+    pub stop: Option<u32>,
     pub finish: Finish,
 }
 

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::answer;
 use crate::batch::Row;
-use crate::conversation::{ConversationError, Role};
-use crate::engine::{Completion, Engine, EngineOptions, Finish, Request};
+use crate::conversation::Role;
+use crate::engine::{Completion, Engine, EngineOptions, Request};
 use crate::gpt::Gpt;
 use crate::mixture::Mixture;
 use crate::ranks::Shares;
@@ -87,8 +87,6 @@ pub fn roll_out(
     comm: &Comm,
 ) -> Result<Vec<Vec<Rollout>>> {
     let Sampling { samples, max_new_tokens: max_tokens, options } = sampling;
-    let name = "<|assistant_end|>";
-    let end = tokenizer.special(name).ok_or(ConversationError::NoSpecial(name))?;
     let shares = Shares::by_size(comm, problems.iter().map(|problem| problem.prompt.len()));
     let request = |i: usize| {
         let prompt = problems[i].prompt.clone();
@@ -102,11 +100,9 @@ pub fn roll_out(
         let mut ids = [problem.prompt.as_slice(), &completion.ids].concat();
         let mut sampled = vec![false; problem.prompt.len()];
         sampled.extend(completion.forced.iter().map(|forced| !forced));
-        // The model chose to stop: that is learned like any other choice.
-        if completion.finish == Finish::Stop {
-            ids.push(end);
-            sampled.push(true);
-        }
+        // The model chose to stop, and by which token: that is learned like any other choice.
+        ids.extend(completion.stop);
+        sampled.extend(completion.stop.map(|_| true));
         Ok(Rollout { row: Row { weights: vec![0.0; ids.len()], ids }, sampled, text, reward })
     };
     let group = |(i, group): (usize, Vec<Completion>)| {
@@ -143,6 +139,74 @@ pub fn pass_at(k: usize, c: usize, n: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::GptConfig;
+    use crate::conversation::{Conversation, from_json};
+    use crate::dataset::DataError;
+    use crate::mixture::Conversations;
+    use crate::stages::rl::weighted_by_advantage;
+    use crate::testing::tokenizer;
+
+    /// One question, whose right answers have an even number of characters.
+    struct Even;
+
+    impl Conversations for Even {
+        fn len(&self) -> usize {
+            1
+        }
+
+        fn get(&self, _: usize) -> Result<Conversation, DataError> {
+            let messages = r#"[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]"#;
+            Ok(from_json(serde_json::from_str(messages).unwrap()).unwrap())
+        }
+
+        fn grade(&self, _: usize, answer: &str) -> Result<Option<bool>, DataError> {
+            Ok(Some(answer.chars().count().is_multiple_of(2)))
+        }
+    }
+
+    /// After anything it says `often` with a probability of a third, `never` next to never, all others alike.
+    fn model(often: u32, never: u32) -> Gpt {
+        let mut model = Gpt::init(GptConfig::from_depth(1, 265, 96).unwrap(), 0);
+        let c = model.config.n_embd;
+        for (name, _, weight) in model.params_mut() {
+            match name.as_str() {
+                "transformer.wte.weight" => weight.data_mut().fill(1.0),
+                "lm_head.weight" => {
+                    let row = |id: u32| id as usize * c..(id as usize + 1) * c;
+                    weight.data_mut()[row(often)].fill(5.0 / c as f32);
+                    weight.data_mut()[row(never)].fill(-1.0);
+                }
+                _ => {}
+            }
+        }
+        model
+    }
+
+    #[test]
+    fn the_end_that_is_learned_is_the_one_that_was_drawn() {
+        let tokenizer = tokenizer();
+        let ends = ["<|bos|>", "<|assistant_end|>"].map(|name| tokenizer.special(name).unwrap());
+        let mixture = Mixture::of(Even);
+        let (problems, _) = read_problems(&mixture, &tokenizer, 96, 8).unwrap();
+        let options = SampleOptions { temperature: 1.0, top_k: 0, ..SampleOptions::default() };
+        let sampling = Sampling { samples: 64, max_new_tokens: 8, options };
+        for [drawn, other] in [ends, [ends[1], ends[0]]] {
+            let model = model(drawn, other);
+            let mut engine = engine(&model, Some(&tokenizer), 64, 96);
+            let asked: Vec<&Problem> = problems.iter().collect();
+            let groups = roll_out(&mut engine, &tokenizer, &asked, sampling, 0, &Comm::alone()).unwrap();
+            let prompt = problems[0].prompt.len();
+            let stopped = |answer: &&Rollout| answer.row.ids.len() < prompt + 8;
+            let n = groups[0].iter().filter(stopped).count();
+            assert!(n > 32, "{n} of 64 answers are at their end before they are cut");
+            for answer in weighted_by_advantage(groups, false).iter().filter(stopped) {
+                let ids = &answer.row.ids[prompt..];
+                assert_eq!(ids.last(), Some(&drawn), "{ids:?}");
+                assert!(!ids.contains(&other) && ids.iter().filter(|id| **id == drawn).count() == 1);
+                assert!(answer.sampled.last() == Some(&true) && answer.row.weights.last() != Some(&0.0));
+            }
+        }
+    }
 
     #[test]
     fn pass_at_k_counts_the_draws_with_a_right_answer() {
