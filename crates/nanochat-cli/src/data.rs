@@ -7,6 +7,7 @@ mod stats;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nanochat::counted::counted;
 use nanochat::dataset::Written;
 use nanochat::ingest::{IngestOptions, Ingested, Oddities, PassedOver, ingest};
 use nanochat::make::{Made, MakeOptions, make};
@@ -81,7 +82,8 @@ fn print_made(made: &Made, base_dir: &Path) {
     }
     match made.conversations {
         Some([train, test]) => {
-            println!("wrote {train} conversations for training and {test} for tests to {}", chat.display());
+            let train = counted(train as usize, "conversation");
+            println!("wrote {train} for training and {test} for tests to {}", chat.display());
         }
         None => eprintln!("kept {}, which is already there", chat.display()),
     }
@@ -89,8 +91,8 @@ fn print_made(made: &Made, base_dir: &Path) {
 
 fn print_written(written: &Written, out: &Path) {
     println!(
-        "wrote {} shards to {}: {} training and {} validation documents, {} characters",
-        written.shards,
+        "wrote {} to {}: {} training and {} validation documents, {} characters",
+        counted(written.shards, "shard"),
         out.display(),
         written.train_documents,
         written.val_documents,

@@ -16,6 +16,7 @@ pub mod command_line;
 pub mod config;
 pub mod conversation;
 pub mod core_eval;
+pub mod counted;
 pub mod curve;
 pub mod dataloader;
 pub mod dataset;

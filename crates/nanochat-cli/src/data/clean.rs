@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use nanochat::atomic_file;
 use nanochat::clean::{CleanOptions, Cleaned, clean};
+use nanochat::counted::{counted, plural};
 use serde_json::json;
 
 use super::{print_odd, print_written, progress_bar};
@@ -43,9 +44,10 @@ fn print_report(report: &Cleaned, seconds: f64) {
     let share = |n: usize| 100.0 * n as f64 / report.documents.max(1) as f64;
     let megabytes = report.bytes as f64 / 1e6;
     println!(
-        "read      {:>10} documents in {} files, {megabytes:.1} MB in {seconds:.1} s ({:.1} MB/s)",
+        "read      {:>10} {} in {}, {megabytes:.1} MB in {seconds:.1} s ({:.1} MB/s)",
         report.documents,
-        report.files,
+        plural(report.documents, "document"),
+        counted(report.files, "file"),
         megabytes / seconds
     );
     for (reason, dropped) in &report.dropped {

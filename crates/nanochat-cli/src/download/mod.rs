@@ -179,6 +179,7 @@ fn fetch_all(client: &Client, items: Vec<Item>, jobs: u8) -> anyhow::Result<()> 
     progress.finish_and_clear();
     let mut failures = failures.into_inner().expect("as above");
     match failures.len() {
+        0 if count == 1 => println!("the file is there"),
         0 => println!("{count} files are there"),
         1 => return Err(failures.remove(0)),
         n => return Err(failures.remove(0).context(format!("{n} of {count} files failed, the first"))),

@@ -39,7 +39,7 @@ fn clean_mix_count_and_train_a_tokenizer_on_two_languages() {
         let raw = at(&format!("{name}.jsonl"));
         let line = format!("data clean {raw} --out {} --dedup exact --no-rules --width letters", at(name));
         let said = output(nanochat(base.path(), &line));
-        assert!(said.contains("80 documents in 1 files"), "{said}");
+        assert!(said.contains("80 documents in 1 file,"), "{said}");
     }
     let report: Value =
         serde_json::from_slice(&fs::read(base.path().join("zh/cleaned.json")).unwrap()).unwrap();

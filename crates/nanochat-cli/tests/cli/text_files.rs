@@ -198,9 +198,9 @@ fn what_is_no_text_is_passed_over_by_name() {
     std::os::unix::fs::symlink(at.join("none"), at.join("in/link")).unwrap();
     let passed = [
         "passed over 2 files with .docx",
-        "passed over 1 files with no extension",
-        "passed over 1 hidden",
-        "passed over 1 links",
+        "passed over 1 file with no extension",
+        "passed over 1 hidden file or folder",
+        "passed over 1 link to a folder",
     ];
     let said_of_ingest = ingest(at, "in", "--split-lines").0;
     let none = at.join("none").display().to_string();
@@ -214,6 +214,6 @@ fn what_is_no_text_is_passed_over_by_name() {
         passed.iter().for_each(|part| assert!(said.contains(part), "no {part:?} in {said}"));
     }
     assert!(said_of_clean.contains(&format!("found nothing to read in {none}")), "{said_of_clean}");
-    refuses(at, &line(at, "none", ""), &["nothing to read", "none", "1 files with .pdf"]);
+    refuses(at, &line(at, "none", ""), &["nothing to read", "none", "1 file with .pdf"]);
     refuses(at, &line(at, "empty", ""), &["nothing to read", "empty"]);
 }

@@ -17,6 +17,7 @@ use crate::columns::Rows;
 pub use crate::columns::{ParquetTexts, is_guarded};
 use crate::escape;
 use crate::output;
+use crate::counted::counted;
 pub use error::DataError;
 pub(crate) use error::at;
 pub use write::{CHARS_PER_SHARD, ShardWriter, Written};
@@ -300,8 +301,8 @@ impl Chunks {
 
     fn next_file(&mut self, shard: &Shard) {
         if self.bad_rows > 0 {
-            let (path, rows) = (shard.path.display(), self.bad_rows);
-            self.shards.warn_once(&shard.path, &format!("{path}: left out {rows} rows that are not UTF-8"));
+            let (path, rows) = (shard.path.display(), counted(self.bad_rows, "row"));
+            self.shards.warn_once(&shard.path, &format!("{path}: left out {rows} not in UTF-8"));
         }
         self.open = None;
         self.bad_rows = 0;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::counted::{counted, plural};
 use crate::dataset::{DataError, at};
 
 pub(crate) struct InputFile {
@@ -22,11 +23,22 @@ pub enum Kind {
     Parquet,
 }
 
+/// Why something among the files is not read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unread {
+    /// A file whose name ends so: `.png`.
+    Ending(String),
+    NoExtension,
+    Hidden,
+    /// It may lead in a circle.
+    LinkToFolder,
+}
+
 /// What lies among the files and is not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PassedOver {
-    /// How many of each, such as "files with .png".
-    pub kinds: BTreeMap<String, usize>,
+    /// How many of each.
+    pub kinds: BTreeMap<Unread, usize>,
     /// Folders that were asked for and have nothing to read.
     pub folders: Vec<PathBuf>,
 }
@@ -50,7 +62,7 @@ pub(crate) fn input_files(paths: &[PathBuf]) -> Result<(Vec<InputFile>, PassedOv
     }
     if files.is_empty() {
         let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        let only: Vec<String> = passed.kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        let only: Vec<String> = passed.kinds.iter().map(|(kind, n)| kind.said(*n)).collect();
         let only = if only.is_empty() { String::new() } else { format!(", only {}", only.join(", ")) };
         return Err(DataError::NoFiles(names.join(", ") + &only));
     }
@@ -66,9 +78,9 @@ fn list(path: &Path, files: &mut Vec<InputFile>, passed: &mut PassedOver) -> Res
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
-                passed.add("hidden files or folders");
+                passed.add(Unread::Hidden);
             } else if entry.path().is_symlink() && entry.path().is_dir() {
-                passed.add("links to folders"); // may be a circle
+                passed.add(Unread::LinkToFolder);
             } else {
                 list(&entry.path(), files, passed)?;
             }
@@ -77,27 +89,41 @@ fn list(path: &Path, files: &mut Vec<InputFile>, passed: &mut PassedOver) -> Res
     }
     match Kind::of(path) {
         Ok(kind) => files.push(InputFile { path: path.into(), kind }),
-        Err(ending) => passed.add(&format!("files with {ending}")),
+        Err(unread) => passed.add(unread),
     }
     Ok(())
 }
 
+impl Unread {
+    /// So many of them, for people.
+    fn said(&self, n: usize) -> String {
+        match self {
+            Unread::Ending(ending) => format!("{} with {ending}", counted(n, "file")),
+            Unread::NoExtension => format!("{} with no extension", counted(n, "file")),
+            Unread::Hidden => format!("{} or {}", counted(n, "hidden file"), plural(n, "folder")),
+            Unread::LinkToFolder => {
+                format!("{} to {}", counted(n, "link"), if n == 1 { "a folder" } else { "folders" })
+            }
+        }
+    }
+}
+
 impl PassedOver {
-    fn add(&mut self, what: &str) {
-        *self.kinds.entry(what.into()).or_default() += 1;
+    fn add(&mut self, what: Unread) {
+        *self.kinds.entry(what).or_default() += 1;
     }
 
     /// One for each kind, for people.
     pub fn sentences(&self) -> Vec<String> {
-        let kinds = self.kinds.iter().map(|(kind, n)| format!("passed over {n} {kind}"));
+        let kinds = self.kinds.iter().map(|(kind, n)| format!("passed over {}", kind.said(*n)));
         let folders = self.folders.iter().map(|path| format!("found nothing to read in {}", path.display()));
         kinds.chain(folders).collect()
     }
 }
 
 impl Kind {
-    /// By extension; an unknown one is returned.
-    fn of(path: &Path) -> Result<Kind, String> {
+    /// By extension.
+    fn of(path: &Path) -> Result<Kind, Unread> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
         match plain.unwrap_or(&name).rsplit_once('.') {
@@ -106,7 +132,10 @@ impl Kind {
             Some((_, "csv")) => Ok(Kind::Csv),
             Some((_, "tsv")) => Ok(Kind::Tsv),
             Some((_, "parquet")) if plain.is_none() => Ok(Kind::Parquet),
-            _ => Err(name.split_once('.').map_or("no extension".into(), |(_, end)| format!(".{end}"))),
+            _ => Err(match name.split_once('.') {
+                Some((_, end)) => Unread::Ending(format!(".{end}")),
+                None => Unread::NoExtension,
+            }),
         }
     }
 

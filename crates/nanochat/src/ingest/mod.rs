@@ -17,7 +17,7 @@ use crate::dataset::{DataError, ShardWriter, Written};
 use crate::encoding::Encoding;
 use crate::lines::BadLines;
 pub(crate) use files::{InputFile, input_files};
-pub use files::{Kind, PassedOver};
+pub use files::{Kind, PassedOver, Unread};
 pub use oddities::{Found, Oddities, Oddity};
 pub(crate) use read::documents;
 use sink::Sink;

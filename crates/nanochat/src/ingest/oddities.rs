@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::counted::counted;
 use crate::dataset::DataError;
 use crate::encoding::{Encoding, Malformed};
 
@@ -76,7 +77,7 @@ impl Oddities {
 
     /// One for each kind, for people.
     pub fn sentences(&self) -> Vec<String> {
-        let decoded = self.decoded.iter().map(|(name, n)| format!("read {} as {name}", count(*n, "file")));
+        let decoded = self.decoded.iter().map(|(name, n)| format!("read {} as {name}", counted(*n, "file")));
         decoded.chain(self.found.iter().map(|(oddity, found)| found.sentence(*oddity))).collect()
     }
 
@@ -115,14 +116,14 @@ impl Found {
     }
 
     fn sentence(&self, oddity: Oddity) -> String {
-        let lines = |what: &str| format!("{} had {what}", count(self.count, "line"));
+        let lines = |what: &str| format!("{} had {what}", counted(self.count, "line"));
         let what = match oddity {
             Oddity::NotUtf8 if self.count == 1 => "left out 1 document that is not UTF-8".into(),
             Oddity::NotUtf8 => format!("left out {} documents that are not UTF-8", self.count),
-            Oddity::BadLine => format!("left out {}", count(self.count, "bad line")),
+            Oddity::BadLine => format!("left out {}", counted(self.count, "bad line")),
             Oddity::NotANumber => lines("NaN or Infinity, read as null"),
             Oddity::HalfPair => lines("half of a surrogate pair, read as U+FFFD"),
-            Oddity::Malformed => format!("read {} as U+FFFD", count(self.count, "malformed sequence")),
+            Oddity::Malformed => format!("read {} as U+FFFD", counted(self.count, "malformed sequence")),
         };
         let reason = if self.reason.is_empty() { String::new() } else { format!(" ({})", self.reason) };
         format!("{what}: {}{reason}", self.places())
@@ -154,9 +155,4 @@ impl Found {
 
 fn unit(path: &Path) -> &'static str {
     if path.extension().is_some_and(|extension| extension == "parquet") { "row" } else { "line" }
-}
-
-/// `1 line`, `2 lines`.
-fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

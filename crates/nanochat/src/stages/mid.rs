@@ -18,6 +18,7 @@ use super::run::{Run, RunSettings, is_due};
 use super::source::SourceArgs;
 use crate::chat_stream::ChatStream;
 use crate::checkpoint::Stage;
+use crate::counted::counted;
 use crate::gpt::Gpt;
 use crate::loss_eval::bits_per_byte;
 use crate::mixture::{Mixture, MixtureArgs};
@@ -83,7 +84,8 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device, comm: &Comm
     let seed = settings.run.seed;
     let mut stream = ChatStream::new(&train_mixture, &tokenizer, rows, seed, position.as_ref())?;
     let conversations = train_mixture.len();
-    run.say(&format!("{}: {conversations} conversations, steps of {total_batch_size} tokens", source.tag));
+    let of = counted(conversations, "conversation");
+    run.say(&format!("{}: {of}, steps of {total_batch_size} tokens", source.tag));
     run.note_idle(grad_accum_steps);
     let mut section = Section { column: Some(Column::Mid), ..Section::new("Mid-training") };
     section.results.insert("conversations".into(), conversations.into());

@@ -18,6 +18,7 @@ use super::task_eval::{TaskEval, TaskEvalArgs};
 use crate::batch::Batch;
 use crate::chat_loader::{ChatLoader, Fitted};
 use crate::checkpoint::Stage;
+use crate::counted::counted;
 use crate::dataset::DataError;
 use crate::gpt::Gpt;
 use crate::mixture::{Mixture, MixtureArgs};
@@ -92,7 +93,9 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm
     let mut loader = ChatLoader::new(&train_mixture, &tokenizer, rows, settings.run.seed, position.as_ref())?;
     let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };
     run.say(&format!(
-        "{tag}: {conversations} conversations, {num_iterations} steps of {}",
+        "{tag}: {}, {} of {}",
+        counted(conversations, "conversation"),
+        counted(num_iterations, "step"),
         settings.target_examples_per_step
     ));
     run.note_idle(grad_accum_steps);
@@ -151,7 +154,8 @@ fn num_iterations(settings: &SftSettings, conversations: usize) -> Result<usize>
     let examples = settings.num_epochs * conversations as f64;
     match settings.num_iterations.unwrap_or((examples / per_step as f64) as usize) {
         0 => bail!(
-            "{conversations} conversations are less than one step of {per_step}; repeat them with --num-epochs, or lower --target-examples-per-step and --device-batch-size"
+            "{} are less than one step of {per_step}; repeat them with --num-epochs, or lower --target-examples-per-step and --device-batch-size",
+            counted(conversations, "conversation")
         ),
         iterations if iterations as u64 > values::MOST_STEPS => {
             bail!(
@@ -167,7 +171,8 @@ fn num_iterations(settings: &SftSettings, conversations: usize) -> Result<usize>
 fn tell_fitted(run: &Run, Fitted { kept, cut, skipped }: Fitted, section: &mut Section) {
     let read = kept + skipped;
     run.say(&format!(
-        "{read} conversations read, {cut} of them cut to the model's length, {skipped} left out for having nothing to learn"
+        "{} read, {cut} cut to the model's length, {skipped} left out for having nothing to learn",
+        counted(read, "conversation")
     ));
     section.results.insert("cut to the model's length".into(), cut.into());
     section.results.insert("left out".into(), skipped.into());

@@ -24,6 +24,7 @@ use super::source::SourceArgs;
 use crate::batch::{Batch, Row};
 use crate::checkpoint::{self, Stage};
 use crate::config::GptConfig;
+use crate::counted::counted;
 use crate::engine::Engine;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, read_metrics};
@@ -160,8 +161,12 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
     };
     let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };
     run.say(&format!(
-        "{}: {questions} questions ({left_out} too long), {num_iterations} steps of {} with {} answers each",
-        source.tag, settings.examples_per_step, settings.num_samples
+        "{}: {} ({left_out} too long), {} of {} with {} each",
+        source.tag,
+        counted(questions, "question"),
+        counted(num_iterations, "step"),
+        settings.examples_per_step,
+        counted(settings.num_samples, "answer")
     ));
     let mut section = Section { column: Some(Column::Rl), ..Section::new("Reinforcement learning") };
     section.results.insert("questions".into(), questions.into());
@@ -208,7 +213,8 @@ fn num_iterations(settings: &RlSettings, questions: usize) -> Result<usize> {
     let asked = settings.num_epochs * questions as f64;
     match settings.num_iterations.unwrap_or((asked / per_step as f64) as usize) {
         0 => bail!(
-            "{questions} questions are less than one step of {per_step}; repeat them with --num-epochs, or lower --examples-per-step"
+            "{} are less than one step of {per_step}; repeat them with --num-epochs, or lower --examples-per-step",
+            counted(questions, "question")
         ),
         iterations if iterations as u64 > values::MOST_STEPS => {
             bail!(
@@ -382,7 +388,7 @@ impl Learner<'_> {
         let named: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         run.log(step, &named)?;
         let said: String = named.iter().map(|(name, value)| format!(" {name} {value:.3}")).collect();
-        run.say(&format!("step {step}:{said} on {} held-out questions", problems.len()));
+        run.say(&format!("step {step}:{said} on {}", counted(problems.len(), "held-out question")));
         for (name, value) in values {
             section.metrics.insert(name, value.into());
         }

@@ -1,0 +1,27 @@
+//! Counts in sentences: 1 file, 2 files.
+
+/// A number and a noun, which is in the plural unless there is one of it.
+pub fn counted(n: usize, noun: &str) -> String {
+    format!("{n} {}", plural(n, noun))
+}
+
+/// The noun alone, as it stands after `n`.
+pub fn plural(n: usize, noun: &str) -> String {
+    match n {
+        1 => noun.into(),
+        _ if noun.ends_with("ch") => format!("{noun}es"),
+        _ => format!("{noun}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_alone_is_singular() {
+        let files = [0, 1, 2].map(|n| counted(n, "file"));
+        assert_eq!(files, ["0 files", "1 file", "2 files"]);
+        assert_eq!(counted(2, "micro-batch"), "2 micro-batches");
+    }
+}
