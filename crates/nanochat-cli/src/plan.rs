@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use nanochat::counted::counted;
 use nanochat::language::TextLanguage;
 use nanochat::plan::{Gpu, Kept, Plan, PlanOptions, all_depths, largest_within, plan};
 use nanochat::values;
@@ -131,13 +132,13 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
         (
             "model",
             format!(
-                "d{}: {} layers, width {c}, {} heads of {}",
+                "d{}: {}, width {c}, {} of {}",
                 plan.depth,
-                model.n_layer,
-                model.n_head,
+                counted(model.n_layer, "layer"),
+                counted(model.n_head, "head"),
                 model.head_dim()
             ),
-            format!("vocabulary {}, {} key-value heads", grouped(v), model.n_kv_head),
+            format!("vocabulary {}, {}", grouped(v), counted(model.n_kv_head, "key-value head")),
         ),
         (
             "parameters",
@@ -149,7 +150,12 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
         (
             "grad_accum_steps",
             grouped(plan.grad_accum_steps),
-            format!("each of {b} sequences of {} tokens on {world} device(s)", grouped(t)),
+            format!(
+                "each of {} of {} tokens on {}",
+                counted(b, "sequence"),
+                grouped(t),
+                counted(world, "device")
+            ),
         ),
         (
             "text",
@@ -178,7 +184,10 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
         (
             "  optimizer",
             gigabytes(memory.optimizer),
-            format!("Muon 1 value for each of {matrices}, AdamW 2 for each other, over {world} device(s)"),
+            format!(
+                "Muon 1 value for each of {matrices}, AdamW 2 for each other, over {}",
+                counted(world, "device")
+            ),
         ),
         (
             "  activations",
@@ -195,7 +204,7 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
         ),
         ("compute", format!("{:.3e} FLOPs", plan.flops), format!("MFU {:.0} %", 100.0 * options.mfu)),
     ]);
-    if let Some(scaling) = plan.scaling.filter(|_| !on_cpu) {
+    if let Some(scaling) = plan.scaling {
         rows.push((
             "scaling",
             format!("{:.1} %", 100.0 * scaling.efficiency),
@@ -210,12 +219,21 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
         rows.push(("whole run", duration(plan.whole_run.hours), format!("${:.2}", plan.whole_run.dollars)));
     }
     let rows: Vec<_> = rows.into_iter().map(|(name, value, note)| [name.to_string(), value, note]).collect();
-    let mut text = aligned(&rows);
-    text += &format!("nanochat tok train --vocab-size {v}\nnanochat train base {}\n", plan.train_flags());
-    for suggestion in &plan.suggestions {
-        text += &format!("* {suggestion}\n");
-    }
-    text
+    // Advice stands before the commands and is a comment to a shell: all from here on can be pasted into one.
+    let advice = plan.suggestions.iter().map(|line| format!("# {line}\n"));
+    aligned(&rows) + &advice.collect::<String>() + &commands(plan, options)
+}
+
+/// The commands of the run, as a shell takes them.
+fn commands(plan: &Plan, options: &PlanOptions) -> String {
+    let device = match (options.gpu, options.gpus) {
+        (Gpu::Cpu, 1) => String::new(),
+        (Gpu::Cpu, ranks) => format!("--device cpu --gpus {ranks} "),
+        (_, 1) => "--device cuda ".to_string(),
+        (_, gpus) => format!("--gpus {gpus} "),
+    };
+    let (vocab, flags) = (plan.model.vocab_size, plan.train_flags());
+    format!("nanochat tok train --vocab-size {vocab}\nnanochat {device}train base {flags}\n")
 }
 
 /// Columns as wide as their widest cell, numbers to the right.
@@ -242,7 +260,7 @@ fn short(number: f64) -> String {
         1e12.. => format!("{:.2}T", number / 1e12),
         1e9.. => format!("{:.2}B", number / 1e9),
         1e6.. => format!("{:.1}M", number / 1e6),
-        _ => format!("{number:.0}"),
+        _ => grouped(number.round() as usize),
     }
 }
 

@@ -15,18 +15,18 @@ use crate::dataset::{DataError, OnBadShard, ShardWriter, Shards, Split, Written}
 /// Text of a source held back to shuffle its documents with one another.
 const SHUFFLE_BYTES: usize = 64 << 20;
 
-/// A source with less than a millionth of another's share would never have its turn.
-const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
-
 /// A source as a user writes it: `zh=0.7:FOLDER`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Source {
     pub name: String,
-    /// Only the ratio to the others counts.
+    /// [`WEIGHTS`]; only the ratio to the others counts.
     pub weight: f64,
     pub dir: PathBuf,
 }
+
+/// Weights between these keep all sums and shares of them finite; a millionth is a document in a million.
+pub const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
 
 /// What the weights are shares of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -67,8 +67,10 @@ impl std::str::FromStr for Source {
             Ok(weight) if WEIGHTS.contains(&weight) => {
                 Ok(Source { name: name.into(), weight, dir: dir.into() })
             }
-            Ok(_) => Err(format!("a weight may be {} to {}", WEIGHTS.start(), WEIGHTS.end())),
-            _ => Err(wanted.into()),
+            Ok(_) => {
+                Err(format!("the weight must be from {} to {}, not {weight}", WEIGHTS.start(), WEIGHTS.end()))
+            }
+            Err(_) => Err(wanted.into()),
         }
     }
 }
@@ -348,6 +350,10 @@ mod tests {
         assert_eq!(String::from(source), "zh=0.7:data/a:b");
         for bad in ["zh", "zh=0.7", "zh=0:x", "zh=nan:x", "=1:x", "zh=1:", "zh=-1:x"] {
             assert!(bad.parse::<Source>().is_err(), "{bad}");
+        }
+        for weight in ["1e-308", "inf", "1e308", "1e999", "0", "nan"] {
+            let error = format!("zh={weight}:x").parse::<Source>().unwrap_err();
+            assert!(error.contains("the weight must be from 0.000001 to 1000000, not"), "{error}");
         }
     }
 }

@@ -7,18 +7,20 @@ mod figures;
 mod fit;
 mod memory;
 mod options;
+mod rates;
 mod scaling;
 
 use serde::Serialize;
 
-use self::options::{USUAL_BATCH, check};
-use crate::config::GptConfig;
+use self::options::{check, in_range};
+use crate::config::{GptConfig, Recompute};
 use crate::language::TextLanguage;
 
 pub use figures::Gpu;
 pub use fit::what_fits;
 pub use memory::{Kept, Memory};
 pub use options::{PlanError, PlanOptions};
+pub use rates::LearningRates;
 pub use scaling::Scaling;
 
 const CHARACTERS_A_SHARD: f64 = 250e6;
@@ -37,13 +39,6 @@ const DEEPEST: usize = 64;
 pub struct Bill {
     pub hours: f64,
     pub dollars: f64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct LearningRates {
-    pub matrix_lr: f64,
-    pub embedding_lr: f64,
-    pub unembedding_lr: f64,
 }
 
 /// A run that can be started as it stands.
@@ -68,6 +63,7 @@ pub struct Plan {
     /// Bytes on each device.
     pub memory: Memory,
     pub memory_available: f64,
+    pub recompute: Recompute,
     pub flops: f64,
     /// What several GPUs lose by giving each other gradients and weights.
     pub scaling: Option<Scaling>,
@@ -75,6 +71,7 @@ pub struct Plan {
     /// From raw text to the report; on the CPU pretraining alone.
     pub whole_run: Bill,
     pub learning_rates: LearningRates,
+    /// What else is advised for text and sizes like these, a sentence each.
     pub suggestions: Vec<String>,
 }
 
@@ -86,7 +83,6 @@ impl Plan {
 
     /// The run as flags of `nanochat train base`, given a tokenizer of the plan's vocabulary.
     pub fn train_flags(&self) -> String {
-        let LearningRates { matrix_lr, embedding_lr, unembedding_lr } = self.learning_rates;
         let mut flags = format!(
             "--depth {} --max-seq-len {} --device-batch-size {} --total-batch-size {} --target-param-data-ratio {}",
             self.depth,
@@ -95,12 +91,10 @@ impl Plan {
             self.total_batch_size,
             self.tokens_per_param
         );
-        if matrix_lr != 0.02 || embedding_lr != 0.2 {
-            flags += &format!(
-                " --matrix-lr {matrix_lr:.4} --embedding-lr {embedding_lr:.4} --unembedding-lr {unembedding_lr:.5}"
-            );
+        if self.recompute != Recompute::None {
+            flags += &format!(" --recompute {}", self.recompute);
         }
-        flags
+        flags + &self.learning_rates.flags()
     }
 }
 
@@ -111,6 +105,11 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     let device_batch_size = device_batch(depth, &model, options)?;
     let micro = device_batch_size * options.seq_len() * options.gpus;
     let total_batch_size = options.total_batch_size();
+    let rows = total_batch_size / options.seq_len();
+    if options.gpus > rows.max(1) {
+        let (total, seq, gpus) = (total_batch_size, options.seq_len(), options.gpus);
+        return Err(PlanError::TooManyGpus { total, rows: rows.max(1), seq, gpus, micro: seq * gpus });
+    }
     if !total_batch_size.is_multiple_of(micro) {
         let below = total_batch_size / micro * micro;
         let nearest = [below, below + micro].into_iter().filter(|batch| *batch > 0).collect();
@@ -140,7 +139,8 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     let recomputed = model.recomputed_flops_per_token(options.recompute) * tokens as f64;
     let grad_accum_steps = total_batch_size / micro;
     let scaling = scaling::scaling(&model, (flops + recomputed) / steps as f64, grad_accum_steps, options);
-    let (pretraining, whole_run) = bills(depth, flops + recomputed, options);
+    let efficiency = scaling.map_or(1.0, |scaling| scaling.efficiency);
+    let (pretraining, whole_run) = bills(depth, flops + recomputed, efficiency, options);
     Ok(Plan {
         depth,
         model,
@@ -157,11 +157,12 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
         epochs: options.shards.map(|n| characters / ((n - 1) as f64 * CHARACTERS_A_SHARD)),
         memory: memory(&model, device_batch_size, options),
         memory_available: available_memory(options),
+        recompute: options.recompute,
         flops,
         scaling,
         pretraining,
         whole_run,
-        learning_rates: learning_rates(options),
+        learning_rates: LearningRates::of(options),
         suggestions: suggestions(&model, options),
     })
 }
@@ -175,6 +176,7 @@ pub fn all_depths(options: &PlanOptions) -> Result<Vec<Plan>, PlanError> {
 
 /// The deepest model whose whole run costs at most `budget` dollars.
 pub fn largest_within(budget: f64, options: &PlanOptions) -> Result<Plan, PlanError> {
+    in_range("--budget", budget, 0.0, 1e12)?;
     let plans: Vec<_> = (2..=DEEPEST).step_by(2).map(|depth| plan(depth, options)).collect();
     let affordable = |plan: &&Plan| plan.whole_run.dollars <= budget;
     if let Some(best) = plans.iter().flatten().rfind(affordable) {
@@ -236,11 +238,11 @@ fn shards(characters: f64) -> usize {
     if needed <= 10 { needed.max(2) } else { needed.next_multiple_of(10) }
 }
 
-/// Pretraining, and the whole run with it.
-fn bills(depth: usize, flops: f64, options: &PlanOptions) -> (Bill, Bill) {
+/// Pretraining, and the whole run with it. All stages wait for their GPUs alike.
+fn bills(depth: usize, flops: f64, efficiency: f64, options: &PlanOptions) -> (Bill, Bill) {
     let (peak, usual_price, _) = options.gpu.figures();
     let price = options.price.unwrap_or(usual_price) * options.gpus as f64;
-    let bill = |hours| Bill { hours, dollars: hours * price };
+    let bill = |hours| Bill { hours: hours / efficiency, dollars: hours / efficiency * price };
     let hours = flops / (peak * options.gpus as f64 * options.mfu) / 3600.0;
     let h100s = options.gpus as f64 * peak / Gpu::H100.figures().0;
     let other_stages = match options.gpu {
@@ -250,28 +252,13 @@ fn bills(depth: usize, flops: f64, options: &PlanOptions) -> (Bill, Bill) {
     (bill(hours), bill(hours + other_stages))
 }
 
-/// nanochat's defaults (0.022 for matrices on Chinese text) times √(batch / 524,288).
-fn learning_rates(options: &PlanOptions) -> LearningRates {
-    let scale = (options.total_batch_size() as f64 / USUAL_BATCH as f64).sqrt();
-    let matrix_lr = if options.language == TextLanguage::Zh { 0.022 } else { 0.02 };
-    LearningRates { matrix_lr: matrix_lr * scale, embedding_lr: 0.2 * scale, unembedding_lr: 0.004 * scale }
-}
-
 fn suggestions(model: &GptConfig, options: &PlanOptions) -> Vec<String> {
     let mut lines = Vec::new();
     let usual_vocab = options.language.usual_vocab();
     if model.vocab_size != usual_vocab {
         lines.push(format!("usual vocabulary for this language: --vocab-size {usual_vocab}"));
     }
-    let rates = learning_rates(options);
-    if options.total_batch_size() != USUAL_BATCH {
-        lines.push(format!(
-            "√ rule for another total batch: --matrix-lr {:.4} --embedding-lr {:.4} --unembedding-lr {:.5}",
-            rates.matrix_lr, rates.embedding_lr, rates.unembedding_lr
-        ));
-    } else if options.language == TextLanguage::Zh {
-        lines.push("for Chinese: --matrix-lr 0.022".to_string());
-    }
+    lines.extend(rates::advice(options));
     match options.language {
         TextLanguage::En => {}
         TextLanguage::Zh => {

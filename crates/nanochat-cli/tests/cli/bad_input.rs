@@ -285,3 +285,23 @@ fn an_argument_that_is_not_utf8_is_named() {
     command.arg(std::ffi::OsStr::from_bytes(b"caf\xe9"));
     assert!(complaint(command).contains("caf\\xE9"));
 }
+
+#[test]
+fn amounts_beyond_all_reason_are_sentences() {
+    let base = prepared();
+    for (line, part) in [
+        ("plan --depth 20 --gpus 100000", "at most 256 can share it"),
+        ("plan --budget inf", "--budget must be from 0"),
+        ("plan --price inf", "--price must be from 0"),
+        ("plan --mfu 1e-300", "--mfu must be from 0.0001 to 1"),
+        ("--gpus 100000 train base", "a whole number from 1 to 64 is wanted"),
+        ("train base --target-flops inf", "a number above 0 is wanted"),
+        ("train base --target-flops 1e300", "more than 1000000000"),
+        ("train base --target-param-data-ratio nan", "a number above 0 is wanted"),
+        ("data mix a=1e-308:x b=1:y", "the weight must be from 0.000001 to 1000000"),
+        ("data mix a=inf:x", "the weight must be from 0.000001 to 1000000"),
+        ("train base --data a=1e308:x", "the weight must be from 0.000001 to 1000000"),
+    ] {
+        refuses(base.path(), line, &[part]);
+    }
+}

@@ -315,3 +315,44 @@ fn a_gpu_that_is_not_there_is_said_in_a_sentence() {
     }
     assert!(!base.path().join("speedrun.json").exists(), "nothing was begun");
 }
+
+/// The lines that a plan prints for a shell, at its end.
+fn planned_commands(base: &Path, line: &str) -> Vec<String> {
+    let printed = output(nanochat(base, line));
+    let mut lines = printed.lines().skip_while(|line| !line.starts_with("nanochat "));
+    let commands: Vec<String> = lines.by_ref().map(String::from).collect();
+    assert!(!printed.contains("\n* ") && commands.len() == 2, "{printed}");
+    commands
+}
+
+#[cfg(unix)]
+#[test]
+fn what_a_plan_prints_is_taken_by_a_shell_and_trains_as_well_as_the_defaults() {
+    let base = prepared();
+    let program = assert_cmd::cargo::cargo_bin("nanochat");
+    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let shell = |line: &str| {
+        let mut command = assert_cmd::Command::new("sh");
+        command.args(["-e", "-c", line]).env("PATH", &path).env("NANOCHAT_BASE_DIR", base.path());
+        command.assert().success();
+    };
+    for line in [
+        "plan --depth 20",
+        "plan --lang zh --depth 16",
+        "plan --lang mix --depth 20 --gpus 1 --memory-gb 24 --recompute mlp",
+        "plan --depth 4 --gpu cpu --gpus 2 --max-seq-len 512 --total-batch-size 8192",
+    ] {
+        planned_commands(base.path(), line).iter().for_each(|command| shell(&format!("{command} --help")));
+    }
+    // The plan of the guide's tour, of fewer steps: by the √ rule it ended far above what the defaults reach.
+    let tour = "plan --depth 2 --gpu cpu --gpus 1 --vocab-size 320 --max-seq-len 128 --total-batch-size 1024";
+    let few = "--num-iterations 40 --eval-tokens 1024 --sample-every 0 --sample-prompt x --precision f32";
+    shell(&format!("{} {few} --model-tag planned", planned_commands(base.path(), tour)[1]));
+    let sizes = "--depth 2 --max-seq-len 128 --device-batch-size 8 --total-batch-size 1024";
+    run(base.path(), &format!("train base {sizes} {few} --model-tag plain"));
+    let bpb = |tag: &str| {
+        let lines = metrics(&base.path().join("base_checkpoints").join(tag));
+        lines.iter().rev().find_map(|line| line["val_bpb"].as_f64()).unwrap()
+    };
+    assert!(bpb("planned") < 1.05 * bpb("plain"), "{} and {}", bpb("planned"), bpb("plain"));
+}

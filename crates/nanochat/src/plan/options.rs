@@ -104,10 +104,14 @@ impl PlanOptions {
 pub enum PlanError {
     #[error(transparent)]
     Model(#[from] ConfigError),
-    #[error("{option} must be above 0 and at most {most}, found {found}")]
-    Range { option: &'static str, most: f64, found: f64 },
+    #[error("{option} must be from {least} to {most}, found {found}")]
+    Range { option: &'static str, least: f64, most: f64, found: f64 },
     #[error("--shards must be at least 2 (the last one is for validation), found {found}")]
     Shards { found: usize },
+    #[error(
+        "a total batch of {total} tokens has {rows} sequences of {seq} tokens, too few for {gpus} devices; at most {rows} can share it, or raise --total-batch-size to {micro} and more"
+    )]
+    TooManyGpus { total: usize, rows: usize, seq: usize, gpus: usize, micro: usize },
     #[error(
         "a total batch of {total} tokens is no multiple of {micro} (device batch {device_batch} · sequence {seq} · {gpus} devices); the nearest that work are {nearest:?}"
     )]
@@ -135,27 +139,39 @@ pub enum PlanError {
     Budget { budget: f64, depth: usize, least: f64 },
 }
 
-/// The upper limits are far beyond any run; they keep the arithmetic from overflowing.
+/// The limits are far beyond any run; they keep the arithmetic from overflowing, and hours and dollars finite.
 pub(super) fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError> {
-    let ranges = [
-        ("--depth", depth as f64, 1e3),
-        ("--vocab-size", options.vocab_size.unwrap_or(1) as f64, 1e8),
-        ("--max-seq-len", options.max_seq_len.unwrap_or(1) as f64, 1e8),
-        ("--total-batch-size", options.total_batch_size.unwrap_or(1) as f64, 1e12),
-        ("--device-batch-size", options.device_batch_size.unwrap_or(1) as f64, 1e6),
-        ("--gpus", options.gpus as f64, 1e4),
-        ("--link-bandwidth", options.link_bandwidth, 1e6),
-        ("--mfu", options.mfu, 1.0),
-        ("--memory-gb", options.memory_gb.unwrap_or(1.0), 1e6),
-        ("--chars-per-token", options.chars_per_token.unwrap_or(1.0), 1e3),
+    in_range("--depth", depth as f64, 1.0, 1e3)?;
+    let counts = [
+        ("--vocab-size", options.vocab_size, 1e8),
+        ("--max-seq-len", options.max_seq_len, 1e8),
+        ("--total-batch-size", options.total_batch_size, 1e12),
+        ("--device-batch-size", options.device_batch_size, 1e6),
+        ("--gpus", Some(options.gpus), 1e4),
     ];
-    for (option, found, most) in ranges {
-        if found.is_nan() || found <= 0.0 || found > most {
-            return Err(PlanError::Range { option, most, found });
-        }
+    for (option, found, most) in counts {
+        found.map_or(Ok(()), |found| in_range(option, found as f64, 1.0, most))?;
+    }
+    let amounts = [
+        ("--link-bandwidth", Some(options.link_bandwidth), 1e-3, 1e6),
+        ("--mfu", Some(options.mfu), 1e-4, 1.0),
+        ("--memory-gb", options.memory_gb, 1e-3, 1e6),
+        ("--chars-per-token", options.chars_per_token, 1e-3, 1e3),
+        ("--price", options.price, 0.0, 1e6),
+    ];
+    for (option, found, least, most) in amounts {
+        found.map_or(Ok(()), |found| in_range(option, found, least, most))?;
     }
     match options.shards {
         Some(found @ 0..2) => Err(PlanError::Shards { found }),
         _ => Ok(()),
+    }
+}
+
+/// Refuses what lies outside, and what is no number.
+pub(super) fn in_range(option: &'static str, found: f64, least: f64, most: f64) -> Result<(), PlanError> {
+    match (least..=most).contains(&found) {
+        true => Ok(()),
+        false => Err(PlanError::Range { option, least, most, found }),
     }
 }

@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-use super::PlanOptions;
+use super::{Gpu, PlanOptions};
 use crate::config::GptConfig;
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -22,7 +22,7 @@ pub struct Scaling {
     pub efficiency: f64,
 }
 
-/// None for one GPU.
+/// None for one GPU, and for the CPU, whose processes share one memory.
 pub fn scaling(
     model: &GptConfig,
     flops_a_step: f64,
@@ -30,7 +30,7 @@ pub fn scaling(
     options: &PlanOptions,
 ) -> Option<Scaling> {
     let gpus = options.gpus as f64;
-    if options.gpus < 2 {
+    if options.gpus < 2 || options.gpu == Gpu::Cpu {
         return None;
     }
     let compute = flops_a_step / (gpus * options.gpu.figures().0 * options.mfu);

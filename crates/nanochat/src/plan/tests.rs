@@ -44,7 +44,7 @@ fn languages_differ_in_ratio_vocabulary_and_text() {
     assert_eq!((zh.total_batch_size, zh.tokens), (786_432, zh.steps * 786_432));
     assert!((zh.characters / zh.tokens as f64 - 2.75).abs() < 1e-9);
     assert!((zh.learning_rates.matrix_lr - 0.022 * 1.5f64.sqrt()).abs() < 1e-9);
-    assert!(zh.suggestions[0].contains("√ rule"), "{:?}", zh.suggestions);
+    assert!(zh.suggestions[0].contains("√1.5"), "{:?}", zh.suggestions);
     assert!(zh.train_flags().ends_with(
         "--target-param-data-ratio 25 --matrix-lr 0.0269 --embedding-lr 0.2449 --unembedding-lr 0.00490"
     ));
@@ -152,8 +152,24 @@ fn another_batch_follows_the_square_root_rule() {
     let quarter = plan(12, &PlanOptions { total_batch_size: Some(131_072), ..options() }).unwrap();
     let rates = LearningRates { matrix_lr: 0.01, embedding_lr: 0.1, unembedding_lr: 0.002 };
     assert_eq!(quarter.learning_rates, rates);
-    assert!(quarter.suggestions[0].contains("--matrix-lr 0.0100"), "{:?}", quarter.suggestions);
+    assert!(quarter.suggestions[0].contains("√0.25"), "{:?}", quarter.suggestions);
+    assert!(
+        quarter.train_flags().ends_with("--matrix-lr 0.0100 --embedding-lr 0.1000 --unembedding-lr 0.00200")
+    );
     assert_eq!((quarter.device_batch_size, quarter.grad_accum_steps), (8, 1));
+}
+
+/// What these rates would do to it is measured at the top of `rates.rs`.
+#[test]
+fn a_small_batch_keeps_the_usual_rates() {
+    for (total, follows) in
+        [(65_536, true), (32_768, false), (1_024, false), (1 << 22, true), (1 << 23, false)]
+    {
+        let small = PlanOptions { vocab_size: Some(1_024), max_seq_len: Some(128), gpus: 1, ..options() };
+        let plan = plan(8, &PlanOptions { total_batch_size: Some(total), ..small }).unwrap();
+        assert_eq!(plan.learning_rates.matrix_lr != 0.02, follows, "{total}");
+        assert_eq!(plan.train_flags().contains("-lr"), follows, "{}", plan.train_flags());
+    }
 }
 
 #[test]
@@ -173,6 +189,12 @@ fn values_without_meaning_are_refused() {
         PlanOptions { gpus: 0, ..options() },
         PlanOptions { mfu: 0.0, ..options() },
         PlanOptions { mfu: f64::NAN, ..options() },
+        PlanOptions { mfu: 1e-300, ..options() },
+        PlanOptions { price: Some(f64::INFINITY), ..options() },
+        PlanOptions { price: Some(-1.0), ..options() },
+        PlanOptions { link_bandwidth: 1e-300, ..options() },
+        PlanOptions { chars_per_token: Some(f64::INFINITY), ..options() },
+        PlanOptions { memory_gb: Some(-1.0), ..options() },
         PlanOptions { shards: Some(1), ..options() },
         PlanOptions { device_batch_size: Some(0), ..options() },
         PlanOptions { total_batch_size: Some(0), ..options() },
@@ -180,6 +202,13 @@ fn values_without_meaning_are_refused() {
     ] {
         plan(4, &options).unwrap_err();
     }
+    for budget in [f64::NAN, f64::INFINITY, -1.0] {
+        let error = largest_within(budget, &options()).unwrap_err();
+        assert!(error.to_string().contains("--budget must be from 0"), "{error}");
+    }
+    let error = plan(20, &PlanOptions { gpus: 100_000, ..options() }).unwrap_err();
+    assert!(error.to_string().contains("at most 256 can share it"), "{error}");
+    plan(20, &PlanOptions { gpus: 256, ..options() }).unwrap();
     let huge = PlanOptions { vocab_size: Some(300), total_batch_size: Some(1 << 26), ..options() };
     let error = plan(2, &huge).unwrap_err();
     let PlanError::TooFewTokens { nearest, .. } = error else { panic!("{error}") };
@@ -204,4 +233,26 @@ fn slow_links_cost_what_they_take_beyond_the_backward_pass() {
     );
     assert!(ethernet.efficiency < 0.2, "{ethernet:?}");
     assert!(scaling(2, 330.0).unwrap().efficiency > 0.99);
+    let cpu = PlanOptions { gpu: Gpu::Cpu, gpus: 2, device_batch_size: Some(1), ..options() };
+    assert_eq!(plan(4, &cpu).unwrap().scaling, None);
+}
+
+#[test]
+fn waiting_for_each_other_costs_time_and_money() {
+    let with = |gpus, link_bandwidth| plan(20, &PlanOptions { gpus, link_bandwidth, ..options() }).unwrap();
+    let (alone, nvlink, ethernet) = (with(1, 330.0), with(8, 330.0), with(8, 1.25));
+    for several in [&nvlink, &ethernet] {
+        let efficiency = several.scaling.unwrap().efficiency;
+        let hours = alone.pretraining.hours / 8.0 / efficiency;
+        assert!((several.pretraining.hours / hours - 1.0).abs() < 1e-9, "{several:?}");
+        assert!((several.pretraining.dollars - 24.0 * hours).abs() < 1e-6, "{several:?}");
+        assert!(several.whole_run.hours > alone.whole_run.hours / 8.0 / efficiency - 1e-9, "{several:?}");
+    }
+    assert!(ethernet.whole_run.dollars > 5.0 * nvlink.whole_run.dollars);
+}
+
+#[test]
+fn what_is_recomputed_is_a_flag_of_the_run() {
+    let plan = plan(20, &PlanOptions { recompute: Recompute::Mlp, ..options() }).unwrap();
+    assert!(plan.train_flags().ends_with(" --recompute mlp"), "{}", plan.train_flags());
 }

@@ -18,6 +18,7 @@ use crate::answer;
 use crate::batch::Batch;
 use crate::checkpoint::Stage;
 use crate::config::GptConfig;
+use crate::counted::counted;
 use crate::dataloader::{DataLoader, LoaderState};
 use crate::dataset::{OnBadShard, RowAt, Shards, Split};
 use crate::engine::{Engine, EngineOptions, Request};
@@ -161,10 +162,12 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
     };
     let tokens = num_iterations as u64 * total_batch_size as u64;
     run.say(&format!(
-        "{tag}: {:.2}M parameters, vocabulary {}, {num_iterations} steps of {total_batch_size} tokens ({:.2}M in all, {grad_accum_steps} micro-batches a step)",
+        "{tag}: {:.2}M parameters, vocabulary {}, {} of {total_batch_size} tokens ({:.2}M in all, {} a step)",
         config.params() as f64 / 1e6,
         config.vocab_size,
+        counted(num_iterations, "step"),
         tokens as f64 / 1e6,
+        counted(grad_accum_steps, "micro-batch"),
     ));
     run.note_idle(grad_accum_steps);
     let mut section = Section { column: Some(Column::Base), ..Section::new("Base training") };
