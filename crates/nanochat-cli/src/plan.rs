@@ -311,7 +311,7 @@ mod tests {
         let text = overview(&all_depths(&options).unwrap());
         assert_eq!(text.lines().count(), 10);
         let d20 = text.lines().find(|line| line.contains("d20")).unwrap();
-        let cells = ["561.0M", "21,400", "32 × 1", "240", "2.18", "2.8 h", "$95"];
+        let cells = ["561.0M", "21,400", "32 × 1", "240", "2.18", "2.8 h", "$96"];
         assert!(cells.iter().all(|cell| d20.contains(cell)), "{d20}");
         let text = details(&plan(20, &options).unwrap(), &options);
         assert!(text.contains("560,988,160") && text.contains("10·32·2048·1280 bf16"), "{text}");
