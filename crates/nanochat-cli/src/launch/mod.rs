@@ -33,7 +33,7 @@ pub struct RanksFailed {
 }
 
 #[cfg(not(unix))]
-pub fn start(_: usize, _: &[String]) -> Result<()> {
+pub fn start(_: usize, _: &[std::ffi::OsString]) -> Result<()> {
     anyhow::bail!(
         "--gpus starts processes on Unix only; start the ranks yourself, with RANK, WORLD_SIZE and MASTER_ADDR set"
     )

@@ -10,26 +10,30 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nanochat::stages::run::ignores_hangup;
 use ring::rand::{SecureRandom, SystemRandom};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::RanksFailed;
 
-/// The code of a rank that has saved and ended since it was asked to.
-const INTERRUPTED: i32 = 130;
+/// The codes of a rank that has saved and ended: by Ctrl-C or SIGTERM, by SIGHUP, for want of a reader.
+const INTERRUPTED: [i32; 3] = [130, 129, 141];
 /// How long ranks may go on when one of them has failed, before they are killed.
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Runs `nanochat` with `args` as `count` ranks of this machine, until all have ended.
 pub fn start(count: usize, args: &[OsString]) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    if !ignores_hangup() {
+        signals.add_signal(SIGHUP)?;
+    }
     let shared = Shared { count, port: free_port()?, secret: secret(), args };
     let mut ranks = Ranks::default();
     for rank in 0..count {
         ranks.0.push(shared.start(rank)?);
     }
-    let (mut failed, mut first_failure, mut interrupted) = (Vec::new(), None, false);
+    let (mut failed, mut first_failure, mut interrupted) = (Vec::new(), None, None);
     while ranks.left().next().is_some() {
         for signal in signals.pending() {
             ranks.left().for_each(|(_, rank)| send(&rank.child, signal));
@@ -37,8 +41,10 @@ pub fn start(count: usize, args: &[OsString]) -> Result<()> {
         for (number, rank) in ranks.left() {
             rank.ended = rank.child.try_wait()?;
             match rank.ended.filter(|status| !status.success()) {
-                Some(status) if status.code() == Some(INTERRUPTED) => interrupted = true,
-                Some(status) => failed.push((number, status)),
+                Some(status) => match status.code().filter(|code| INTERRUPTED.contains(code)) {
+                    Some(code) => interrupted = Some(code),
+                    None => failed.push((number, status)),
+                },
                 None => {}
             }
         }
@@ -52,8 +58,10 @@ pub fn start(count: usize, args: &[OsString]) -> Result<()> {
     let killed = failed.iter().find(|(_, status)| status.signal().is_some());
     match killed.or(failed.first()) {
         Some(&(rank, status)) => Err(failure(rank, status).into()),
-        None if interrupted => Err(RanksFailed { code: INTERRUPTED as u8, sentence: String::new() }.into()),
-        None => Ok(()),
+        None => match interrupted {
+            Some(code) => Err(RanksFailed { code: code as u8, sentence: String::new() }.into()),
+            None => Ok(()),
+        },
     }
 }
 

@@ -11,6 +11,8 @@ mod foreign;
 mod full_disk;
 mod guide;
 #[cfg(unix)]
+mod interrupts;
+#[cfg(unix)]
 mod kills;
 mod parquet;
 mod pipeline;

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns::Rows;
 pub use crate::columns::{ParquetTexts, is_guarded};
+use crate::counted::counted;
 use crate::escape;
 use crate::output;
-use crate::counted::counted;
 pub use error::DataError;
 pub(crate) use error::at;
 pub use write::{CHARS_PER_SHARD, ShardWriter, Written};

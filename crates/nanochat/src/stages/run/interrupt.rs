@@ -73,8 +73,8 @@ impl Interrupt {
         // Each may come many times while the run saves: a write into a broken pipe sends one.
         let mut asking = vec![SIGINT, SIGTERM, SIGPIPE];
         signal_hook::flag::register_conditional_shutdown(SIGPIPE, code(SIGPIPE).into(), self.no_run.clone())?;
-        if !is_ignored(SIGHUP) {
-            asking.push(SIGHUP); // not under nohup
+        if !ignores_hangup() {
+            asking.push(SIGHUP); // never under nohup
             signal_hook::flag::register_conditional_shutdown(
                 SIGHUP,
                 code(SIGHUP).into(),
@@ -103,7 +103,11 @@ pub(super) fn code(signal: i32) -> u8 {
     128 + signal as u8
 }
 
-/// Whether this process was started with the signal ignored.
+/// Whether this process was started so that a closed terminal does not end it, as by nohup.
+pub fn ignores_hangup() -> bool {
+    is_ignored(SIGHUP)
+}
+
 fn is_ignored(signal: i32) -> bool {
     #[cfg(unix)]
     // SAFETY: with no new action the call only writes the present one, for which all zeros are a value.

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use self::folder::{Writer, cannot_go_on, open_folder};
 use self::interrupt::Interrupt;
-pub use self::interrupt::watch_signals;
+pub use self::interrupt::{ignores_hangup, watch_signals};
 use self::progress::Progress;
 pub use self::settings::RunSettings;
 use crate::checkpoint::{Checkpoints, LoadedModel, Stage, TrainState, load_folder};
