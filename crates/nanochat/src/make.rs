@@ -60,12 +60,13 @@ pub fn make(options: &MakeOptions, base_dir: &Path, progress: &ProgressBar) -> R
     let MakeOptions { documents, conversations, .. } = *options;
     let texts = [documents, conversations].map(|n| n + n.div_ceil(TEST_EVERY)).iter().sum::<u64>();
     progress.set_length(texts + PROBLEMS.iter().sum::<u64>());
-    let base = write_documents(&world, documents, &base_dir.join("base_data"), progress);
+    let base = unless_there(write_documents(&world, documents, &base_dir.join("base_data"), progress))?;
     let chat_dir = base_dir.join("chat_data");
-    match (base, write_conversations(&world, conversations, &chat_dir, progress)) {
-        (Err(error @ DataError::NotEmpty { .. }), Err(DataError::NotEmpty { .. })) => Err(error),
-        (base, chat) => Ok(Made { documents: unless_there(base)?, conversations: unless_there(chat)? }),
+    let chat = unless_there(write_conversations(&world, conversations, &chat_dir, progress))?;
+    if base.is_none() && chat.is_none() {
+        return Err(DataError::NotEmpty { path: base_dir.join("base_data") });
     }
+    Ok(Made { documents: base, conversations: chat })
 }
 
 fn unless_there<T>(written: Result<T, DataError>) -> Result<Option<T>, DataError> {

@@ -54,6 +54,10 @@ pub enum DataError {
     Conversation(#[from] crate::conversation::ConversationError),
     #[error("{path} already exists and is not empty; choose another folder or remove it first")]
     NotEmpty { path: PathBuf },
+    #[error("another process is making {path}; let it finish, or stop it first")]
+    InTheMaking { path: PathBuf },
+    #[error("{partial}, where {dir} would be made, holds files that nanochat did not make; move it away")]
+    InTheWay { partial: PathBuf, dir: PathBuf },
     #[error("{train} training and {val} validation documents: at least one of each is needed{left_out}")]
     TooFewDocuments { train: usize, val: usize, left_out: String },
     #[error("cannot write {path}: {reason}")]

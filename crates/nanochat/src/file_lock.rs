@@ -1,0 +1,57 @@
+//! Locks on files. The system lets go of them when their process ends, also by kill -9, so that what a dead
+//! process left is told from what a live one is writing.
+//!
+//! Some file systems have no locks (a few network drives). There everything counts as free: of two processes at one
+//! place the later one replaces what the earlier one was making, but nobody is refused without reason.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+/// Tries before a name that changes under each of them is given up.
+const TRIES: usize = 100;
+
+/// Opens `path` as `open` does and locks it, unless another holder has it: then None.
+pub(crate) fn try_lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
+    for _ in 0..TRIES {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) if !is_at(&file, path) => continue,
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        }
+    }
+    Err(io::Error::other("other processes make and delete it again and again"))
+}
+
+/// Waits for the lock instead. None where the file system has no locks.
+pub(crate) fn lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
+    loop {
+        let file = open(path)?;
+        match file.lock() {
+            Ok(()) if is_at(&file, path) => return Ok(Some(file)),
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// Opens for writing, makes the file if it is missing, and leaves what is in it.
+pub(crate) fn open_or_make(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(false).open(path)
+}
+
+/// The name may have gone to another file while this one waited for its lock.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let name = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let [ours, named] = [file.metadata(), path.metadata()].map(|metadata| metadata.map(name).ok());
+    ours.is_some() && ours == named
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
