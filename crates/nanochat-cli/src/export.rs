@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use nanochat::checkpoint::write_folder;
+use nanochat::partial_dir::PartialDir;
 use nanochat_tensor::Device;
 use nanochat_tensor::safetensors::SaveAs;
 
@@ -11,7 +12,7 @@ use crate::chat::ModelArgs;
 
 #[derive(clap::Args)]
 pub struct ExportCommand {
-    /// The new folder
+    /// The new folder; complete or not there
     out: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
@@ -27,18 +28,14 @@ enum Dtype {
 }
 
 pub fn run(command: &ExportCommand, base_dir: &Path) -> Result<()> {
-    if command.out.exists() {
-        bail!("{} exists already; name a new folder", command.out.display());
-    }
+    let folder = PartialDir::create(&command.out)?;
     let loaded = command.model.load(base_dir, &Device::Cpu)?;
     let dtype = match command.dtype {
         Dtype::F32 => SaveAs::F32,
         Dtype::Bf16 => SaveAs::Bf16,
     };
-    if let Err(error) = write_folder(&command.out, &loaded.model, &loaded.tokenizer, dtype) {
-        let _ = std::fs::remove_dir_all(&command.out);
-        return Err(error.into());
-    }
+    write_folder(folder.path(), &loaded.model, &loaded.tokenizer, dtype)?;
+    folder.commit()?;
     println!("wrote {} from {}", command.out.display(), loaded.folder.display());
     Ok(())
 }

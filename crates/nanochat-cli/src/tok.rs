@@ -13,6 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use nanochat::atomic_file;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::escape;
 use nanochat::report::{Section, log_section};
@@ -214,9 +215,8 @@ fn read_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
 
 fn save_tokenizer(tokenizer: &Tokenizer, base_dir: &Path) -> anyhow::Result<PathBuf> {
     let path = tokenizer_path(base_dir);
-    let folder = path.parent().expect("a path with a folder");
-    std::fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
-    tokenizer.save(&path)?;
+    atomic_file::write(&path, tokenizer.to_json().as_bytes())
+        .with_context(|| format!("failed to write {}", path.display()))?;
     Ok(path)
 }
 

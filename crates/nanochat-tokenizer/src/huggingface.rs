@@ -9,7 +9,7 @@ mod model;
 mod steps;
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -118,24 +118,6 @@ impl Tokenizer {
             true => ids.into_iter().collect(),
             false => HashSet::new(),
         }
-    }
-
-    /// Writes the `tokenizer.json` at once or not at all: to a temporary sibling, which is then renamed.
-    pub fn save(&self, path: &Path) -> Result<(), TokenizerError> {
-        let failed = |error| TokenizerError::Write { path: path.into(), error };
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(format!(".tmp{}", std::process::id()));
-        let temporary = path.with_file_name(name);
-        let write = || {
-            let mut file = std::fs::File::create(&temporary)?;
-            file.write_all(self.to_json().as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, path)
-        };
-        write().map_err(|error| {
-            let _ = std::fs::remove_file(&temporary); // the write error is the one to report
-            failed(error)
-        })
     }
 }
 

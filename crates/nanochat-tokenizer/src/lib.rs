@@ -95,8 +95,6 @@ pub enum TokenizerError {
     Invalid(String),
     #[error("failed to read {path}: {error}")]
     Read { path: PathBuf, error: std::io::Error },
-    #[error("failed to write {path}: {error}")]
-    Write { path: PathBuf, error: std::io::Error },
     #[error("{path}: {error}")]
     InFile { path: PathBuf, error: Box<TokenizerError> },
 }

@@ -366,7 +366,8 @@ pub fn write_folder(
     write_json(&folder.join("tokenizer_config.json"), &tokenizer_config)?;
     let template = folder.join("chat_template.jinja");
     atomic_file::write(&template, huggingface::CHAT_TEMPLATE.as_bytes()).map_err(error(&template))?;
-    tokenizer.save(&folder.join("tokenizer.json"))?;
+    let vocabulary = folder.join("tokenizer.json");
+    atomic_file::write(&vocabulary, tokenizer.to_json().as_bytes()).map_err(error(&vocabulary))?;
     Ok(huggingface::save_weights(folder, model, dtype)?)
 }
 

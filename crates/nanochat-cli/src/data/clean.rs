@@ -3,11 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
-use nanochat::atomic_file;
-use nanochat::clean::{CleanOptions, Cleaned, clean};
+use nanochat::clean::{CleanOptions, Cleaned, REPORT_FILE, clean};
 use nanochat::counted::{counted, plural};
-use serde_json::json;
 
 use super::{print_odd, print_written, progress_bar};
 
@@ -29,14 +26,10 @@ pub fn run(args: &CleanArgs, base_dir: &Path) -> anyhow::Result<()> {
     let start = Instant::now();
     let report = clean(&args.paths, &out, &args.options, &progress)?;
     progress.finish_and_clear();
-    let path = out.join("cleaned.json");
-    let text = serde_json::to_string_pretty(&as_json(&report)).expect("strings and numbers are valid JSON");
-    atomic_file::write(&path, text.as_bytes())
-        .with_context(|| format!("failed to write {}", path.display()))?;
     print_report(&report, start.elapsed().as_secs_f64());
     print_written(&report.written, &out);
     print_odd(&report.passed, &report.odd);
-    println!("samples of what was dropped are in {}", path.display());
+    println!("samples of what was dropped are in {}", out.join(REPORT_FILE).display());
     Ok(())
 }
 
@@ -66,29 +59,4 @@ fn print_report(report: &Cleaned, seconds: f64) {
              compared with these (--dedup-memory)"
         );
     }
-}
-
-fn as_json(report: &Cleaned) -> serde_json::Value {
-    let dropped = report.dropped.iter().map(|(reason, dropped)| {
-        json!({
-            "reason": reason.name(),
-            "documents": dropped.documents,
-            "bytes": dropped.bytes,
-            "samples": dropped.samples,
-        })
-    });
-    let kept = report.languages.iter();
-    let kept = kept
-        .map(|(language, [n, chars])| json!({ "language": language, "documents": n, "characters": chars }));
-    json!({
-        "files": report.files,
-        "documents": report.documents,
-        "bytes": report.bytes,
-        "passed_over": report.passed.sentences(),
-        "odd": report.odd.sentences(),
-        "dropped": dropped.collect::<Vec<_>>(),
-        "lines_dropped": report.lines_dropped,
-        "kept": kept.collect::<Vec<_>>(),
-        "duplicates_full_after": report.full_after,
-    })
 }

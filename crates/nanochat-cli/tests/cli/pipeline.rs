@@ -206,7 +206,7 @@ fn an_exported_folder_chats_and_is_not_written_over() {
     let nowhere = tempfile::tempdir().unwrap();
     let chat = format!("chat -m {} -p hello --max-tokens 8", out.display());
     output(nanochat(nowhere.path(), &chat));
-    refuses(base.path(), &export, &["out exists already"]);
+    refuses(base.path(), &export, &["out already exists"]);
 }
 
 #[test]

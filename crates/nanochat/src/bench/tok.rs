@@ -4,11 +4,12 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nanochat_tensor::Rng;
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
 use serde::Serialize;
 
+use crate::atomic_file;
 use crate::dataset::{OnBadShard, Shards, Split};
 use crate::values;
 
@@ -71,7 +72,8 @@ pub fn tok(bench: &TokBench) -> Result<TokSpeed> {
     let (trained, train_seconds) = median(bench.repeats, train);
     let tokenizer = trained?;
     if let Some(path) = &bench.save {
-        tokenizer.save(path)?;
+        let written = atomic_file::write(path, tokenizer.to_json().as_bytes());
+        written.with_context(|| format!("failed to write {}", path.display()))?;
     }
     let train_megabytes = megabytes(&texts);
     drop(texts);

@@ -6,10 +6,10 @@
 
 mod near;
 mod normalize;
+mod report;
 mod rules;
 mod words;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
@@ -18,12 +18,13 @@ use indicatif::ProgressBar;
 use nanochat_tensor::Rng;
 use rayon::prelude::*;
 
-use crate::dataset::{DataError, ShardWriter, Split, Written};
-use crate::ingest::{InputFile, Kind, Oddities, PassedOver, ReadOptions, documents, input_files};
+use crate::dataset::{DataError, ShardWriter, Split};
+use crate::ingest::{InputFile, Kind, Oddities, ReadOptions, documents, input_files};
 use crate::language::{Detected, detect};
 use near::{Seen, Signature, Verdict, signature};
 pub use normalize::Width;
 use normalize::normalize;
+pub use report::{Cleaned, Dropped, REPORT_FILE};
 pub use rules::Reason;
 use rules::{Limits, Scratch, check, damaged};
 use words::split;
@@ -101,35 +102,7 @@ pub enum Dedup {
     None,
 }
 
-/// What came in, what went and why, what stayed.
-#[derive(Debug, Default)]
-pub struct Cleaned {
-    pub files: usize,
-    /// Read: documents and bytes.
-    pub documents: usize,
-    pub bytes: u64,
-    pub passed: PassedOver,
-    pub odd: Oddities,
-    pub dropped: BTreeMap<Reason, Dropped>,
-    /// Lines of symbols alone, removed from documents.
-    pub lines_dropped: usize,
-    /// Kept: documents and characters by language.
-    pub languages: BTreeMap<&'static str, [usize; 2]>,
-    /// Documents judged before the memory for duplicates was full; later ones were only compared with these.
-    pub full_after: Option<usize>,
-    pub written: Written,
-}
-
-/// The documents that one reason cost.
-#[derive(Debug, Default)]
-pub struct Dropped {
-    pub documents: usize,
-    pub bytes: u64,
-    /// The beginnings of some.
-    pub samples: Vec<String>,
-}
-
-/// Cleans the documents of `paths` (files, or folders and all below) into the new folder `out` of shards.
+/// Cleans the documents of `paths` (files, or folders and all below) into the new folder `out` of shards and [`REPORT_FILE`].
 /// Progress counts bytes of files.
 pub fn clean(
     paths: &[PathBuf],
@@ -167,8 +140,10 @@ pub fn clean(
         }
         Ok::<_, DataError>(reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
-    let written = sink.writer.finish().map_err(|error| odd.explain(error))?;
-    Ok(Cleaned { written, odd, ..sink.report })
+    let report = Cleaned { odd, ..sink.report };
+    report.write(sink.writer.path())?;
+    let written = sink.writer.finish().map_err(|error| report.odd.explain(error))?;
+    Ok(Cleaned { written, ..report })
 }
 
 /// The files of this machine's share, each with the split its documents belong to.

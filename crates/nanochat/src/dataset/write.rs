@@ -50,6 +50,11 @@ impl ShardWriter {
         Ok(ShardWriter { dir, chars_per_shard, train: None, val, written: Written::default() })
     }
 
+    /// The folder while it is being made, for what goes beside the shards.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn push(&mut self, split: Split, text: &str) -> Result<(), DataError> {
         if text.len() as u64 > MAX_LINE {
             // No reader takes it.

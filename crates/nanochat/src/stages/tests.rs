@@ -55,7 +55,7 @@ fn prepared() -> TempDir {
     }
     writer.finish().unwrap();
     fs::create_dir(temp.path().join("tokenizer")).unwrap();
-    tokenizer().save(&temp.path().join("tokenizer/tokenizer.json")).unwrap();
+    fs::write(temp.path().join("tokenizer/tokenizer.json"), tokenizer().to_json()).unwrap();
     let line = |i: usize| {
         let answer = if i.is_multiple_of(3) { "no" } else { "yes" };
         format!(
