@@ -11,6 +11,11 @@ use nanochat_tensor::Rng;
 
 use crate::common::*;
 
+/// How many kills: `usual`, or NANOCHAT_KILLS.
+fn kills(usual: usize) -> usize {
+    std::env::var("NANOCHAT_KILLS").map_or(usual, |kills| kills.parse().unwrap())
+}
+
 /// Runs `line` to its end through `kills` kills, each after a random share of `span` from the start of
 /// a process. A run that is over before its kill must pass `check`; what it made is deleted, and it begins anew.
 fn kill(base: &Path, made: &Path, line: &str, span: Duration, kills: usize, check: &dyn Fn()) {
@@ -55,8 +60,8 @@ fn no_leftovers(run: &Path) {
 }
 
 #[test]
-fn a_base_run_survives_thirty_kills() {
-    if !slow("a_base_run_survives_thirty_kills") {
+fn a_base_run_survives_kills() {
+    if !slow("a_base_run_survives_kills") {
         return;
     }
     let base = prepared();
@@ -68,12 +73,12 @@ fn a_base_run_survives_thirty_kills() {
         assert_same_run(&whole, &killed);
         no_leftovers(&killed);
     };
-    kill(base.path(), &killed, &line("killed"), span / 4, 30, &check);
+    kill(base.path(), &killed, &line("killed"), span / 4, kills(30), &check);
 }
 
 #[test]
-fn an_sft_run_survives_ten_kills() {
-    if !slow("an_sft_run_survives_ten_kills") {
+fn an_sft_run_survives_kills() {
+    if !slow("an_sft_run_survives_kills") {
         return;
     }
     let base = with_model();
@@ -85,12 +90,12 @@ fn an_sft_run_survives_ten_kills() {
         assert_same_run(&whole, &killed);
         no_leftovers(&killed);
     };
-    kill(base.path(), &killed, &line, span / 3, 10, &check);
+    kill(base.path(), &killed, &line, span / 3, kills(10), &check);
 }
 
 #[test]
-fn a_speedrun_survives_ten_kills() {
-    if !slow("a_speedrun_survives_ten_kills") {
+fn a_speedrun_survives_kills() {
+    if !slow("a_speedrun_survives_kills") {
         return;
     }
     let (whole, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -108,7 +113,7 @@ fn a_speedrun_survives_ten_kills() {
         }
         assert!(output(nanochat(&base, "report")).contains("## Chat evaluation"));
     };
-    kill(&base, &base, line, span, 10, &check);
+    kill(&base, &base, line, span, kills(10), &check);
 }
 
 /// A file, or the files below a folder, and what is in them.
@@ -136,11 +141,11 @@ fn names(dir: &Path) -> Vec<PathBuf> {
 /// Kills `line` in a copy of `base`, 5 times or NANOCHAT_KILLS times. After each kill, each of the files and folders `made` is
 /// whole or absent; after the next start all are whole, and there is nothing beside what an undisturbed run makes.
 fn whole_or_absent(base: &Path, line: &str, made: &[&str]) {
-    let kills = std::env::var("NANOCHAT_KILLS").map_or(5, |kills| kills.parse().unwrap());
+    let kills = kills(5);
     let span = timed(base, line);
     let expected = names(base);
     let whole: Vec<_> = made.iter().map(|name| files(&base.join(name))).collect();
-    let mut rng = Rng::new(&[kills, line.len() as u64]);
+    let mut rng = Rng::new(&[kills as u64, line.len() as u64]);
     let (mut left, mut absent) = (kills, 0);
     for _ in 0..20 * kills {
         made.iter().for_each(|name| remove(&base.join(name)));
@@ -160,8 +165,8 @@ fn whole_or_absent(base: &Path, line: &str, made: &[&str]) {
         for (name, whole) in made.iter().zip(&whole) {
             assert!(files(&base.join(name)) == *whole, "{name} of `{line}` is another one after a kill");
         }
-        left -= u64::from(killed);
-        absent += u64::from(killed && there.contains(&false));
+        left -= usize::from(killed);
+        absent += usize::from(killed && there.contains(&false));
         if left == 0 {
             return println!("{kills} kills of `{line}` in {span:?}: {absent} times absent, else whole");
         }
@@ -211,12 +216,14 @@ fn a_killed_report_and_evaluation_leave_whole_files() {
         assert!(fs::read_to_string(report.join("report.html")).unwrap().trim_end().ends_with("</html>"));
         assert!(fs::read_to_string(report.join("report.md")).unwrap().ends_with('\n'));
     };
-    let kills = std::env::var("NANOCHAT_KILLS").map_or(5, |kills| kills.parse().unwrap());
+    let kills = kills(5);
     for line in ["report", "eval bpb --eval-tokens 64"] {
         let span = timed(base.path(), line);
         for index in 0..kills {
             let mut child = start(base.path(), line);
-            std::thread::sleep(span.mul_f64(Rng::new(&[kills, index]).below(1_000) as f64 / 1_000.0));
+            std::thread::sleep(
+                span.mul_f64(Rng::new(&[kills as u64, index as u64]).below(1_000) as f64 / 1_000.0),
+            );
             child.kill().unwrap();
             ended(child);
             let html = fs::read_to_string(report.join("report.html")).unwrap();
