@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::ensure;
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use launch::RanksFailed;
 use nanochat::command_line::quoted;
@@ -120,7 +121,7 @@ fn main() -> ExitCode {
     };
     let cli = match parse(&args) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse(&error, &args),
     };
     // A client who leaves must not end a server.
     ends_quietly.store(!cli.command.speaks_http() && !cli.command.makes(), Ordering::Relaxed);
@@ -144,7 +145,12 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
 }
 
 /// Prints what clap says of the arguments: in colours, unless it quotes one that a terminal would obey.
-fn refuse(error: &clap::Error) -> ExitCode {
+fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    // Of a value that must be text clap does not say which.
+    let foreign = args.iter().find(|arg| arg.to_str().is_none());
+    if let (ErrorKind::InvalidUtf8, Some(arg)) = (error.kind(), foreign) {
+        return fail(&anyhow::anyhow!("the argument {arg:?} is not UTF-8"));
+    }
     let said = error.render().to_string();
     if escape::text(&said) == said {
         error.exit();
@@ -281,7 +287,7 @@ fn default_base_dir() -> anyhow::Result<PathBuf> {
 fn fail(error: &anyhow::Error) -> ExitCode {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         if !output::is_silent() {
-            eprintln!("{error}. Go on with\n{}", going_on());
+            eprintln!("{error}. Go on with: {}", going_on());
         }
         return ExitCode::from(interrupted.code);
     }

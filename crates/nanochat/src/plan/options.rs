@@ -147,7 +147,7 @@ pub(super) fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError
         ("--max-seq-len", options.max_seq_len, 1e8),
         ("--total-batch-size", options.total_batch_size, 1e12),
         ("--device-batch-size", options.device_batch_size, 1e6),
-        ("--gpus", Some(options.gpus), 1e4),
+        ("--gpus", Some(options.gpus), 1e5),
     ];
     for (option, found, most) in counts {
         found.map_or(Ok(()), |found| in_range(option, found as f64, 1.0, most))?;
