@@ -2,12 +2,14 @@
 
 use std::io::IsTerminal;
 
+use nanochat::answer::{Reader, Token};
+use nanochat::conversation::PartKind;
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
 use crate::output;
 
-pub struct Printer<'t> {
-    tokenizer: &'t Tokenizer,
+pub struct Printer {
+    reader: Reader,
     decoder: StreamDecoder,
     /// Tool calls are for people at a terminal; a pipe gets the answer alone.
     shows_tools: bool,
@@ -16,30 +18,29 @@ pub struct Printer<'t> {
     in_tool: bool,
 }
 
-impl Printer<'_> {
-    pub fn new(tokenizer: &Tokenizer) -> Printer<'_> {
+impl Printer {
+    pub fn new(tokenizer: &Tokenizer) -> Printer {
         let shows_tools = std::io::stdout().is_terminal();
         let dim = if output::is_coloured() { ["\x1b[2m", "\x1b[0m"] } else { ["", ""] };
-        Printer { tokenizer, decoder: StreamDecoder::new(tokenizer), shows_tools, dim, in_tool: false }
+        let (reader, decoder) = (Reader::new(tokenizer), StreamDecoder::new(tokenizer));
+        Printer { reader, decoder, shows_tools, dim, in_tool: false }
     }
 
     pub fn token(&mut self, id: u32) {
-        if !self.tokenizer.is_special(id) {
-            let text = self.decoder.push(id);
-            self.print(&text);
-            return;
-        }
+        let [dim, plain] = self.dim;
+        let (in_tool, mark) = match self.reader.read(id) {
+            Token::Of(_) => {
+                let text = self.decoder.push(id);
+                return self.print(&text);
+            }
+            Token::Opens(PartKind::PythonOutput) => (true, format!("{dim} = ")),
+            Token::Opens(_) => (true, format!("{dim}[")),
+            Token::Closes(PartKind::PythonOutput) => (false, format!("{dim}]{plain} ")),
+            Token::Closes(_) => (false, plain.to_string()),
+            Token::Stops | Token::Stray => (self.in_tool, String::new()),
+        };
         let rest = self.decoder.finish();
         self.print(&rest);
-        let is = |name: &str| self.tokenizer.special(name) == Some(id);
-        let [dim, plain] = self.dim;
-        let (in_tool, mark) = match () {
-            _ if is("<|python_start|>") => (true, format!("{dim}[")),
-            _ if is("<|output_start|>") => (true, format!("{dim} = ")),
-            _ if is("<|python_end|>") => (false, plain.to_string()),
-            _ if is("<|output_end|>") => (false, format!("{dim}]{plain} ")),
-            _ => return,
-        };
         self.in_tool = in_tool;
         if self.shows_tools {
             output::print_raw(&mark);
