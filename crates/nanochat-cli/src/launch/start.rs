@@ -40,12 +40,11 @@ pub fn start(count: usize, args: &[OsString]) -> Result<()> {
         }
         for (number, rank) in ranks.left() {
             rank.ended = rank.child.try_wait()?;
-            match rank.ended.filter(|status| !status.success()) {
-                Some(status) => match status.code().filter(|code| INTERRUPTED.contains(code)) {
+            if let Some(status) = rank.ended.filter(|status| !status.success()) {
+                match status.code().filter(|code| INTERRUPTED.contains(code)) {
                     Some(code) => interrupted = Some(code),
                     None => failed.push((number, status)),
-                },
-                None => {}
+                }
             }
         }
         if !failed.is_empty() && first_failure.get_or_insert_with(Instant::now).elapsed() > GRACE {
