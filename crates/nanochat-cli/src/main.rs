@@ -136,7 +136,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A number may be negative: what its flag says of it is better than that there is no flag -1.
+/// Parses the command line. `-1` after a flag is taken for its value, so that the flag's own range refuses it.
 fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     fn takes_numbers(command: clap::Command) -> clap::Command {
         command.allow_negative_numbers(true).mut_subcommands(takes_numbers)
@@ -146,7 +146,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
 
 /// Prints what clap says of the arguments: in colours, unless it quotes one that a terminal would obey.
 fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
-    // Of a value that must be text clap does not say which.
+    // clap says that some argument is not UTF-8, and not which one.
     let foreign = args.iter().find(|arg| arg.to_str().is_none());
     if let (ErrorKind::InvalidUtf8, Some(arg)) = (error.kind(), foreign) {
         return fail(&anyhow::anyhow!("the argument {arg:?} is not UTF-8"));

@@ -26,17 +26,17 @@ pub fn is_coloured() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// What `print!` and `println!` do.
+/// Prints text for people; `print!` and `println!` of this crate call it.
 pub fn print(text: Arguments) {
     print_raw(&escape::text(&text.to_string()));
 }
 
-/// What `eprintln!` does. Nobody may be there to read it.
+/// Writes a line to standard error, and goes on where nobody reads it; `eprintln!` of this crate calls it.
 pub fn tell(text: Arguments) {
     let _ = std::io::stderr().write_all(format!("{}\n", escape::text(&text.to_string())).as_bytes());
 }
 
-/// What a program may read: exact, but for a terminal.
+/// Prints data that a program may read: unchanged in a pipe or a file, escaped on a terminal.
 pub fn print_data(text: &str) {
     match std::io::stdout().is_terminal() {
         true => print_raw(&escape::text(text)),
@@ -44,7 +44,7 @@ pub fn print_data(text: &str) {
     }
 }
 
-/// JSON over several lines, ASCII where a character could drive a terminal: `"\\u009b"`.
+/// Prints JSON over several lines, with escapes where a character could drive a terminal: `"\\u009b"`.
 pub fn print_json(value: &impl Serialize) -> serde_json::Result<()> {
     print_raw(&(json(value)? + "\n"));
     Ok(())
@@ -61,8 +61,8 @@ fn json(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(if text.contains(escape::is_control) { text.chars().map(escaped).collect() } else { text })
 }
 
-/// As it is. The standard library's `print!` panics when nothing can be written, but `nanochat plan > table.txt` on a full disk is no
-/// mistake of the program's.
+/// Prints text unchanged. Where nothing can be written, as on a full disk, the program ends with a sentence; the standard
+/// library's `print!` panics.
 pub fn print_raw(text: &str) {
     if is_silent() {
         return;

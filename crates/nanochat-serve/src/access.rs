@@ -20,7 +20,7 @@ use crate::places::{Activity, network};
 use crate::rate::Rate;
 
 pub struct Access {
-    /// Of clients and, behind them, those that only read counts.
+    /// The keys of clients, followed by those that only read counts.
     keys: Vec<String>,
     clients: usize,
     /// Whether all keys have the beginnings of prompts in the cache together.
@@ -44,7 +44,7 @@ pub enum Client {
 /// What the routes know of who asks.
 #[derive(Clone, Copy)]
 pub struct Asker {
-    /// Whose beginnings in the cache its prompts may use.
+    /// The owner of the cached prefixes that its prompts may use.
     pub owner: Owner,
     /// Whether it may read exact counts, from which the requests of others could be told.
     pub sees_counts: bool,

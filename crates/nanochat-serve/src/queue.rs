@@ -32,7 +32,7 @@ pub enum Update {
 
 /// One sample to generate. Its updates end with `Finished` or `Lost`, whatever happens.
 pub struct Job {
-    /// Whose beginnings in the cache it may use.
+    /// The owner of the cached prefixes that it may use.
     pub owner: Owner,
     pub request: Request,
     pub sample: usize,

@@ -53,9 +53,8 @@ impl Grads {
         self.accumulate(target, |sum, beta| elementwise::add_scaled(sum, &grad, factor, beta));
     }
 
-    /// Lends the gradient of a tensor to a kernel that adds into it, so that a product can accumulate
-    /// (beta = 1) without a buffer of its own. `kernel(buffer, beta)`: beta 0 finds anything at all, to be
-    /// overwritten.
+    /// Lends the gradient of a tensor to a kernel that adds into it, so that a product can accumulate without a buffer of
+    /// its own. `kernel(buffer, beta)`: with beta 1 it adds to the buffer, with beta 0 it overwrites what is there.
     pub(crate) fn accumulate(&mut self, target: &Target, kernel: impl FnOnce(&mut Tensor, f32)) {
         self.assert_open(target.id);
         match self.sums.entry(target.id) {
@@ -68,7 +67,7 @@ impl Grads {
         }
     }
 
-    /// The next backward pass is the last one: a gradient that it has completed goes to `reduction` at once.
+    /// Makes the next backward pass the last one: each gradient that it completes goes to `reduction` at once.
     pub fn reduce_into(&mut self, reduction: Reduction) {
         self.reduction = Some(reduction);
     }
@@ -78,12 +77,12 @@ impl Grads {
         self.sums.remove(&id)
     }
 
-    /// An op will pass that adds to the gradients of `inputs`.
+    /// Counts an op of the tape that will add to the gradients of `inputs`.
     pub(crate) fn count(&mut self, inputs: &[TensorId]) {
         inputs.iter().for_each(|id| *self.uses.entry(*id).or_default() += 1);
     }
 
-    /// An op has passed that would have added to the gradients of `inputs`.
+    /// Counts down the uses of `inputs` when backward has passed an op, and hands over what is complete.
     pub(crate) fn count_down(&mut self, inputs: &[TensorId]) {
         for id in inputs {
             let uses = self.uses.get_mut(id).expect("ops of the tape under way are counted");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// As if the run had been stopped at this checkpoint.
+/// Marks a checkpoint as one of a run that was stopped there.
 fn unfinish(checkpoint: &Path) {
     let file = checkpoint.join("train_state.json");
     let mut state: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
