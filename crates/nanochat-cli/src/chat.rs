@@ -14,7 +14,6 @@ use nanochat::checkpoint::{self, Found, LoadedModel, Stage};
 use nanochat::conversation::{Content, Conversation, Message, Role};
 use nanochat::engine::{Engine, EngineOptions, Finish, Request};
 use nanochat::sampler::SampleOptions;
-use nanochat::stages::fit;
 use nanochat::values;
 use nanochat_tensor::{Device, Precision};
 use nanochat_tokenizer::Tokenizer;
@@ -41,9 +40,7 @@ pub struct ModelArgs {
 
 impl ModelArgs {
     pub fn load(&self, base_dir: &Path, device: &Device) -> Result<LoadedModel> {
-        let loaded = checkpoint::load_folder(&self.folder(base_dir)?)?;
-        fit::check_shapes(&loaded.model.config, device)?;
-        Ok(LoadedModel { model: loaded.model.to_device(device), ..loaded })
+        Ok(checkpoint::load_folder(&self.folder(base_dir)?)?.to_device(device)?)
     }
 
     /// As [`ModelArgs::load`], but the base model if nothing else is said: for measures of plain text.

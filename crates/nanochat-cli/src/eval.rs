@@ -78,7 +78,7 @@ fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<
     if args.weights != Precision::F32 {
         loaded.model = loaded.model.rounded(args.weights);
     }
-    loaded.model = loaded.model.to_device(device);
+    let loaded = loaded.to_device(device)?;
     let dir = args.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
     let shards = Shards::open(&dir, OnBadShard::Refuse)?;
     let byte_lengths = loaded.tokenizer.byte_lengths();

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nanochat::counted::counted;
+use nanochat::gpt::{Kept, Role};
 use nanochat::language::TextLanguage;
-use nanochat::plan::{Gpu, Kept, Plan, PlanOptions, all_depths, largest_within, plan};
+use nanochat::plan::{Gpu, Plan, PlanOptions, all_depths, largest_within, plan};
 use nanochat::values;
 use nanochat_tokenizer::Tokenizer;
 
@@ -126,8 +127,8 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
     let (model, memory) = (&plan.model, &plan.memory);
     let (b, t, c, v) = (plan.device_batch_size, model.sequence_len, model.n_embd, model.vocab_size);
     let (on_cpu, world) = (options.gpu == Gpu::Cpu, options.gpus);
-    let matrices = short(model.matrix_params() as f64);
-    let embedding = short(model.embedding_params() as f64);
+    let [matrices, embedding, head] =
+        [Role::Matrix, Role::Embedding, Role::Unembedding].map(|role| short(model.params_of(role) as f64));
     let mut rows = vec![
         (
             "model",
@@ -143,7 +144,7 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
         (
             "parameters",
             grouped(plan.params),
-            format!("{matrices} in matrices, {embedding} each in wte and lm_head"),
+            format!("{matrices} in matrices, {embedding} in embeddings, {head} in lm_head"),
         ),
         ("tokens", short(plan.tokens as f64), format!("{} for each parameter", plan.tokens_per_param)),
         ("steps", grouped(plan.steps), format!("of {} tokens", grouped(plan.total_batch_size))),

@@ -187,12 +187,14 @@ pub fn run(
     };
     let context = model.config.sequence_len;
     let tokenizer_info = tokens::tokenizer_info(&tokenizer, &model.config);
-    let start = |(i, device): (usize, &Device)| {
-        let model = model.clone().to_device(device);
+    let copies = devices.iter().map(|device| model.clone().to_device(device));
+    let copies: Vec<Gpt> = copies.collect::<Result<_, _>>()?;
+    drop(model); // the replicas have their own
+    let start = |(i, (model, device)): (usize, (Gpt, &Device))| {
         replica::start(i, model, tokenizer.clone(), engine(device), queue.clone(), metrics.clone())
     };
-    let (replicas, threads): (Vec<_>, Vec<_>) = devices.iter().enumerate().map(start).unzip();
-    drop(model); // the replicas have their own
+    let (replicas, threads): (Vec<_>, Vec<_>) =
+        copies.into_iter().zip(devices).enumerate().map(start).unzip();
     let server = Arc::new(Server {
         model: name,
         marks: Marks::of(&tokenizer)?,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::cuda::Cuda;
+use crate::ops::{attention, decode_attention, rms_norm};
 
 pub use crate::cuda::DeviceError;
 
@@ -15,7 +16,37 @@ pub enum Device {
     Cuda(Arc<Cuda>),
 }
 
+/// The shapes of a model that a device has kernels for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Values of an attention head.
+    pub head_dims: &'static [usize],
+    /// The most query heads of a key head.
+    pub queries_a_key: usize,
+    /// The most values in a row of the residual stream.
+    pub widest: usize,
+    /// What the number of these values is a multiple of.
+    pub width_step: usize,
+}
+
+impl Limits {
+    pub const CUDA: Limits = Limits {
+        head_dims: &attention::GPU_HEAD_DIMS,
+        queries_a_key: decode_attention::QUERIES,
+        widest: rms_norm::cuda::WIDEST,
+        width_step: rms_norm::cuda::STEP,
+    };
+}
+
 impl Device {
+    /// What kernels there are for; None: for every shape.
+    pub fn limits(&self) -> Option<Limits> {
+        match self {
+            Device::Cpu => None,
+            Device::Cuda(_) => Some(Limits::CUDA),
+        }
+    }
+
     /// Opens a GPU, with all that training on it needs. Fails with a sentence that says what is missing.
     pub fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
         Ok(Device::Cuda(Cuda::open(ordinal)?))

@@ -151,7 +151,7 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
     let grad_accum_steps = bench.total_batch_size / micro_tokens;
     let micro_steps = ranks::mine(comm, grad_accum_steps).count();
     let scale = 1.0 / bench.total_batch_size as f32;
-    let mut model = Gpt::init(config, 42).to_device(device);
+    let mut model = Gpt::init(config, 42).to_device(device)?;
     model.recompute = sizes.recompute;
     model.compute = sizes.precision.into();
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };

@@ -18,14 +18,15 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nanochat_tensor::Tensor;
 use nanochat_tensor::safetensors::{self, SafetensorsError, SaveAs};
+use nanochat_tensor::{Device, Tensor};
 use nanochat_tokenizer::{Tokenizer, TokenizerError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use self::found::{Found, find_furthest};
 use crate::atomic_file;
+use crate::config::ConfigError;
 use crate::gpt::Gpt;
 use crate::huggingface::{self, ModelError, TokenIds};
 use crate::optim::Optimizer;
@@ -130,6 +131,13 @@ pub struct LoadedModel {
     pub model: Gpt,
     pub tokenizer: Tokenizer,
     pub folder: PathBuf,
+}
+
+impl LoadedModel {
+    /// The same with its weights on `device`, refused if that has no kernels for the model's shape.
+    pub fn to_device(self, device: &Device) -> Result<LoadedModel, ConfigError> {
+        Ok(LoadedModel { model: self.model.to_device(device)?, ..self })
+    }
 }
 
 /// The checkpoints of one run.

@@ -1,9 +1,11 @@
 //! The model's sizes, all of which follow from `depth` (nanochat's one dial).
 
-use nanochat_tensor::Compute;
 use nanochat_tensor::gemm::has_bf16;
 use nanochat_tensor::ops::EPS;
+use nanochat_tensor::{Compute, Limits};
 use serde::{Deserialize, Serialize};
+
+use crate::values;
 
 /// Base of nanochat's rotary positions.
 pub const ROPE_THETA: f32 = 10_000.0;
@@ -31,6 +33,24 @@ fn eps() -> f32 {
 
 fn rope_theta() -> f32 {
     ROPE_THETA
+}
+
+/// The model that base training makes. Its rows are as long as those it is trained on.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct ModelSettings {
+    /// The one dial: layers; width is 64 times as much
+    #[arg(long, value_parser = values::amount, default_value_t = 4)]
+    pub depth: usize,
+    /// Key and value heads, fewer than query heads for GQA [default: as many]
+    #[arg(long, value_parser = values::amount)]
+    pub n_kv_head: Option<usize>,
+}
+
+impl ModelSettings {
+    pub fn config(&self, vocab_size: usize, sequence_len: usize) -> Result<GptConfig, ConfigError> {
+        let config = GptConfig::from_depth(self.depth, vocab_size, sequence_len)?;
+        config.with_kv_heads(self.n_kv_head.unwrap_or(config.n_head))
+    }
 }
 
 /// What training computes a second time in its backward pass instead of keeping it.
@@ -100,6 +120,8 @@ impl std::fmt::Display for Precision {
     }
 }
 
+/// Channels for each layer.
+const ASPECT_RATIO: usize = 64;
 /// Far above any model there is; below them no count of anything overflows.
 const MAX_DEPTH: usize = 1_000;
 const MAX_SEQUENCE: usize = 1 << 24;
@@ -118,10 +140,22 @@ pub enum ConfigError {
     TooLarge { what: &'static str, most: usize, found: usize },
     #[error("{what} must be at least {least}, found {found}")]
     TooSmall { what: &'static str, least: usize, found: usize },
+    #[error(
+        "--device cuda works with heads of {works:?} values, and this model's have {head_dim}; every even --depth gives 128, and --device cpu takes any"
+    )]
+    HeadDim { head_dim: usize, works: &'static [usize] },
+    #[error(
+        "--device cuda works with up to {most} query heads for each key-value head, and this model has {n_head} for {n_kv_head}; --device cpu takes any"
+    )]
+    QueriesAKey { n_head: usize, n_kv_head: usize, most: usize },
+    #[error(
+        "--device cuda works with widths up to {widest} in steps of {step}, and this model's is {width}; --depth {deepest} is the deepest, and --device cpu takes any"
+    )]
+    Width { width: usize, widest: usize, step: usize, deepest: usize },
 }
 
 impl GptConfig {
-    /// Aspect ratio 64, one head for every started 128 channels (spec of nanochat's base_train.py).
+    /// Width 64 times the depth, one head for every started 128 channels (spec of nanochat's base_train.py).
     pub fn from_depth(
         depth: usize,
         vocab_size: usize,
@@ -167,6 +201,24 @@ impl GptConfig {
         }
     }
 
+    /// Refuses shapes that a device has no kernels for. None: it has them for all.
+    pub fn within(&self, limits: Option<Limits>) -> Result<(), ConfigError> {
+        let Some(Limits { head_dims, queries_a_key: most, widest, width_step: step }) = limits else {
+            return Ok(());
+        };
+        let GptConfig { n_head, n_kv_head, n_embd: width, .. } = *self;
+        if !head_dims.contains(&self.head_dim()) {
+            return Err(ConfigError::HeadDim { head_dim: self.head_dim(), works: head_dims });
+        }
+        if n_head / n_kv_head > most {
+            return Err(ConfigError::QueriesAKey { n_head, n_kv_head, most });
+        }
+        if width > widest || !width.is_multiple_of(step) {
+            return Err(ConfigError::Width { width, widest, step, deepest: widest / ASPECT_RATIO });
+        }
+        Ok(())
+    }
+
     pub fn head_dim(&self) -> usize {
         self.n_embd / self.n_head
     }
@@ -175,43 +227,10 @@ impl GptConfig {
     pub fn kv_dim(&self) -> usize {
         self.n_kv_head * self.head_dim()
     }
-
-    /// Parameters of the matrices inside the blocks, which Muon trains.
-    pub fn matrix_params(&self) -> usize {
-        let c = self.n_embd;
-        self.n_layer * (2 * c * c + 2 * c * self.kv_dim() + 8 * c * c)
-    }
-
-    /// Parameters of `wte`, and just as many of `lm_head`.
-    pub fn embedding_params(&self) -> usize {
-        self.vocab_size * self.n_embd
-    }
-
-    pub fn params(&self) -> usize {
-        self.matrix_params() + 2 * self.embedding_params()
-    }
-
-    /// Training FLOPs of one token: 6 for every parameter that multiplies (all but `wte`), and the
-    /// attention's 12 · n_layer · n_head · head_dim · T.
-    pub fn flops_per_token(&self) -> f64 {
-        let multiplying = self.params() - self.embedding_params();
-        6.0 * multiplying as f64
-            + 12.0 * (self.n_layer * self.n_head * self.head_dim() * self.sequence_len) as f64
-    }
-
-    /// FLOPs of one token that are done a second time: not counted as useful.
-    pub fn recomputed_flops_per_token(&self, recompute: Recompute) -> f64 {
-        let (c, attention) = (self.n_embd, 4 * self.n_layer * self.n_embd * self.sequence_len);
-        match recompute {
-            Recompute::None => 0.0,
-            Recompute::Mlp => 2.0 * (8 * self.n_layer * c * c) as f64,
-            Recompute::Block => 2.0 * self.matrix_params() as f64 + attention as f64,
-        }
-    }
 }
 
 fn width_and_heads(depth: usize) -> (usize, usize) {
-    let n_embd = 64 * depth;
+    let n_embd = ASPECT_RATIO * depth;
     (n_embd, n_embd.div_ceil(128).max(1))
 }
 
@@ -228,27 +247,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameter_counts_are_exact() {
-        let millions = |depth| {
-            (GptConfig::from_depth(depth, 65_536, 2_048).unwrap().params() as f64 / 1e5).round() / 10.0
-        };
-        let table = [
-            (4, 36.7),
-            (6, 60.9),
-            (8, 92.3),
-            (10, 133.0),
-            (12, 185.6),
-            (16, 335.5),
-            (20, 561.0),
-            (26, 1082.0),
-            (32, 1879.0),
-        ];
-        for (depth, expected) in table {
-            assert_eq!(millions(depth), expected, "d{depth}");
-        }
-    }
-
-    #[test]
     fn depths_that_cannot_divide_name_their_neighbours() {
         let error = GptConfig::from_depth(5, 1_000, 64).unwrap_err();
         assert_eq!(error, ConfigError::Depth { depth: 5, n_head: 3, n_embd: 320, below: 4, above: 6 });
@@ -263,5 +261,20 @@ mod tests {
         let config = GptConfig::from_depth(8, 100, 64).unwrap();
         assert_eq!(config.with_kv_heads(2).unwrap().kv_dim(), 256);
         assert!(config.with_kv_heads(3).unwrap_err().to_string().contains("[1, 2, 4]"));
+    }
+
+    #[test]
+    fn shapes_without_a_kernel_are_refused_in_words() {
+        let with_depth = |depth| GptConfig::from_depth(depth, 100, 64).unwrap();
+        let refused = |config: GptConfig| config.within(Some(Limits::CUDA)).unwrap_err().to_string();
+        for depth in [1, 2, 4, 8, 12, 20, 26, 32, 64] {
+            with_depth(depth).within(Some(Limits::CUDA)).unwrap();
+        }
+        assert!(refused(with_depth(3)).contains("[64, 128] values, and this model's have 96"));
+        assert!(refused(with_depth(66)).contains("up to 4096 in steps of 8"));
+        assert!(refused(with_depth(66)).contains("--depth 64 is the deepest"));
+        let one_key_head = with_depth(40).with_kv_heads(1).unwrap();
+        assert!(refused(one_key_head).contains("up to 16 query heads for each key-value head"));
+        one_key_head.within(None).unwrap();
     }
 }

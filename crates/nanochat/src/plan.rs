@@ -18,7 +18,7 @@ use crate::language::TextLanguage;
 
 pub use figures::Gpu;
 pub use fit::what_fits;
-pub use memory::{Kept, Memory};
+pub use memory::Memory;
 pub use options::{PlanError, PlanOptions};
 pub use rates::LearningRates;
 pub use scaling::Scaling;

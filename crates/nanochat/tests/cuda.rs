@@ -46,7 +46,7 @@ fn losses_on_the_gpu_are_those_of_the_cpu() {
 fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
     let Some(device) = gpu() else { return };
     let cpu = random(small());
-    let gpu = cpu.clone().to_device(&device);
+    let gpu = cpu.clone().to_device(&device).unwrap();
     let group = |i: usize| -> Vec<Span> {
         let mut rng = Rng::new(&[5, i as u64]);
         let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.below(301) as u32).collect() };
@@ -105,7 +105,7 @@ fn recomputing_on_the_gpu_gives_the_same_losses() {
 fn updates_on_the_gpu_are_those_of_the_cpu() {
     let Some(device) = gpu() else { return };
     let updated = |device: &Device| {
-        let mut model = Gpt::init(small(), 3).to_device(device);
+        let mut model = Gpt::init(small(), 3).to_device(device).unwrap();
         let before: Vec<Vec<f32>> = model.params().iter().map(|(_, _, w)| w.host().into_owned()).collect();
         let mut optimizer = Optimizer::new(&model, RATES, 1.0, &Comm::alone());
         let norms: Vec<f32> = (0..3)
@@ -176,7 +176,7 @@ fn one_rank_trains_through_nccl_as_it_does_alone() {
 }
 
 fn losses(config: GptConfig, device: &Device, recompute: Recompute, comm: &Comm) -> Vec<f32> {
-    let mut model = Gpt::init(config, 3).to_device(device);
+    let mut model = Gpt::init(config, 3).to_device(device).unwrap();
     model.recompute = recompute;
     let mut optimizer = Optimizer::new(&model, RATES, 1.0, comm);
     let mut rng = Rng::new(&[5]);

@@ -198,7 +198,7 @@ fn trained(device: &Device, n_kv_head: usize, depth: usize) -> Trained {
     let encode = |document: &String| [vec![bos], tokenizer.encode(document)].concat();
     let stream: Vec<u32> = documents.iter().flat_map(encode).collect();
     let config = GptConfig::from_depth(depth, 700, 256).unwrap().with_kv_heads(n_kv_head).unwrap();
-    let mut model = Gpt::init(config, 3).to_device(device);
+    let mut model = Gpt::init(config, 3).to_device(device).unwrap();
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&model, rates, 1.0, &Comm::alone());
     let (b, t) = (16, 256);
@@ -328,7 +328,7 @@ fn samples_repeat_and_their_log_probabilities_are_the_models() {
 fn refreshed_weights_are_the_models_own() {
     let Some(device) = gpu() else { return };
     let Trained { tokenizer, model, prompts } = trained(&device, 1, 2);
-    let fresh = Gpt::init(model.config, 8).to_device(&device);
+    let fresh = Gpt::init(model.config, 8).to_device(&device).unwrap();
     let requests: Vec<Request> = prompts[..8].iter().map(|prompt| request(prompt, 12, GREEDY)).collect();
     let mut engine = Engine::with_options(&fresh, Some(&tokenizer), EngineOptions::for_batch(&device, 8));
     let of_fresh = generate(&mut engine, &requests);

@@ -2,11 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use nanochat::config::{GptConfig, ROPE_THETA};
+use nanochat::config::GptConfig;
 use nanochat::engine::{Completion, Engine, EngineOptions, Finish, Request};
 use nanochat::gpt::Gpt;
 use nanochat::sampler::{SampleOptions, Seen, sample};
-use nanochat_tensor::ops::EPS;
 use nanochat_tensor::{Precision, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 
@@ -26,8 +25,7 @@ fn random_model(sequence_len: usize) -> Gpt {
         n_head: 4,
         n_kv_head: 2,
         n_embd: 32,
-        rms_norm_eps: EPS,
-        rope_theta: ROPE_THETA,
+        ..GptConfig::from_depth(1, 265, 8).unwrap()
     };
     let mut stream = 0;
     let weight = |_: &str, shape: &[usize]| {
@@ -49,8 +47,7 @@ fn chain_model(follows: impl Fn(usize) -> usize) -> Gpt {
         n_head: 1,
         n_kv_head: 1,
         n_embd: c,
-        rms_norm_eps: EPS,
-        rope_theta: ROPE_THETA,
+        ..GptConfig::from_depth(1, 265, 8).unwrap()
     };
     let weight = |name: &str, shape: &[usize]| {
         let mut data = vec![0.0; shape.iter().product()];

@@ -8,9 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nanochat::checkpoint;
-use nanochat::config::{GptConfig, ROPE_THETA};
+use nanochat::config::GptConfig;
 use nanochat::gpt::Gpt;
-use nanochat_tensor::ops::EPS;
 use nanochat_tensor::safetensors::SaveAs;
 use nanochat_tensor::{Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
@@ -34,8 +33,7 @@ pub fn random_model() -> Gpt {
         n_head: 2,
         n_kv_head: 2,
         n_embd: 64,
-        rms_norm_eps: EPS,
-        rope_theta: ROPE_THETA,
+        ..GptConfig::from_depth(1, 265, 8).unwrap()
     };
     let mut stream = 0;
     let weight = |_: &str, shape: &[usize]| {
@@ -57,8 +55,7 @@ pub fn chain_model(tokens: &[u32], sequence_len: usize) -> Gpt {
         n_head: 1,
         n_kv_head: 1,
         n_embd: c,
-        rms_norm_eps: EPS,
-        rope_theta: ROPE_THETA,
+        ..GptConfig::from_depth(1, 265, 8).unwrap()
     };
     let weight = |name: &str, shape: &[usize]| {
         let mut data = vec![0.0; shape.iter().product()];

@@ -3,7 +3,7 @@
 //! one folder and one line here.
 
 mod argmax;
-mod attention;
+pub(crate) mod attention;
 pub(crate) mod attention_with_kv_cache;
 pub(crate) mod decode_attention;
 pub(crate) mod decode_linear;
@@ -14,7 +14,7 @@ mod linear_softcap_cross_entropy;
 mod mlp;
 pub(crate) mod paged;
 mod residual_add;
-mod rms_norm;
+pub(crate) mod rms_norm;
 pub(crate) mod rotary_qk_norm;
 pub mod sample;
 pub(crate) mod take_rows;

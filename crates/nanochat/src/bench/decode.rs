@@ -69,7 +69,7 @@ pub fn decode(bench: &DecodeBench, device: &Device) -> Result<DecodeSpeed> {
     ensure!(bench.shared < bench.context, "--shared must be less than --context");
     let config = GptConfig::from_depth(bench.depth, bench.vocab_size, bench.context.next_multiple_of(PAGE))?;
     let copy_tb_per_second = copy_tb_per_second(device, 0.1);
-    let model = JoinedWeights::new(&random_model(config).to_device(device));
+    let model = JoinedWeights::new(&random_model(config).to_device(device)?);
     let step = |&rows: &usize| Inputs::new(bench, &model, rows, device).timed(gpu, copy_tb_per_second);
     let steps = bench.batch_sizes.iter().map(step).collect();
     Ok(DecodeSpeed { device: device.to_string(), copy_tb_per_second, steps })

@@ -93,7 +93,7 @@ pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
     ensure!(bench.decode_tokens > 1, "--decode-tokens must be at least 2");
     ensure!(bench.batch_sizes.iter().all(|rows| *rows > 0), "--batch-sizes must be at least 1");
     let config = GptConfig::from_depth(bench.depth, bench.vocab_size, context.next_multiple_of(64))?;
-    let model = random_model(config).to_device(device);
+    let model = random_model(config).to_device(device)?;
     let read_gb_per_second = match device {
         Device::Cpu => read_bandwidth(),
         Device::Cuda(_) => 1e3 * copy_tb_per_second(device, 0.5),

@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::{Sizes, TrainBench, TrainSpeed, random_batch, train};
 use crate::batch::Batch;
 use crate::config::GptConfig;
-use crate::stages::fit;
 use crate::values;
 
 /// Runs given to a GPU before it is waited for: then it never waits itself.
@@ -63,7 +62,7 @@ pub struct OpsSpeed {
 /// Times every op of a micro-step of the model that `bench` names, and the step.
 pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
     let sizes = &bench.sizes;
-    fit::check_shapes(&sizes.config()?, device)?;
+    sizes.config()?.within(device.limits())?;
     let total_batch_size = 2 * sizes.micro_tokens();
     let train =
         train(&TrainBench { sizes: sizes.clone(), total_batch_size, steps: 2 }, device, &Comm::alone())?;

@@ -70,7 +70,7 @@ pub fn rl(bench: &RlBench, device: &Device) -> Result<RlSpeed> {
     let rows = bench.device_batch_size.unwrap_or_else(|| default_device_batch(device));
     let comm = Comm::alone();
     fit::check(&config, rows, Default::default(), device, 1)?;
-    let mut model = random_model(config).to_device(device);
+    let mut model = random_model(config).to_device(device)?;
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&model, rates, 0.0, &comm);
     let longest = bench.prompt_tokens + bench.max_new_tokens;

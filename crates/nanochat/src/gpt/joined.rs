@@ -22,7 +22,7 @@ impl JoinedWeights {
     pub fn new(model: &Gpt) -> JoinedWeights {
         let config = model.config;
         let rounded = parts(model).each().map(|parts| Tensor::rounded(parts)).collect::<Vec<_>>();
-        let weights = Weights::from_each(config.n_layer, rounded);
+        let weights = Weights::from_each(&config, rounded);
         JoinedWeights { config, weights, rotary: model.rotary().clone() }
     }
 

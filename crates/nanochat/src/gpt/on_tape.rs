@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nanochat_tensor::{RotaryTable, Tape, Tensor};
 
 use super::trunk::{self, LayerOps};
-use super::weights::Layer;
+use super::weights::Weights;
 use super::{Attend, GptConfig};
 use crate::config::Recompute;
 
@@ -66,15 +66,15 @@ impl LayerOps<3> for OnTape<'_> {
         }
     }
 
-    fn layer(&mut self, i: usize, layer: &Layer, x: Tensor) -> Tensor {
+    fn layer(&mut self, i: usize, weights: &Weights, x: Tensor) -> Tensor {
         if self.recompute != Recompute::Block {
-            return trunk::layer(self, i, layer, x);
+            return trunk::layer(self, i, weights, x);
         }
         assert!(self.attend.is_none(), "what looks at a cache is not run twice");
-        let (layer, tokens) = (layer.clone(), self.tokens.clone());
+        let (weights, tokens) = (weights.clone(), self.tokens.clone());
         self.tape.recompute(&x, move |tape, x| {
             let mut again = OnTape { tape, tokens: tokens.clone(), recompute: Recompute::None, attend: None };
-            trunk::layer(&mut again, i, &layer, x.clone())
+            trunk::layer(&mut again, i, &weights, x.clone())
         })
     }
 }

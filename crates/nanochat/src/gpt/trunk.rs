@@ -9,7 +9,7 @@
 
 use nanochat_tensor::Tensor;
 
-use super::weights::{Layer, Weights};
+use super::weights::Weights;
 
 /// The operations of the trunk on the tokens of one pass. `N`: how many matrices hold c_q, c_k and c_v.
 ///
@@ -38,30 +38,31 @@ pub trait LayerOps<const N: usize> {
     fn mlp(&mut self, x: Self::Stream, c_fc: &Tensor, c_proj: &Tensor) -> Self::Stream;
 
     /// Layer `i`, or whatever else comes to the same values.
-    fn layer(&mut self, i: usize, layer: &Layer<Tensor, N>, x: Self::Stream) -> Self::Stream
+    fn layer(&mut self, i: usize, weights: &Weights<Tensor, N>, x: Self::Stream) -> Self::Stream
     where
         Self: Sized,
     {
-        self::layer(self, i, layer, x)
+        self::layer(self, i, weights, x)
     }
 }
 
 /// Tokens -> hidden states (N, C) before the last norm
 pub fn trunk<const N: usize, O: LayerOps<N>>(ops: &mut O, weights: &Weights<Tensor, N>) -> O::Stream {
     let mut x = ops.embed(&weights.wte);
-    for (i, layer) in weights.layers.iter().enumerate() {
-        x = ops.layer(i, layer, x);
+    for i in 0..weights.layers.len() {
+        x = ops.layer(i, weights, x);
     }
     x
 }
 
-/// x (N, C) -> (N, C)
+/// x (N, C) -> (N, C) after layer `i`, which has its own weights and those that all layers share.
 pub fn layer<const N: usize, O: LayerOps<N>>(
     ops: &mut O,
     i: usize,
-    layer: &Layer<Tensor, N>,
+    weights: &Weights<Tensor, N>,
     x: O::Stream,
 ) -> O::Stream {
+    let layer = &weights.layers[i];
     let heads = ops.heads(&x, &layer.qkv);
     let found = ops.attend(i, heads);
     let x = ops.linear_add(x, found, &layer.attn_proj);

@@ -1,7 +1,8 @@
 //! The weights of the model by name, and what is to be known of each: shape, first values, optimizer.
 
-use super::{GptConfig, Role};
 use nanochat_tensor::Tensor;
+
+use super::GptConfig;
 
 /// `T` for every weight of the model. `N`: how many matrices hold c_q, c_k and c_v; three, or one that has the rows of
 /// all (`joined.rs`).
@@ -21,12 +22,24 @@ pub struct Layer<T = Tensor, const N: usize = 3> {
     pub mlp_proj: T,  // (C, 4C)
 }
 
-/// What is to be known of a weight before it exists.
+/// A weight as it is to be made. A list of them allocates nothing a weight, since plans ask for thousands of lists.
 pub struct Weight {
-    pub name: String,
+    /// The layer it stands in.
+    layer: Option<usize>,
+    part: &'static str,
     pub shape: [usize; 2],
     pub role: Role,
     pub init: Init,
+}
+
+/// What a weight does, which says how it is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A table of which tokens take rows.
+    Embedding,
+    Unembedding,
+    /// A matrix inside a layer.
+    Matrix,
 }
 
 /// First values.
@@ -40,19 +53,31 @@ pub enum Init {
     },
 }
 
+impl Weight {
+    /// Its name in checkpoints.
+    pub fn name(&self) -> String {
+        match self.layer {
+            Some(i) => format!("transformer.h.{i}.{}.weight", self.part),
+            None => format!("{}.weight", self.part),
+        }
+    }
+
+    /// How many values it has.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
 impl Weights<Weight> {
-    /// Every weight of a model of these sizes, under its name in checkpoints.
+    /// Every weight of a model of these sizes.
     pub fn of(config: &GptConfig) -> Weights<Weight> {
         let (v, c, kv_dim) = (config.vocab_size, config.n_embd, config.kv_dim());
-        let table = |name: &str, role, init| Weight { name: name.into(), shape: [v, c], role, init };
+        let table = |part, role, init| Weight { layer: None, part, shape: [v, c], role, init };
         let layer = |i: usize| {
-            let weight = |name: &str, shape, init| {
-                let name = format!("transformer.h.{i}.{name}.weight");
-                Weight { name, shape, role: Role::Matrix, init }
-            };
-            let matrix = |name: &str, n: usize, [fan_out, fan_in]: [usize; 2]| {
+            let weight = |part, shape, init| Weight { layer: Some(i), part, shape, role: Role::Matrix, init };
+            let matrix = |part, n: usize, [fan_out, fan_in]: [usize; 2]| {
                 let std = (fan_out as f32 / fan_in as f32).sqrt().min(1.0) / (fan_in as f32).sqrt();
-                weight(name, [fan_out, fan_in], Init::Normal { std, stream: 2 + 4 * i + n })
+                weight(part, [fan_out, fan_in], Init::Normal { std, stream: 2 + 4 * i + n })
             };
             Layer {
                 qkv: [
@@ -66,9 +91,9 @@ impl Weights<Weight> {
             }
         };
         Weights {
-            wte: table("transformer.wte.weight", Role::Embedding, Init::Normal { std: 1.0, stream: 1 }),
+            wte: table("transformer.wte", Role::Embedding, Init::Normal { std: 1.0, stream: 1 }),
             layers: (0..config.n_layer).map(layer).collect(),
-            lm_head: table("lm_head.weight", Role::Unembedding, Init::Zero),
+            lm_head: table("lm_head", Role::Unembedding, Init::Zero),
         }
     }
 }
@@ -86,12 +111,12 @@ impl<T, const N: usize> Weights<T, N> {
 
     /// # Panics
     /// If there are fewer values than weights.
-    pub fn from_each(n_layer: usize, values: impl IntoIterator<Item = T>) -> Weights<T, N> {
+    pub fn from_each(config: &GptConfig, values: impl IntoIterator<Item = T>) -> Weights<T, N> {
         let mut values = values.into_iter();
         let mut next = || values.next().expect("a value for every weight");
         Weights {
             wte: next(),
-            layers: (0..n_layer).map(|_| Layer::from_each(&mut next)).collect(),
+            layers: (0..config.n_layer).map(|_| Layer::from_each(&mut next)).collect(),
             lm_head: next(),
         }
     }

@@ -20,20 +20,23 @@ const THETA_RANGE: RangeInclusive<f64> = 1.0..=1e15;
 /// The values of config.json. Those that are transformers' defaults but differ between its versions
 /// are written out, so that the file means one model.
 pub fn config_json(config: &GptConfig, ids: TokenIds, dtype: SaveAs) -> Value {
+    // Every number of the model stands in the file: a new one does not compile until it does.
+    let GptConfig { sequence_len, vocab_size, n_layer, n_head, n_kv_head, n_embd, rms_norm_eps, rope_theta } =
+        *config;
     json!({
         "architectures": ["NanoChatForCausalLM"],
         "model_type": "nanochat",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.n_embd,
-        "intermediate_size": 4 * config.n_embd,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head,
+        "vocab_size": vocab_size,
+        "hidden_size": n_embd,
+        "intermediate_size": 4 * n_embd,
+        "num_hidden_layers": n_layer,
+        "num_attention_heads": n_head,
+        "num_key_value_heads": n_kv_head,
         "head_dim": config.head_dim(),
-        "max_position_embeddings": config.sequence_len,
+        "max_position_embeddings": sequence_len,
         "hidden_act": "relu2",
-        "rms_norm_eps": decimal(config.rms_norm_eps),
-        "rope_parameters": { "rope_type": "default", "rope_theta": decimal(config.rope_theta) },
+        "rms_norm_eps": decimal(rms_norm_eps),
+        "rope_parameters": { "rope_type": "default", "rope_theta": decimal(rope_theta) },
         "final_logit_softcapping": SOFTCAP,
         "attention_bias": false,
         "attention_dropout": 0.0,

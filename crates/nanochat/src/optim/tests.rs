@@ -1,8 +1,7 @@
 use nanochat_tensor::Rng;
-use nanochat_tensor::ops::EPS;
 
 use super::*;
-use crate::config::{GptConfig, ROPE_THETA};
+use crate::config::GptConfig;
 use crate::testing::on_ranks;
 
 const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
@@ -18,8 +17,7 @@ fn model() -> Gpt {
         n_head,
         n_kv_head: 1,
         n_embd,
-        rms_norm_eps: EPS,
-        rope_theta: ROPE_THETA,
+        ..GptConfig::from_depth(1, 265, 8).unwrap()
     };
     Gpt::init(config, 3)
 }

@@ -7,11 +7,6 @@ use crate::config::{GptConfig, Recompute};
 use crate::plan::{Memory, what_fits};
 use crate::report;
 
-/// Head sizes that the kernels of a GPU are compiled for.
-const GPU_HEAD_DIMS: [usize; 2] = [64, 128];
-/// The widest row that a warp's registers hold in the GPU's norm.
-const GPU_WIDEST: usize = 4_096;
-
 /// Refuses a training run that the device of one of `world_size` ranks cannot hold or compute, and says what it can. A GPU is also told
 /// what to advise if its memory ends all the same.
 pub fn check(
@@ -21,7 +16,7 @@ pub fn check(
     device: &Device,
     world_size: usize,
 ) -> Result<()> {
-    check_shapes(config, device)?;
+    config.within(device.limits())?;
     let Device::Cuda(gpu) = device else {
         let needed = Memory::cpu(config, device_batch_size, world_size, recompute).total();
         return check_cpu(config, device_batch_size, needed);
@@ -34,29 +29,6 @@ pub fn check(
     }
     // Should the plan be wrong, then what it took for five sixths as much is likely to fit.
     gpu.advise_when_full(what_fits(config, device_batch_size, free.min(needed / 1.2)));
-    Ok(())
-}
-
-/// Refuses a model whose shapes the device has no kernels for.
-pub fn check_shapes(config: &GptConfig, device: &Device) -> Result<()> {
-    match device {
-        Device::Cpu => Ok(()),
-        Device::Cuda(_) => check_gpu_shapes(config),
-    }
-}
-
-fn check_gpu_shapes(config: &GptConfig) -> Result<()> {
-    let (head_dim, width) = (config.head_dim(), config.n_embd);
-    if !GPU_HEAD_DIMS.contains(&head_dim) {
-        bail!(
-            "--device cuda works with heads of 64 or 128 values, and this model's have {head_dim}; every even --depth gives 128, and --device cpu takes any"
-        );
-    }
-    if width > GPU_WIDEST || !width.is_multiple_of(8) {
-        bail!(
-            "--device cuda works with widths up to {GPU_WIDEST} in steps of 8, and this model's is {width}; --depth 64 is the deepest, and --device cpu takes any"
-        );
-    }
     Ok(())
 }
 
@@ -103,16 +75,5 @@ mod tests {
         assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
         assert!(sentence.contains("nvidia-smi") && sentence.contains("--recompute mlp"), "{sentence}");
         assert!(!too_large(&d20, 32, [40.3, 23.0, 23.6].map(gib)).contains("nvidia-smi"));
-    }
-
-    #[test]
-    fn shapes_without_a_kernel_are_refused_in_words() {
-        let with_depth = |depth| GptConfig::from_depth(depth, 100, 64).unwrap();
-        for depth in [1, 2, 4, 8, 12, 20, 26, 32, 64] {
-            check_gpu_shapes(&with_depth(depth)).unwrap();
-        }
-        let error = check_gpu_shapes(&with_depth(3)).unwrap_err().to_string();
-        assert!(error.contains("have 96"), "{error}");
-        assert!(check_gpu_shapes(&with_depth(66)).unwrap_err().to_string().contains("4096"));
     }
 }

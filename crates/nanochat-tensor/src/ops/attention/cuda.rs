@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::{Saved, Shape};
+use super::{GPU_HEAD_DIMS, Saved, Shape};
 use crate::Tensor;
 use crate::cuda::{Buffer, Cuda, Dtype, Launch, TensorMap, blocks, sources};
 
@@ -95,7 +95,7 @@ fn hopper(gpu: &Cuda) -> bool {
 
 #[track_caller]
 fn kernel<'a>(gpu: &'a Cuda, name: &str, s: Shape) -> Launch<'a> {
-    assert!(s.d == 64 || s.d == 128, "attention on CUDA: head_dim {}; 64 and 128 work", s.d);
+    assert!(GPU_HEAD_DIMS.contains(&s.d), "attention on CUDA: head_dim {}; {GPU_HEAD_DIMS:?} work", s.d);
     gpu.kernel(sources::attention, &format!("attention_{name}_{}", s.d))
 }
 
@@ -119,7 +119,7 @@ fn launch_sm90(
     tile_bytes: usize,
     s: Shape,
 ) {
-    assert!(s.d == 64 || s.d == 128, "attention on CUDA: head_dim {}; 64 and 128 work", s.d);
+    assert!(GPU_HEAD_DIMS.contains(&s.d), "attention on CUDA: head_dim {}; {GPU_HEAD_DIMS:?} work", s.d);
     let launch = gpu.kernel(sources::attention_sm90, &format!("attention_{name}_sm90_{}", s.d));
     let counter: Buffer = gpu.zeros(1, Dtype::F32);
     let launch = maps.into_iter().fold(launch, Launch::map);

@@ -13,6 +13,9 @@ mod bf16;
 mod cpu;
 mod cuda;
 
+/// Sizes of a head that the kernels of attention and of rotary positions on a GPU are compiled for.
+pub(crate) const GPU_HEAD_DIMS: [usize; 2] = [64, 128];
+
 /// Sizes of one call; H query heads share KVH key and value heads, H / KVH each.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use crate::cuda::{Buffer, Cuda, Dtype, Ints, sources};
+use crate::ops::attention::GPU_HEAD_DIMS;
 use crate::ops::attention_with_kv_cache::PAGE;
 use crate::ops::rms_norm;
 use crate::{Device, PagedKv, RotaryTable, Tensor};
@@ -17,7 +18,7 @@ use crate::{Device, PagedKv, RotaryTable, Tensor};
 mod tests;
 
 /// Rows of an mma: queries that a block holds.
-const QUERIES: usize = 16;
+pub(crate) const QUERIES: usize = 16;
 const THREADS: u32 = 128;
 /// Blocks that fit on a multiprocessor beside one another, each with 72 KB of shared memory at D = 128. Splits are chosen
 /// to fill all of them once: a second round for a few blocks costs as much as the first (8 rows of a d20 on an H200: 15.2 µs
@@ -76,7 +77,7 @@ impl DecodeRows {
     ) -> DecodeRows {
         let Device::Cuda(gpu) = &wte.device() else { panic!("decode steps are a GPU's") };
         let (kv_heads, d) = (cache.kv_heads(), cache.head_dim());
-        assert!(d == 64 || d == 128, "attention on CUDA: head_dim {d}; 64 and 128 work");
+        assert!(GPU_HEAD_DIMS.contains(&d), "attention on CUDA: head_dim {d}; {GPU_HEAD_DIMS:?} work");
         assert!(
             heads / kv_heads <= QUERIES,
             "attention: {heads} heads for {kv_heads} key heads; at most {QUERIES} each"

@@ -2,6 +2,7 @@ use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::*;
+use crate::ops::attention::GPU_HEAD_DIMS;
 
 /// Queries of a tile of attention, as in paged_attention.cu.
 const ROWS: usize = 64;
@@ -140,7 +141,7 @@ impl Chunk {
     #[track_caller]
     fn heads(&self, qkv: &Tensor, cache: &PagedKv) -> (usize, usize, usize) {
         let (kvh, d) = (cache.kv_heads(), cache.head_dim());
-        assert!(d == 64 || d == 128, "attention on CUDA: head_dim {d}; 64 and 128 work");
+        assert!(GPU_HEAD_DIMS.contains(&d), "attention on CUDA: head_dim {d}; {GPU_HEAD_DIMS:?} work");
         let h = (qkv.cols() / d).saturating_sub(2 * kvh);
         assert!(
             qkv.rows() == self.padded && qkv.cols() == (h + 2 * kvh) * d && h > 0 && h.is_multiple_of(kvh),

@@ -5,6 +5,11 @@ use crate::cuda::{Cuda, Dtype, blocks, sources};
 
 /// A warp takes a row, four rows a block.
 const THREADS: u32 = 128;
+/// How many times eight values each lane of a warp may hold, as the kernels are compiled.
+const VECTORS: [usize; 4] = [2, 5, 8, 16];
+/// The most values of a row, and what their number is a multiple of.
+pub(crate) const WIDEST: usize = VECTORS[VECTORS.len() - 1] * 8 * 32;
+pub(crate) const STEP: usize = 8;
 
 /// x (.., C) -> y (.., C) and r (rows)
 pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, eps: f32) -> (Tensor, Tensor) {
@@ -56,6 +61,8 @@ pub fn backward(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Te
 #[track_caller]
 fn vectors(cols: usize) -> usize {
     let fits = |vectors: &usize| cols <= vectors * 8 * 32;
-    let vectors = [2, 5, 8, 16].into_iter().find(fits).filter(|_| cols.is_multiple_of(8));
-    vectors.unwrap_or_else(|| panic!("rms_norm on CUDA: {cols} columns; multiples of 8 up to 4,096 work"))
+    let vectors = VECTORS.into_iter().find(fits).filter(|_| cols.is_multiple_of(STEP));
+    vectors.unwrap_or_else(|| {
+        panic!("rms_norm on CUDA: {cols} columns; multiples of {STEP} up to {WIDEST} work")
+    })
 }

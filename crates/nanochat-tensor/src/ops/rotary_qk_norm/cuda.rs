@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::RotaryTable;
 use crate::Tensor;
 use crate::cuda::{Cuda, Dtype, blocks, sources};
+use crate::ops::attention::GPU_HEAD_DIMS;
 
 const THREADS: u32 = 256;
 
@@ -48,6 +49,6 @@ pub fn backward(
 #[track_caller]
 fn head(x: &Tensor) -> (usize, usize) {
     let (h, d) = (x.shape()[2], x.shape()[3]);
-    assert!(d == 64 || d == 128, "rotary on CUDA: head_dim {d}; 64 and 128 work");
+    assert!(GPU_HEAD_DIMS.contains(&d), "rotary on CUDA: head_dim {d}; {GPU_HEAD_DIMS:?} work");
     (h, d)
 }

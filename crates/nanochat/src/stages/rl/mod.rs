@@ -156,7 +156,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
         bail!("the run was started with {} questions, but now there are {questions}", position.questions);
     }
     let reference = match settings.kl_coef > 0.0 {
-        true => Some(checkpoint::load_folder(&position.reference)?.model.to_device(device)),
+        true => Some(checkpoint::load_folder(&position.reference)?.model.to_device(device)?),
         false => None,
     };
     let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };

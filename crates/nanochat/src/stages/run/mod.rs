@@ -21,7 +21,7 @@ use self::interrupt::Interrupt;
 pub use self::interrupt::{ignores_hangup, watch_signals};
 use self::progress::Progress;
 pub use self::settings::RunSettings;
-use crate::checkpoint::{Checkpoints, LoadedModel, Stage, TrainState, load_folder};
+use crate::checkpoint::{Checkpoints, Stage, TrainState, load_folder};
 use crate::curve::stage_charts;
 use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, read_metrics};
@@ -115,14 +115,13 @@ impl Run {
         new_optimizer: impl Fn(&Gpt) -> Optimizer,
     ) -> Result<(Gpt, Optimizer, Option<Position>)> {
         let Some(state) = &self.resumed else {
-            let model = new_model().to_device(device);
+            let model = new_model().to_device(device)?;
             let optimizer = new_optimizer(&model);
             return Ok((model, optimizer, None));
         };
         let folder = self.checkpoints.folder(state.step);
         let read = || -> Result<_> {
-            let loaded = load_folder(&folder)?;
-            let loaded = LoadedModel { model: loaded.model.to_device(device), ..loaded };
+            let loaded = load_folder(&folder)?.to_device(device)?;
             let mut optimizer = new_optimizer(&loaded.model);
             self.checkpoints.load_optimizer(state, &mut optimizer)?;
             let position = serde_json::from_value(state.position.clone())

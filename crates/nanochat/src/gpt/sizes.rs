@@ -1,0 +1,103 @@
+//! How large a model is, what a token costs and what a layer keeps: counted over the list of its weights and the ops of
+//! its trunk, for the horizon of a run, its plan and its MFU.
+
+use super::GptConfig;
+use super::weights::{Role, Weights};
+use crate::config::Recompute;
+
+impl GptConfig {
+    pub fn params(&self) -> usize {
+        Weights::of(self).each().map(|weight| weight.len()).sum()
+    }
+
+    /// Parameters of the weights of one role: of `Matrix` those that Muon trains.
+    pub fn params_of(&self, role: Role) -> usize {
+        Weights::of(self).each().filter(|weight| weight.role == role).map(|weight| weight.len()).sum()
+    }
+
+    /// Training FLOPs of one token: 6 for every parameter that multiplies (all but embeddings, of which a row is
+    /// taken), and the attention's 12 · n_layer · n_head · head_dim · T.
+    pub fn flops_per_token(&self) -> f64 {
+        let multiplying = self.params() - self.params_of(Role::Embedding);
+        6.0 * multiplying as f64
+            + 12.0 * (self.n_layer * self.n_head * self.head_dim() * self.sequence_len) as f64
+    }
+
+    /// FLOPs of one token that are done a second time: not counted as useful.
+    pub fn recomputed_flops_per_token(&self, recompute: Recompute) -> f64 {
+        let (c, attention) = (self.n_embd, 4 * self.n_layer * self.n_embd * self.sequence_len);
+        match recompute {
+            Recompute::None => 0.0,
+            Recompute::Mlp => 2.0 * (8 * self.n_layer * c * c) as f64,
+            Recompute::Block => 2.0 * self.params_of(Role::Matrix) as f64 + attention as f64,
+        }
+    }
+
+    /// Values that all layers keep for the backward pass of a micro-batch of `tokens`, the layer that is computed again
+    /// and the two norms outside of them included.
+    pub fn kept_values(&self, tokens: usize, recompute: Recompute) -> f64 {
+        let kept = Kept::of(self);
+        let units = self.n_layer as f64 * kept.a_layer(recompute) + kept.again(recompute) + 2.0;
+        units * (tokens * self.n_embd) as f64
+    }
+}
+
+/// Values a layer keeps for the backward pass, in units of B·T·C.
+#[derive(Clone, Copy)]
+pub struct Kept {
+    attention: f64,
+    mlp: f64,
+}
+
+impl Kept {
+    /// The norm's output, q, k, v and the attention's output; the norm's output and relu²'s (4 C). That is 10
+    /// where every head has keys of its own.
+    pub fn of(config: &GptConfig) -> Kept {
+        let keys_and_values = 2.0 * config.kv_dim() as f64 / config.n_embd as f64;
+        Kept { attention: 3.0 + keys_and_values, mlp: 5.0 }
+    }
+
+    /// Of one layer. What is computed again keeps its input alone.
+    pub fn a_layer(self, recompute: Recompute) -> f64 {
+        match recompute {
+            Recompute::None => self.attention + self.mlp,
+            Recompute::Mlp => self.attention + 1.0,
+            Recompute::Block => 1.0,
+        }
+    }
+
+    /// Of the layer that backward has come to and computes again.
+    fn again(self, recompute: Recompute) -> f64 {
+        match recompute {
+            Recompute::None => 0.0,
+            Recompute::Mlp => self.mlp,
+            Recompute::Block => self.attention + self.mlp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_counts_are_exact() {
+        let millions = |depth| {
+            (GptConfig::from_depth(depth, 65_536, 2_048).unwrap().params() as f64 / 1e5).round() / 10.0
+        };
+        let table = [
+            (4, 36.7),
+            (6, 60.9),
+            (8, 92.3),
+            (10, 133.0),
+            (12, 185.6),
+            (16, 335.5),
+            (20, 561.0),
+            (26, 1082.0),
+            (32, 1879.0),
+        ];
+        for (depth, expected) in table {
+            assert_eq!(millions(depth), expected, "d{depth}");
+        }
+    }
+}
