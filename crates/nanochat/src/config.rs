@@ -35,21 +35,29 @@ fn rope_theta() -> f32 {
     ROPE_THETA
 }
 
-/// The model that base training makes. Its rows are as long as those it is trained on.
-#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
-pub struct ModelSettings {
-    /// The one dial: layers; width is 64 times as much
-    #[arg(long, value_parser = values::amount, default_value_t = 4)]
-    pub depth: usize,
+/// In what a model differs from the one that its depth gives: flags of training and of its plan.
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+pub struct ModelOptions {
     /// Key and value heads, fewer than query heads for GQA [default: as many]
     #[arg(long, value_parser = values::amount)]
     pub n_kv_head: Option<usize>,
 }
 
-impl ModelSettings {
-    pub fn config(&self, vocab_size: usize, sequence_len: usize) -> Result<GptConfig, ConfigError> {
-        let config = GptConfig::from_depth(self.depth, vocab_size, sequence_len)?;
+impl ModelOptions {
+    pub fn config(
+        &self,
+        depth: usize,
+        vocab_size: usize,
+        sequence_len: usize,
+    ) -> Result<GptConfig, ConfigError> {
+        let config = GptConfig::from_depth(depth, vocab_size, sequence_len)?;
         config.with_kv_heads(self.n_kv_head.unwrap_or(config.n_head))
+    }
+
+    /// As they are given on a command line, each after a space.
+    pub fn flags(&self) -> String {
+        let ModelOptions { n_kv_head } = self;
+        n_kv_head.map_or(String::new(), |n| format!(" --n-kv-head {n}"))
     }
 }
 

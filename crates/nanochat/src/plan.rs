@@ -13,7 +13,7 @@ mod scaling;
 use serde::Serialize;
 
 use self::options::{check, in_range};
-use crate::config::{GptConfig, Recompute};
+use crate::config::{GptConfig, ModelOptions, Recompute};
 use crate::language::TextLanguage;
 
 pub use figures::Gpu;
@@ -46,6 +46,7 @@ pub struct Bill {
 pub struct Plan {
     pub depth: usize,
     pub model: GptConfig,
+    pub model_options: ModelOptions,
     pub params: usize,
     pub tokens_per_param: usize,
     /// steps · total_batch_size
@@ -91,6 +92,7 @@ impl Plan {
             self.total_batch_size,
             self.tokens_per_param
         );
+        flags += &self.model_options.flags();
         if self.recompute != Recompute::None {
             flags += &format!(" --recompute {}", self.recompute);
         }
@@ -101,7 +103,7 @@ impl Plan {
 /// The run of one depth.
 pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     check(depth, options)?;
-    let model = GptConfig::from_depth(depth, options.vocab_size(), options.seq_len())?;
+    let model = options.config(depth)?;
     let device_batch_size = device_batch(depth, &model, options)?;
     let micro = device_batch_size * options.seq_len() * options.gpus;
     let total_batch_size = options.total_batch_size();
@@ -144,6 +146,7 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     Ok(Plan {
         depth,
         model,
+        model_options: options.model.clone(),
         params: model.params(),
         tokens_per_param,
         tokens,
@@ -194,8 +197,7 @@ fn device_batch(depth: usize, model: &GptConfig, options: &PlanOptions) -> Resul
     let needed = |batch| memory(model, batch, options).total();
     if needed(1) > usable {
         let fits = |depth: &usize| {
-            GptConfig::from_depth(*depth, model.vocab_size, model.sequence_len)
-                .is_ok_and(|model| memory(&model, 1, options).total() <= usable)
+            options.config(*depth).is_ok_and(|model| memory(&model, 1, options).total() <= usable)
         };
         let nearest = match (1..depth).rev().find(fits) {
             Some(deepest) => format!("the deepest that fits is d{deepest}"),

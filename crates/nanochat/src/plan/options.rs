@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::figures::Gpu;
-use crate::config::{ConfigError, Recompute};
+use crate::config::{ConfigError, GptConfig, ModelOptions, Recompute};
 use crate::language::TextLanguage;
 use crate::values;
 
@@ -21,6 +21,9 @@ pub struct PlanOptions {
     /// The tokenizer was trained on English text: Chinese takes more tokens
     #[arg(long)]
     pub english_tokenizer: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub model: ModelOptions,
     /// Size of the vocabulary [default: the language's usual one]
     #[arg(long, value_parser = values::amount)]
     pub vocab_size: Option<usize>,
@@ -68,6 +71,7 @@ impl PlanOptions {
         PlanOptions {
             language,
             english_tokenizer: false,
+            model: ModelOptions::default(),
             vocab_size: None,
             chars_per_token: None,
             max_seq_len: None,
@@ -90,6 +94,11 @@ impl PlanOptions {
 
     pub(super) fn seq_len(&self) -> usize {
         self.max_seq_len.unwrap_or(self.language.usual_seq_len())
+    }
+
+    /// The model of a depth.
+    pub(super) fn config(&self, depth: usize) -> Result<GptConfig, ConfigError> {
+        self.model.config(depth, self.vocab_size(), self.seq_len())
     }
 
     pub(super) fn total_batch_size(&self) -> usize {

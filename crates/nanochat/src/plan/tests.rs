@@ -256,3 +256,13 @@ fn what_is_recomputed_is_a_flag_of_the_run() {
     let plan = plan(20, &PlanOptions { recompute: Recompute::Mlp, ..options() }).unwrap();
     assert!(plan.train_flags().ends_with(" --recompute mlp"), "{}", plan.train_flags());
 }
+
+#[test]
+fn options_of_the_model_are_planned_and_are_flags_of_the_run() {
+    let with = |n_kv_head| plan(20, &PlanOptions { model: ModelOptions { n_kv_head }, ..options() });
+    let (usual, grouped) = (with(None).unwrap(), with(Some(2)).unwrap());
+    assert_eq!(usual.params - grouped.params, 20 * 2 * 1_280 * (1_280 - 256));
+    assert!(grouped.memory.activations < usual.memory.activations);
+    assert!(grouped.train_flags().contains(" --n-kv-head 2"), "{}", grouped.train_flags());
+    assert!(with(Some(3)).unwrap_err().to_string().contains("3 key-value heads do not divide 10"));
+}

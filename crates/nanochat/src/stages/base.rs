@@ -17,7 +17,7 @@ use super::run::{Run, RunSettings, is_due};
 use crate::answer;
 use crate::batch::Batch;
 use crate::checkpoint::Stage;
-use crate::config::{GptConfig, ModelSettings};
+use crate::config::{GptConfig, ModelOptions};
 use crate::counted::counted;
 use crate::dataloader::{DataLoader, LoaderState};
 use crate::dataset::{OnBadShard, RowAt, Shards, Split};
@@ -36,9 +36,12 @@ use crate::values;
 /// Settings of base pretraining. The defaults suit a laptop; those of rows and batches follow the device.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct BaseSettings {
+    /// The one dial: layers; width is 64 times as much
+    #[arg(long, value_parser = values::amount, default_value_t = 4)]
+    pub depth: usize,
     #[command(flatten)]
     #[serde(flatten)]
-    pub model: ModelSettings,
+    pub model: ModelOptions,
     /// Tokens in a row [default: 512; on a GPU 2048]
     #[arg(long, value_parser = values::amount)]
     pub max_seq_len: Option<usize>,
@@ -136,7 +139,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
     if ramps > 1.0 {
         bail!("--warmup-ratio and --warmdown-ratio add up to {ramps}; together they may be at most 1");
     }
-    let config = settings.model.config(tokenizer.vocab_size(), rows[1])?;
+    let config = settings.model.config(settings.depth, tokenizer.vocab_size(), rows[1])?;
     let grad_accum_steps = grad_accum_steps(total_batch_size, rows[0].saturating_mul(rows[1]))?;
     fit::check(&config, rows[0], settings.run.recompute, device, comm.world_size())?;
     let num_iterations = num_iterations(settings, &config, total_batch_size)?;
@@ -144,7 +147,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
     let validations = validations(settings, &corpora)?;
     let core = CoreMetric::open(&settings.core, base_dir, comm)?;
 
-    let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.model.depth));
+    let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
     let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings, comm)?;
     let (mut model, mut optimizer, position) = run.restore(
         &tokenizer,
