@@ -259,7 +259,11 @@ fn what_is_recomputed_is_a_flag_of_the_run() {
 
 #[test]
 fn options_of_the_model_are_planned_and_are_flags_of_the_run() {
-    let with = |n_kv_head| plan(20, &PlanOptions { model: ModelOptions { n_kv_head }, ..options() });
+    let with = |n_kv_head| {
+        let mut options = options();
+        options.model.n_kv_head = n_kv_head;
+        plan(20, &options)
+    };
     let (usual, grouped) = (with(None).unwrap(), with(Some(2)).unwrap());
     assert_eq!(usual.params - grouped.params, 20 * 2 * 1_280 * (1_280 - 256));
     assert!(grouped.memory.activations < usual.memory.activations);
