@@ -1,7 +1,7 @@
 //! Files that are either there whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::file_lock::{lock, open_or_make};
@@ -26,7 +26,25 @@ pub fn fill(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> i
     if written.is_err() {
         let _ = fs::remove_file(&temporary); // the error that matters is the first one
     }
-    written
+    written.and_then(|()| sync_names_beside(path))
+}
+
+/// Makes the names in the folder of `path` last through a power cut, that of `path` among them.
+pub fn sync_names_beside(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    sync_names(folder.unwrap_or(Path::new(".")))
+}
+
+/// Makes the names in a folder last through a power cut, where system and file system can: others than Unix cannot open
+/// a folder, and some network drives refuse to sync one.
+pub fn sync_names(folder: &Path) -> io::Result<()> {
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    match File::open(folder)?.sync_all() {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Empty and this writer's alone: by a lock, or where the file system has none, by the process in its name.

@@ -14,7 +14,7 @@
 mod found;
 
 use std::cmp::Reverse;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use self::found::{Found, find_furthest};
-use crate::atomic_file;
+use crate::atomic_file::{self, sync_names};
 use crate::config::ConfigError;
 use crate::gpt::Gpt;
 use crate::huggingface::{self, ModelError, TokenIds};
@@ -60,7 +60,7 @@ pub enum CheckpointError {
 
 /// Beginnings of the names of checkpoints that are not there yet, or not any more.
 const SAVING: &str = "saving_";
-const DELETING: &str = "deleting_";
+pub(crate) const DELETING: &str = "deleting_";
 
 /// Which stage made a model; names its folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -202,9 +202,9 @@ impl Checkpoints {
         }
         written?;
         let publish = || {
-            sync_dir(&temporary)?;
+            sync_names(&temporary)?;
             fs::rename(&temporary, folder)?;
-            sync_dir(&self.dir)
+            sync_names(&self.dir)
         };
         publish().map_err(error)
     }
@@ -390,9 +390,4 @@ fn remove_if_there(folder: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
-}
-
-/// Makes names inside `dir` durable.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }

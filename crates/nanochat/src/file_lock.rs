@@ -11,8 +11,9 @@ use std::path::Path;
 /// Tries before a name that changes under each of them is given up.
 const TRIES: usize = 100;
 
-/// Opens `path` as `open` does and locks it, unless another holder has it: then None.
-pub(crate) fn try_lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
+/// Opens `path` as `open` does and locks it, unless another holder has it: then None. The file is the one that has the
+/// name: one that was renamed or deleted between opening and locking is let go of, and the name opened anew.
+pub fn try_lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
     for _ in 0..TRIES {
         let file = open(path)?;
         match file.try_lock() {
@@ -25,7 +26,7 @@ pub(crate) fn try_lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) ->
 }
 
 /// Waits for the lock instead. None where the file system has no locks.
-pub(crate) fn lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
+pub fn lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
     loop {
         let file = open(path)?;
         match file.lock() {
@@ -38,7 +39,7 @@ pub(crate) fn lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io:
 }
 
 /// Opens for writing, makes the file if it is missing, and leaves what is in it.
-pub(crate) fn open_or_make(path: &Path) -> io::Result<File> {
+pub fn open_or_make(path: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(false).open(path)
 }
 
@@ -54,4 +55,30 @@ fn is_at(file: &File, path: &Path) -> bool {
 #[cfg(not(unix))]
 fn is_at(_: &File, path: &Path) -> bool {
     path.exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_is_renamed_before_it_is_locked_is_not_taken() {
+        let temp = tempfile::tempdir().unwrap();
+        let (part, whole) = (temp.path().join("file.part"), temp.path().join("file"));
+        fs::write(&part, "whole").unwrap();
+        let open = |path: &Path| {
+            let file = open_or_make(path)?;
+            if !whole.exists() {
+                fs::rename(path, &whole)?; // as a process does that has just finished the file
+            }
+            Ok(file)
+        };
+        let locked = try_lock(&part, open).unwrap().expect("nobody holds it");
+        locked.set_len(0).unwrap();
+        assert_eq!((fs::read(&whole).unwrap(), fs::read(&part).unwrap()), (b"whole".into(), vec![]));
+        assert!(try_lock(&part, open_or_make).unwrap().is_none());
+    }
 }

@@ -25,7 +25,7 @@ pub mod encoding;
 pub mod engine;
 pub mod escape;
 pub mod exam_eval;
-mod file_lock;
+pub mod file_lock;
 pub mod gpt;
 pub mod huggingface;
 pub mod ingest;

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use crate::atomic_file::{sync_names, sync_names_beside};
 use crate::dataset::{DataError, at};
 use crate::file_lock::{open_or_make, try_lock};
 
@@ -61,16 +62,13 @@ impl PartialDir {
 
     /// Gives the folder its name; the files in it must have been synced.
     pub fn commit(self) -> Result<(), DataError> {
-        sync_dir(&self.content)?;
+        sync_names(&self.content).map_err(at(&self.content))?;
         // Replaces an empty folder.
         fs::rename(&self.content, &self.dir).map_err(|error| match error.kind() {
             ErrorKind::DirectoryNotEmpty => DataError::NotEmpty { path: self.dir.clone() },
             _ => at(&self.dir)(error),
         })?;
-        match self.dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-            _ => sync_dir(Path::new(".")),
-        }
+        sync_names_beside(&self.dir).map_err(at(&self.dir))
     }
 }
 
@@ -127,11 +125,6 @@ fn remove_if_there(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Makes the names in a folder last through a power cut. (Other systems than Unix cannot open a folder.)
-fn sync_dir(dir: &Path) -> Result<(), DataError> {
-    if cfg!(unix) { File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir)) } else { Ok(()) }
 }
 
 #[cfg(test)]

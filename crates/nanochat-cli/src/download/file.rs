@@ -1,17 +1,23 @@
 //! One file: fetched into `<name>.part`, gone on with after a break or a kill, checked, then given its name.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
-use ring::digest;
+use nanochat::atomic_file::sync_names_beside;
+use nanochat::file_lock::try_lock;
 
+use super::checksum::Checksum;
 use super::http::{Answer, Client, Failure, TRIES, passing, shown, trying_again};
 
 /// Times that a file may arrive whole but wrong.
 const WRONG: u32 = 2;
+/// Behind the name of a file that is not whole yet.
+const PART: &str = ".part";
+/// Behind the name of a part: the version of the file that it is of.
+const VERSION: &str = ".version";
 
 /// A file to fetch, and what is known of it beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,24 +27,20 @@ pub struct Remote {
     pub checksum: Option<Checksum>,
 }
 
-/// In hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Checksum {
-    Sha256(String),
-    /// SHA-1 of `blob <size>\0` and the content, as git names files.
-    GitBlob(String),
-}
-
 /// Fetches `remote` to `path`, whose folder is made if missing. A file that is there with the right size is kept.
 /// Progress counts bytes.
 pub fn fetch(client: &Client, remote: &Remote, path: &Path, progress: &ProgressBar) -> anyhow::Result<()> {
-    if let Ok(found) = path.metadata()
-        && (remote.size.is_none() || remote.size == Some(found.len()))
-    {
-        progress.inc(found.len());
+    if is_there(remote, path, progress) {
+        sweep(path);
         return Ok(());
     }
     let mut part = Part::open(path, remote.clone(), progress)?;
+    // Another process may have finished it since: then the part is a new one, and empty.
+    if part.len == 0 && is_there(remote, path, progress) {
+        drop(part);
+        sweep(path);
+        return Ok(());
+    }
     // Progress is more than there ever was: a server without ranges begins again and again.
     let (mut failures, mut most) = (0, part.len);
     loop {
@@ -59,6 +61,30 @@ pub fn fetch(client: &Client, remote: &Remote, path: &Path, progress: &ProgressB
     }
 }
 
+fn is_there(remote: &Remote, path: &Path, progress: &ProgressBar) -> bool {
+    let found = path.metadata().map(|found| found.len());
+    let there = found.as_ref().is_ok_and(|found| remote.size.is_none_or(|size| size == *found));
+    if there {
+        progress.inc(found.unwrap_or(0));
+    }
+    there
+}
+
+/// Removes what was left beside a finished file: by a process killed after the renaming the version of its part, by one
+/// that came too late an empty part. What another process is fetching stays.
+fn sweep(path: &Path) {
+    let part = with_suffix(path, PART);
+    let held = try_lock(&part, |path| File::options().write(true).open(path));
+    match held {
+        Ok(Some(file)) if file.metadata().is_ok_and(|part| part.len() == 0) => {
+            let _ = fs::remove_file(&part);
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        _ => return,
+    }
+    let _ = fs::remove_file(with_suffix(&part, VERSION));
+}
+
 /// The part of a file that is here already.
 struct Part<'p> {
     remote: Remote,
@@ -76,12 +102,13 @@ impl<'p> Part<'p> {
     fn open(path: &Path, remote: Remote, progress: &'p ProgressBar) -> anyhow::Result<Part<'p>> {
         let folder = path.parent().context("a file has a folder")?;
         fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
-        let part = with_suffix(path, ".part");
-        let open = File::options().read(true).write(true).create(true).truncate(false).open(&part);
-        let mut file = open.with_context(|| format!("failed to open {}", part.display()))?;
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        let part = with_suffix(path, PART);
+        let open =
+            |path: &Path| File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let locked = try_lock(&part, open).with_context(|| format!("failed to open {}", part.display()))?;
+        let Some(mut file) = locked else {
             bail!("{} is being downloaded by another process", path.display());
-        }
+        };
         let len = file.seek(SeekFrom::End(0)).with_context(|| part.display().to_string())?;
         progress.inc(len);
         Ok(Part { size: remote.size, remote, path: part, file, len, wrong: 0, progress })
@@ -201,23 +228,8 @@ impl<'p> Part<'p> {
 
     fn check(&mut self) -> Result<(), Failure> {
         let Some(checksum) = self.remote.checksum.clone() else { return Ok(()) };
-        self.file.rewind().map_err(|error| self.disk(error))?;
-        let (algorithm, expected, prefix) = match &checksum {
-            Checksum::Sha256(expected) => (&digest::SHA256, expected, String::new()),
-            Checksum::GitBlob(expected) => {
-                (&digest::SHA1_FOR_LEGACY_USE_ONLY, expected, format!("blob {}\0", self.len))
-            }
-        };
-        let mut context = digest::Context::new(algorithm);
-        context.update(prefix.as_bytes());
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match self.file.read(&mut buffer).map_err(|error| self.disk(error))? {
-                0 => break,
-                n => context.update(&buffer[..n]),
-            }
-        }
-        let found: String = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let (expected, found) = (checksum.expected(), checksum.found(&mut self.file, self.len));
+        let found = found.map_err(|error| self.disk(error))?;
         if found == *expected {
             return Ok(());
         }
@@ -229,7 +241,7 @@ impl<'p> Part<'p> {
     fn finish(self, path: &Path) -> anyhow::Result<()> {
         let what = || format!("failed to write {}", path.display());
         self.file.sync_all().with_context(what)?;
-        fs::rename(&self.path, path).with_context(what)?;
+        fs::rename(&self.path, path).and_then(|()| sync_names_beside(path)).with_context(what)?;
         let _ = fs::remove_file(self.version_path()); // not there if the part was found whole
         Ok(())
     }
@@ -243,7 +255,7 @@ impl<'p> Part<'p> {
     }
 
     fn version_path(&self) -> PathBuf {
-        with_suffix(&self.path, ".version")
+        with_suffix(&self.path, VERSION)
     }
 
     fn passing(&self, what: &str) -> Failure {

@@ -5,7 +5,8 @@ use std::path::{Component, Path};
 use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
 
-use super::file::{Checksum, Remote};
+use super::checksum::Checksum;
+use super::file::Remote;
 use super::http::Client;
 
 /// Pages of a list that are read; a hub puts a thousand files on each.

@@ -1,5 +1,6 @@
 //! `nanochat data download` and `nanochat download model`: files that arrive whole, through bad networks.
 
+mod checksum;
 mod file;
 mod http;
 mod hub;

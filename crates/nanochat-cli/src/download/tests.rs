@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use ring::digest;
 
-use super::file::{Checksum, Remote, fetch};
+use super::checksum::Checksum;
+use super::file::{Remote, fetch};
 use super::http::{Client, Failure};
 use super::hub::{RepoKind, first_shards, list, parse_repo};
 use super::*;
@@ -160,6 +161,33 @@ fn resets_breaks_and_errors_that_pass_end_well() {
     assert!(download(&server, Some(whole.len() as u64), Some(sha256(&whole))).unwrap() == whole);
     let from: Vec<Option<usize>> = server.requests.lock().unwrap().iter().map(Request::from).collect();
     assert_eq!(from[4..], [Some(500_000), Some(500_000), Some(800_001)]);
+}
+
+#[test]
+fn what_is_left_beside_a_finished_file_goes_and_another_process_is_let_be() {
+    let server = serve(|_, request, stream| give(stream, request, b"whole"));
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    let get = || {
+        let remote = Remote { url: format!("{}/file", server.url), size: None, checksum: None };
+        fetch(&client(&server), &remote, &at("file"), &ProgressBar::hidden())
+            .map_err(|error| error.to_string())
+    };
+    let held = fs::File::create(at("file.part")).unwrap();
+    held.lock().unwrap();
+    assert!(get().unwrap_err().contains("being downloaded by another process"));
+    fs::write(at("file"), "whole").unwrap();
+    fs::write(at("file.part.version"), "v1").unwrap();
+    get().unwrap();
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 3, "what a living process holds stays");
+    drop(held);
+    get().unwrap();
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+    // A part with bytes in it may be another program's.
+    fs::write(at("file.part"), "mine").unwrap();
+    get().unwrap();
+    assert_eq!(fs::read(at("file.part")).unwrap(), b"mine");
+    assert!(server.requests.lock().unwrap().is_empty());
 }
 
 #[test]

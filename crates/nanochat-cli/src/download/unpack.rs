@@ -1,18 +1,23 @@
 //! Archives of the sets: unpacked beside themselves, within bounds.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nanochat::atomic_file;
+use nanochat::dataset::DataError;
+use nanochat::partial_dir::PartialDir;
 use zip::ZipArchive;
 
 /// Several times what the largest of the sets holds.
 const MOST_FILES: usize = 20_000;
 const MOST_BYTES: u64 = 2 << 30;
 
-/// Unpacks a zip into the folder it lies in. A name that leads out of the folder, or more than the bounds allow, is refused.
+/// Unpacks a zip into the folder it lies in. Each folder of it is there whole or not at all; in one that is there already
+/// the files are written anew, one by one. A name that leads out of the folder, or more than the bounds allow, is refused.
 pub fn unzip(path: &Path) -> anyhow::Result<()> {
     unzip_within(path, MOST_BYTES)
 }
@@ -26,6 +31,7 @@ fn unzip_within(path: &Path, most: u64) -> anyhow::Result<()> {
         bail!("{shown} holds {} files; the most that are unpacked are {MOST_FILES}", archive.len());
     }
     let folder = path.parent().unwrap_or(Path::new("."));
+    let mut new = NewFolders::default();
     let mut left = most;
     for i in 0..archive.len() {
         let entry = archive.by_index(i).with_context(broken)?;
@@ -35,7 +41,7 @@ fn unzip_within(path: &Path, most: u64) -> anyhow::Result<()> {
         if entry.is_dir() || entry.is_symlink() || name.starts_with("__MACOSX") {
             continue;
         }
-        let (target, mut entry) = (folder.join(name), entry.take(left));
+        let (target, mut entry) = (new.place(folder, &name)?, entry.take(left));
         let copy = |file: &mut File| {
             io::copy(&mut entry, file)?;
             match entry.limit() {
@@ -46,11 +52,40 @@ fn unzip_within(path: &Path, most: u64) -> anyhow::Result<()> {
                 _ => Ok(()),
             }
         };
-        atomic_file::fill(&target, copy)
-            .with_context(|| format!("failed to unpack {} from {shown}", target.display()))?;
+        let written = atomic_file::fill(&target, copy);
+        written.with_context(|| format!("failed to unpack {} from {shown}", name.display()))?;
         left = entry.limit();
     }
-    Ok(())
+    new.commit()
+}
+
+/// The folders at the top of an archive that were not there before, or empty.
+#[derive(Default)]
+struct NewFolders(BTreeMap<PathBuf, Option<PartialDir>>);
+
+impl NewFolders {
+    /// Where to write the file `name` of an archive in `folder`.
+    fn place(&mut self, folder: &Path, name: &Path) -> anyhow::Result<PathBuf> {
+        let mut parts = name.iter();
+        let top = folder.join(parts.next().context("a file of an archive has a name")?);
+        let within = parts.as_path();
+        if within.as_os_str().is_empty() {
+            return Ok(top); // a file at the top
+        }
+        let made = match self.0.entry(top.clone()) {
+            Entry::Occupied(made) => made.into_mut(),
+            Entry::Vacant(place) => place.insert(match PartialDir::create(&top) {
+                Ok(made) => Some(made),
+                Err(DataError::NotEmpty { .. }) => None,
+                Err(error) => return Err(error.into()),
+            }),
+        };
+        Ok(made.as_ref().map_or(top.as_path(), PartialDir::path).join(within))
+    }
+
+    fn commit(self) -> anyhow::Result<()> {
+        self.0.into_values().flatten().try_for_each(|made| Ok(made.commit()?))
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +119,25 @@ mod tests {
             assert_eq!(fs::read(temp.path().join("core.yaml")).unwrap(), b"x");
             assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 3);
         }
+    }
+
+    #[test]
+    fn a_folder_is_there_once_it_is_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("set.zip");
+        let names = || fs::read_dir(temp.path()).unwrap().count();
+        zip(&path, &[("dev/a.csv", b"a"), ("dev/in/b.csv", b"b"), ("val/c.csv", &vec![b'c'; 3 << 20])]);
+        unzip_within(&path, 2 << 20).unwrap_err();
+        assert_eq!(names(), 1, "the archive alone");
+        // What a killed process left is swept, and the folder of a user completed.
+        fs::create_dir_all(temp.path().join("dev.partial/content")).unwrap();
+        fs::write(temp.path().join("dev.partial/.nanochat.lock"), "").unwrap();
+        fs::write(temp.path().join("dev.partial/content/old"), "").unwrap();
+        fs::create_dir(temp.path().join("val")).unwrap();
+        fs::write(temp.path().join("val/mine"), "").unwrap();
+        unzip(&path).unwrap();
+        assert_eq!((names(), fs::read_dir(temp.path().join("dev")).unwrap().count()), (3, 2));
+        assert!(temp.path().join("val/mine").exists() && temp.path().join("val/c.csv").exists());
     }
 
     #[test]

@@ -1,13 +1,8 @@
-//! `nanochat data`: from raw files to a corpus by the binary, a download killed in the middle, files made to fill
-//! the memory.
+//! `nanochat data`: from raw files to a corpus by the binary, files made to fill the memory.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -133,63 +128,4 @@ fn zstd_of_zeros(megabytes: usize) -> Vec<u8> {
         frame.push(0);
     }
     frame.repeat(megabytes)
-}
-
-/// Serves `content` with ranges; the first answer stops in the middle until the test ends.
-pub fn serve(content: Vec<u8>, asked: Arc<Mutex<Vec<Option<usize>>>>, sent: Arc<AtomicUsize>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/file.bin", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let from = range_of(&stream);
-            let first = asked.lock().unwrap().is_empty();
-            asked.lock().unwrap().push(from);
-            let (content, sent) = (content.clone(), sent.clone());
-            std::thread::spawn(move || answer(stream, &content, from, first, &sent));
-        }
-    });
-    url
-}
-
-fn range_of(stream: &TcpStream) -> Option<usize> {
-    let lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
-    let range = lines.map(|line| line.to_lowercase()).filter(|line| line.starts_with("range:")).last()?;
-    range.split_once("bytes=")?.1.trim_end_matches('-').parse().ok()
-}
-
-fn answer(mut stream: TcpStream, content: &[u8], from: Option<usize>, stop: bool, sent: &AtomicUsize) {
-    let (start, total) = (from.unwrap_or(0), content.len());
-    let status = if from.is_some() { "206 Partial Content" } else { "200 OK" };
-    let range = format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1);
-    let head =
-        format!("HTTP/1.1 {status}\r\nETag: \"v1\"\r\n{range}Content-Length: {}\r\n\r\n", total - start);
-    let end = if stop { total / 2 } else { total };
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&content[start..end]));
-    sent.store(end, Ordering::SeqCst);
-    if stop {
-        std::thread::sleep(Duration::from_secs(60));
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_killed_download_goes_on_where_it_was() {
-    let base = tempfile::tempdir().unwrap();
-    let content: Vec<u8> =
-        (0..1_000_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    let (asked, sent) = (Arc::default(), Arc::default());
-    let url = serve(content.clone(), Arc::clone(&asked), Arc::clone(&sent));
-    let part = base.path().join("downloads/file.bin.part");
-    let mut child = start(base.path(), &format!("data download {url}"));
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while fs::metadata(&part).map_or(0, |part| part.len()) < 2_000_000 {
-        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "nothing arrives");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    signal(&child, "KILL");
-    let _ = child.wait();
-    run(base.path(), &format!("data download {url}"));
-    assert!(fs::read(base.path().join("downloads/file.bin")).unwrap() == content);
-    assert_eq!(*asked.lock().unwrap(), [None, Some(2_000_000)]);
-    assert_eq!(fs::read_dir(base.path().join("downloads")).unwrap().count(), 1);
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::common::*;
-use crate::data::serve;
+use crate::downloads::serve;
 
 /// A disk of a few MB, unmounted at the end.
 struct Disk(tempfile::TempDir);

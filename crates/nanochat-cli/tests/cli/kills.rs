@@ -140,7 +140,7 @@ fn names(dir: &Path) -> Vec<PathBuf> {
 
 /// Kills `line` in a copy of `base`, 5 times or NANOCHAT_KILLS times. After each kill, each of the files and folders `made` is
 /// whole or absent; after the next start all are whole, and there is nothing beside what an undisturbed run makes.
-fn whole_or_absent(base: &Path, line: &str, made: &[&str]) {
+pub fn whole_or_absent(base: &Path, line: &str, made: &[&str]) {
     let kills = kills(5);
     let span = timed(base, line);
     let expected = names(base);

@@ -6,6 +6,8 @@ mod bad_input;
 mod common;
 mod conversations;
 mod data;
+#[cfg(unix)]
+mod downloads;
 mod foreign;
 #[cfg(target_os = "linux")]
 mod full_disk;
