@@ -209,10 +209,49 @@ fn overwrite_keeps_the_old_checkpoints_aside() {
     let base = with_model();
     let dir = base.path().join("base_checkpoints/m");
     let old = fs::read(dir.join("step_000009/model.safetensors")).unwrap();
+    let lines = metrics(&dir);
     run(base.path(), &format!("{TINY} --model-tag m --num-iterations 2 --overwrite --seed 1"));
     assert_eq!(checkpoints(&dir), [dir.join("step_000002")]);
     assert_eq!(checkpoints(&dir.join("replaced")).len(), 3);
     assert_eq!(fs::read(dir.join("replaced/step_000009/model.safetensors")).unwrap(), old);
+    assert_eq!(metrics(&dir.join("replaced")), lines);
+}
+
+#[test]
+fn an_overwriting_killed_in_between_loses_nothing() {
+    let base = with_model();
+    let dir = base.path().join("base_checkpoints/m");
+    let old = fs::read(dir.join("step_000009/model.safetensors")).unwrap();
+    let lines = metrics(&dir);
+    let name = |folder: &Path| folder.file_name().unwrap().to_owned();
+    // After the first of three checkpoints; after all of them; when the run replaced before was on its way out.
+    for moved in [1, 3, 4] {
+        fs::create_dir(dir.join("replacing")).unwrap();
+        for folder in checkpoints(&dir).iter().take(moved) {
+            fs::rename(folder, dir.join("replacing").join(name(folder))).unwrap();
+        }
+        if moved == 4 {
+            fs::rename(dir.join("metrics.jsonl"), dir.join("replacing/metrics.jsonl")).unwrap();
+            fs::create_dir_all(dir.join("deleting_replaced/step_000001")).unwrap();
+        }
+        run(
+            base.path(),
+            &format!("{TINY} --model-tag m --num-iterations 9 --keep 0 --save-every 3 --resume"),
+        );
+        assert_eq!((checkpoints(&dir).len(), metrics(&dir) == lines), (3, true));
+        assert!(!dir.join("replacing").exists());
+        assert_eq!(dir.join("replaced/step_000001").exists(), moved == 4);
+    }
+    fs::create_dir(dir.join("replacing")).unwrap();
+    fs::rename(dir.join("step_000003"), dir.join("replacing/step_000003")).unwrap();
+    run(base.path(), &format!("{TINY} --model-tag m --num-iterations 2 --overwrite --seed 1"));
+    let replaced = checkpoints(&dir.join("replaced"));
+    assert_eq!(
+        replaced.iter().map(|folder| name(folder)).collect::<Vec<_>>(),
+        ["step_000003", "step_000006", "step_000009"]
+    );
+    assert_eq!(fs::read(replaced[2].join("model.safetensors")).unwrap(), old);
+    assert!(!dir.join("deleting_replaced").exists() && !dir.join("replacing").exists());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The folder of a run: one process at a time, the checkpoint to go on from, what an overwritten run leaves.
+//! The folder of a run: one process at a time, the checkpoint to go on from.
 
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::replaced::{replace, restore};
 use super::settings::{RunSettings, refuse_changes};
 use crate::checkpoint::{Checkpoints, TrainState};
 use crate::escape;
@@ -26,7 +27,8 @@ pub(super) fn open_folder(
 ) -> Result<(Option<TrainState>, Writer)> {
     let dir = checkpoints.dir();
     fs::create_dir_all(dir).with_context(|| format!("failed to create {}", dir.display()))?;
-    let lock = lock(dir)?;
+    let lock = lock(dir, File::try_lock)?;
+    restore(dir)?;
     checkpoints.sweep()?;
     let resumed = match checkpoints.steps().last().copied() {
         Some(step) if settings.resume => {
@@ -37,7 +39,8 @@ pub(super) fn open_folder(
             dir.display()
         ),
         Some(_) => {
-            discard(checkpoints)?;
+            let replaced = replace(checkpoints)?;
+            tell(&format!("the old checkpoints were moved to {}", replaced.display()));
             None
         }
         None if settings.resume => {
@@ -55,37 +58,24 @@ pub(super) fn open_folder(
     Ok((resumed, Writer { metrics, _lock: lock }))
 }
 
-/// One process at a time: two would overwrite each other's checkpoints. The lock ends with the process.
-fn lock(dir: &Path) -> Result<File> {
+/// One process at a time: two would overwrite each other's checkpoints. The lock ends with the process. Where the file
+/// system has no locks, the user is told to see to it.
+fn lock(dir: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<File> {
     let path = dir.join("run.lock");
     let file = File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
+    match try_lock(&file) {
+        Ok(()) => {}
         Err(TryLockError::WouldBlock) => bail!("another process is training in {}", dir.display()),
-        Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("failed to lock {}", path.display())),
+        Err(TryLockError::Error(error)) => tell(&format!(
+            "{} cannot be locked ({error}): nothing but you keeps a second training out of this folder",
+            path.display()
+        )),
     }
+    Ok(file)
 }
 
 fn tell(sentence: &str) {
     output::tell(&escape::line(sentence));
-}
-
-/// Moves a replaced run's checkpoints aside, in place of those that an earlier --overwrite moved:
-/// nothing is lost by one wrong flag.
-fn discard(checkpoints: &Checkpoints) -> Result<()> {
-    let replaced = checkpoints.dir().join("replaced");
-    let io = || format!("failed to move old checkpoints to {}", replaced.display());
-    if replaced.exists() {
-        fs::remove_dir_all(&replaced).with_context(io)?;
-    }
-    fs::create_dir(&replaced).with_context(io)?;
-    for step in checkpoints.steps() {
-        let folder = checkpoints.folder(step);
-        let name = folder.file_name().expect("a checkpoint folder has a name");
-        fs::rename(&folder, replaced.join(name)).with_context(io)?;
-    }
-    tell(&format!("the old checkpoints were moved to {}", replaced.display()));
-    Ok(())
 }
 
 /// Why a run with a damaged checkpoint stops, and what can be done.
@@ -97,4 +87,21 @@ pub(super) fn cannot_go_on(checkpoints: &Checkpoints, step: usize) -> String {
         None => "there is no earlier one; start anew with --overwrite".into(),
     };
     format!("cannot go on from the checkpoint of step {step} ({advice})")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_for_one_process_where_there_are_locks_and_for_all_where_there_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path(), File::try_lock).unwrap();
+        assert!(lock(dir.path(), File::try_lock).unwrap_err().to_string().contains("another process"));
+        lock(dir.path(), |_| Err(TryLockError::Error(Error::from(ErrorKind::Unsupported)))).unwrap();
+        drop(first);
+        lock(dir.path(), File::try_lock).unwrap();
+    }
 }

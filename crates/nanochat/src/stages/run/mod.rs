@@ -4,6 +4,7 @@ mod folder;
 mod interrupt;
 mod log;
 mod progress;
+mod replaced;
 mod settings;
 
 use std::path::Path;
