@@ -29,6 +29,12 @@ pub fn fill(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> i
     written.and_then(|()| sync_names_beside(path))
 }
 
+/// Whether a file of this name is a temporary one of [`fill`], or of an earlier version's: `<name>.<process>.tmp`.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let before = name.strip_suffix(".tmp").and_then(|name| name.rsplit_once('.'));
+    before.is_some_and(|(_, last)| last == "nanochat" || last.parse::<u32>().is_ok())
+}
+
 /// Makes the names in the folder of `path` last through a power cut, that of `path` among them.
 pub fn sync_names_beside(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -86,6 +92,20 @@ mod tests {
         super::write(&dir.path().join("file.txt"), b"next").unwrap();
         assert_eq!(std::fs::read(dir.path().join("file.txt")).unwrap(), b"next");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn temporary_names_are_told_from_those_of_a_user() {
+        for (name, expected) in [
+            ("metrics.jsonl.nanochat.tmp", true),
+            ("metrics.jsonl.4321.nanochat.tmp", true),
+            ("metrics.jsonl.4321.tmp", true),
+            ("notes.tmp", false),
+            ("4321.tmp", false),
+            ("metrics.jsonl", false),
+        ] {
+            assert_eq!(super::is_temporary(name), expected, "{name}");
+        }
     }
 
     #[test]

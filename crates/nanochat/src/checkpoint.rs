@@ -227,14 +227,14 @@ impl Checkpoints {
         delete().map_err(|error| CheckpointError::Delete { path: folder.clone(), error })
     }
 
-    /// Deletes what a killed process left half written or half deleted.
+    /// Deletes what a killed process left half written or half deleted. A user's own files stay.
     pub fn sweep(&self) -> Result<(), CheckpointError> {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let (name, path) = (entry.file_name(), entry.path());
             let name = name.to_string_lossy();
             let deleted = match () {
                 _ if name.starts_with(SAVING) || name.starts_with(DELETING) => fs::remove_dir_all(&path),
-                _ if name.ends_with(".tmp") => fs::remove_file(&path),
+                _ if atomic_file::is_temporary(&name) => fs::remove_file(&path),
                 _ => continue,
             };
             deleted.map_err(|error| CheckpointError::Delete { path, error })?;

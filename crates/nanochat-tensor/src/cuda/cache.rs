@@ -4,8 +4,12 @@
 //! than were written, and neither the driver nor cuBLASLt promises to survive machine code or an algorithm
 //! that is not whole.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Writing a file takes less than a second; one that has been a temporary for longer than this was left by a kill.
+const LEFT: Duration = Duration::from_secs(3600);
 
 /// The folder NANOCHAT_CUDA_CACHE, or one in the user's cache folder. None if there is neither.
 pub fn folder() -> Option<PathBuf> {
@@ -37,6 +41,22 @@ pub(super) fn write(path: &Path, content: &[u8]) {
     }
 }
 
+/// Removes the temporary files in a cache folder that killed processes left.
+pub(super) fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_left) {
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
+/// Named as [`write`] names its temporary files, and old.
+fn is_left(entry: &DirEntry) -> bool {
+    let name = entry.file_name();
+    let process = name.to_str().and_then(|name| name.strip_suffix(".tmp")?.rsplit_once('.'));
+    let is_ours = process.is_some_and(|(_, process)| process.parse::<u32>().is_ok());
+    let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+    is_ours && age.is_ok_and(|age| age.is_ok_and(|age| age > LEFT))
+}
+
 fn first_line(content: &[u8]) -> String {
     format!("{} {:016x}\n", content.len(), hash(content))
 }
@@ -50,6 +70,22 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_killed_processes_left_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["gemm-sm_90-00ff.4321.tmp", "new.4321.tmp", "mine.tmp", "gemm-sm_90-00ff.cubin"] {
+            let file = fs::File::create(at(name)).unwrap();
+            if name != "new.4321.tmp" {
+                file.set_modified(std::time::SystemTime::now() - 2 * LEFT).unwrap();
+            }
+        }
+        sweep(folder.path());
+        let left = ["new.4321.tmp", "mine.tmp", "gemm-sm_90-00ff.cubin"];
+        assert!(left.iter().all(|name| at(name).exists()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), left.len());
+    }
 
     #[test]
     fn a_file_is_read_as_it_was_written_or_not_at_all() {

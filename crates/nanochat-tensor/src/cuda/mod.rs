@@ -126,6 +126,9 @@ impl Cuda {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = context.attribute(attribute).map_err(open)? as u32;
         let arch = kernels::architecture(capability);
+        if let Some(folder) = cache::folder() {
+            cache::sweep(&folder);
+        }
         let kernels = kernels::Kernels::new(arch);
         let matmul = matmul::Matmul::new(&name, &stream)
             .map_err(|e| DeviceError::Open { ordinal, message: format!("cuBLASLt: {e}") })?;
