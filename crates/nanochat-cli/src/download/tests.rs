@@ -180,7 +180,7 @@ fn what_is_left_beside_a_finished_file_goes_and_another_process_is_let_be() {
     fs::write(at("file.part.version"), "v1").unwrap();
     get().unwrap();
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 3, "what a living process holds stays");
-    drop(held);
+    held.unlock().unwrap();
     get().unwrap();
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
     // A part with bytes in it may be another program's.
