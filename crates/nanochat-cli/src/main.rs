@@ -146,9 +146,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
 
 /// Prints what clap says of the arguments: in colours, unless it quotes one that a terminal would obey.
 fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
-    // clap says that some argument is not UTF-8, and not which one.
-    let foreign = args.iter().find(|arg| arg.to_str().is_none());
-    if let (ErrorKind::InvalidUtf8, Some(arg)) = (error.kind(), foreign) {
+    if let (ErrorKind::InvalidUtf8, Some(arg)) = (error.kind(), foreign(args)) {
         return fail(&anyhow::anyhow!("the argument {arg:?} is not UTF-8"));
     }
     let said = error.render().to_string();
@@ -157,6 +155,18 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
     }
     eprintln!("{said}");
     ExitCode::from(2)
+}
+
+/// The argument that must be UTF-8 and is not: clap says that there is one, and not which. With all others changed to UTF-8
+/// it is still refused.
+fn foreign(args: &[OsString]) -> Option<&OsString> {
+    let changed = |arg: &OsString| OsString::from(arg.to_string_lossy().into_owned());
+    let is_refused = |index: &usize| {
+        let mut others: Vec<OsString> = args.iter().map(changed).collect();
+        others[*index].clone_from(&args[*index]);
+        parse(&others).is_err_and(|error| error.kind() == ErrorKind::InvalidUtf8)
+    };
+    (0..args.len()).find(is_refused).map(|index| &args[index])
 }
 
 impl Command {

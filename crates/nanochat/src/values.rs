@@ -2,6 +2,7 @@
 //! any run; below them no product of two sizes overflows, and no flag asks for more memory than there are addresses.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// A whole number in a range of its own.
@@ -14,6 +15,11 @@ pub fn whole<N: TryFrom<u64>, const LEAST: u64, const MOST: u64>(text: &str) -> 
 /// How many: 0, which often means none or all, to a billion.
 pub fn amount(text: &str) -> Result<usize, String> {
     whole::<usize, 0, 1_000_000_000>(text)
+}
+
+/// A path that a run's settings keep: JSON, in which they are written down, has no word for one that is not UTF-8.
+pub fn kept_path(text: &str) -> Result<PathBuf, String> {
+    Ok(text.into())
 }
 
 /// Steps of a run, at least one.

@@ -284,6 +284,13 @@ fn an_argument_that_is_not_utf8_is_named() {
     let mut command = nanochat(base.path(), "chat -p");
     command.arg(std::ffi::OsStr::from_bytes(b"caf\xe9"));
     assert!(complaint(command).contains("caf\\xE9"));
+    // Beside a path, which may be any bytes.
+    for flag in ["--data", "--val-data", "--data-dir", "--model-tag"] {
+        let mut command = nanochat(base.path(), "train base");
+        command.arg("--base-dir").arg(base.path().join(std::ffi::OsStr::from_bytes(b"d\xff")));
+        command.arg(flag).arg(std::ffi::OsStr::from_bytes(b"zh=1:caf\xe9"));
+        assert!(complaint(command).contains("the argument \"zh=1:caf\\xE9\" is not UTF-8"), "{flag}");
+    }
 }
 
 #[test]

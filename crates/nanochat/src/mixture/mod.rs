@@ -281,7 +281,9 @@ fn open_task(
             .map_err(|error| bad(name, format!("{error}; or zh-arithmetic, or a .json, .jsonl or .tsv file")))
     };
     Ok(match entry.data.as_str() {
-        data if data.contains(".json") && has_questions(&path)? => Box::new(task(&path.to_string_lossy())?),
+        data if data.contains(".json") && has_questions(&path)? => {
+            Box::new(tasks::open_file(&path, bad_lines).map_err(|error| bad(data, error.to_string()))?)
+        }
         data if data.contains(".json") => Box::new(spool::JsonFile::open(&path, bad_lines, base_dir)?),
         data if data.contains(".tsv") => Box::new(pairs::Pairs::open(&path)?),
         "zh-arithmetic" => Box::new(zh_arithmetic::ZhArithmetic { split }),
@@ -359,6 +361,22 @@ mod tests {
             self.val_data = vec![val.into()];
             self.open("sft", base_dir).unwrap()
         }
+    }
+
+    /// Linux takes any bytes for a name.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn files_lie_in_a_folder_of_any_name() {
+        use std::os::unix::ffi::OsStrExt;
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path().join(std::ffi::OsStr::from_bytes(b"d\xff"));
+        fs::create_dir_all(base.join("chat_data")).unwrap();
+        for name in ["chat_data/problems_train.jsonl", "chat_data/problems_test.jsonl"] {
+            let line = |i| format!("{{\"question\": \"q {i}\", \"answer\": \"e\"}}\n");
+            fs::write(base.join(name), (0..260).map(line).collect::<String>()).unwrap();
+        }
+        let [train, val] = args("world", &[]).open("rl", &base).unwrap();
+        assert_eq!((train.len(), val.len()), (10, 260));
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub struct BaseSettings {
     #[serde(flatten)]
     pub core: CoreMetricArgs,
     /// Folder of parquet shards [default: {base-dir}/base_data]
-    #[arg(long)]
+    #[arg(long, value_parser = values::kept_path)]
     pub data_dir: Option<PathBuf>,
     /// A corpus of several, instead of --data-dir, with its share of the tokens: zh=0.7:FOLDER; may be repeated.
     /// Each is gone through at its own pace, and measured by its name

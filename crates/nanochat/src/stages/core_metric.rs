@@ -26,7 +26,7 @@ pub struct CoreMetricArgs {
     #[serde(default)]
     pub core_metric_max_per_task: usize,
     /// Folder of CORE's tasks, as `eval core` wants it [default: {base-dir}/eval_bundle]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_parser = values::kept_path)]
     #[serde(default)]
     pub core_bundle: Option<PathBuf>,
     /// Train without CORE although there is a bundle

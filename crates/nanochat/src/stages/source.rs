@@ -52,7 +52,9 @@ impl SourceArgs {
             );
         }
         let name = folder.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-        let tag = name.unwrap_or("model").to_string();
+        let Some(tag) = name.map(String::from) else {
+            bail!("the run of {} has a name that is not UTF-8; rename its folder", folder.display());
+        };
         let loaded = checkpoint::load_folder(&folder)?;
         Ok(Source { model: loaded.model, tokenizer: loaded.tokenizer, folder, tag })
     }

@@ -193,6 +193,11 @@ pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>
     })
 }
 
+/// The questions or conversations of a user's own file.
+pub fn open_file(path: &Path, bad_lines: BadLines) -> Result<Box<dyn Task>, TaskError> {
+    custom::open(path, bad_lines)
+}
+
 fn split_name(split: Split) -> &'static str {
     match split {
         Split::Train => "training",
