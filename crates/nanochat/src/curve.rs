@@ -152,7 +152,10 @@ pub fn stage_charts(stage: &str, metrics: &[Metrics], folder: &Path) -> io::Resu
     }
     add("loss", format!("{stem}-loss.svg"), losses)?;
     add("validation bits per byte", format!("{stem}-val-bpb.svg"), named(&|name| name.ends_with("_bpb")))?;
-    add("CORE", format!("{stem}-core.svg"), named(&|name| name.starts_with("CORE")))?;
+    add("CORE", format!("{stem}-core.svg"), named(&|name| name == "CORE"))?;
+    // Earlier versions called the mean of some tasks "CORE (partial: …)".
+    let some_tasks = named(&|name| name == "core_mean" || name.starts_with("CORE (partial"));
+    add("mean of some tasks, not CORE", format!("{stem}-core-mean.svg"), some_tasks)?;
     let accuracies = named(&|name| name.starts_with("accuracy "));
     add("accuracy", format!("{stem}-accuracy.svg"), accuracies)?;
     let rewards = [with_smooth("reward"), named(&|name| name.starts_with("pass@"))].concat();

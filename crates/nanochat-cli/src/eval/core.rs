@@ -53,7 +53,9 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     let started = Instant::now();
     let scores = core_eval::evaluate(&loaded.model, &loaded.tokenizer, &bundle, args.limit, comm, |task| {
         if comm.is_first() && !args.json {
-            println!("{}   centered {:7.4}", row(&task.label, &task.score), task.centered);
+            let cropped =
+                if task.cropped > 0 { format!("   {} cropped", task.cropped) } else { String::new() };
+            println!("{}   centered {:7.4}{cropped}", row(&task.label, &task.score), task.centered);
         }
     })?;
     if !comm.is_first() {
@@ -71,12 +73,14 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     }
     if args.json {
         crate::output::print_json(&scores)?;
-    } else if whole {
+    } else {
         for file in &scores.missing {
             println!("missing: {}", folder.join("eval_data").join(file).display());
         }
-        let name = if is_chinese { "mean above guessing".into() } else { scores.name() };
-        println!("{name} {:.4}", scores.core);
+        if let Some(items) = scores.cropped_items() {
+            println!("cropped to the model's {} positions: {items}", loaded.model.max_positions());
+        }
+        println!("{} {:.4}", scores.name(), scores.mean);
         println!("{}", took(started));
     }
     Ok(())
@@ -97,17 +101,21 @@ fn chinese_section(scores: &CoreScores, stage: Stage) -> Section {
 }
 
 fn section(scores: &CoreScores, stage: Stage, limit: usize) -> Section {
-    let mut section = Section::new(&format!("CORE after {}", stage.name()));
+    let mut section = Section::new(&format!("Few-shot tasks after {}", stage.name()));
     section.column = Some(stage.into());
-    section.metrics.insert(scores.name(), scores.core.into());
+    section.metrics.insert(scores.name(), scores.mean.into());
     if limit > 0 {
         section.settings.insert("items of each task".into(), limit.into());
     }
     for task in &scores.tasks {
         let [low, high] = task.interval;
-        let text = format!("{:.4} ({low:.4} to {high:.4}), centered {:.4}", task.accuracy, task.centered);
+        let mut text = format!("{:.4} ({low:.4} to {high:.4}), centered {:.4}", task.accuracy, task.centered);
+        if task.cropped > 0 {
+            text += &format!(", {} cropped", task.cropped);
+        }
         section.results.insert(task.label.clone(), text.into());
     }
+    section.results.insert("few-shot items cropped".into(), scores.cropped_items().into());
     for file in &scores.missing {
         section.results.insert(file.clone(), "missing".into());
     }

@@ -16,6 +16,7 @@ mod guide;
 mod interrupts;
 #[cfg(unix)]
 mod kills;
+mod measuring;
 mod parquet;
 mod pipeline;
 #[cfg(target_os = "linux")]

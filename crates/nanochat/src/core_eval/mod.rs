@@ -3,6 +3,7 @@
 
 mod bundle;
 mod prompt;
+mod scores;
 
 use nanochat_tensor::Comm;
 use nanochat_tokenizer::Tokenizer;
@@ -10,31 +11,12 @@ use serde::{Deserialize, Serialize};
 
 pub use bundle::{Bundle, BundleError, BundleTask, Format, Item, Items};
 pub use prompt::{Prompt, prompts};
+pub use scores::{CORE_TASKS, CoreScores, TaskScore};
 
 use crate::gpt::Gpt;
 use crate::ranks::Shares;
 use crate::score::Score;
 use crate::span_loss::{Span, span_losses, spans_are_greedy};
-
-/// What CORE found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct CoreScores {
-    /// The mean of the tasks that were run; to be compared only if none is `missing`.
-    pub core: f64,
-    /// Files of the bundle that are not there.
-    pub missing: Vec<String>,
-    pub tasks: Vec<TaskScore>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TaskScore {
-    pub label: String,
-    pub score: Score,
-    pub accuracy: f64,
-    /// The 95 % confidence interval of the accuracy.
-    pub interval: [f64; 2],
-    pub centered: f64,
-}
 
 /// How one item was answered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,16 +24,8 @@ pub struct Answered {
     /// Mean loss of each option; empty for language modeling.
     pub losses: Vec<f64>,
     pub right: bool,
-}
-
-impl CoreScores {
-    /// A partial score must not be taken for the whole one.
-    pub fn name(&self) -> String {
-        match self.missing.len() {
-            0 => "CORE".into(),
-            missing => format!("CORE (partial: {missing} of {} tasks missing)", self.tasks.len() + missing),
-        }
-    }
+    /// Whether an option was longer than the model, so that it lost its beginning.
+    pub cropped: bool,
 }
 
 /// Runs every task of `bundle` that is there, on its first `limit` items (0: all). `progress` sees each result.
@@ -70,13 +44,15 @@ pub fn evaluate(
             continue;
         };
         let mut score = Score::default();
-        answer(model, tokenizer, task, &items, comm).iter().for_each(|answered| score.count(answered.right));
+        let answers = answer(model, tokenizer, task, &items, comm);
+        answers.iter().for_each(|answered| score.count(answered.right));
         let result = TaskScore {
             label: task.label.clone(),
             score,
             accuracy: score.share(),
             interval: score.interval(),
             centered: score.centered(task.baseline),
+            cropped: answers.iter().filter(|answered| answered.cropped).count(),
         };
         progress(&result);
         tasks.push(result);
@@ -84,8 +60,7 @@ pub fn evaluate(
     if tasks.is_empty() {
         return Err(BundleError::Nothing { folder: bundle.folder().into() });
     }
-    let core = tasks.iter().map(|task| task.centered).sum::<f64>() / tasks.len() as f64;
-    Ok(CoreScores { core, missing, tasks })
+    Ok(CoreScores::of(tasks, missing))
 }
 
 /// All items of a task, in order, each by the rank it belongs to.
@@ -103,14 +78,15 @@ pub fn answer(
 
 fn answer_prompts(model: &Gpt, task: &BundleTask, prompts: &[Prompt]) -> Vec<Answered> {
     let spans: Vec<&[Span]> = prompts.iter().map(|prompt| prompt.options.as_slice()).collect();
+    let cropped = |prompt: &Prompt| prompt.options.iter().any(|span| span.is_cropped(model));
     if task.format == Format::LanguageModeling {
-        let greedy = spans_are_greedy(model, &spans);
-        return greedy.into_iter().map(|right| Answered { losses: Vec::new(), right }).collect();
+        let answered = |(prompt, right)| Answered { losses: Vec::new(), right, cropped: cropped(prompt) };
+        return prompts.iter().zip(spans_are_greedy(model, &spans)).map(answered).collect();
     }
     let mut losses = span_losses(model, &spans).into_iter();
     let answered = |prompt: &Prompt| {
         let losses: Vec<f64> = losses.by_ref().take(prompt.options.len()).collect();
-        Answered { right: lowest(&losses) == prompt.gold, losses }
+        Answered { right: lowest(&losses) == prompt.gold, losses, cropped: cropped(prompt) }
     };
     prompts.iter().map(answered).collect()
 }

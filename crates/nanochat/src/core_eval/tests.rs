@@ -115,7 +115,7 @@ fn scores_are_centered_and_what_is_missing_is_named() {
     let found: Vec<(&str, usize, f64)> =
         scores.tasks.iter().map(|task| (&*task.label, task.score.right, task.centered)).collect();
     assert_eq!(found, [("pick", 1, 0.0), ("who", 0, -1.0), ("go", 0, 0.0)]);
-    assert!((scores.core + 1.0 / 3.0).abs() < 1e-9 && scores.missing.is_empty());
+    assert!((scores.mean + 1.0 / 3.0).abs() < 1e-9 && scores.missing.is_empty() && scores.cropped == 0);
     for world in [2, 5] {
         for ranks in
             on_ranks(world, |comm| evaluate(&model, &tokenizer(), &bundle, 0, &comm, |_| ()).unwrap())
@@ -125,7 +125,31 @@ fn scores_are_centered_and_what_is_missing_is_named() {
     }
     fs::remove_file(temp.path().join("eval_data/a/who.jsonl")).unwrap();
     let scores = evaluate(&model, &tokenizer(), &bundle, 0, &Comm::alone(), |_| ()).unwrap();
-    assert_eq!((scores.missing.as_slice(), scores.core), (&["a/who.jsonl".to_string()][..], 0.0));
+    assert_eq!((scores.missing.as_slice(), scores.mean), (&["a/who.jsonl".to_string()][..], 0.0));
+}
+
+#[test]
+fn an_item_is_cropped_if_an_option_is_longer_than_the_model() {
+    let temp = bundle();
+    let bundle = Bundle::open(temp.path()).unwrap();
+    let lengths = |label: &str| -> Vec<usize> {
+        let task = bundle.tasks.iter().find(|task| task.label == label).unwrap();
+        let items = bundle.items(task, 0).unwrap().unwrap();
+        let all: Vec<usize> = (0..items.items.len()).collect();
+        let longest = |prompt: &Prompt| prompt.options.iter().map(|span| span.ids.len()).max().unwrap();
+        prompts(&tokenizer(), task, &items, &all).iter().map(longest).collect()
+    };
+    // All tokens but the last take a position, of which there are ten times as many as in training.
+    let longest = lengths("pick").into_iter().max().unwrap();
+    for (sequence_len, fits) in [(2, false), ((longest - 1).div_ceil(10), true)] {
+        let model = Gpt::init(GptConfig::from_depth(1, 265, sequence_len).unwrap(), 0);
+        assert_eq!(model.max_positions(), 10 * sequence_len);
+        let scores = evaluate(&model, &tokenizer(), &bundle, 0, &Comm::alone(), |_| ()).unwrap();
+        let too_long = |label| lengths(label).iter().filter(|&&n| n - 1 > 10 * sequence_len).count();
+        let found: Vec<usize> = scores.tasks.iter().map(|task| task.cropped).collect();
+        assert_eq!(found, ["pick", "who", "go"].map(too_long), "{sequence_len}");
+        assert_eq!((scores.cropped, found[0] == 0), (found.iter().sum(), fits));
+    }
 }
 
 #[test]

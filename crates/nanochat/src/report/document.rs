@@ -71,7 +71,7 @@ fn time_and_cost(header: &Header, sections: &[Section], lang: Lang) -> String {
     text
 }
 
-/// One row a metric: CORE first, ChatCORE last, the others as they came; no empty rows or columns.
+/// One row a metric: CORE or the mean of some of its tasks first, ChatCORE last, the others as they came; no empty rows or columns.
 fn metrics_table(sections: &[Section], lang: Lang) -> Option<Table> {
     let mut names: Vec<&str> = Vec::new();
     for name in sections.iter().filter(|s| s.column.is_some()).flat_map(|section| section.metrics.keys()) {
@@ -81,6 +81,7 @@ fn metrics_table(sections: &[Section], lang: Lang) -> Option<Table> {
     }
     names.sort_by_key(|name| match *name {
         "CORE" => 0,
+        name if name.ends_with("not CORE") => 0,
         "ChatCORE" => 2,
         _ => 1,
     });

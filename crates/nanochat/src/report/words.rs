@@ -11,7 +11,7 @@ pub enum Lang {
 }
 
 #[rustfmt::skip]
-const CHINESE: [(&str, &str); 98] = [
+const CHINESE: [(&str, &str); 104] = [
     ("nanochat report", "nanochat 报告"),
     ("Environment", "环境"),
     ("Summary", "总结"),
@@ -30,10 +30,16 @@ const CHINESE: [(&str, &str); 98] = [
     ("Mid-training", "中期训练"),
     ("Chat finetuning", "对话微调"),
     ("Reinforcement learning", "强化学习"),
+    ("Few-shot tasks after base", "预训练后的少样本任务"),
     ("CORE after base", "预训练后的 CORE"),
+    ("Few-shot tasks after mid", "中期训练后的少样本任务"),
     ("CORE after mid", "中期训练后的 CORE"),
+    ("Few-shot tasks after sft", "微调后的少样本任务"),
     ("CORE after sft", "微调后的 CORE"),
+    ("Few-shot tasks after rl", "强化学习后的少样本任务"),
     ("CORE after rl", "强化学习后的 CORE"),
+    ("mean of 1 task, not CORE", "1 个任务的平均，不是 CORE"),
+    ("few-shot items cropped", "因过长而截断的少样本题"),
     ("items of each task", "每个任务的题数"),
     ("questions of each task", "每个任务的题数"),
     ("questions of each exam", "每场考试的题数"),
@@ -113,9 +119,11 @@ const CHINESE: [(&str, &str); 98] = [
 ];
 
 /// What is made of several values, with a slot for each.
-const FORMS: [(&str, &str); 4] = [
-    ("CORE (partial: {} of {} tasks missing)", "CORE（不完整：{} 个任务缺失，共 {} 个）"),
+const FORMS: [(&str, &str); 6] = [
+    ("mean of {} tasks, not CORE", "{} 个任务的平均，不是 CORE"),
+    ("{} of {} items", "{} / {} 题"),
     ("{} of {} ({} to {})", "{} / {}（{} 至 {}）"),
+    ("{} ({} to {}), centered {}, {} cropped", "{}（{} 至 {}），扣除瞎猜后 {}，{} 题被截断"),
     ("{} ({} to {}), centered {}", "{}（{} 至 {}），扣除瞎猜后 {}"),
     ("{} and {} more", "{}，另有 {} 项"),
 ];
@@ -184,7 +192,12 @@ mod tests {
             assert!(CHINESE[..i].iter().all(|(other, _)| other != english), "{english} is there twice");
         }
         for (english, chinese) in [
-            ("CORE (partial: 1 of 22 tasks missing)", "CORE（不完整：1 个任务缺失，共 22 个）"),
+            ("mean of 21 tasks, not CORE", "21 个任务的平均，不是 CORE"),
+            ("3 of 80 items", "3 / 80 题"),
+            (
+                "0.2780 (0.2405 to 0.3188), centered 0.0373, 2 cropped",
+                "0.2780（0.2405 至 0.3188），扣除瞎猜后 0.0373，2 题被截断",
+            ),
             ("8 of 660 (0.0062 to 0.0237)", "8 / 660（0.0062 至 0.0237）"),
             ("Chat evaluation after sft: MMLU, GSM8K and 2 more", "微调后的对话评测：MMLU, GSM8K，另有 2 项"),
             ("/data/sft: of 3", "/data/sft: of 3"),

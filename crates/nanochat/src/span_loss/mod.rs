@@ -22,9 +22,19 @@ const CPU_LOGITS: usize = 4 << 20;
 const GPU_ROWS: usize = 512;
 
 impl Span {
+    /// Tokens at the beginning that the model cannot take: the last one needs no position.
+    fn surplus(&self, model: &Gpt) -> usize {
+        self.ids.len().saturating_sub(model.max_positions() + 1)
+    }
+
+    /// Whether the beginning is cut off.
+    pub fn is_cropped(&self, model: &Gpt) -> bool {
+        self.surplus(model) > 0
+    }
+
     /// As many of the last tokens as the model can take, and where the span starts in them.
     fn cropped(&self, model: &Gpt) -> (&[u32], usize) {
-        let cut = self.ids.len().saturating_sub(model.max_positions() + 1);
+        let cut = self.surplus(model);
         (&self.ids[cut..], self.start.saturating_sub(cut).max(1))
     }
 }

@@ -1,4 +1,4 @@
-//! CORE while a base model trains.
+//! CORE while a base model trains: of a bundle without all of its tasks, the mean of those that are there.
 
 use std::path::{Path, PathBuf};
 
@@ -74,10 +74,12 @@ impl CoreMetric {
         let due = step == last_step || (step > 0 && is_due(step, self.every));
         let Some(bundle) = self.bundle.as_ref().filter(|_| due) else { return Ok(()) };
         let scores = core_eval::evaluate(model, tokenizer, bundle, self.max_per_task, &run.comm, |_| ())?;
-        let name = scores.name();
-        run.log(step, &[(&name, scores.core)])?;
-        run.say(&format!("step {step}: {name} {:.4}", scores.core));
-        section.metrics.insert(name, scores.core.into());
+        run.log(step, &[(scores.metric(), scores.mean)])?;
+        let cropped = scores.cropped_items();
+        let said = cropped.as_ref().map_or(String::new(), |items| format!(", {items} cropped"));
+        run.say(&format!("step {step}: {} {:.4}{said}", scores.name(), scores.mean));
+        section.metrics.insert(scores.name(), scores.mean.into());
+        section.results.insert("few-shot items cropped".into(), cropped.into());
         Ok(())
     }
 }
