@@ -57,13 +57,13 @@ fn the_last_stage_that_finished_answers_and_is_named() {
     unfinish(&at.join("chatrl_checkpoints/m/step_000002"));
     uses(at, chat, "using the sft checkpoint of m, step 4");
     uses(at, &measure, "using the sft checkpoint of m, step 4");
-    uses(at, &format!("{chat} --source rl"), &format!("{rl}, of a run that has not finished"));
-    uses(at, &format!("{chat} --step 2"), &format!("{rl}, of a run that has not finished"));
+    uses(at, &format!("{chat} --source rl"), &format!("{rl}, before the end of its run"));
+    uses(at, &format!("{chat} --step 2"), &format!("{rl}, before the end of its run"));
     unfinish(&at.join("chatsft_checkpoints/m/step_000004"));
     uses(at, chat, base_model);
     // Where nothing has finished, the furthest is better than none.
     unfinish(&at.join("base_checkpoints/m/step_000009"));
-    uses(at, chat, &format!("{rl}, of a run that has not finished"));
+    uses(at, chat, &format!("{rl}, before the end of its run"));
 }
 
 #[cfg(unix)]

@@ -34,7 +34,7 @@ impl Found {
 impl Display for Found {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Found { stage, tag, step, finished } = self;
-        let unfinished = if *finished { "" } else { ", of a run that has not finished" };
+        let unfinished = if *finished { "" } else { ", before the end of its run" };
         write!(f, "the {} checkpoint of {tag}, step {step}{unfinished}", stage.name())
     }
 }
@@ -98,7 +98,7 @@ mod tests {
             |tag, step| find_furthest(base, tag, step).map(|folder| Found::of(&folder).unwrap().to_string());
         assert!(found(None, None).unwrap_err().to_string().contains("nanochat train base"));
         checkpoint(base, Stage::Base, "d4", 5, Some(false), Value::Null);
-        let unfinished = "the base checkpoint of d4, step 5, of a run that has not finished";
+        let unfinished = "the base checkpoint of d4, step 5, before the end of its run";
         assert_eq!(found(None, None).unwrap(), unfinished);
         checkpoint(base, Stage::Mid, "d4", 3, Some(true), Value::Null);
         checkpoint(base, Stage::Base, "d4", 9, Some(true), Value::Null);
