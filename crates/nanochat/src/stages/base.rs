@@ -148,7 +148,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
     let core = CoreMetric::open(&settings.core, base_dir, comm)?;
 
     let tag = settings.run.model_tag.clone().unwrap_or_else(|| format!("d{}", settings.depth));
-    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings, comm)?;
+    let mut run = Run::open(base_dir, Stage::Base, &tag, &settings.run, settings, device, comm)?;
     let (mut model, mut optimizer, position) = run.restore(
         &tokenizer,
         device,

@@ -73,7 +73,7 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device, comm: &Comm
     let grad_accum_steps = grad_accum_steps(total_batch_size, rows[0].saturating_mul(rows[1]))?;
     let [train_mixture, val] = settings.mixture.open("mid", base_dir)?.map(Arc::new);
 
-    let mut run = Run::open(base_dir, Stage::Mid, &source.tag, &settings.run, settings, comm)?;
+    let mut run = Run::open(base_dir, Stage::Mid, &source.tag, &settings.run, settings, device, comm)?;
     run.say(&format!("starting from {}", source.folder.display()));
     run.say_unused(&[&train_mixture, &val]);
     let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);

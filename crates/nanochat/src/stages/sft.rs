@@ -81,7 +81,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm
     let conversations = train_mixture.len();
     let num_iterations = num_iterations(settings, conversations)?;
 
-    let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings, comm)?;
+    let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings, device, comm)?;
     run.say(&format!("starting from {}", source.folder.display()));
     run.say_unused(&[&train_mixture, &val]);
     let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);

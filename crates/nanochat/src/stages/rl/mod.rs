@@ -141,7 +141,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
     let questions = problems.len();
     let num_iterations = num_iterations(settings, questions)?;
 
-    let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings, comm)?;
+    let mut run = Run::open(base_dir, Stage::Rl, &source.tag, &settings.run, settings, device, comm)?;
     run.say(&format!("starting from {}", source.folder.display()));
     run.say_unused(&[&mixtures[0], &mixtures[1]]);
     if mixtures[0].is_weighed() {

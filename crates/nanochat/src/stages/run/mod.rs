@@ -22,6 +22,7 @@ use self::interrupt::Interrupt;
 pub use self::interrupt::{ignores_hangup, watch_signals};
 use self::progress::Progress;
 pub use self::settings::RunSettings;
+use self::settings::{kept, recorded};
 use crate::checkpoint::{Checkpoints, Stage, TrainState, load_folder};
 use crate::curve::stage_charts;
 use crate::gpt::Gpt;
@@ -75,14 +76,17 @@ impl Run {
         model_tag: &str,
         settings: &RunSettings,
         all_settings: &impl Serialize,
+        device: &Device,
         comm: &Comm,
     ) -> Result<Run> {
+        let on_gpu = !matches!(device, Device::Cpu);
         // Through text, which keeps 0.02 as 0.02 where a value would hold the f32's 0.0199999995….
         let all_settings: Value = serde_json::from_str(&serde_json::to_string(all_settings)?)?;
+        let all_settings = recorded(all_settings, on_gpu)?;
         let checkpoints = Checkpoints::new(base_dir, stage, model_tag);
         let (mut resumed, mut writer) = (None, None);
         if comm.is_first() {
-            let (state, opened) = open_folder(&checkpoints, settings, &all_settings)?;
+            let (state, opened) = open_folder(&checkpoints, settings, &kept(&all_settings, on_gpu))?;
             (resumed, writer) = (state, Some(opened));
         }
         // The others learn from the first where to go on: they must not look while it tidies up.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::{Precision, Recompute};
 use crate::values;
@@ -73,6 +73,27 @@ const FREE: [&str; 20] = [
     "profile",
 ];
 
+/// All settings of a run as they are recorded: a GPU computes in bf16, whatever is the default on a CPU.
+pub(super) fn recorded(mut all: Value, on_gpu: bool) -> Result<Value> {
+    if on_gpu && all["precision"] == json!(Precision::F32) {
+        bail!("a GPU trains in bf16; leave out --precision f32, or train on the CPU with --device cpu");
+    }
+    if on_gpu {
+        all["precision"] = json!(Precision::Bf16);
+    }
+    Ok(all)
+}
+
+/// Of these settings those that a resumed run is held to on its device: on a GPU there is one precision, and earlier
+/// versions recorded what the CPU would have taken.
+pub(super) fn kept(all: &Value, on_gpu: bool) -> Value {
+    let mut kept = all.clone();
+    if let Some(settings) = kept.as_object_mut().filter(|_| on_gpu) {
+        settings.remove("precision");
+    }
+    kept
+}
+
 /// A resumed run keeps its settings, but for those that are free: the first that was changed is named.
 pub(super) fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
     let (Some(saved), Some(now)) = (saved.as_object(), now.as_object()) else { return Ok(()) };
@@ -91,4 +112,37 @@ pub(super) fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_run_is_recorded_in_bf16_and_refuses_another_precision() {
+        let given = |precision| json!({"precision": precision, "depth": 4});
+        for (asked, on_gpu, expected) in [
+            (Precision::Auto, true, Precision::Bf16),
+            (Precision::Bf16, true, Precision::Bf16),
+            (Precision::Auto, false, Precision::Auto),
+            (Precision::F32, false, Precision::F32),
+            (Precision::Bf16, false, Precision::Bf16),
+        ] {
+            assert_eq!(recorded(given(asked), on_gpu).unwrap(), given(expected), "{asked}, {on_gpu}");
+        }
+        let error = recorded(given(Precision::F32), true).unwrap_err().to_string();
+        assert!(error.contains("--precision f32") && error.contains("bf16"), "{error}");
+    }
+
+    #[test]
+    fn a_gpu_goes_on_with_a_run_of_any_recorded_precision_and_a_cpu_does_not() {
+        let now = json!({"precision": "bf16", "depth": 4});
+        for saved in ["f32", "auto", "bf16"] {
+            let saved = json!({"precision": saved, "depth": 4});
+            assert!(refuse_changes(&saved, &kept(&now, true)).is_ok());
+            assert_eq!(refuse_changes(&saved, &kept(&now, false)).is_ok(), saved == now, "{saved}");
+        }
+        let deeper = json!({"precision": "f32", "depth": 6});
+        assert!(refuse_changes(&deeper, &kept(&now, true)).unwrap_err().to_string().contains("--depth 6"));
+    }
 }
