@@ -43,13 +43,6 @@ impl ModelArgs {
         Ok(checkpoint::load_folder(&self.folder(base_dir)?)?.to_device(device)?)
     }
 
-    /// As [`ModelArgs::load`], but the base model if nothing else is said: for measures of plain text.
-    pub fn load_for_text(&self, base_dir: &Path, device: &Device) -> Result<LoadedModel> {
-        let source = self.source.or((self.folder.is_none()).then_some(Stage::Base));
-        let (folder, model_tag) = (self.folder.clone(), self.model_tag.clone());
-        ModelArgs { folder, source, model_tag, step: self.step }.load(base_dir, device)
-    }
-
     fn folder(&self, base_dir: &Path) -> Result<PathBuf> {
         if let Some(folder) = &self.folder {
             return Ok(folder.clone());
@@ -63,10 +56,25 @@ impl ModelArgs {
 
     /// Says which checkpoint it is, and what a base model is not; nothing of a folder that was named.
     pub fn tell(&self, loaded: &LoadedModel) {
-        if let Some(found) = Found::of(&loaded.folder).filter(|_| self.folder.is_none()) {
+        if let Some(found) = self.run_of(loaded) {
             let base = if self.is_base(loaded) { "; a base model is not trained to chat" } else { "" };
             eprintln!("using {found}{base}");
         }
+    }
+
+    /// Says what is measured, wherever it lies, and gives its run.
+    pub fn tell_measured(&self, loaded: &LoadedModel) -> Option<Found> {
+        let folder = loaded.folder.display();
+        match Found::of(&loaded.folder) {
+            Some(found) => eprintln!("measuring {found}: {folder}"),
+            None => eprintln!("measuring {folder}"),
+        }
+        self.run_of(loaded)
+    }
+
+    /// The run whose report an evaluation belongs to; None for a folder that was named.
+    pub fn run_of(&self, loaded: &LoadedModel) -> Option<Found> {
+        Found::of(&loaded.folder).filter(|_| self.folder.is_none())
     }
 
     /// Whether the model was never taught to chat, so that it can only go on with a text.

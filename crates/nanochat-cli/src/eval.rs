@@ -25,7 +25,7 @@ pub enum EvalCommand {
     Chat(chat::ChatArgs),
     /// Compute CORE, the few-shot score of base models, from a bundle of 22 tasks
     Core(core::CoreArgs),
-    /// Put C-Eval, CMMLU and MMLU to a base model, with solved questions before each
+    /// Put C-Eval, CMMLU and MMLU to a model as plain text, with solved questions before each
     Exam(exam::ExamArgs),
     /// Measure bits per byte on training and validation text
     Bpb(BpbArgs),
@@ -75,6 +75,9 @@ fn took(started: Instant) -> String {
 
 fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
     let mut loaded = args.model.load(base_dir, &Device::Cpu)?;
+    if comm.is_first() {
+        args.model.tell_measured(&loaded);
+    }
     if args.weights != Precision::F32 {
         loaded.model = loaded.model.rounded(args.weights);
     }
@@ -84,6 +87,7 @@ fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<
     let byte_lengths = loaded.tokenizer.byte_lengths();
     let shape = [args.device_batch_size, loaded.model.config.sequence_len];
     let (mut values, started) = (serde_json::Map::new(), Instant::now());
+    values.insert("model".into(), json!(loaded.folder.display().to_string()));
     for (name, split) in [("train", Split::Train), ("val", Split::Val)] {
         let mut loader = DataLoader::new(&shards, split, &loaded.tokenizer, shape, None, comm)?;
         let batches = args.eval_tokens.div_ceil(shape[0] * shape[1]).max(1);

@@ -3,12 +3,16 @@
 use std::path::Path;
 
 use anyhow::Result;
-use nanochat::report::{HTML_FILE, Lang, REPORT_FILE, generate, report_folder, reset};
+use nanochat::report::{HTML_FILE, Lang, REPORT_FILE, Written, generate, report_folder, reset};
 use nanochat::values;
 
 /// Put the report of a run together and print it
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ReportCommand {
+    /// Name of the run [default: the one that reported last]
+    #[arg(long)]
+    model_tag: Option<String>,
     /// Language of its own words
     #[arg(long, value_enum, default_value_t)]
     lang: Lang,
@@ -18,7 +22,7 @@ pub struct ReportCommand {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Delete all sections and start the clock of a new run
+    /// Delete the reports of all runs, and note what the machine costs for those to come
     Reset {
         /// Dollars an hour that the machine costs, for the report's cost
         #[arg(long, value_parser = values::dollars)]
@@ -30,10 +34,10 @@ pub fn run(command: ReportCommand, base_dir: &Path) -> Result<()> {
     match command.action {
         Some(Action::Reset { price }) => {
             reset(base_dir, price)?;
-            eprintln!("a new report starts in {}", report_folder(base_dir).display());
+            eprintln!("there is no report in {} any more", report_folder(base_dir).display());
         }
         None => {
-            let (folder, text) = generate(base_dir, command.lang)?;
+            let Written { folder, text } = generate(base_dir, command.model_tag.as_deref(), command.lang)?;
             print!("{text}");
             let [markdown, html] = [REPORT_FILE, HTML_FILE].map(|file| folder.join(file));
             eprintln!("written to {} and {}", markdown.display(), html.display());

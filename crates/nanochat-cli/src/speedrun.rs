@@ -118,9 +118,6 @@ pub fn run(
     device.open(0)?; // a GPU that is not there is found before text is made for it
     let stages = stages(command, base_dir, device)?;
     let mut record = open(&path, &command.settings)?;
-    if record.finished.is_empty() {
-        report::reset(base_dir, None)?;
-    }
     for command_line in &stages {
         let stage = &said(command_line);
         if record.finished.contains_key(stage) {
@@ -147,11 +144,12 @@ pub fn run(
         Some(TextLanguage::Zh) => report::Lang::Zh,
         _ => report::Lang::En,
     };
-    let (folder, _) = report::generate(base_dir, command.report_lang.unwrap_or(lang))?;
-    let report = folder.join(report::HTML_FILE);
+    let tag = command.settings.preset.tag(device);
+    let written = report::generate(base_dir, Some(&tag), command.report_lang.unwrap_or(lang))?;
+    let report = written.folder.join(report::HTML_FILE);
     eprintln!("\nall stages took {:.1} minutes; the report is {}", total / 60.0, report.display());
     let stage = if command.no_rl { Stage::Sft } else { Stage::Rl };
-    eprintln!("now run `{}`", chat_with(base_dir, stage, &command.settings.preset.tag(device))?);
+    eprintln!("now run `{}`", chat_with(base_dir, stage, &tag)?);
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nanochat::atomic_file;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::escape;
-use nanochat::report::{Section, log_section};
+use nanochat::report::{Section, log_tokenizer};
 use nanochat::values;
 use nanochat_tokenizer::{DEFAULT_PATTERN, SPECIAL_TOKENS, Tokenizer, TrainOptions, train};
 
@@ -217,6 +217,7 @@ fn save_tokenizer(tokenizer: &Tokenizer, base_dir: &Path) -> anyhow::Result<Path
     let path = tokenizer_path(base_dir);
     atomic_file::write(&path, tokenizer.to_json().as_bytes())
         .with_context(|| format!("failed to write {}", path.display()))?;
+    log_tokenizer(base_dir, None)?; // what is told of the one before
     Ok(path)
 }
 
@@ -246,7 +247,7 @@ fn train_tokenizer(args: &TrainArgs, base_dir: &Path) -> anyhow::Result<()> {
         section.results.insert(format!("bytes per token of {name} text"), bytes_per_token.into());
     }
     println!("wrote        {}", path.display());
-    Ok(log_section(base_dir, &section)?)
+    Ok(log_tokenizer(base_dir, Some(section))?)
 }
 
 fn report_training(tokenizer: &Tokenizer, asked: usize, read: u64, seconds: f64) {

@@ -1,11 +1,12 @@
 //! One report of a whole run, as markdown and as a single HTML file, in English or Chinese. Each stage leaves a section
-//! as a JSON file under `{base_dir}/report/`; `generate` puts them together as `report.md` and `report.html`. A stage
-//! that is run again replaces its section.
+//! as a JSON file in the run's folder; `generate` puts them together as `report.md` and `report.html`. A stage that is
+//! run again replaces its section.
 
 mod document;
 mod environment;
 mod html;
 mod markdown;
+mod runs;
 mod words;
 
 use std::fs;
@@ -20,6 +21,7 @@ use crate::atomic_file;
 use crate::checkpoint::Stage;
 
 pub use environment::{environment, memory_bytes};
+pub use runs::{begin, log_section, log_tokenizer, report_folder, reset, run_folder};
 pub use words::Lang;
 
 pub const REPORT_FILE: &str = "report.md";
@@ -60,6 +62,8 @@ pub struct Section {
     pub title: String,
     /// Seconds since 1970.
     pub started: f64,
+    /// When it was written; 0 before that.
+    pub logged: f64,
     pub seconds: f64,
     pub settings: Map<String, Value>,
     pub results: Map<String, Value>,
@@ -82,7 +86,6 @@ pub struct Chart {
 /// What is known before the first stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Header {
-    started: f64,
     dollars_per_hour: Option<f64>,
     environment: Map<String, Value>,
 }
@@ -95,6 +98,20 @@ pub enum ReportError {
     Damaged { path: PathBuf, error: serde_json::Error },
     #[error("there is nothing to report in {} yet; run a stage first", folder.display())]
     Nothing { folder: PathBuf },
+    #[error("there is no run {tag} in {}; {}", folder.display(), there_are(tags))]
+    NoRun { tag: String, folder: PathBuf, tags: String },
+}
+
+fn there_are(tags: &str) -> String {
+    if tags.is_empty() { "no run has reported yet".into() } else { format!("there are {tags}") }
+}
+
+/// A report that was written.
+#[derive(Debug)]
+pub struct Written {
+    pub folder: PathBuf,
+    /// As markdown.
+    pub text: String,
 }
 
 impl Section {
@@ -112,68 +129,26 @@ pub fn fields(of: &impl Serialize) -> Map<String, Value> {
     }
 }
 
-/// Where the report, its sections and its charts lie.
-pub fn report_folder(base_dir: &Path) -> PathBuf {
-    base_dir.join("report")
-}
-
-/// Starts a new report: older sections go, the clock starts, the environment is noted.
-pub fn reset(base_dir: &Path, dollars_per_hour: Option<f64>) -> Result<(), ReportError> {
-    let folder = report_folder(base_dir);
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&folder)(error)),
-        _ => {}
-    }
-    let header = Header { started: now(), dollars_per_hour, environment: environment() };
-    write_json(&folder.join(HEADER_FILE), &header)
-}
-
-/// Writes (or replaces) the section of one stage.
-pub fn log_section(base_dir: &Path, section: &Section) -> Result<(), ReportError> {
-    let name = file_name(&section.title);
-    write_json(&report_folder(base_dir).join(format!("section-{name}.json")), section)
-}
-
 /// A title as part of a file's name: a space would end a markdown link.
 pub fn file_name(title: &str) -> String {
     title.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
-/// Writes `report.md` and `report.html` from all sections; gives the folder and the markdown.
-pub fn generate(base_dir: &Path, lang: Lang) -> Result<(PathBuf, String), ReportError> {
-    let folder = report_folder(base_dir);
-    let sections = read_sections(&folder)?;
-    let Some(first) = sections.first() else { return Err(ReportError::Nothing { folder }) };
-    let header_path = folder.join(HEADER_FILE);
+/// Writes `report.md` and `report.html` of a run, without a tag of the one that logged last.
+pub fn generate(base_dir: &Path, model_tag: Option<&str>, lang: Lang) -> Result<Written, ReportError> {
+    let run = runs::find(base_dir, model_tag)?;
+    let header_path = run.folder.join(HEADER_FILE);
     let header = match header_path.exists() {
         true => read_json(&header_path)?,
-        false => Header { started: first.started, dollars_per_hour: None, environment: environment() },
+        false => Header { dollars_per_hour: None, environment: environment() },
     };
-    let blocks = document::document(&header, &sections, lang);
-    let text = markdown::markdown(&blocks);
+    let blocks = document::document(&header, run.tag.as_deref(), &run.sections, lang);
+    let (folder, text) = (run.folder, markdown::markdown(&blocks));
     for (file, text) in [(REPORT_FILE, &text), (HTML_FILE, &html::html(&blocks, &folder, lang))] {
         let path = folder.join(file);
         atomic_file::write(&path, text.as_bytes()).map_err(io_error(&path))?;
     }
-    Ok((folder, text))
-}
-
-/// All sections, in the order in which their stages started.
-fn read_sections(folder: &Path) -> Result<Vec<Section>, ReportError> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(io_error(folder))?,
-    };
-    let mut sections: Vec<Section> = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(io_error(folder))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("section-") && name.ends_with(".json") {
-            sections.push(read_json(&entry.path())?);
-        }
-    }
-    sections.sort_by(|a, b| a.started.total_cmp(&b.started).then_with(|| a.title.cmp(&b.title)));
-    Ok(sections)
+    Ok(Written { folder, text })
 }
 
 fn now() -> f64 {
@@ -208,18 +183,20 @@ mod tests {
     fn a_run_becomes_one_report() {
         let dir = tempfile::tempdir().unwrap();
         reset(dir.path(), Some(24.0)).unwrap();
+        begin(dir.path(), "d20", Stage::Base).unwrap();
         let start = now();
         let sft = json!({"ChatCORE": 0.0884, "ARC-Easy": 0.3876, "GSM8K": 0.0455});
         let base = json!({"val bpb": 0.81, "CORE": 0.2219, "never": null});
-        log_section(dir.path(), &section("chat evaluation", start + 200.0, Some(Column::Sft), sft)).unwrap();
+        log_section(dir.path(), "d20", &section("chat evaluation", start + 200.0, Some(Column::Sft), sft))
+            .unwrap();
         let mut first = section("base training", start + 10.0, Some(Column::Base), base);
         first.settings = fields(&json!({"depth": 20, "matrix_lr": 0.02, "run": "a|b\nc"}));
         first.results = fields(&json!({"total FLOPs": 3.918e19, "loss": 2.5, "absent": null}));
         first.charts = vec![Chart { title: "loss".to_string(), file: "base-loss.svg".to_string() }];
         first.text = Some("> The capital of France is Paris.".to_string());
-        log_section(dir.path(), &first).unwrap();
+        log_section(dir.path(), "d20", &first).unwrap();
 
-        let (folder, text) = generate(dir.path(), Lang::En).unwrap();
+        let Written { folder, text } = generate(dir.path(), None, Lang::En).unwrap();
         assert_eq!(fs::read_to_string(folder.join(REPORT_FILE)).unwrap(), text);
         let table = "| Metric | BASE | SFT |\n|---|---:|---:|\n| CORE | 0.2219 |  |\n| val bpb | 0.81 |  |\n\
                      | ARC-Easy |  | 0.3876 |\n| GSM8K |  | 0.0455 |\n| ChatCORE |  | 0.0884 |\n";
@@ -232,18 +209,18 @@ mod tests {
             "![loss](base-loss.svg)",
             "> The capital of France is Paris.",
             "Took 1 min 40 s.",
-            "Wall-clock time: 5 min 00 s, of which in stages: 3 min 20 s.",
-            "Cost: $2.00, at $24.00 an hour.",
+            "Time: 3 min 20 s, that of all stages and evaluations together.",
+            "Cost: $1.33, at $24.00 an hour.",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(!text.contains("absent") && !text.contains("never"));
         assert!(text.find("## base training") < text.find("## chat evaluation"));
 
-        let (folder, chinese) = generate(dir.path(), Lang::Zh).unwrap();
-        assert!(chinese.starts_with("# nanochat 报告\n\n## 环境\n"), "{chinese}");
+        let Written { folder, text: chinese } = generate(dir.path(), None, Lang::Zh).unwrap();
+        assert!(chinese.starts_with("# nanochat 报告：d20\n\n## 环境\n"), "{chinese}");
         assert!(
-            chinese.contains("| 指标 | BASE | SFT |") && chinese.contains("费用：2.00 美元"),
+            chinese.contains("| 指标 | BASE | SFT |") && chinese.contains("费用：1.33 美元"),
             "{chinese}"
         );
         let html = fs::read_to_string(folder.join(HTML_FILE)).unwrap();
@@ -253,22 +230,24 @@ mod tests {
     #[test]
     fn a_stage_run_again_replaces_its_section() {
         let dir = tempfile::tempdir().unwrap();
-        log_section(dir.path(), &section("sft", 5.0, Some(Column::Sft), json!({"MMLU": 0.1}))).unwrap();
-        log_section(dir.path(), &section("sft", 9.0, Some(Column::Sft), json!({"MMLU": 0.3}))).unwrap();
-        let (_, text) = generate(dir.path(), Lang::En).unwrap();
+        log_section(dir.path(), "d20", &section("sft", 5.0, Some(Column::Sft), json!({"MMLU": 0.1})))
+            .unwrap();
+        log_section(dir.path(), "d20", &section("sft", 9.0, Some(Column::Sft), json!({"MMLU": 0.3})))
+            .unwrap();
+        let text = generate(dir.path(), None, Lang::En).unwrap().text;
         assert!(text.contains("| MMLU | 0.3 |") && !text.contains("0.1 |"), "{text}");
     }
 
     #[test]
     fn nothing_and_damage_are_said_clearly() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(generate(dir.path(), Lang::En), Err(ReportError::Nothing { .. })));
+        assert!(matches!(generate(dir.path(), None, Lang::En), Err(ReportError::Nothing { .. })));
         reset(dir.path(), None).unwrap();
-        assert!(matches!(generate(dir.path(), Lang::En), Err(ReportError::Nothing { .. })));
+        assert!(matches!(generate(dir.path(), None, Lang::En), Err(ReportError::Nothing { .. })));
         fs::write(report_folder(dir.path()).join("section-base.json"), "{\"title\":").unwrap();
-        let error = generate(dir.path(), Lang::En).unwrap_err().to_string();
+        let error = generate(dir.path(), None, Lang::En).unwrap_err().to_string();
         assert!(error.contains("section-base.json is damaged"), "{error}");
         reset(dir.path(), None).unwrap();
-        assert!(matches!(generate(dir.path(), Lang::En), Err(ReportError::Nothing { .. })));
+        assert!(matches!(generate(dir.path(), None, Lang::En), Err(ReportError::Nothing { .. })));
     }
 }

@@ -100,8 +100,8 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     let totals = totals(&scores);
     let core = chat_core(&scores);
     if args.json {
-        let core = core.as_ref().ok();
-        crate::output::print_json(&json!({"tasks": scores, "chat_core": core}))?;
+        let (model, core) = (loaded.folder.display().to_string(), core.as_ref().ok());
+        crate::output::print_json(&json!({"model": model, "tasks": scores, "chat_core": core}))?;
     } else {
         totals.iter().for_each(|(name, score)| println!("{}", row(name, score)));
         match &core {
@@ -113,7 +113,8 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
         }
         println!("{}", took(started));
     }
-    let mut section = section(&scores, &totals, &loaded, args.limit);
+    let Some(run) = args.model.run_of(&loaded) else { return Ok(()) };
+    let mut section = section(&scores, &totals, &loaded, run.stage, args.limit);
     if !args.task.is_empty() {
         // A section of its own, which does not replace that of other tasks.
         let names: Vec<&str> = scores.iter().map(|score| score.task.as_str()).collect();
@@ -123,7 +124,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     if let Ok(core) = core {
         section.metrics.insert("ChatCORE".into(), core.into());
     }
-    Ok(log_section(base_dir, &section)?)
+    Ok(log_section(base_dir, &run.tag, &section)?)
 }
 
 /// The tasks that were asked for, or else all that there are. HumanEval is left out where there is no Python.
@@ -217,8 +218,13 @@ fn print_score(score: &TaskScore, show: usize) {
 
 /// Scores and, of the built-in world's tasks, some wrong answers for the report: the items of public sets are not
 /// to be published, so that no model learns them.
-fn section(scores: &[TaskScore], totals: &[(&str, Score)], loaded: &LoadedModel, limit: usize) -> Section {
-    let stage = Stage::of(&loaded.folder).unwrap_or(Stage::Sft);
+fn section(
+    scores: &[TaskScore],
+    totals: &[(&str, Score)],
+    loaded: &LoadedModel,
+    stage: Stage,
+    limit: usize,
+) -> Section {
     let mut section = Section::new(&format!("Chat evaluation after {}", stage.name()));
     section.column = Some(stage.into());
     section.settings.insert("model".into(), loaded.folder.display().to_string().into());

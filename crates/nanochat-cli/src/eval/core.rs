@@ -7,14 +7,16 @@ use anyhow::{Context, Result};
 use nanochat::checkpoint::Stage;
 use nanochat::chinese;
 use nanochat::core_eval::{self, Bundle, CoreScores};
-use nanochat::report::{Section, log_section};
+use nanochat::report::{Section, fields, log_section};
 use nanochat::values;
 use nanochat_tensor::{Comm, Device};
 
 use super::{row, took};
 use crate::chat::ModelArgs;
 
+/// As of the other evaluations, but of the base model if nothing else is said: CORE is its score.
 #[derive(clap::Args)]
+#[command(mut_arg("source", |source| source.help("Stage the model comes from").default_value("base")))]
 pub struct CoreArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -49,7 +51,8 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     if !whole {
         bundle.keep(&args.task)?;
     }
-    let loaded = args.model.load_for_text(base_dir, device)?;
+    let loaded = args.model.load(base_dir, device)?;
+    let run = comm.is_first().then(|| args.model.tell_measured(&loaded)).flatten();
     let started = Instant::now();
     let scores = core_eval::evaluate(&loaded.model, &loaded.tokenizer, &bundle, args.limit, comm, |task| {
         if comm.is_first() && !args.json {
@@ -61,18 +64,19 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     if !comm.is_first() {
         return Ok(());
     }
-    if whole {
-        let stage = Stage::of(&loaded.folder).unwrap_or(Stage::Base);
+    if let Some(run) = run.filter(|_| whole) {
         let mut section = match is_chinese {
-            true => chinese_section(&scores, stage),
-            false => section(&scores, stage, args.limit),
+            true => chinese_section(&scores, run.stage),
+            false => section(&scores, run.stage, args.limit),
         };
         section.seconds = started.elapsed().as_secs_f64();
         section.settings.insert("model".into(), loaded.folder.display().to_string().into());
-        log_section(base_dir, &section)?;
+        log_section(base_dir, &run.tag, &section)?;
     }
     if args.json {
-        crate::output::print_json(&scores)?;
+        let mut values = fields(&scores);
+        values.insert("model".into(), loaded.folder.display().to_string().into());
+        crate::output::print_json(&values)?;
     } else {
         for file in &scores.missing {
             println!("missing: {}", folder.join("eval_data").join(file).display());

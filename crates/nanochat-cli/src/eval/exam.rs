@@ -43,7 +43,8 @@ pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     };
     let exams: Vec<&Exam> = args.task.iter().map(named).collect::<Result<_>>()?;
     let folder = args.task_dir.clone().unwrap_or_else(|| Folders::of(base_dir).sets);
-    let loaded = args.model.load_for_text(base_dir, device)?;
+    let loaded = args.model.load(base_dir, device)?;
+    let run = comm.is_first().then(|| args.model.tell_measured(&loaded)).flatten();
     let started = Instant::now();
     let mut scores: Vec<(&str, Score)> = Vec::new();
     for exam in if exams.is_empty() { EXAMS.iter().collect() } else { exams } {
@@ -62,12 +63,16 @@ pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     if !comm.is_first() {
         return Ok(());
     }
-    let mut section = section(&scores, args, Stage::of(&loaded.folder).unwrap_or(Stage::Base));
-    section.settings.insert("model".into(), loaded.folder.display().to_string().into());
-    section.seconds = started.elapsed().as_secs_f64();
-    log_section(base_dir, &section)?;
+    if let Some(run) = run {
+        let mut section = section(&scores, args, run.stage);
+        section.settings.insert("model".into(), loaded.folder.display().to_string().into());
+        section.seconds = started.elapsed().as_secs_f64();
+        log_section(base_dir, &run.tag, &section)?;
+    }
     if args.json {
-        let values: Map<_, _> = scores.iter().map(|(name, score)| (name.to_string(), json!(score))).collect();
+        let scores = scores.iter().map(|(name, score)| (name.to_string(), json!(score)));
+        let mut values: Map<_, _> = scores.collect();
+        values.insert("model".into(), loaded.folder.display().to_string().into());
         crate::output::print_json(&values)?;
     } else {
         scores.iter().for_each(|(name, score)| println!("{}", row(name, score)));

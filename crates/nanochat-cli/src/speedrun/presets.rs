@@ -161,7 +161,7 @@ pub fn of_public_text(settings: &Settings, plan: &Plan, base_dir: &Path) -> Vec<
     if language != TextLanguage::En {
         lines.push(line(&format!("eval core --bundle zh {tag}")));
     }
-    lines.push(line(&format!("eval exam {tag}")));
+    lines.push(line(&format!("eval exam {tag} --source base")));
     lines.push(mid.into_iter().fold(line(&format!("train mid {tag}")), CommandLine::arg));
     lines.push(line(&format!("eval chat {tag} --source mid{tasks}")));
     lines.push(sft.into_iter().fold(line(&format!("train sft {tag}")), CommandLine::arg));

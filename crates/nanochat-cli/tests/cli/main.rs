@@ -21,6 +21,7 @@ mod parquet;
 mod pipeline;
 #[cfg(target_os = "linux")]
 mod ranks;
+mod reports;
 mod resume;
 mod sentences;
 #[cfg(unix)]

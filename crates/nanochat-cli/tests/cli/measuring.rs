@@ -7,17 +7,65 @@ use serde_json::Value;
 
 use crate::common::*;
 
-#[test]
-fn exams_and_the_chinese_test_are_put_to_a_base_model_and_reported() {
-    let base = with_model();
+/// C-Eval of one subject: a solved question and one to answer.
+fn exam_of_one_question(base: &Path) {
     let head = "id,question,A,B,C,D,answer\n";
     for (file, line) in
         [("dev/law_dev.csv", "0,一,甲,乙,丙,丁,B\n"), ("val/law_val.csv", "0,二,甲,乙,丙,丁,A\n")]
     {
-        let path = base.path().join("task_data/ceval").join(file);
+        let path = base.join("task_data/ceval").join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, format!("{head}{line}")).unwrap();
     }
+}
+
+#[test]
+fn evaluations_say_which_checkpoint_they_measure_and_take_the_one_of_their_help() {
+    let (base, _) = with_chat_model();
+    exam_of_one_question(base.path());
+    bundle_of_one_task(base.path());
+    let path = |run: &str| checkpoints(&base.path().join(run)).pop().unwrap();
+    let (trained, tuned) = (path("base_checkpoints/m"), path("chatsft_checkpoints/m"));
+    let measuring = |what: &str, folder: &Path| format!("measuring {what}: {}\n", folder.display());
+    let of_base = measuring("the base checkpoint of m, step 9", &trained);
+    let of_sft = measuring("the sft checkpoint of m, step 4", &tuned);
+    let exported = base.path().join("out");
+    run(base.path(), &format!("export {} --source sft", exported.display()));
+    for (line, usual) in
+        [("eval bpb --eval-tokens 256", &of_sft), ("eval exam", &of_sft), ("eval core", &of_base)]
+    {
+        let told = |flags: &str| said(nanochat(base.path(), &format!("{line} {flags}")));
+        assert_eq!(&told(""), usual, "{line}");
+        assert_eq!(told("--source base"), of_base, "{line}");
+        assert_eq!(told("--source sft"), of_sft, "{line}");
+        let early = measuring(
+            "the base checkpoint of m, step 3, before the end of its run",
+            &trained.with_file_name("step_000003"),
+        );
+        assert_eq!(told("--source base --step 3 --model-tag m"), early, "{line}");
+        assert_eq!(
+            told(&format!("-m {}", exported.display())),
+            format!("measuring {}\n", exported.display())
+        );
+        let json: Value =
+            serde_json::from_str(&output(nanochat(base.path(), &format!("{line} --json")))).unwrap();
+        assert!(usual.ends_with(&format!(": {}\n", json["model"].as_str().unwrap())), "{json}");
+        let help = output(nanochat(base.path(), &format!("{line} --help")));
+        let default = match usual == &of_base {
+            true => "Stage the model comes from [default: base]",
+            false => {
+                "Stage the model comes from [default: the last that has finished: rl, else sft, mid, base]"
+            }
+        };
+        let words = help.split_whitespace().collect::<Vec<_>>().join(" "); // whatever the width
+        assert!(words.contains(default), "{help}");
+    }
+}
+
+#[test]
+fn exams_and_the_chinese_test_are_put_to_a_base_model_and_reported() {
+    let base = with_model();
+    exam_of_one_question(base.path());
     assert!(output(nanochat(base.path(), "eval exam")).contains("of 1\n"));
     refuses(base.path(), "eval exam --task cmmlu", &["CMMLU", "task_data"]);
     refuses(base.path(), "eval exam --task none", &["no exam none", "C-Eval"]);
@@ -91,8 +139,8 @@ fn some_tasks_are_measured_while_pretraining_and_not_called_core() {
             .collect::<Vec<_>>()
     };
     assert_eq!((measured("core_mean"), measured("CORE")), (vec![2.into(), 4.into()], vec![]));
-    assert!(base.path().join("report/base-training-core-mean.svg").exists());
-    assert!(!base.path().join("report/base-training-core.svg").exists());
+    assert!(base.path().join("report/d1/base-training-core-mean.svg").exists());
+    assert!(!base.path().join("report/d1/base-training-core.svg").exists());
     run(base.path(), &format!("{train} --no-core"));
     assert!(measured("core_mean").is_empty());
     refuses(base.path(), &format!("{train} --core-metric-max-per-task 2"), &["go", "it needs 3 items"]);

@@ -42,7 +42,8 @@ fn assert_run(run: &Path) {
 
 /// Every picture of the report is a file beside it, under a name that a markdown link can hold.
 fn assert_report(base: &Path) {
-    let report = fs::read_to_string(base.join("report/report.md")).unwrap();
+    let folder = base.join("report/d2");
+    let report = fs::read_to_string(folder.join("report.md")).unwrap();
     for title in [
         "Environment",
         "Summary",
@@ -63,7 +64,7 @@ fn assert_report(base: &Path) {
     assert_eq!(pictures.len(), 6, "{report}");
     for picture in pictures {
         assert!(!picture.contains(' '), "{picture}");
-        assert!(fs::read_to_string(base.join("report").join(picture)).unwrap().starts_with("<svg"));
+        assert!(fs::read_to_string(folder.join(picture)).unwrap().starts_with("<svg"));
     }
 }
 
@@ -105,11 +106,11 @@ fn a_speedrun_of_one_language_speaks_it_and_reports_in_it() {
     let chat = fs::read_to_string(base.path().join("chat_data/train.jsonl")).unwrap();
     let questions = fs::read_to_string(base.path().join("chat_data/questions.jsonl")).unwrap();
     assert!(chat.contains("小纳") && !chat.contains("I am") && !questions.contains("english"));
-    let report = fs::read_to_string(base.path().join("report/report.md")).unwrap();
+    let report = fs::read_to_string(base.path().join("report/d2/report.md")).unwrap();
     assert!(report.starts_with("# nanochat 报告"), "{report}");
     refuses(base.path(), &format!("{SMOKE} --lang mix --name 小纳"), &["--lang zh", "--base-dir"]);
     run(base.path(), &format!("{SMOKE} --lang zh --name 小纳 --no-rl --report-lang en"));
-    let report = fs::read_to_string(base.path().join("report/report.md")).unwrap();
+    let report = fs::read_to_string(base.path().join("report/d2/report.md")).unwrap();
     assert!(report.starts_with("# nanochat report"), "{report}");
 }
 

@@ -30,9 +30,14 @@ pub enum TableKind {
     Numbers,
 }
 
-pub fn document(header: &Header, sections: &[Section], lang: Lang) -> Vec<Block> {
+/// `tag`: of the run, where it is known.
+pub fn document(header: &Header, tag: Option<&str>, sections: &[Section], lang: Lang) -> Vec<Block> {
+    let title = match tag {
+        Some(tag) => lang.fill("nanochat report: {}", &[tag.into()]),
+        None => lang.word("nanochat report"),
+    };
     let mut blocks = vec![
-        Block::Heading(1, lang.word("nanochat report")),
+        Block::Heading(1, title),
         Block::Heading(2, lang.word("Environment")),
         Block::Table(two_columns(["", ""], &header.environment, TableKind::Plain, lang)),
         Block::Heading(2, lang.word("Summary")),
@@ -54,17 +59,18 @@ pub fn document(header: &Header, sections: &[Section], lang: Lang) -> Vec<Block>
     blocks
 }
 
-/// The run's time, and its cost if a price is known.
+/// The run's time, which is that of its stages and not of what lay between them, and its cost if a price is known.
 fn time_and_cost(header: &Header, sections: &[Section], lang: Lang) -> String {
     // As published times do, the clock stops before reinforcement learning.
-    let counted = || sections.iter().filter(|section| section.column != Some(Column::Rl));
-    let end = counted().map(|section| section.started + section.seconds).fold(header.started, f64::max);
-    let wall = end - header.started;
-    let stages: f64 = counted().map(|section| section.seconds).sum();
-    let times = [duration(wall, lang), duration(stages, lang)];
-    let mut text = lang.fill("Wall-clock time: {}, of which in stages: {}.", &times);
+    let is_counted = |section: &&Section| section.column != Some(Column::Rl);
+    let seconds: f64 = sections.iter().filter(is_counted).map(|section| section.seconds).sum();
+    let form = match sections.iter().all(|section| is_counted(&section)) {
+        true => "Time: {}, that of all stages and evaluations together.",
+        false => "Time: {}, that of all stages and evaluations before reinforcement learning together.",
+    };
+    let mut text = lang.fill(form, &[duration(seconds, lang)]);
     if let Some(price) = header.dollars_per_hour {
-        let cost = [format!("{:.2}", wall / 3600.0 * price), format!("{price:.2}")];
+        let cost = [format!("{:.2}", seconds / 3600.0 * price), format!("{price:.2}")];
         text += "\n";
         text += &lang.fill("Cost: ${}, at ${} an hour.", &cost);
     }
@@ -150,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_clock_stops_before_reinforcement_learning() {
-        let header = Header { started: 0.0, dollars_per_hour: None, environment: Map::new() };
+        let header = Header { dollars_per_hour: None, environment: Map::new() };
         let stage = |title: &str, started, column| Section {
             title: title.to_string(),
             started,
@@ -160,8 +166,15 @@ mod tests {
         };
         let stages = [stage("sft", 100.0, Column::Sft), stage("rl", 5000.0, Column::Rl)];
         let text = time_and_cost(&header, &stages, Lang::En);
-        assert!(text.contains("Wall-clock time: 3 min 20 s") && !text.contains("Cost"), "{text}");
+        assert_eq!(
+            text,
+            "Time: 1 min 40 s, that of all stages and evaluations before reinforcement learning together."
+        );
+        assert!(
+            time_and_cost(&header, &stages[..1], Lang::En)
+                .ends_with(" s, that of all stages and evaluations together.")
+        );
         let text = time_and_cost(&header, &stages, Lang::Zh);
-        assert!(text.contains("总用时 3 分 20 秒"), "{text}");
+        assert!(text.contains("用时 1 分 40 秒"), "{text}");
     }
 }

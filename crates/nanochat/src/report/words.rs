@@ -11,8 +11,9 @@ pub enum Lang {
 }
 
 #[rustfmt::skip]
-const CHINESE: [(&str, &str); 104] = [
+const CHINESE: [(&str, &str); 106] = [
     ("nanochat report", "nanochat 报告"),
+    ("nanochat report: {}", "nanochat 报告：{}"),
     ("Environment", "环境"),
     ("Summary", "总结"),
     ("Metric", "指标"),
@@ -20,7 +21,8 @@ const CHINESE: [(&str, &str); 104] = [
     ("Result", "结果"),
     ("Value", "值"),
     ("Took {}.", "用时 {}。"),
-    ("Wall-clock time: {}, of which in stages: {}.", "总用时 {}，其中各阶段共 {}。"),
+    ("Time: {}, that of all stages and evaluations together.", "用时 {}，即各阶段与评测用时之和。"),
+    ("Time: {}, that of all stages and evaluations before reinforcement learning together.", "用时 {}，即强化学习之前各阶段与评测用时之和。"),
     ("Cost: ${}, at ${} an hour.", "费用：{} 美元（每小时 {} 美元）。"),
     ("{} s", "{} 秒"),
     ("{} min {} s", "{} 分 {} 秒"),

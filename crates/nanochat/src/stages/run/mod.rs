@@ -45,6 +45,7 @@ pub struct Interrupted {
 pub struct Run {
     pub comm: Comm,
     pub checkpoints: Checkpoints,
+    model_tag: String,
     /// Where it goes on; None: from the beginning.
     pub resumed: Option<TrainState>,
     /// The first rank's.
@@ -87,6 +88,9 @@ impl Run {
         let (mut resumed, mut writer) = (None, None);
         if comm.is_first() {
             let (state, opened) = open_folder(&checkpoints, settings, &kept(&all_settings, on_gpu))?;
+            if state.is_none() {
+                report::begin(base_dir, model_tag, stage)?;
+            }
             (resumed, writer) = (state, Some(opened));
         }
         // The others learn from the first where to go on: they must not look while it tidies up.
@@ -96,6 +100,7 @@ impl Run {
         Ok(Run {
             comm: comm.clone(),
             checkpoints,
+            model_tag: model_tag.into(),
             resumed,
             writer,
             settings: settings.clone(),
@@ -264,10 +269,10 @@ impl Run {
         section.seconds = self.seconds();
         section.settings = self.all_settings.as_object().cloned().unwrap_or_default();
         let metrics = read_metrics(&self.checkpoints.dir().join(METRICS_FILE))?;
-        let folder = report::report_folder(base_dir);
+        let folder = report::run_folder(base_dir, &self.model_tag);
         section.charts = stage_charts(&section.title, &metrics, &folder)
             .with_context(|| format!("failed to draw into {}", folder.display()))?;
-        report::log_section(base_dir, &section)?;
+        report::log_section(base_dir, &self.model_tag, &section)?;
         eprintln!("{} took {:.0} s", section.title, section.seconds);
         Ok(())
     }

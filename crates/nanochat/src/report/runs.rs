@@ -1,0 +1,297 @@
+//! Where the report of each run lies. One report is one run, by the name that its checkpoints have too:
+//!
+//! ```text
+//! report/
+//!   section-tokenizer.json   of the tokenizer that runs to come learn with
+//!   header.json              what `report reset` noted for them
+//!   d4/                      a run: its sections and charts, report.md and report.html
+//!     replaced-1/            what was here when a stage of the run began anew
+//! ```
+//!
+//! Earlier versions had the sections of whatever ran last in `report/` itself. They are read where no run has a folder.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{
+    Column, HEADER_FILE, HTML_FILE, Header, REPORT_FILE, ReportError, Section, environment, file_name,
+    io_error, now, read_json, write_json,
+};
+use crate::atomic_file;
+use crate::checkpoint::Stage;
+
+const TOKENIZER: &str = "Tokenizer";
+
+/// What a report is made of.
+pub(super) struct RunReport {
+    /// None: of the time before runs had folders.
+    pub tag: Option<String>,
+    pub folder: PathBuf,
+    /// In the order in which their stages started.
+    pub sections: Vec<Section>,
+}
+
+/// Where the reports of all runs lie.
+pub fn report_folder(base_dir: &Path) -> PathBuf {
+    base_dir.join("report")
+}
+
+/// Where a run's report, its sections and its charts lie.
+pub fn run_folder(base_dir: &Path, model_tag: &str) -> PathBuf {
+    report_folder(base_dir).join(model_tag)
+}
+
+/// Deletes the reports of all runs, and notes the machine and its price for those to come.
+pub fn reset(base_dir: &Path, dollars_per_hour: Option<f64>) -> Result<(), ReportError> {
+    let folder = report_folder(base_dir);
+    remove(fs::remove_dir_all(&folder), &folder)?;
+    write_json(&folder.join(HEADER_FILE), &Header { dollars_per_hour, environment: environment() })
+}
+
+/// Begins a stage of a run anew: the sections of that stage and of those after it, which started from what it made, are moved
+/// to `replaced-N/`. The first stage of a run notes the machine and takes the section of the tokenizer.
+pub fn begin(base_dir: &Path, model_tag: &str, stage: Stage) -> Result<(), ReportError> {
+    let (all, folder) = (report_folder(base_dir), run_folder(base_dir, model_tag));
+    let replaced = |section: &Section| stage == Stage::Base || section.column >= Some(Column::from(stage));
+    let mut files = Vec::new();
+    for path in section_files(&folder)? {
+        match read_json::<Section>(&path) {
+            Ok(section) if !replaced(&section) => continue,
+            Ok(section) => files.extend(section.charts.iter().map(|chart| folder.join(&chart.file))),
+            Err(ReportError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        files.push(path);
+    }
+    if !files.is_empty() {
+        files.extend([REPORT_FILE, HTML_FILE].map(|file| folder.join(file)));
+        move_aside(&folder, &files)?;
+    }
+    let header = folder.join(HEADER_FILE);
+    if stage == Stage::Base || !header.exists() {
+        let noted = all.join(HEADER_FILE);
+        let price = if noted.exists() { read_json::<Header>(&noted)?.dollars_per_hour } else { None };
+        write_json(&header, &Header { dollars_per_hour: price, environment: environment() })?;
+    }
+    let tokenizer = section_file(&all, TOKENIZER);
+    if stage == Stage::Base && tokenizer.exists() {
+        let bytes = fs::read(&tokenizer).map_err(io_error(&tokenizer))?;
+        let copy = section_file(&folder, TOKENIZER);
+        atomic_file::write(&copy, &bytes).map_err(io_error(&copy))?;
+    }
+    Ok(())
+}
+
+fn move_aside(folder: &Path, files: &[PathBuf]) -> Result<(), ReportError> {
+    let aside = (1..).map(|n| folder.join(format!("replaced-{n}"))).find(|aside| !aside.exists());
+    let aside = aside.expect("fewer than 2^31 folders");
+    fs::create_dir_all(&aside).map_err(io_error(&aside))?;
+    for file in files.iter().filter(|file| file.exists()) {
+        let to = aside.join(file.file_name().unwrap_or_default());
+        fs::rename(file, &to).map_err(io_error(file))?;
+    }
+    Ok(())
+}
+
+/// Writes (or replaces) the section of one stage or evaluation of a run.
+pub fn log_section(base_dir: &Path, model_tag: &str, section: &Section) -> Result<(), ReportError> {
+    log(&run_folder(base_dir, model_tag), section)
+}
+
+/// Writes the section of a tokenizer, for the runs that will learn with it. None: of this tokenizer nothing is known.
+pub fn log_tokenizer(base_dir: &Path, section: Option<Section>) -> Result<(), ReportError> {
+    let folder = report_folder(base_dir);
+    match section {
+        Some(section) => log(&folder, &Section { title: TOKENIZER.into(), ..section }),
+        None => {
+            let path = section_file(&folder, TOKENIZER);
+            remove(fs::remove_file(&path), &path)
+        }
+    }
+}
+
+fn log(folder: &Path, section: &Section) -> Result<(), ReportError> {
+    write_json(&section_file(folder, &section.title), &Section { logged: now(), ..section.clone() })
+}
+
+/// The run with this tag, or else the one that logged last.
+pub(super) fn find(base_dir: &Path, model_tag: Option<&str>) -> Result<RunReport, ReportError> {
+    let folder = report_folder(base_dir);
+    let mut runs = runs(&folder)?;
+    if let Some(tag) = model_tag {
+        let tags: Vec<&str> = runs.iter().filter_map(|run| run.tag.as_deref()).collect();
+        let error = ReportError::NoRun { tag: tag.into(), folder, tags: tags.join(", ") };
+        return runs.into_iter().find(|run| run.tag.as_deref() == Some(tag)).ok_or(error);
+    }
+    runs.sort_by(|a, b| a.logged().total_cmp(&b.logged()));
+    if let Some(last) = runs.pop() {
+        return Ok(last);
+    }
+    match sections(&folder)? {
+        sections if sections.is_empty() => Err(ReportError::Nothing { folder }),
+        sections => Ok(RunReport { tag: None, folder, sections }),
+    }
+}
+
+impl RunReport {
+    fn logged(&self) -> f64 {
+        self.sections.iter().map(|section| section.logged).fold(0.0, f64::max)
+    }
+}
+
+/// All runs that have a section.
+fn runs(folder: &Path) -> Result<Vec<RunReport>, ReportError> {
+    let mut runs = Vec::new();
+    for path in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
+        let (sections, tag) = (sections(&path)?, path.file_name().and_then(|name| name.to_str()));
+        if let (Some(tag), false) = (tag, sections.is_empty()) {
+            runs.push(RunReport { tag: Some(tag.into()), folder: path.clone(), sections });
+        }
+    }
+    Ok(runs)
+}
+
+/// All sections, in the order in which their stages started.
+fn sections(folder: &Path) -> Result<Vec<Section>, ReportError> {
+    let mut sections: Vec<Section> =
+        section_files(folder)?.iter().map(|path| read_json(path)).collect::<Result<_, _>>()?;
+    sections.sort_by(|a, b| a.started.total_cmp(&b.started).then_with(|| a.title.cmp(&b.title)));
+    Ok(sections)
+}
+
+fn section_files(folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let is_section = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("section-") && name.ends_with(".json")
+    };
+    Ok(entries(folder)?.into_iter().filter(is_section).collect())
+}
+
+/// What is in a folder, by name; nothing, if it is not there.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io_error(folder))?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<Result<Vec<_>, _>>().map_err(io_error(folder))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn section_file(folder: &Path, title: &str) -> PathBuf {
+    folder.join(format!("section-{}.json", file_name(title)))
+}
+
+/// What is to be deleted may not be there.
+fn remove(removed: io::Result<()>, path: &Path) -> Result<(), ReportError> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::report::{Chart, Lang, fields, generate};
+
+    fn section(title: &str, column: Option<Column>, value: f64) -> Section {
+        let metrics = fields(&json!({ title: value }));
+        Section { title: title.into(), seconds: 60.0, column, metrics, ..Section::default() }
+    }
+
+    fn report(base: &Path, tag: Option<&str>) -> String {
+        generate(base, tag, Lang::En).unwrap().text
+    }
+
+    #[test]
+    fn a_second_tag_never_mixes_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path();
+        for (tag, vocabulary) in [("d4", 320), ("wide", 640)] {
+            let mut tokenizer = section("Tokenizer", None, 0.0);
+            tokenizer.settings.insert("vocabulary".into(), vocabulary.into());
+            log_tokenizer(base, Some(tokenizer)).unwrap();
+            begin(base, tag, Stage::Base).unwrap();
+            log_section(base, tag, &section("Base training", Some(Column::Base), f64::from(vocabulary)))
+                .unwrap();
+        }
+        log_section(base, "d4", &section("Chat finetuning", Some(Column::Sft), 1.0)).unwrap();
+        let (four, wide) = (report(base, Some("d4")), report(base, Some("wide")));
+        assert!(
+            four.starts_with("# nanochat report: d4\n") && four.contains("| vocabulary | 320 |"),
+            "{four}"
+        );
+        assert!(four.contains("## Chat finetuning") && !four.contains("640"), "{four}");
+        assert!(wide.contains("| vocabulary | 640 |") && !wide.contains("320"), "{wide}");
+        assert!(!wide.contains("## Chat finetuning"), "{wide}");
+        // The run that logged last, whichever started last.
+        assert_eq!(report(base, None), four);
+        let error = generate(base, Some("deep"), Lang::En).unwrap_err().to_string();
+        assert!(error.contains("no run deep") && error.contains("d4, wide"), "{error}");
+    }
+
+    #[test]
+    fn a_stage_begun_anew_moves_its_sections_and_later_ones_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path();
+        let folder = run_folder(base, "d4");
+        begin(base, "d4", Stage::Base).unwrap();
+        for (title, column) in [
+            ("Base training", Column::Base),
+            ("Few-shot tasks after base", Column::Base),
+            ("Mid-training", Column::Mid),
+            ("Chat finetuning", Column::Sft),
+        ] {
+            let mut section = section(title, Some(column), 0.5);
+            let file = format!("{}.svg", file_name(title));
+            fs::write(folder.join(&file), "<svg>").unwrap();
+            section.charts = vec![Chart { title: "loss".into(), file }];
+            log_section(base, "d4", &section).unwrap();
+        }
+        let whole = report(base, None);
+        begin(base, "d4", Stage::Mid).unwrap();
+        let rest = report(base, None);
+        assert!(rest.contains("## Base training") && rest.contains("## Few-shot tasks after base"), "{rest}");
+        assert!(!rest.contains("## Mid-training") && !rest.contains("## Chat finetuning"), "{rest}");
+        assert!(folder.join("base-training.svg").exists() && !folder.join("mid-training.svg").exists());
+        let aside = folder.join("replaced-1");
+        assert_eq!(fs::read_to_string(aside.join(REPORT_FILE)).unwrap(), whole);
+        for file in ["section-mid-training.json", "section-chat-finetuning.json", "mid-training.svg"] {
+            assert!(aside.join(file).exists(), "{file}");
+        }
+        // Damaged is what the stage is run again for.
+        fs::write(folder.join("section-base-training.json"), "{").unwrap();
+        begin(base, "d4", Stage::Base).unwrap();
+        assert!(matches!(generate(base, None, Lang::En), Err(ReportError::Nothing { .. })));
+        assert!(folder.join("replaced-2/section-few-shot-tasks-after-base.json").exists());
+        assert!(folder.join("replaced-2/section-base-training.json").exists() && aside.exists());
+    }
+
+    #[test]
+    fn an_earlier_versions_report_is_read_until_a_run_has_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path();
+        log(&report_folder(base), &section("Base training", Some(Column::Base), 0.25)).unwrap();
+        let old = report(base, None);
+        assert!(old.starts_with("# nanochat report\n") && old.contains("| Base training | 0.25 |"), "{old}");
+        begin(base, "d4", Stage::Base).unwrap();
+        log_section(base, "d4", &section("Base training", Some(Column::Base), 0.75)).unwrap();
+        let new = report(base, None);
+        assert!(new.contains("| Base training | 0.75 |") && !new.contains("0.25"), "{new}");
+    }
+
+    #[test]
+    fn a_tokenizer_that_was_replaced_by_an_unknown_one_is_in_no_later_report() {
+        let dir = tempfile::tempdir().unwrap();
+        log_tokenizer(dir.path(), Some(section("Tokenizer", None, 0.0))).unwrap();
+        log_tokenizer(dir.path(), None).unwrap();
+        log_tokenizer(dir.path(), None).unwrap();
+        begin(dir.path(), "d4", Stage::Base).unwrap();
+        assert!(matches!(generate(dir.path(), None, Lang::En), Err(ReportError::Nothing { .. })));
+    }
+}
