@@ -206,7 +206,7 @@ fn a_killed_report_and_evaluation_leave_whole_files() {
         return;
     }
     let base = with_model();
-    let report = base.path().join("report");
+    let report = base.path().join("report/m");
     run(base.path(), "eval bpb --eval-tokens 64");
     run(base.path(), "report");
     let expected = names(base.path());
