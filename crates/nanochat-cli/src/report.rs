@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use nanochat::report::{HTML_FILE, Lang, REPORT_FILE, Written, generate, report_folder, reset};
+use nanochat::report::{HTML_FILE, Lang, REPORT_FILE, Written, generate, has_earlier, report_folder, reset};
 use nanochat::values;
 
 /// Put the report of a run together and print it
@@ -41,6 +41,13 @@ pub fn run(command: ReportCommand, base_dir: &Path) -> Result<()> {
             print!("{text}");
             let [markdown, html] = [REPORT_FILE, HTML_FILE].map(|file| folder.join(file));
             eprintln!("written to {} and {}", markdown.display(), html.display());
+            let all = report_folder(base_dir);
+            if folder != all && has_earlier(base_dir)? {
+                eprintln!(
+                    "the sections in {} itself are an earlier version's, which did not say of which run: they are left out",
+                    all.display()
+                );
+            }
         }
     }
     Ok(())

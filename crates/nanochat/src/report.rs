@@ -21,7 +21,7 @@ use crate::atomic_file;
 use crate::checkpoint::Stage;
 
 pub use environment::{environment, memory_bytes};
-pub use runs::{begin, log_section, log_tokenizer, report_folder, reset, run_folder};
+pub use runs::{begin, has_earlier, log_section, log_tokenizer, report_folder, reset, run_folder};
 pub use words::Lang;
 
 pub const REPORT_FILE: &str = "report.md";

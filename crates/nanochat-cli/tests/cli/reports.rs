@@ -83,6 +83,15 @@ fn a_report_of_an_earlier_version_is_read() {
     let report = output(nanochat(base.path(), "report"));
     assert!(report.starts_with("# nanochat report\n") && report.contains("## Base training"), "{report}");
     assert!(all.join("report.html").exists());
+    // A run of its own has its own report, and what is left out of it is said.
+    run(base.path(), &format!("{TINY} --model-tag other --num-iterations 5"));
+    let command = nanochat(base.path(), "report").output().unwrap();
+    let [printed, told] = [command.stdout, command.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(
+        printed.starts_with("# nanochat report: other\n") && !printed.contains("| model_tag | m |"),
+        "{printed}"
+    );
+    assert!(told.contains("an earlier version's") && told.contains("left out"), "{told}");
 }
 
 #[test]
