@@ -16,7 +16,8 @@ use serde::Serialize;
 use crate::batch::Batch;
 use crate::config::{GptConfig, Precision, Recompute};
 use crate::gpt::Gpt;
-use crate::optim::{Moment, Optimizer, Rates};
+use crate::gpt::Rates;
+use crate::optim::{Optimizer, ScheduleValues};
 use crate::plan::Memory;
 use crate::profile::communication_ms;
 use crate::ranks;
@@ -229,8 +230,8 @@ fn step(
     }
     device.synchronize();
     let micro = started.elapsed().as_secs_f64();
-    let moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.95 };
-    part("optimizer", || optimizer.step(model, &mut grads, moment));
+    let scheduled = ScheduleValues { lr_multiplier: 1.0, muon_momentum: 0.95 };
+    part("optimizer", || optimizer.step(model, &mut grads, scheduled));
     device.synchronize();
     let update = started.elapsed().as_secs_f64() - micro;
     (micro, update, loss.map_or(0.0, |loss| loss.item() / batch.inputs.len() as f32))

@@ -117,7 +117,8 @@ mod tests {
     use crate::batch::Batch;
     use crate::config::GptConfig;
     use crate::gpt::Gpt;
-    use crate::optim::{Moment, Optimizer, Rates};
+    use crate::gpt::Rates;
+    use crate::optim::{Optimizer, ScheduleValues};
     use crate::train;
 
     fn span(name: &str, kind: Kind, on_gpu: bool, start_us: f64, duration_us: f64) -> Span {
@@ -131,9 +132,9 @@ mod tests {
         let mut optimizer = Optimizer::new(&model, rates, 1.0, &Comm::alone());
         let ids: Vec<u32> = (0..16).collect();
         let batch = Batch { inputs: ids.clone(), targets: ids, weights: vec![1.0; 16], shape: [2, 8] };
-        let moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
+        let scheduled = ScheduleValues { lr_multiplier: 1.0, muon_momentum: 0.9 };
         profile::start(&Device::Cpu);
-        train::step(&mut model, &mut optimizer, &[batch], moment).unwrap();
+        train::step(&mut model, &mut optimizer, &[batch], scheduled).unwrap();
         let spans = profile::finish();
 
         let dir = tempfile::tempdir().unwrap();

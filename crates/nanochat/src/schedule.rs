@@ -1,6 +1,6 @@
 //! Learning rate and momentum by step.
 
-use crate::optim::Moment;
+use crate::optim::ScheduleValues;
 
 /// The shape of a run: how its rates move over `num_iterations` steps.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +14,7 @@ pub enum Schedule {
 
 impl Schedule {
     /// `step` counts from 0.
-    pub fn at(&self, step: usize) -> Moment {
+    pub fn at(&self, step: usize) -> ScheduleValues {
         match *self {
             Schedule::Trapezoid { num_iterations, warmup_ratio, warmdown_ratio, final_lr_frac } => {
                 let share = |ratio: f32| (ratio * num_iterations as f32).round() as usize;
@@ -28,11 +28,11 @@ impl Schedule {
                     let remaining = left as f32 / warmdown as f32;
                     remaining + (1.0 - remaining) * final_lr_frac
                 };
-                Moment { lr_multiplier, muon_momentum: rising_momentum(step) }
+                ScheduleValues { lr_multiplier, muon_momentum: rising_momentum(step) }
             }
             Schedule::Linear { num_iterations, init_lr_frac } => {
                 let left = 1.0 - step as f32 / num_iterations.max(1) as f32;
-                Moment { lr_multiplier: init_lr_frac * left, muon_momentum: 0.95 }
+                ScheduleValues { lr_multiplier: init_lr_frac * left, muon_momentum: 0.95 }
             }
         }
     }
@@ -40,10 +40,10 @@ impl Schedule {
 
 /// As [`Schedule::Trapezoid`] without warmup, for a run whose number of steps shows at its end: rates are
 /// constant and fall to 0 over the last part of `progress`, 0 to 1 (mid-training).
-pub fn by_progress(step: usize, progress: f64, warmdown_ratio: f32) -> Moment {
+pub fn by_progress(step: usize, progress: f64, warmdown_ratio: f32) -> ScheduleValues {
     let left = (1.0 - progress).max(0.0) as f32;
     let lr_multiplier = if left < warmdown_ratio { left / warmdown_ratio } else { 1.0 };
-    Moment { lr_multiplier, muon_momentum: rising_momentum(step) }
+    ScheduleValues { lr_multiplier, muon_momentum: rising_momentum(step) }
 }
 
 fn rising_momentum(step: usize) -> f32 {

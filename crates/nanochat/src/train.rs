@@ -5,7 +5,7 @@ use nanochat_tensor::{Comm, Grads, Tape};
 
 use crate::batch::Batch;
 use crate::gpt::Gpt;
-use crate::optim::{Moment, Optimizer};
+use crate::optim::{Optimizer, ScheduleValues};
 
 /// What one step measured, before its update.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,9 +40,9 @@ pub fn step(
     model: &mut Gpt,
     optimizer: &mut Optimizer,
     micro_batches: &[Batch],
-    moment: Moment,
+    scheduled: ScheduleValues,
 ) -> Result<StepResult, Diverged> {
-    step_meanwhile(model, optimizer, micro_batches, moment, || ()).map(|(result, ())| result)
+    step_meanwhile(model, optimizer, micro_batches, scheduled, || ()).map(|(result, ())| result)
 }
 
 /// As [`step`], and calls `meanwhile` when a GPU has been told of all backward passes, and is busy with them.
@@ -50,12 +50,12 @@ pub fn step_meanwhile<T>(
     model: &mut Gpt,
     optimizer: &mut Optimizer,
     micro_batches: &[Batch],
-    moment: Moment,
+    scheduled: ScheduleValues,
     meanwhile: impl FnOnce() -> T,
 ) -> Result<(StepResult, T), Diverged> {
     let weights = micro_batches.iter().flat_map(|batch| &batch.weights);
     let weight = sum(optimizer.comm(), weights.map(|&weight| f64::from(weight)).sum());
-    run(weight as f32, model, optimizer, micro_batches, moment, meanwhile)
+    run(weight as f32, model, optimizer, micro_batches, scheduled, meanwhile)
 }
 
 /// As [`step`], with the losses' sum divided by `weight`: where weights may be negative, as advantages are,
@@ -65,9 +65,9 @@ pub fn step_over(
     model: &mut Gpt,
     optimizer: &mut Optimizer,
     micro_batches: &[Batch],
-    moment: Moment,
+    scheduled: ScheduleValues,
 ) -> Result<StepResult, Diverged> {
-    run(weight, model, optimizer, micro_batches, moment, || ()).map(|(result, ())| result)
+    run(weight, model, optimizer, micro_batches, scheduled, || ()).map(|(result, ())| result)
 }
 
 fn run<T>(
@@ -75,7 +75,7 @@ fn run<T>(
     model: &mut Gpt,
     optimizer: &mut Optimizer,
     micro_batches: &[Batch],
-    moment: Moment,
+    scheduled: ScheduleValues,
     meanwhile: impl FnOnce() -> T,
 ) -> Result<(StepResult, T), Diverged> {
     // Where nothing counts, as in a long answer that is context, the gradients are 0 and not 0/0.
@@ -94,7 +94,7 @@ fn run<T>(
         losses.push(loss_sum);
     }
     let made = meanwhile();
-    let grad_norm = part("optimizer", || optimizer.step(model, &mut grads, moment));
+    let grad_norm = part("optimizer", || optimizer.step(model, &mut grads, scheduled));
     // Read when all is under way: on a GPU a read waits.
     let loss: f32 = losses.iter().fold(0.0, |sum, loss| sum + scale * loss.item());
     let loss = sum(optimizer.comm(), f64::from(loss)) as f32;
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::config::GptConfig;
-    use crate::optim::Rates;
+    use crate::gpt::Rates;
 
     /// Of a d4 (vocabulary 4,096, T 512, B 8) on English text the losses differ, relative to those of f32, by
     ///
@@ -139,9 +139,9 @@ mod tests {
             let rates =
                 Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
             let mut optimizer = Optimizer::new(&model, rates, 1.0, &Comm::alone());
-            let moment = Moment { lr_multiplier: 0.3, muon_momentum: 0.95 };
+            let scheduled = ScheduleValues { lr_multiplier: 0.3, muon_momentum: 0.95 };
             let mut loss =
-                || step(&mut model, &mut optimizer, std::slice::from_ref(&batch), moment).unwrap().loss;
+                || step(&mut model, &mut optimizer, std::slice::from_ref(&batch), scheduled).unwrap().loss;
             (0..8).map(|_| loss()).collect()
         };
         let (want, got) = (losses(Compute::F32), losses(Compute::Bf16));

@@ -5,7 +5,8 @@ use std::thread;
 use nanochat::batch::Batch;
 use nanochat::config::{GptConfig, Recompute};
 use nanochat::gpt::Gpt;
-use nanochat::optim::{Moment, Optimizer, Rates};
+use nanochat::gpt::Rates;
+use nanochat::optim::{Optimizer, ScheduleValues};
 use nanochat::ranks::mine_of;
 use nanochat::span_loss::{Span, after_each, argmax, span_losses, spans_are_greedy};
 use nanochat::train;
@@ -116,7 +117,7 @@ fn updates_on_the_gpu_are_those_of_the_cpu() {
                     let values = (0..weight.len()).map(|_| 0.01 * rng.normal()).collect();
                     grads.add(weight, Tensor::new(values, weight.shape()).to_device(device));
                 }
-                optimizer.step(&mut model, &mut grads, MOMENT)
+                optimizer.step(&mut model, &mut grads, SCHEDULED)
             })
             .collect();
         let params = model.params();
@@ -138,7 +139,7 @@ fn updates_on_the_gpu_are_those_of_the_cpu() {
 }
 
 const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
-const MOMENT: Moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
+const SCHEDULED: ScheduleValues = ScheduleValues { lr_multiplier: 1.0, muon_momentum: 0.9 };
 
 /// Two threads with a stream each, which give each other everything through the CPU.
 #[test]
@@ -183,7 +184,7 @@ fn losses(config: GptConfig, device: &Device, recompute: Recompute, comm: &Comm)
     let mut step = |_| {
         let all = (0..2).map(|_| Ok::<_, ()>(batch(&mut rng, config)));
         let micro_batches: Vec<Batch> = mine_of(comm, all).map(Result::unwrap).collect();
-        train::step(&mut model, &mut optimizer, &micro_batches, MOMENT).unwrap().loss
+        train::step(&mut model, &mut optimizer, &micro_batches, SCHEDULED).unwrap().loss
     };
     (0..STEPS).map(&mut step).collect()
 }

@@ -7,8 +7,9 @@ use nanochat::batch::Batch;
 use nanochat::config::GptConfig;
 use nanochat::engine::{Completion, Engine, EngineOptions, Request};
 use nanochat::gpt::Gpt;
+use nanochat::gpt::Rates;
 use nanochat::language::TextLanguage;
-use nanochat::optim::{Moment, Optimizer, Rates};
+use nanochat::optim::{Optimizer, ScheduleValues};
 use nanochat::sampler::{SampleOptions, Seen, sample};
 use nanochat::train;
 use nanochat::world::{Split, World};
@@ -206,8 +207,9 @@ fn trained(device: &Device, n_kv_head: usize, depth: usize) -> Trained {
         let start = step * b * t % (stream.len() - b * t - 1);
         let tokens = |shift: usize| stream[start + shift..][..b * t].to_vec();
         let batch = Batch { inputs: tokens(0), targets: tokens(1), weights: vec![1.0; b * t], shape: [b, t] };
-        let moment = Moment { lr_multiplier: (1.0 - step as f32 / 200.0).max(0.05), muon_momentum: 0.9 };
-        let loss = train::step(&mut model, &mut optimizer, &[batch], moment).unwrap().loss;
+        let scheduled =
+            ScheduleValues { lr_multiplier: (1.0 - step as f32 / 200.0).max(0.05), muon_momentum: 0.9 };
+        let loss = train::step(&mut model, &mut optimizer, &[batch], scheduled).unwrap().loss;
         if step % 50 == 49 {
             println!("step {step}: loss {loss:.3}");
         }

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use nanochat::batch::Batch;
 use nanochat::gpt::Gpt;
+use nanochat::gpt::Rates;
 use nanochat::huggingface::{load_model, tensor_name};
-use nanochat::optim::{Moment, Optimizer, Rates};
+use nanochat::optim::{Optimizer, ScheduleValues};
 use nanochat::schedule::Schedule;
 use nanochat::train;
 use nanochat_tensor::{Comm, Grads, Tape, Tensor};
@@ -109,10 +110,12 @@ fn ten_training_steps_follow_pytorch() {
         };
         let mut optimizer = Optimizer::new(&fixture.model, RATES, 1.0, &Comm::alone());
         for (i, batch) in batches.into_iter().enumerate() {
-            let moment: Moment = schedule.at(i);
-            assert!((moment.lr_multiplier - fixture.expected["train.lr_multipliers"].data()[i]).abs() < 1e-6);
-            assert!((moment.muon_momentum - fixture.expected["train.momenta"].data()[i]).abs() < 1e-6);
-            let result = train::step(&mut fixture.model, &mut optimizer, &[batch], moment).unwrap();
+            let scheduled: ScheduleValues = schedule.at(i);
+            assert!(
+                (scheduled.lr_multiplier - fixture.expected["train.lr_multipliers"].data()[i]).abs() < 1e-6
+            );
+            assert!((scheduled.muon_momentum - fixture.expected["train.momenta"].data()[i]).abs() < 1e-6);
+            let result = train::step(&mut fixture.model, &mut optimizer, &[batch], scheduled).unwrap();
             let want = fixture.expected["train.losses"].data()[i];
             println!("{name}: step {i}: loss {} vs {want}", result.loss);
             assert!((result.loss - want).abs() < 1e-4, "{name}: step {i}: {} vs {want}", result.loss);

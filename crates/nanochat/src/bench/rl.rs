@@ -13,7 +13,8 @@ use super::infer::random_model;
 use crate::batch::{Batch, Row};
 use crate::config::GptConfig;
 use crate::engine::{Completion, Request};
-use crate::optim::{Moment, Optimizer, Rates};
+use crate::gpt::Rates;
+use crate::optim::{Optimizer, ScheduleValues};
 use crate::sampler::SampleOptions;
 use crate::stages::fit;
 use crate::stages::rl::rollouts::{self, Rollout};
@@ -101,8 +102,8 @@ pub fn rl(bench: &RlBench, device: &Device) -> Result<RlSpeed> {
         let batches: Vec<Batch> =
             batches(&rollouts, rows, &model, &comm).into_iter().map(|(batch, _)| batch).collect();
         let tokens = (answers * bench.max_new_tokens) as f32;
-        let moment = Moment { lr_multiplier: 0.05, muon_momentum: 0.95 };
-        train::step_over(tokens, &mut model, &mut optimizer, &batches, moment)?;
+        let scheduled = ScheduleValues { lr_multiplier: 0.05, muon_momentum: 0.95 };
+        train::step_over(tokens, &mut model, &mut optimizer, &batches, scheduled)?;
         device.synchronize();
         if step > 0 {
             answering += answered;

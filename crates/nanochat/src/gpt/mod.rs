@@ -3,6 +3,7 @@
 //!
 //! Dimensions: B rows, T tokens, C = n_embd, H = n_head, D = head_dim, KVH = n_kv_head, V = vocab_size.
 
+mod groups;
 mod joined;
 mod on_chunk;
 mod on_rows;
@@ -24,6 +25,7 @@ pub(crate) use on_rows::RowBuffers;
 use on_tape::{OnTape, Tokens};
 use weights::{Init, Weight, Weights};
 
+pub use groups::{ParamGroup, Rates, Rule};
 pub use sizes::Kept;
 pub use weights::Role;
 

@@ -15,6 +15,11 @@ impl GptConfig {
         Weights::of(self).each().filter(|weight| weight.role == role).map(|weight| weight.len()).sum()
     }
 
+    /// Values of the optimizer's state.
+    pub fn optimizer_state(&self) -> usize {
+        Weights::of(self).each().map(|weight| weight.len() * weight.role.rule().state_names().len()).sum()
+    }
+
     /// Training FLOPs of one token: 6 for every parameter that multiplies (all but embeddings, of which a row is
     /// taken), and the attention's 12 · n_layer · n_head · head_dim · T.
     pub fn flops_per_token(&self) -> f64 {

@@ -32,8 +32,8 @@ pub struct Weight {
     pub init: Init,
 }
 
-/// What a weight does, which says how it is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a weight does in the model. `groups.rs` says how the weights of each role are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// A table of which tokens take rows.
     Embedding,

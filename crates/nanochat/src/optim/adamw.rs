@@ -1,15 +1,14 @@
-//! AdamW (Loshchilov and Hutter 2019) with nanochat's constants, one fused pass over a parameter.
+//! AdamW (Loshchilov and Hutter 2019), one fused pass over a parameter.
 
 use nanochat_tensor::optim::AdamW;
 use nanochat_tensor::simd::{CHUNK, vectorized};
 use rayon::prelude::*;
 
-const BETAS: (f32, f32) = (0.8, 0.95);
-const EPS: f32 = 1e-10;
-
 pub struct Step {
     pub lr: f32,
     pub weight_decay: f32,
+    pub betas: (f32, f32),
+    pub eps: f32,
     /// Counted from 1.
     pub step: u64,
 }
@@ -20,10 +19,10 @@ impl Step {
         let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
         AdamW {
             keep: 1.0 - self.lr * self.weight_decay,
-            step_size: (f64::from(self.lr) / correction(BETAS.0)) as f32,
-            root_correction: correction(BETAS.1).sqrt().recip() as f32,
-            betas: BETAS,
-            eps: EPS,
+            step_size: (f64::from(self.lr) / correction(self.betas.0)) as f32,
+            root_correction: correction(self.betas.1).sqrt().recip() as f32,
+            betas: self.betas,
+            eps: self.eps,
         }
     }
 
@@ -31,16 +30,16 @@ impl Step {
     /// m ← β1 m + (1 − β1) g,  v ← β2 v + (1 − β2) g²,
     /// w ← w · (1 − lr · decay) − lr · (m / (1 − β1ᵗ)) / (√(v / (1 − β2ᵗ)) + eps)
     pub fn apply(&self, w: &mut [f32], g: &[f32], clip: f32, m: &mut [f32], v: &mut [f32]) {
-        let AdamW { keep, step_size, root_correction, .. } = self.constants();
+        let AdamW { keep, step_size, root_correction, betas, eps } = self.constants();
         let chunks = w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
         let chunks = chunks.zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)));
         chunks.for_each(|((w, g), (m, v))| {
             vectorized!({
                 for ((w, g), (m, v)) in w.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
                     let g = clip * g;
-                    *m = BETAS.0 * *m + (1.0 - BETAS.0) * g;
-                    *v = BETAS.1 * *v + (1.0 - BETAS.1) * g * g;
-                    *w = keep * *w - step_size * *m / (v.sqrt() * root_correction + EPS);
+                    *m = betas.0 * *m + (1.0 - betas.0) * g;
+                    *v = betas.1 * *v + (1.0 - betas.1) * g * g;
+                    *w = keep * *w - step_size * *m / (v.sqrt() * root_correction + eps);
                 }
             })
         });

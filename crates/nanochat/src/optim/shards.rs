@@ -1,4 +1,4 @@
-//! Who updates what (ZeRO-2, Rajbhandari et al. 2020): every rank has all weights, and the optimizer's memory of its
+//! Who updates what (ZeRO-2, Rajbhandari et al. 2020): every rank has all weights, and the optimizer's state of its
 //! own part of them.
 //!
 //! A shard is dealt out in equal parts, one for each rank. Muon needs a matrix whole, so its shards are as many matrices
@@ -10,14 +10,16 @@ use std::ops::Range;
 
 use nanochat_tensor::{Bucket, Comm, Reduction, Tensor};
 
-use crate::gpt::{Gpt, Role};
+use crate::gpt::{Gpt, ParamGroup, Rates, Role, Rule};
 
 /// What is updated, summed and gathered together.
 pub struct Shard {
     /// Numbers of its weights in `Gpt::params`, one behind the other.
     pub params: Vec<usize>,
     pub role: Role,
-    pub rule: Rule,
+    pub group: ParamGroup,
+    /// Of its matrices, where they are updated whole.
+    pub matrix: Option<Vec<usize>>,
     /// Values that each rank has of it. What the weights do not fill is 0.
     pub part: usize,
     /// What this rank updates: some values of a weight, with which its part begins.
@@ -47,61 +49,40 @@ impl Shard {
     }
 }
 
-/// How a weight is updated.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
-    AdamW,
-    /// With the matrices' shape.
-    Muon(Vec<usize>),
-}
-
-impl Rule {
-    /// Matrices go to Muon; vectors and scalars, wherever they stand, to AdamW.
-    fn of(role: Role, shape: &[usize]) -> Rule {
-        if role == Role::Matrix && shape.len() == 2 { Rule::Muon(shape.to_vec()) } else { Rule::AdamW }
-    }
-
-    /// What is remembered for every value, by the names in checkpoints.
-    pub fn memories(&self) -> &'static [&'static str] {
-        match self {
-            Rule::AdamW => &["exp_avg", "exp_avg_sq"],
-            Rule::Muon(_) => &["momentum_buffer"],
-        }
-    }
-}
-
 /// The shards of a model, in the order in which backward completes their gradients. On every rank the same but
 /// for what is `mine`.
-pub fn shards(model: &Gpt, comm: &Comm) -> Vec<Shard> {
+pub fn shards(model: &Gpt, rates: &Rates, comm: &Comm) -> Vec<Shard> {
     let (rank, world) = (comm.rank(), comm.world_size());
     let (params, mut shards) = (model.params(), Vec::new());
-    let mut alike: BTreeMap<Rule, Vec<usize>> = BTreeMap::new();
-    let matrices = |rule: Rule, params: Vec<usize>| {
-        let Rule::Muon(shape) = &rule else { unreachable!("only matrices are put together") };
+    let group = |role: Role| role.group(&model.config, rates);
+    let mut alike: BTreeMap<(Role, Vec<usize>), Vec<usize>> = BTreeMap::new();
+    let matrices = |(role, shape): (Role, Vec<usize>), params: Vec<usize>| {
         let part = shape.iter().product();
         let mine = params.get(rank).map(|&param| (param, 0..part));
-        Shard { params, role: Role::Matrix, rule, part, mine }
+        Shard { params, role, group: group(role), matrix: Some(shape), part, mine }
     };
     // Backward comes to the last ones first.
     for (param, (_, role, weight)) in params.iter().enumerate().rev() {
-        match Rule::of(*role, weight.shape()) {
-            Rule::AdamW => {
+        match role.rule() {
+            Rule::AdamW { .. } => {
                 let part = weight.len().div_ceil(world);
                 let slice = (rank * part).min(weight.len())..((rank + 1) * part).min(weight.len());
                 let mine = (!slice.is_empty()).then_some((param, slice));
-                shards.push(Shard { params: vec![param], role: *role, rule: Rule::AdamW, part, mine });
+                let (params, role, group) = (vec![param], *role, group(*role));
+                shards.push(Shard { params, role, group, matrix: None, part, mine });
             }
-            rule => {
-                let waiting = alike.entry(rule.clone()).or_default();
+            Rule::Muon => {
+                let key = (*role, weight.shape().to_vec());
+                let waiting = alike.entry(key.clone()).or_default();
                 waiting.push(param);
                 if waiting.len() == world {
-                    shards.push(matrices(rule, std::mem::take(waiting)));
+                    shards.push(matrices(key, std::mem::take(waiting)));
                 }
             }
         }
     }
     let left = alike.into_iter().filter(|(_, params)| !params.is_empty());
-    shards.extend(left.map(|(rule, params)| matrices(rule, params)));
+    shards.extend(left.map(|(key, params)| matrices(key, params)));
     shards.sort_by_key(|shard| Reverse(shard.params.last().copied()));
     shards
 }

@@ -1,4 +1,4 @@
-//! The optimizer's memory as a checkpoint has it: whole, by parameter name, whatever the number of ranks.
+//! The optimizer's state as a checkpoint has it: whole, by parameter name, whatever the number of ranks.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ impl Optimizer {
     /// the first rank, to which all others give theirs. All ranks call this together.
     pub fn tensors(&self) -> Vec<(String, Tensor)> {
         let (comm, mut tensors) = (&self.comm, Vec::new());
-        for (shard, memories) in self.shards.iter().zip(&self.memories) {
-            for (i, name) in shard.rule.memories().iter().enumerate() {
-                let part = memories.get(i).cloned().unwrap_or_else(|| self.zeros(shard.part));
+        for (shard, state) in self.shards.iter().zip(&self.state) {
+            for (i, name) in shard.group.rule.state_names().iter().enumerate() {
+                let part = state.get(i).cloned().unwrap_or_else(|| self.zeros(shard.part));
                 let whole = comm.all_gather(part).wait();
                 if comm.rank() > 0 {
                     continue;
@@ -44,14 +44,14 @@ impl Optimizer {
                 None => Err(format!("{name} is missing")),
             }
         };
-        for (shard, memories) in self.shards.iter().zip(&mut self.memories) {
-            for (i, name) in shard.rule.memories().iter().enumerate() {
+        for (shard, state) in self.shards.iter().zip(&mut self.state) {
+            for (i, name) in shard.group.rule.state_names().iter().enumerate() {
                 for &param in &shard.params {
                     let whole = find(&self.params[param], name)?;
                     if let Some((_, range)) = shard.mine.as_ref().filter(|(mine, _)| *mine == param) {
                         let mine = Tensor::new(whole.data()[range.clone()].to_vec(), &[range.len()]);
-                        let mine = mine.to_device(&memories[i].device());
-                        memories[i].write(0, &mine, 0..range.len());
+                        let mine = mine.to_device(&state[i].device());
+                        state[i].write(0, &mine, 0..range.len());
                     }
                 }
             }
@@ -65,7 +65,7 @@ impl Optimizer {
     }
 
     fn zeros(&self, part: usize) -> Tensor {
-        let device = self.memories.iter().flatten().next().map_or(Device::Cpu, Tensor::device);
+        let device = self.state.iter().flatten().next().map_or(Device::Cpu, Tensor::device);
         Tensor::zeros_on(&device, &[part])
     }
 }

@@ -5,7 +5,7 @@ use crate::config::GptConfig;
 use crate::testing::on_ranks;
 
 const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
-const MOMENT: Moment = Moment { lr_multiplier: 1.0, muon_momentum: 0.9 };
+const SCHEDULED: ScheduleValues = ScheduleValues { lr_multiplier: 1.0, muon_momentum: 0.9 };
 
 /// Three layers, grouped keys and a vocabulary that is no multiple of anything: 18 matrices of 4 shapes.
 fn model() -> Gpt {
@@ -55,7 +55,7 @@ fn trained(
     let ranks = [optimizer.comm().rank(), optimizer.comm().world_size()];
     let norms = steps.map(|step| {
         let mut grads = gradients(model, step, ranks);
-        optimizer.step(model, &mut grads, MOMENT)
+        optimizer.step(model, &mut grads, SCHEDULED)
     });
     let norms = norms.collect();
     (model.params().into_iter().map(|(_, _, w)| w.data().to_vec()).collect(), norms)
@@ -72,7 +72,7 @@ fn every_value_is_updated_by_one_rank() {
     for world in [1, 2, 3, 8, 40] {
         let mut times: Vec<Vec<u8>> = model().params().iter().map(|(_, _, w)| vec![0; w.len()]).collect();
         for mine in on_ranks(world, |comm| {
-            shards::shards(&model(), &comm).into_iter().map(|shard| shard.mine).collect::<Vec<_>>()
+            shards::shards(&model(), &RATES, &comm).into_iter().map(|shard| shard.mine).collect::<Vec<_>>()
         }) {
             for (param, range) in mine.into_iter().flatten() {
                 times[param][range].iter_mut().for_each(|times| *times += 1);

@@ -7,8 +7,9 @@ use nanochat_tensor::{Comm, Compute, Device, Tensor, simd};
 use rayon::prelude::*;
 
 use super::newton_schulz::{NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS};
-use super::shards::{Rule, Shard};
-use super::{Moment, Rates, adamw, muon};
+use super::shards::Shard;
+use super::{ScheduleValues, adamw, muon};
+use crate::gpt::{Role, Rule};
 
 /// This rank's part of a shard.
 pub struct Update<'s, 'w> {
@@ -17,8 +18,8 @@ pub struct Update<'s, 'w> {
     pub weight: Option<(&'w mut Tensor, Range<usize>)>,
     /// (part)
     pub grad: Tensor,
-    /// (part) each
-    pub memories: &'w mut [Tensor],
+    /// The optimizer's state of its part, (part) each.
+    pub state: &'w mut [Tensor],
 }
 
 impl Update<'_, '_> {
@@ -38,8 +39,8 @@ impl Update<'_, '_> {
     }
 }
 
-/// The norm of all gradients, of which each rank has `parts`, and what is left to multiply them by so that it is
-/// `limit` (0: no limit) at most: (2). On a GPU both stay there: no step waits for a number.
+/// Returns the norm of all gradients, and the factor that brings it down to `limit` (0: no limit): (2). Each rank gives the
+/// `parts` it has. On a GPU both numbers stay there: no step waits for them.
 pub fn clip(parts: &[Tensor], limit: f32, comm: &Comm) -> Tensor {
     if let Device::Cuda(_) = parts[0].device() {
         let squares = comm.all_reduce(optim::sum_of_squares(parts)).wait();
@@ -52,38 +53,48 @@ pub fn clip(parts: &[Tensor], limit: f32, comm: &Comm) -> Tensor {
     Tensor::new(vec![norm, factor], &[2])
 }
 
-/// Updates that go together: alike ones, which a GPU does best in one go; on the CPU all of Muon's, where a thread
-/// for each matrix beats threads inside each.
-pub fn round(rule: &Rule, device: &Device) -> Rule {
-    match (rule, device) {
-        (Rule::Muon(_), Device::Cpu) => Rule::Muon(Vec::new()),
-        _ => rule.clone(),
+/// Updates that are done together. AdamW's come first: its weights travel while matrices are orthogonalized.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub enum Round {
+    AdamW,
+    /// Matrices of one role and shape, which a GPU orthogonalizes in one go; None: all of them.
+    Muon(Option<(Role, Vec<usize>)>),
+}
+
+impl Round {
+    /// The round of a shard. On the CPU a thread for each matrix beats threads inside each, and so all go together.
+    pub fn of(shard: &Shard, device: &Device) -> Round {
+        match (&shard.matrix, device) {
+            (None, _) => Round::AdamW,
+            (Some(_), Device::Cpu) => Round::Muon(None),
+            (Some(shape), Device::Cuda(_)) => Round::Muon(Some((shard.role, shape.clone()))),
+        }
     }
 }
 
-/// Does the updates of one round.
+/// Does the updates of one round of step `steps`, counted from 1.
 pub fn update(
-    rule: &Rule,
     updates: &mut [Update],
-    rates: &Rates,
     steps: u64,
-    moment: Moment,
+    scheduled: ScheduleValues,
     clip: &Tensor,
     compute: Compute,
 ) {
-    match rule {
-        Rule::AdamW => updates.iter_mut().for_each(|update| adamw_step(update, rates, steps, moment, clip)),
-        Rule::Muon(_) => muon_step(updates, rates.matrix_lr * moment.lr_multiplier, moment, clip, compute),
+    let Some(first) = updates.first() else { return };
+    match first.shard.group.rule {
+        Rule::AdamW { betas, eps } => {
+            for update in updates {
+                let group = &update.shard.group;
+                let (lr, weight_decay) = (group.lr * scheduled.lr_multiplier, group.weight_decay);
+                adamw_step(update, adamw::Step { lr, weight_decay, betas, eps, step: steps }, clip);
+            }
+        }
+        Rule::Muon => muon_step(updates, scheduled, clip, compute),
     }
 }
 
-fn adamw_step(update: &mut Update, rates: &Rates, steps: u64, moment: Moment, clip: &Tensor) {
-    let step = adamw::Step {
-        lr: rates.of(update.shard.role) * moment.lr_multiplier,
-        weight_decay: rates.weight_decay,
-        step: steps,
-    };
-    let (Some((weight, range)), [exp_avg, exp_avg_sq]) = (&mut update.weight, &mut *update.memories) else {
+fn adamw_step(update: &mut Update, step: adamw::Step, clip: &Tensor) {
+    let (Some((weight, range)), [exp_avg, exp_avg_sq]) = (&mut update.weight, &mut *update.state) else {
         return;
     };
     let (range, n) = (range.clone(), range.len());
@@ -101,29 +112,36 @@ fn adamw_step(update: &mut Update, rates: &Rates, steps: u64, moment: Moment, cl
     }
 }
 
-fn muon_step(updates: &mut [Update], lr: f32, moment: Moment, clip: &Tensor, compute: Compute) {
+/// Matrices of one round. Where it is a GPU's, they are of one group.
+fn muon_step(updates: &mut [Update], scheduled: ScheduleValues, clip: &Tensor, compute: Compute) {
     let mut params = Vec::with_capacity(updates.len());
-    for Update { weight, grad, memories, .. } in updates {
+    for Update { shard, weight, grad, state } in updates {
         if let Some((weight, _)) = weight {
-            params.push(MuonParam { weight, grad, momentum_buffer: &mut memories[0] });
+            let lr = shard.group.lr * scheduled.lr_multiplier;
+            params.push((lr, MuonParam { weight, grad, momentum_buffer: &mut state[0] }));
         }
     }
+    let Some((lr, _)) = params.first() else { return };
     match clip.device() {
-        Device::Cpu => params.into_par_iter().for_each(|MuonParam { weight, grad, momentum_buffer }| {
-            muon::update(
-                weight,
-                grad.data(),
-                clip.data()[1],
-                momentum_buffer.data_mut(),
-                lr,
-                moment.muon_momentum,
-                compute,
-            );
-        }),
+        Device::Cpu => {
+            params.into_par_iter().for_each(|(lr, MuonParam { weight, grad, momentum_buffer })| {
+                let momentum = scheduled.muon_momentum;
+                muon::update(
+                    weight,
+                    grad.data(),
+                    clip.data()[1],
+                    momentum_buffer.data_mut(),
+                    lr,
+                    momentum,
+                    compute,
+                );
+            })
+        }
         Device::Cuda(_) => {
+            let (lr, momentum) = (*lr, scheduled.muon_momentum);
             let (newton_schulz, newton_schulz_steps) = (NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS);
-            let step = Muon { lr, momentum: moment.muon_momentum, newton_schulz, newton_schulz_steps };
-            optim::muon(params, clip, step);
+            let step = Muon { lr, momentum, newton_schulz, newton_schulz_steps };
+            optim::muon(params.into_iter().map(|(_, param)| param).collect(), clip, step);
         }
     }
 }

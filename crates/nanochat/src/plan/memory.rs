@@ -30,7 +30,7 @@ impl Memory {
         Memory {
             weights: (4 * model.params() + 2 * multiplying) as f64,
             gradients: (4 * model.params()) as f64,
-            optimizer: optimizer(model, world_size),
+            optimizer: (4 * model.optimizer_state()) as f64 / world_size as f64,
             activations: 2.0 * model.kept_values(tokens, recompute),
             logits: (2 * model.vocab_size * GPU_LOGIT_ROWS.min(tokens) + 4 * head + 2 * tokens * model.n_embd)
                 as f64,
@@ -45,7 +45,7 @@ impl Memory {
         Memory {
             weights: (4 * model.params()) as f64,
             gradients: (4 * model.params()) as f64,
-            optimizer: optimizer(model, world_size),
+            optimizer: (4 * model.optimizer_state()) as f64 / world_size as f64,
             activations: 4.0 * model.kept_values(tokens, recompute),
             logits: (2 * rows * model.vocab_size + 8 * head) as f64,
         }
@@ -54,9 +54,4 @@ impl Memory {
     pub fn total(&self) -> f64 {
         self.weights + self.gradients + self.optimizer + self.activations + self.logits
     }
-}
-
-/// Muon keeps one value for each of a matrix, AdamW two for each of all else.
-fn optimizer(model: &GptConfig, world_size: usize) -> f64 {
-    (4 * (2 * model.params() - model.params_of(Role::Matrix))) as f64 / world_size as f64
 }

@@ -23,9 +23,10 @@ use crate::dataloader::{DataLoader, LoaderState};
 use crate::dataset::{OnBadShard, RowAt, Shards, Split};
 use crate::engine::{Engine, EngineOptions, Request};
 use crate::gpt::Gpt;
+use crate::gpt::Rates;
 use crate::loss_eval::bits_per_byte;
 use crate::mix::Source;
-use crate::optim::{Optimizer, Rates};
+use crate::optim::Optimizer;
 use crate::ranks;
 use crate::report::{Column, Section};
 use crate::sampler::SampleOptions;
@@ -218,13 +219,13 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
         }
         let started = Instant::now();
         run.begin_step(step, device);
-        let moment = schedule.at(step);
+        let scheduled = schedule.at(step);
         let next = || feed(&mut loader, step + 1);
         let (result, next) =
-            train::step_meanwhile(&mut model, &mut optimizer, &fed.micro_batches, moment, next)
+            train::step_meanwhile(&mut model, &mut optimizer, &fed.micro_batches, scheduled, next)
                 .map_err(|diverged| run.diverged(step, diverged))?;
         let seconds = started.elapsed().as_secs_f64();
-        run.log_step(step, result, total_batch_size, seconds, moment.lr_multiplier)?;
+        run.log_step(step, result, total_batch_size, seconds, scheduled.lr_multiplier)?;
         fed = next?;
     }
     run.finish(base_dir, section)

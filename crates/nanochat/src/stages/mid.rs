@@ -20,9 +20,10 @@ use crate::chat_stream::ChatStream;
 use crate::checkpoint::Stage;
 use crate::counted::counted;
 use crate::gpt::Gpt;
+use crate::gpt::Rates;
 use crate::loss_eval::bits_per_byte;
 use crate::mixture::{Mixture, MixtureArgs};
-use crate::optim::{Optimizer, Rates};
+use crate::optim::Optimizer;
 use crate::ranks;
 use crate::report::{Column, Section};
 use crate::schedule;
@@ -119,14 +120,14 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device, comm: &Comm
         let all = (0..grad_accum_steps).map(|_| stream.next_batch());
         let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, _>>();
         let micro_batches = part("feeding", feed)?;
-        let moment = schedule::by_progress(step, progress, settings.warmdown_ratio);
-        let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
+        let scheduled = schedule::by_progress(step, progress, settings.warmdown_ratio);
+        let result = train::step(&mut model, &mut optimizer, &micro_batches, scheduled)
             .map_err(|diverged| run.diverged(step, diverged))?;
         if settings.num_iterations.is_none() {
             run.expect_steps(((step + 1) as f64 / stream.progress()).ceil() as usize);
         }
         let seconds = started.elapsed().as_secs_f64();
-        run.log_step(step, result, total_batch_size, seconds, moment.lr_multiplier)?;
+        run.log_step(step, result, total_batch_size, seconds, scheduled.lr_multiplier)?;
     }
     run.finish(base_dir, section)
 }

@@ -21,8 +21,9 @@ use crate::checkpoint::Stage;
 use crate::counted::counted;
 use crate::dataset::DataError;
 use crate::gpt::Gpt;
+use crate::gpt::Rates;
 use crate::mixture::{Mixture, MixtureArgs};
-use crate::optim::{Optimizer, Rates};
+use crate::optim::Optimizer;
 use crate::ranks;
 use crate::report::{Column, Section};
 use crate::schedule::Schedule;
@@ -133,10 +134,10 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm
         let all = (0..grad_accum_steps).map(next);
         let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, DataError>>();
         let micro_batches = part("feeding", feed)?;
-        let moment = schedule.at(step);
-        let result = train::step(&mut model, &mut optimizer, &micro_batches, moment)
+        let scheduled = schedule.at(step);
+        let result = train::step(&mut model, &mut optimizer, &micro_batches, scheduled)
             .map_err(|diverged| run.diverged(step, diverged))?;
-        run.log_step(step, result, tokens, started.elapsed().as_secs_f64(), moment.lr_multiplier)?;
+        run.log_step(step, result, tokens, started.elapsed().as_secs_f64(), scheduled.lr_multiplier)?;
     }
     run.finish(base_dir, section)
 }

@@ -27,9 +27,10 @@ use crate::config::GptConfig;
 use crate::counted::counted;
 use crate::engine::Engine;
 use crate::gpt::Gpt;
+use crate::gpt::Rates;
 use crate::metrics::{METRICS_FILE, read_metrics};
 use crate::mixture::MixtureArgs;
-use crate::optim::{Moment, Optimizer, Rates};
+use crate::optim::{Optimizer, ScheduleValues};
 use crate::ranks;
 use crate::report::{Column, Section};
 use crate::sampler::SampleOptions;
@@ -271,7 +272,13 @@ struct Learner<'a> {
 
 impl Learner<'_> {
     /// Answers questions and learns from the answers.
-    fn step(&mut self, run: &mut Run, step: usize, problems: &[&Problem], moment: Moment) -> Result<()> {
+    fn step(
+        &mut self,
+        run: &mut Run,
+        step: usize,
+        problems: &[&Problem],
+        scheduled: ScheduleValues,
+    ) -> Result<()> {
         let started = Instant::now();
         let stream = (step * problems.len()) as u64;
         let samples = self.settings.num_samples;
@@ -283,13 +290,14 @@ impl Learner<'_> {
         let reward = answers().map(|answer| f64::from(answer.reward)).sum::<f64>() / n;
         let mixed = groups.iter().filter(|group| is_mixed(group)).count() as f64 / groups.len() as f64;
 
-        let updated = self.update(groups, tokens, moment).map_err(|diverged| run.diverged(step, diverged))?;
+        let updated =
+            self.update(groups, tokens, scheduled).map_err(|diverged| run.diverged(step, diverged))?;
         let (length, seconds) = (tokens as f64 / n, started.elapsed().as_secs_f64());
         let mut values = vec![
             ("reward", reward),
             ("answer_tokens", length),
             ("mixed_groups", mixed),
-            ("lr_multiplier", f64::from(moment.lr_multiplier)),
+            ("lr_multiplier", f64::from(scheduled.lr_multiplier)),
             ("tokens_per_second", tokens as f64 / seconds),
         ];
         if let Some(StepResult { loss, grad_norm }) = updated {
@@ -328,7 +336,7 @@ impl Learner<'_> {
         &mut self,
         groups: Vec<Vec<Rollout>>,
         tokens: usize,
-        moment: Moment,
+        scheduled: ScheduleValues,
     ) -> Result<Option<StepResult>, Diverged> {
         let settings = self.settings;
         let objective = Objective { clip_ratio: settings.clip_ratio, kl_coef: settings.kl_coef };
@@ -358,7 +366,7 @@ impl Learner<'_> {
             };
             let batches: Vec<Batch> = batches.iter().enumerate().map(weighted).collect();
             let (model, optimizer) = (&mut self.model, &mut self.optimizer);
-            result = Some(train::step_over(tokens as f32, model, optimizer, &batches, moment)?);
+            result = Some(train::step_over(tokens as f32, model, optimizer, &batches, scheduled)?);
         }
         Ok(result)
     }
