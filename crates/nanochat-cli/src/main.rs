@@ -53,7 +53,7 @@ pub struct Cli {
     /// GPUs of this machine that work together, a process on each (with --device cpu: processes)
     #[arg(long, global = true, value_name = "N", value_parser = values::whole::<usize, 1, 64>)]
     gpus: Option<usize>,
-    /// Seconds that these processes wait for each other, at the start and in a step
+    /// Seconds after which a process gives up waiting for the others, at the start and in a step
     #[arg(
         long,
         global = true,
@@ -233,7 +233,7 @@ impl Cli {
         }
     }
 
-    /// `local_rank`: of this machine's, if it was started as one of several or so that it might be.
+    /// Runs the command as one rank. `local_rank` is its number among the ranks of this machine; None: it is the only one.
     fn run_on(self, device: DeviceChoice, local_rank: Option<usize>, comm: &Comm) -> anyhow::Result<()> {
         let base_dir = match self.base_dir {
             Some(dir) => dir,

@@ -23,7 +23,7 @@ pub struct Access {
     /// The keys of clients, followed by those that only read counts.
     keys: Vec<String>,
     clients: usize,
-    /// Whether all keys have the beginnings of prompts in the cache together.
+    /// Whether all keys share the prefixes in the cache.
     shares_cache: bool,
     guesses: Guesses,
     rate: Rate,

@@ -39,7 +39,7 @@ pub struct ServeBench {
     /// Prompts are drawn from the first N tokens of the vocabulary
     #[arg(long, value_parser = values::count, default_value_t = 256)]
     pub vocab_size: usize,
-    /// Draws other prompts: a server remembers the beginnings it has computed
+    /// Draws other prompts: a server caches the prefixes it has computed
     #[arg(long, value_parser = values::seed, default_value_t = 3)]
     pub seed: u64,
     /// Key that the server wants.

@@ -179,7 +179,7 @@ pub async fn stats(State(server): State<Shared>, Extension(asker): Extension<Ask
                 "kv_pages": {"in_use": stats.pages_in_use, "idle": stats.pages_idle, "all": stats.pages},
                 "generated_tokens": stats.generated_tokens,
                 "computed_tokens": stats.computed_tokens,
-                "spared_tokens": stats.spared_tokens,
+                "spared_tokens": stats.cache_hit_tokens,
                 "preemptions": stats.preemptions,
             })
         });

@@ -31,7 +31,7 @@ pub struct ServeOptions {
     /// File with keys that read /stats and /metrics and do nothing else. With several keys in --api-keys only these see exact counts
     #[arg(long, value_name = "FILE")]
     pub metrics_keys: Option<PathBuf>,
-    /// Keep beginnings of prompts for all keys together: a system text that they have in common is computed once, but by
+    /// Keep prefixes of prompts for all keys together: a system text that they have in common is computed once, but by
     /// how soon an answer comes a key can find out what others have asked [default: apart for each key]
     #[arg(long)]
     pub share_cache: bool,

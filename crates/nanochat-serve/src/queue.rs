@@ -158,7 +158,7 @@ impl Queue {
             if waiting.draining {
                 return None;
             }
-            // Clients who leave do not ring; a second is soon enough to forget their work.
+            // Nothing wakes this thread when a client leaves: it looks once a second, and then drops that client's work.
             let wait = self.arrived.wait_timeout(waiting, Duration::from_secs(1));
             waiting = wait.map_or_else(|poisoned| poisoned.into_inner().0, |(waiting, _)| waiting);
         }

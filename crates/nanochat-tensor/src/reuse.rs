@@ -20,11 +20,11 @@ struct Free {
     values: usize,
 }
 
-/// Of one length.
+/// The buffers of one length.
 #[derive(Default)]
 struct Buffers {
     free: Vec<Vec<f32>>,
-    /// How many were asked for when none was free: no more than these are kept, whatever else is dropped.
+    /// Buffers of this length that were made because none was free. At most so many are kept for reuse.
     made: usize,
 }
 

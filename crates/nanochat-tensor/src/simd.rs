@@ -90,7 +90,7 @@ pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// What of a gradient is left where one is added with beta 0 or 1; 0 does not read it.
+/// beta · value for beta 0 or 1: the old value that a new gradient is added to. With beta 0 it may be anything, NaN too.
 #[inline(always)]
 pub fn old(value: f32, beta: f32) -> f32 {
     if beta == 0.0 { 0.0 } else { value }

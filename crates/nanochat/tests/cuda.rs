@@ -42,7 +42,7 @@ fn losses_on_the_gpu_are_those_of_the_cpu() {
     }
 }
 
-/// Shared beginnings, the padding that only a GPU has, and both kinds of answers.
+/// Shared prefixes, the padding that only a GPU has, and both kinds of answers.
 #[test]
 fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
     let Some(device) = gpu() else { return };

@@ -253,7 +253,7 @@ fn leaves(model: &Gpt, prompt: &[u32], answer: &[u32]) -> bool {
 }
 
 /// 500 prompts in the slow tier. Rows of many lengths join, prompts are cut into chunks, a small cache makes rows wait,
-/// beginnings are found again; heads of 64 and 128, shared key heads.
+/// prefixes are found again; heads of 64 and 128, shared key heads.
 #[test]
 fn greedy_answers_on_the_gpu_are_those_of_the_plain_forward() {
     let Some(device) = gpu() else { return };

@@ -127,7 +127,7 @@ fn greedy_answers_equal_the_naive_forward_in_any_mix_of_requests() {
             assert_eq!(&answers[0].ids, expected, "prompt of {} with {options:?}", request.prompt.len());
         }
         let stats = engine.stats();
-        assert_eq!((stats.spared_tokens > 0, stats.pages_in_use), (prefix_cache, 0));
+        assert_eq!((stats.cache_hit_tokens > 0, stats.pages_in_use), (prefix_cache, 0));
         assert!(!slow || (stats.preemptions > 0) == (cache_bytes == small), "{stats:?}");
     }
 }

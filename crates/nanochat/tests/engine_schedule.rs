@@ -217,7 +217,7 @@ fn random_events(seed: u64, events: usize, pages: usize, max_rows: usize, prefix
         book.done
     );
     assert!(stats.preemptions > 0 && *most_rows.lock().unwrap() == max_rows, "{stats:?}");
-    assert_eq!(stats.spared_tokens > 0, prefix_cache);
+    assert_eq!(stats.cache_hit_tokens > 0, prefix_cache);
 }
 
 #[test]
@@ -257,15 +257,19 @@ fn the_next_turn_computes_only_what_is_new() {
         let answer = engine.generate(std::slice::from_ref(request), |_| std::ops::ControlFlow::Continue(()));
         let stats = engine.stats();
         let computed = stats.computed_tokens - before.computed_tokens;
-        (answer[0][0].ids.clone(), computed as usize, (stats.spared_tokens - before.spared_tokens) as usize)
+        (
+            answer[0][0].ids.clone(),
+            computed as usize,
+            (stats.cache_hit_tokens - before.cache_hit_tokens) as usize,
+        )
     };
     let first = ask((0..2 * PAGE as u32).collect());
-    let (answer, computed, spared) = run(&first);
-    assert_eq!((computed, spared), (3 * PAGE - 1, 0));
+    let (answer, computed, cache_hits) = run(&first);
+    assert_eq!((computed, cache_hits), (3 * PAGE - 1, 0));
     let second = ask([first.prompt, answer, vec![1, 2, 3]].concat());
     // The answer's last token was never fed: two pages of prompt and none of the answer's single, unfilled one.
-    let (_, computed, spared) = run(&second);
-    assert_eq!((computed, spared), (PAGE + 3 + PAGE - 1, 2 * PAGE));
+    let (_, computed, cache_hits) = run(&second);
+    assert_eq!((computed, cache_hits), (PAGE + 3 + PAGE - 1, 2 * PAGE));
 }
 
 #[test]

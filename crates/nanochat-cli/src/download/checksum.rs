@@ -1,11 +1,11 @@
-//! What a server says beforehand that the bytes of a file add up to.
+//! Checksums that servers give of their files.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
 
 use ring::digest;
 
-/// In hexadecimal digits.
+/// The checksum that a downloaded file must have, in hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checksum {
     Sha256(String),
@@ -20,7 +20,7 @@ impl Checksum {
         }
     }
 
-    /// That of a file of `len` bytes, read from its beginning.
+    /// Computes the checksum of a file of `len` bytes, read from its start.
     pub fn found(&self, file: &mut File, len: u64) -> io::Result<String> {
         file.rewind()?;
         let (algorithm, prefix) = match self {

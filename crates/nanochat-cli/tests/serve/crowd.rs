@@ -143,31 +143,31 @@ fn wrong_keys_cost_time_and_lock_nobody_out() {
     assert!(asked.elapsed() < Duration::from_secs(1), "no key is no guess");
 }
 
-/// Tokens of the same question that were spared to bob when alice had asked it, and when he had.
-fn spared(flags: &str, watchers: &str) -> [u64; 2] {
+/// Tokens of the same question that bob found in the cache when alice had asked it, and when he had.
+fn cache_hits(flags: &str, watchers: &str) -> [u64; 2] {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("watchers");
     std::fs::write(&file, watchers).unwrap();
     let flags = format!("{flags} --metrics-keys {}", file.display());
     let server = Server::with_keys(&random_model(), &flags, Some("alice-key-1,bob-key-22"));
     let secret = json!({"messages": user(&"a secret of alice ".repeat(8)), "max_tokens": 1});
-    let spared = || {
+    let cache_hits = || {
         let stats = ask(&server, watchers, "GET", "/stats", &Value::Null).json();
         stats["workers"][0]["stats"]["spared_tokens"].as_u64().unwrap()
     };
     assert_eq!(ask(&server, "alice-key-1", "POST", CHAT, &secret).status, 200);
-    let before = spared();
+    let before = cache_hits();
     assert_eq!(ask(&server, "bob-key-22", "POST", CHAT, &secret).status, 200);
-    let between = spared();
+    let between = cache_hits();
     assert_eq!(ask(&server, "bob-key-22", "POST", CHAT, &secret).status, 200);
-    [between - before, spared() - between]
+    [between - before, cache_hits() - between]
 }
 
 #[test]
 fn a_key_finds_nothing_in_the_cache_of_what_another_asked() {
-    let [of_alice, own] = spared("", "watching-key");
+    let [of_alice, own] = cache_hits("", "watching-key");
     assert!(of_alice == 0 && own > 0, "{of_alice} {own}");
-    let [of_alice, own] = spared("--share-cache", "watching-key");
+    let [of_alice, own] = cache_hits("--share-cache", "watching-key");
     assert!(of_alice > 0 && of_alice == own, "{of_alice} {own}");
 }
 

@@ -250,17 +250,17 @@ fn differences_that_claim_more_than_they_have_are_refused() {
         refused(&path, "coded by differences is damaged");
     }
     let numbers = |numbers: [u32; 2]| deltas(&numbers);
-    for (beginnings, rests, part) in [
+    for (prefixes, rests, part) in [
         ([0, 1], [1, 1], ""),
         ([0, 9], [1, 1], ""),
         ([0, 0], [1, 9], "damaged"),
         ([0, 0], [1, u32::MAX], "damaged"),
         ([0, 65 << 20], [1, 1], "a document is longer"),
     ] {
-        let body = [numbers(beginnings), numbers(rests), b"ab".to_vec()].concat();
+        let body = [numbers(prefixes), numbers(rests), b"ab".to_vec()].concat();
         Claims::default().write(&path, &page(0, body.len() as i64, [2, 7], &body));
         match read(&path) {
-            Ok(texts) => assert_eq!((beginnings, texts), ([0, 1], vec!["a".to_string(), "ab".into()])),
+            Ok(texts) => assert_eq!((prefixes, texts), ([0, 1], vec!["a".to_string(), "ab".into()])),
             Err(_) => refused(&path, part),
         }
     }
@@ -323,9 +323,9 @@ fn repeated(text: &[u8], levels: &[u8]) -> [(&'static str, Vec<u8>); 2] {
         page(2, dictionary.len() as i64, [1, 0], &zstd::encode_all(&dictionary[..], 1).unwrap()),
         page(0, indices.len() as i64, [1_000, 8], &zstd::encode_all(&indices[..], 1).unwrap()),
     ];
-    let (mut beginnings, mut rests) = ([length; 1_000], [0; 1_000]);
-    (beginnings[0], rests[0]) = (0, length);
-    let body = [levels, &deltas(&beginnings), &deltas(&rests), text].concat();
+    let (mut prefixes, mut rests) = ([length; 1_000], [0; 1_000]);
+    (prefixes[0], rests[0]) = (0, length);
+    let body = [levels, &deltas(&prefixes), &deltas(&rests), text].concat();
     let by_differences = page(0, body.len() as i64, [1_000, 7], &zstd::encode_all(&body[..], 1).unwrap());
     [("dictionary", by_dictionary.concat()), ("differences", by_differences)]
 }

@@ -164,15 +164,15 @@ impl Pages {
                 None => Err(lies()),
             };
         }
-        let beginnings = delta::numbers(&mut values, most).ok_or_else(lies)?;
+        let prefixes = delta::numbers(&mut values, most).ok_or_else(lies)?;
         let rests = delta::numbers(&mut values, most).ok_or_else(lies)?;
-        if beginnings.count != rests.count {
+        if prefixes.count != rests.count {
             return Err(lies());
         }
-        if beginnings.largest.max(rests.largest) > MAX_LINE {
+        if prefixes.largest.max(rests.largest) > MAX_LINE {
             return Err(no(format!("a document is longer than {} MiB", MAX_LINE >> 20)));
         }
-        let texts = if self.is_list() { beginnings.sum.saturating_add(rests.sum) } else { 0 };
+        let texts = if self.is_list() { prefixes.sum.saturating_add(rests.sum) } else { 0 };
         Ok(usize::try_from(texts).unwrap_or(usize::MAX).saturating_add(8 * head.values))
     }
 

@@ -36,7 +36,7 @@ pub struct BundleTask {
 pub enum Format {
     /// One question, several answers: `query`, `choices`, `gold`.
     MultipleChoice,
-    /// Several beginnings, one end: `context_options`, `continuation`, `gold`.
+    /// Several contexts, one continuation: `context_options`, `continuation`, `gold`.
     Schema,
     /// `context` and the `continuation` that must be written exactly.
     LanguageModeling,

@@ -1,7 +1,7 @@
 //! Generation for many requests at once: chat, evaluation and training all draw their text here.
 //!
 //! Every [`Engine::step`] runs one batch through the model: a token of every row that is decoding, and chunks of
-//! prompts (Sarathi, Agrawal et al. 2023). Rows join and leave between steps (Orca, Yu et al. 2022), and beginnings that
+//! prompts (Sarathi, Agrawal et al. 2023). Rows join and leave between steps (Orca, Yu et al. 2022), and prefixes that
 //! an earlier row computed are not computed again. A row's tokens depend on its prompt, its options and its own
 //! random stream, never on its neighbours, nor on when it was interrupted.
 //!
@@ -49,7 +49,7 @@ pub struct EngineOptions {
     /// Most memory for keys and values: on the CPU taken as it is needed, on a GPU at once, of what is free there. At
     /// least what one row of full length takes.
     pub cache_bytes: usize,
-    /// Whether beginnings are kept for later prompts.
+    /// Whether prefixes are kept for later prompts.
     pub prefix_cache: bool,
 }
 
@@ -80,7 +80,7 @@ impl EngineOptions {
         }
     }
 
-    /// Pages of the cache, at most. Twice what all rows can hold leaves room for the beginnings of as many more.
+    /// Pages of the cache, at most. Twice what all rows can hold leaves room for the prefixes of as many more.
     fn pages(&self, config: &GptConfig, page_bytes: usize) -> usize {
         let one_row = config.sequence_len.div_ceil(PAGE);
         (self.cache_bytes / page_bytes).min(2 * self.max_rows.max(1) * one_row).max(one_row)
@@ -98,9 +98,10 @@ pub struct Stats {
     pub pages_idle: usize,
     pub pages: usize,
     pub steps: u64,
-    /// Tokens that went through the model, and tokens that a kept beginning spared it.
+    /// Tokens that went through the model.
     pub computed_tokens: u64,
-    pub spared_tokens: u64,
+    /// Tokens of prompts that were found in the prefix cache instead.
+    pub cache_hit_tokens: u64,
     pub generated_tokens: u64,
     /// Rows that gave up their pages to older ones.
     pub preemptions: u64,
@@ -178,8 +179,8 @@ impl<'t> Engine<'t> {
         self.submit_for(0, request)
     }
 
-    /// The same for one of several owners: a prompt is spared what its own owner's rows computed, never what another's
-    /// did, so that no time and no count tells one owner what another has asked.
+    /// Submits a request of one of several owners. Its prompt finds only prefixes that rows of the same owner computed, so
+    /// that no time and no count tells one owner what another has asked.
     pub fn submit_for(&mut self, owner: Owner, request: Request) -> Result<RequestId, RequestError> {
         let (context, vocab_size) = (self.context(), self.backend.config().vocab_size);
         let unknown = request.prompt.iter().find(|&&token| token as usize >= vocab_size);
@@ -278,7 +279,7 @@ impl<'t> Engine<'t> {
             if prompt_tokens > 0 && self.running[row].sequence.is_empty() {
                 // As late as this, since the rows before it may just have computed the same beginning.
                 let found = self.pages.find_prefix(self.running[row].owner, &self.running[row].ids);
-                self.counts.spared_tokens += found.len() as u64;
+                self.counts.cache_hit_tokens += found.len() as u64;
                 self.running[row].sequence = found;
             }
             let pending = self.running[row].pending();

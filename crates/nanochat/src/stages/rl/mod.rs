@@ -265,8 +265,9 @@ struct Learner<'a> {
     reference: Option<Gpt>,
     /// Kept on a GPU, where it holds weights of its own.
     engine: Option<Engine<'a>>,
-    /// At a time, and tokens of the longest with its question.
+    /// Answers that are sampled at a time.
     answers: usize,
+    /// Tokens of the longest answer together with its question.
     longest: usize,
 }
 

@@ -14,7 +14,7 @@ use crate::metrics::METRICS_FILE;
 const REPLACED: &str = "replaced";
 const REPLACING: &str = "replacing";
 
-/// Moves a run's checkpoints and metrics aside; gives the folder.
+/// Moves a run's checkpoints and metrics aside, and returns the folder that they are in now.
 pub(super) fn replace(checkpoints: &Checkpoints) -> Result<PathBuf> {
     let [replaced, replacing, doomed] = folders(checkpoints.dir());
     let steps = checkpoints.steps().into_iter().map(|step| checkpoints.folder(step));
