@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nanochat::counted::counted;
-use nanochat::gpt::{Kept, Role};
+use nanochat::gpt::{KeptValues, WeightRole};
 use nanochat::language::TextLanguage;
 use nanochat::plan::{Gpu, Plan, PlanOptions, all_depths, largest_within, plan};
 use nanochat::values;
@@ -127,8 +127,8 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
     let (model, memory) = (&plan.model, &plan.memory);
     let (b, t, c, v) = (plan.device_batch_size, model.sequence_len, model.n_embd, model.vocab_size);
     let (on_cpu, world) = (options.gpu == Gpu::Cpu, options.gpus);
-    let [matrices, embedding, head] =
-        [Role::Matrix, Role::Embedding, Role::Unembedding].map(|role| short(model.params_of(role) as f64));
+    let [matrices, embedding, head] = [WeightRole::Matrix, WeightRole::Embedding, WeightRole::Unembedding]
+        .map(|role| short(model.params_of(role) as f64));
     let mut rows = vec![
         (
             "model",
@@ -168,7 +168,7 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
     if let (Some(epochs), Some(shards)) = (plan.epochs, options.shards) {
         rows.push(("epochs", format!("{epochs:.2}"), format!("of {shards} shards, the last for validation")));
     }
-    let kept = Kept::of(model).a_layer(options.recompute);
+    let kept = KeptValues::of(model).a_layer(options.recompute);
     let explain = |gpu: &str, cpu: &str| if on_cpu { cpu.to_string() } else { gpu.to_string() };
     rows.extend([
         (

@@ -18,7 +18,7 @@ pub enum Device {
 
 /// The shapes of a model that a device has kernels for.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ShapeLimits {
     /// Values of an attention head.
     pub head_dims: &'static [usize],
     /// The most query heads of a key head.
@@ -29,8 +29,8 @@ pub struct Limits {
     pub width_step: usize,
 }
 
-impl Limits {
-    pub const CUDA: Limits = Limits {
+impl ShapeLimits {
+    pub const CUDA: ShapeLimits = ShapeLimits {
         head_dims: &attention::GPU_HEAD_DIMS,
         queries_a_key: decode_attention::QUERIES,
         widest: rms_norm::cuda::WIDEST,
@@ -40,10 +40,10 @@ impl Limits {
 
 impl Device {
     /// What kernels there are for; None: for every shape.
-    pub fn limits(&self) -> Option<Limits> {
+    pub fn limits(&self) -> Option<ShapeLimits> {
         match self {
             Device::Cpu => None,
-            Device::Cuda(_) => Some(Limits::CUDA),
+            Device::Cuda(_) => Some(ShapeLimits::CUDA),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::ranks::Shares;
 use crate::sampler::SampleOptions;
 use crate::score::Score;
 use crate::span_loss::{after_each, argmax};
-use crate::tasks::{CHAT_CORE, Kind, Task};
+use crate::tasks::{CHAT_CORE, Grading, Task};
 
 /// How answers are made.
 #[derive(Clone, Debug)]
@@ -73,9 +73,9 @@ pub fn evaluate(
     let prompt = |&i: &usize| task.conversation(i).render_for_completion(tokenizer);
     let prompts = items.iter().map(prompt).collect::<Result<Vec<_>, _>>()?;
     let answers = match task.kind() {
-        Kind::Categorical => letters(model, tokenizer, task, &items, &prompts, progress)?,
-        Kind::Generative => written(model, tokenizer, &items, prompts, options, progress),
-        Kind::Talk => bail!("{} has nothing to grade: it is for training", task.name()),
+        Grading::Categorical => letters(model, tokenizer, task, &items, &prompts, progress)?,
+        Grading::Generative => written(model, tokenizer, &items, prompts, options, progress),
+        Grading::Talk => bail!("{} has nothing to grade: it is for training", task.name()),
     };
     // Grading may run programs.
     let graded = |(&i, answers): (&usize, Vec<String>)| {
@@ -118,7 +118,7 @@ fn summed(task: &dyn Task, answers: &[Vec<String>], right: &[bool], keep_wrong: 
         interval: score.interval(),
         baseline: task.baseline(),
         in_its_language: (language.total > 0).then_some(language),
-        whole_characters: (task.kind() == Kind::Generative).then_some(whole),
+        whole_characters: (task.kind() == Grading::Generative).then_some(whole),
         wrong: wrong.into_iter().map(wrong_answer).collect(),
     }
 }
@@ -323,8 +323,8 @@ mod tests {
             "Ungradable"
         }
 
-        fn kind(&self) -> Kind {
-            Kind::Generative
+        fn kind(&self) -> Grading {
+            Grading::Generative
         }
 
         fn len(&self) -> usize {

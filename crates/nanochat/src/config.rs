@@ -2,7 +2,7 @@
 
 use nanochat_tensor::gemm::has_bf16;
 use nanochat_tensor::ops::EPS;
-use nanochat_tensor::{Compute, Limits};
+use nanochat_tensor::{Compute, ShapeLimits};
 use serde::{Deserialize, Serialize};
 
 use crate::values;
@@ -210,8 +210,8 @@ impl GptConfig {
     }
 
     /// Refuses shapes that a device has no kernels for. None: it has them for all.
-    pub fn within(&self, limits: Option<Limits>) -> Result<(), ConfigError> {
-        let Some(Limits { head_dims, queries_a_key: most, widest, width_step: step }) = limits else {
+    pub fn within(&self, limits: Option<ShapeLimits>) -> Result<(), ConfigError> {
+        let Some(ShapeLimits { head_dims, queries_a_key: most, widest, width_step: step }) = limits else {
             return Ok(());
         };
         let GptConfig { n_head, n_kv_head, n_embd: width, .. } = *self;
@@ -274,9 +274,9 @@ mod tests {
     #[test]
     fn shapes_without_a_kernel_are_refused_in_words() {
         let with_depth = |depth| GptConfig::from_depth(depth, 100, 64).unwrap();
-        let refused = |config: GptConfig| config.within(Some(Limits::CUDA)).unwrap_err().to_string();
+        let refused = |config: GptConfig| config.within(Some(ShapeLimits::CUDA)).unwrap_err().to_string();
         for depth in [1, 2, 4, 8, 12, 20, 26, 32, 64] {
-            with_depth(depth).within(Some(Limits::CUDA)).unwrap();
+            with_depth(depth).within(Some(ShapeLimits::CUDA)).unwrap();
         }
         assert!(refused(with_depth(3)).contains("[64, 128] values, and this model's have 96"));
         assert!(refused(with_depth(66)).contains("up to 4096 in steps of 8"));

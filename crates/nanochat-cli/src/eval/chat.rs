@@ -189,7 +189,7 @@ fn listed(names: &[&str]) -> String {
 }
 
 fn world_kinds() -> Vec<String> {
-    world::Kind::ALL.iter().map(world::Kind::to_string).collect()
+    world::QuestionKind::ALL.iter().map(world::QuestionKind::to_string).collect()
 }
 
 /// Language and characters over all tasks that have them.

@@ -18,7 +18,7 @@ use ring::hmac;
 use super::Place;
 use super::claim::Claim;
 use super::visitors::{GREETING, Visitors};
-use super::wire::{Kind, read_frame, write_frame};
+use super::wire::{MessageKind, read_frame, write_frame};
 
 pub const MAGIC: &[u8; 16] = b"nanochat ranks 1";
 /// A secret shorter than this is guessed.
@@ -95,7 +95,7 @@ fn receive(place: &Place, key: &hmac::Key) -> Result<Met, JoinError> {
     }
     for (rank, stream) in &mut met {
         let gone = |_| JoinError::Disagreement(format!("rank {rank} came and went again"));
-        write_frame(stream, Kind::Welcome, &[]).map_err(gone)?;
+        write_frame(stream, MessageKind::Welcome, &[]).map_err(gone)?;
     }
     Ok(met)
 }
@@ -172,14 +172,14 @@ fn introduce(
     let left = deadline.saturating_duration_since(Instant::now()) + 4 * GREETING;
     stream.set_read_timeout(Some(left))?;
     match read_frame(&mut stream, SENTENCE_BYTES).map_err(refused)? {
-        (Kind::Welcome, _) => Ok(stream),
+        (MessageKind::Welcome, _) => Ok(stream),
         (_, sentence) => Err(JoinError::Disagreement(String::from_utf8_lossy(&sentence).into())),
     }
 }
 
 fn refuse<'a>(streams: impl Iterator<Item = &'a mut TcpStream>, why: &str) {
     for stream in streams {
-        let _ = write_frame(stream, Kind::Lost, why.as_bytes()); // it may be gone
+        let _ = write_frame(stream, MessageKind::Lost, why.as_bytes()); // it may be gone
     }
 }
 

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::rendezvous::Met;
-use super::wire::{Kind, joined, parts, read_frame, write_frame};
+use super::wire::{MessageKind, joined, parts, read_frame, write_frame};
 use super::{Channel, Lost, OnLost, Place};
 
 /// Every rank says that often that it is there.
@@ -75,7 +75,7 @@ impl Star {
     }
 
     fn send(&self, writer: &Writer, bytes: &[u8]) -> Result<(), Lost> {
-        writer.send(Kind::Data, bytes).map_err(|error| self.shared.lose(&gone(writer.rank, &error)))
+        writer.send(MessageKind::Data, bytes).map_err(|error| self.shared.lose(&gone(writer.rank, &error)))
     }
 
     /// The next parts of a rank in an exchange.
@@ -135,8 +135,10 @@ impl Channel for Star {
             return;
         }
         match failure {
-            Some(why) => self.shared.tell(Kind::Lost, &format!("rank {} has failed: {why}", self.rank)),
-            None => self.shared.tell(Kind::Bye, ""),
+            Some(why) => {
+                self.shared.tell(MessageKind::Lost, &format!("rank {} has failed: {why}", self.rank))
+            }
+            None => self.shared.tell(MessageKind::Bye, ""),
         }
     }
 }
@@ -156,7 +158,7 @@ impl Writer {
         self.stream.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn send(&self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
+    fn send(&self, kind: MessageKind, bytes: &[u8]) -> io::Result<()> {
         write_frame(&mut *self.lock(), kind, bytes)
     }
 }
@@ -167,7 +169,7 @@ impl Shared {
         let lost = Lost(sentence.into());
         if self.lost.set(lost.clone()).is_ok() && !self.has_left.load(Ordering::SeqCst) {
             if self.rank == 0 {
-                self.tell(Kind::Lost, sentence);
+                self.tell(MessageKind::Lost, sentence);
             }
             let (on_lost, lost) = (self.on_lost.clone(), lost.clone());
             thread::spawn(move || on_lost(&lost));
@@ -175,7 +177,7 @@ impl Shared {
         self.lost.get().cloned().unwrap_or(lost)
     }
 
-    fn tell(&self, kind: Kind, sentence: &str) {
+    fn tell(&self, kind: MessageKind, sentence: &str) {
         for writer in &self.writers {
             let _ = writer.send(kind, sentence.as_bytes()); // it may be the lost one
         }
@@ -197,10 +199,12 @@ fn listen(rank: usize, mut stream: TcpStream, inbox: &Sender<Vec<u8>>, shared: &
         let frame = read_frame(&mut stream, u64::MAX);
         let Some(shared) = shared.upgrade() else { return };
         match frame {
-            Ok((Kind::Beat | Kind::Welcome, _)) => {}
-            Ok((Kind::Data, bytes)) => drop(inbox.send(bytes)), // or this rank is ending
-            Ok((Kind::Bye, _)) => return,
-            Ok((Kind::Lost, sentence)) => return drop(shared.lose(&String::from_utf8_lossy(&sentence))),
+            Ok((MessageKind::Beat | MessageKind::Welcome, _)) => {}
+            Ok((MessageKind::Data, bytes)) => drop(inbox.send(bytes)), // or this rank is ending
+            Ok((MessageKind::Bye, _)) => return,
+            Ok((MessageKind::Lost, sentence)) => {
+                return drop(shared.lose(&String::from_utf8_lossy(&sentence)));
+            }
             Err(error) => return drop(shared.lose(&gone(rank, &error))),
         }
     }
@@ -211,7 +215,7 @@ fn beat(shared: &Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
         for writer in &shared.writers {
             if let Ok(mut stream) = writer.stream.try_lock() {
-                let _ = write_frame(&mut *stream, Kind::Beat, &[]); // the reader notices what is wrong
+                let _ = write_frame(&mut *stream, MessageKind::Beat, &[]); // the reader notices what is wrong
             }
         }
         drop(shared);

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 const MOST_BYTES: u64 = 8 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// Still here
     Beat,
     /// A rank's part in an exchange
@@ -20,9 +20,10 @@ pub enum Kind {
     Lost,
 }
 
-const KINDS: [Kind; 5] = [Kind::Beat, Kind::Data, Kind::Welcome, Kind::Bye, Kind::Lost];
+const KINDS: [MessageKind; 5] =
+    [MessageKind::Beat, MessageKind::Data, MessageKind::Welcome, MessageKind::Bye, MessageKind::Lost];
 
-pub fn write_frame(to: &mut impl Write, kind: Kind, bytes: &[u8]) -> io::Result<()> {
+pub fn write_frame(to: &mut impl Write, kind: MessageKind, bytes: &[u8]) -> io::Result<()> {
     let mut head = [kind as u8; 9];
     head[1..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
     to.write_all(&head)?;
@@ -30,7 +31,7 @@ pub fn write_frame(to: &mut impl Write, kind: Kind, bytes: &[u8]) -> io::Result<
 }
 
 /// Memory is taken as bytes arrive, so that an announced length costs nothing.
-pub fn read_frame(from: &mut impl Read, most_bytes: u64) -> io::Result<(Kind, Vec<u8>)> {
+pub fn read_frame(from: &mut impl Read, most_bytes: u64) -> io::Result<(MessageKind, Vec<u8>)> {
     let mut head = [0; 9];
     from.read_exact(&mut head)?;
     let len = u64::from_le_bytes(head[1..].try_into().expect("eight bytes"));
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn lengths_beyond_the_bound_are_refused_before_memory_is_taken() {
         for len in [65, u64::MAX] {
-            let head = [&[Kind::Data as u8][..], &len.to_le_bytes()].concat();
+            let head = [&[MessageKind::Data as u8][..], &len.to_le_bytes()].concat();
             let error = read_frame(&mut &head[..], 64).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::ops::copy_tb_per_second;
 use crate::config::GptConfig;
 use crate::engine::{Engine, EngineOptions, Event, Request};
-use crate::gpt::{Gpt, Role};
+use crate::gpt::{Gpt, WeightRole};
 use crate::sampler::SampleOptions;
 use crate::values;
 
@@ -248,7 +248,7 @@ pub fn random_model(config: GptConfig) -> Gpt {
 fn weight_bytes(model: &Gpt, weights: Precision) -> usize {
     let on_gpu = model.device().memory().is_some();
     let params = model.params();
-    let multiply = params.iter().filter(|(_, role, _)| *role != Role::Embedding);
+    let multiply = params.iter().filter(|(_, role, _)| *role != WeightRole::Embedding);
     let bytes = |w: &Tensor| match weights {
         _ if on_gpu => 2 * w.len(),
         Precision::F32 => 4 * w.len(),

@@ -14,9 +14,9 @@ use crate::atomic_file;
 
 const CHOICES: usize = 4;
 
-/// What is asked for.
+/// A task of the Chinese sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ChineseTask {
     Poems,
     Idioms,
     ToChinese,
@@ -32,35 +32,38 @@ pub struct Item {
     pub gold: usize,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Poems, Kind::Idioms, Kind::ToChinese, Kind::ToEnglish];
+impl ChineseTask {
+    pub const ALL: [ChineseTask; 4] =
+        [ChineseTask::Poems, ChineseTask::Idioms, ChineseTask::ToChinese, ChineseTask::ToEnglish];
 
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Poems => "poems",
-            Kind::Idioms => "idioms",
-            Kind::ToChinese => "translation-zh",
-            Kind::ToEnglish => "translation-en",
+            ChineseTask::Poems => "poems",
+            ChineseTask::Idioms => "idioms",
+            ChineseTask::ToChinese => "translation-zh",
+            ChineseTask::ToEnglish => "translation-en",
         }
     }
 
     /// Every item, with the wrong answers taken from other items: of poems such as have as many characters.
     pub fn items(self) -> Vec<Item> {
         let text = match self {
-            Kind::Poems => include_str!("poems.tsv"),
-            Kind::Idioms => include_str!("idioms.tsv"),
-            Kind::ToChinese | Kind::ToEnglish => include_str!("translations.tsv"),
+            ChineseTask::Poems => include_str!("poems.tsv"),
+            ChineseTask::Idioms => include_str!("idioms.tsv"),
+            ChineseTask::ToChinese | ChineseTask::ToEnglish => include_str!("translations.tsv"),
         };
         let pairs = text.lines().map(|line| line.split_once('\t').expect("two columns"));
         let pairs: Vec<(String, String)> = match self {
-            Kind::Poems => pairs.map(|(line, next)| (format!("{line}，"), format!("{next}。"))).collect(),
-            Kind::Idioms => {
+            ChineseTask::Poems => {
+                pairs.map(|(line, next)| (format!("{line}，"), format!("{next}。"))).collect()
+            }
+            ChineseTask::Idioms => {
                 pairs.map(|(says, idiom)| (format!("{says}，这叫"), format!("{idiom}。"))).collect()
             }
-            Kind::ToChinese => {
+            ChineseTask::ToChinese => {
                 pairs.map(|(zh, en)| (format!("英语：{en}\n汉语："), zh.to_string())).collect()
             }
-            Kind::ToEnglish => {
+            ChineseTask::ToEnglish => {
                 pairs.map(|(zh, en)| (format!("汉语：{zh}\n英语："), en.to_string())).collect()
             }
         };
@@ -70,7 +73,7 @@ impl Kind {
     fn item(self, pairs: &[(String, String)], i: usize) -> Item {
         let rng = &mut Rng::new(&[self as u64, i as u64]);
         let (query, right) = &pairs[i];
-        let chars = |text: &str| if self == Kind::Poems { text.chars().count() } else { 0 };
+        let chars = |text: &str| if self == ChineseTask::Poems { text.chars().count() } else { 0 };
         let mut others: Vec<&String> = pairs.iter().map(|(_, answer)| answer).collect();
         others.retain(|answer| *answer != right && chars(answer) == chars(right));
         rng.shuffle(&mut others);
@@ -84,8 +87,9 @@ impl Kind {
 /// Writes the test as a bundle of CORE's form, three translations before each translation.
 pub fn write_bundle(folder: &Path) -> io::Result<()> {
     let (mut list, mut meta) = ("icl_tasks:\n".to_string(), "Eval Task,Random baseline\n".to_string());
-    for kind in Kind::ALL {
-        let (name, shots) = (kind.name(), if matches!(kind, Kind::Poems | Kind::Idioms) { 0 } else { 3 });
+    for kind in ChineseTask::ALL {
+        let (name, shots) =
+            (kind.name(), if matches!(kind, ChineseTask::Poems | ChineseTask::Idioms) { 0 } else { 3 });
         list += &format!(
             "- label: {name}\n  dataset_uri: {name}.jsonl\n  num_fewshot: [{shots}]\n  icl_task_type: multiple_choice\n  continuation_delimiter: \"\"\n"
         );
@@ -107,7 +111,7 @@ mod tests {
 
     #[test]
     fn each_item_has_one_right_answer_among_four() {
-        for kind in Kind::ALL {
+        for kind in ChineseTask::ALL {
             let items = kind.items();
             assert!(items.len() >= 30, "{kind:?}: {}", items.len());
             let mut golds = [0; CHOICES];
@@ -120,7 +124,7 @@ mod tests {
             }
             assert!(golds.iter().all(|n| *n > 1), "{kind:?}: {golds:?}");
         }
-        let first = &Kind::Poems.items()[0];
+        let first = &ChineseTask::Poems.items()[0];
         assert_eq!(
             (first.query.as_str(), first.choices[first.gold].as_str()),
             ("床前明月光，", "疑是地上霜。")
@@ -134,7 +138,7 @@ mod tests {
         write_bundle(temp.path()).unwrap();
         let bundle = Bundle::open(temp.path()).unwrap();
         assert_eq!(bundle.tasks.len(), 4);
-        for (task, kind) in bundle.tasks.iter().zip(Kind::ALL) {
+        for (task, kind) in bundle.tasks.iter().zip(ChineseTask::ALL) {
             let items = bundle.items(task, 0).unwrap().unwrap();
             assert_eq!((task.label.as_str(), items.items.len()), (kind.name(), kind.items().len()));
             assert_eq!(task.baseline, 0.25);

@@ -19,7 +19,7 @@ use nanochat_tensor::Rng;
 use rayon::prelude::*;
 
 use crate::dataset::{DataError, ShardWriter, Split};
-use crate::ingest::{InputFile, Kind, Oddities, ReadOptions, documents, input_files};
+use crate::ingest::{FileKind, InputFile, Oddities, ReadOptions, documents, input_files};
 use crate::language::{Detected, detect};
 use near::{Seen, Signature, Verdict, signature};
 pub use normalize::Width;
@@ -154,12 +154,13 @@ fn files_of_shard(
     let next = files.iter().skip(1).map(|file| Some(file.path.parent())).chain([None]);
     let last: Vec<bool> =
         files.iter().zip(next).map(|(file, next)| Some(file.path.parent()) != next).collect();
-    let split =
-        |(file, last): (InputFile, bool)| match options.keep_validation && last && file.kind == Kind::Parquet
-        {
-            true => (file, Split::Val),
-            false => (file, Split::Train),
-        };
+    let split = |(file, last): (InputFile, bool)| match options.keep_validation
+        && last
+        && file.kind == FileKind::Parquet
+    {
+        true => (file, Split::Val),
+        false => (file, Split::Train),
+    };
     let found = files.len();
     let (i, n) = options.shard.unwrap_or((0, 1));
     if n > found {

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::words::{Kind, Word, hash, mix, units_per_word};
+use super::words::{Word, WordKind, hash, mix, units_per_word};
 
 const BANDS: usize = 14;
 const HASHES_PER_BAND: usize = 8;
@@ -28,7 +28,7 @@ pub fn signature(text: &str, words: &[Word], language: &str, near: bool) -> Sign
         return Signature { exact, bands: None };
     }
     let mut folded = String::new();
-    let proper = words.iter().filter(|word| word.kind != Kind::Symbols);
+    let proper = words.iter().filter(|word| word.kind != WordKind::Symbols);
     let hashes: Vec<u64> = proper.map(|word| folded_hash(word, text, &mut folded)).collect();
     let phrase = |words: &[u64]| (words.iter().fold(0, |h, word| mix(h ^ word)) >> 32) as u32;
     let phrases: Vec<u32> = hashes.windows(WORDS_PER_PHRASE * units_per_word(language)).map(phrase).collect();
@@ -45,7 +45,7 @@ pub fn signature(text: &str, words: &[Word], language: &str, near: bool) -> Sign
 
 fn folded_hash(word: &Word, text: &str, folded: &mut String) -> u64 {
     let text = word.text(text);
-    if word.kind == Kind::Han || text.bytes().all(|byte| byte.is_ascii_lowercase()) {
+    if word.kind == WordKind::Han || text.bytes().all(|byte| byte.is_ascii_lowercase()) {
         return word.hash;
     }
     folded.clear();

@@ -2,7 +2,7 @@
 //! makes them, so that they hold for Chinese too; its rules about the length of words and about stop words
 //! are for English alone.
 
-use super::words::{Kind, Word, hash, mix, units_per_word};
+use super::words::{Word, WordKind, hash, mix, units_per_word};
 
 /// Why a document is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +104,7 @@ pub fn check(
 
 fn quality(text: &str, words: &[Word], language: &str, limits: Limits) -> Option<Reason> {
     let total = words.len() as f64;
-    let proper = words.iter().filter(|word| word.kind != Kind::Symbols);
+    let proper = words.iter().filter(|word| word.kind != WordKind::Symbols);
     let (n, chars) = proper.fold((0usize, 0u64), |(n, chars), word| (n + 1, chars + u64::from(word.chars)));
     let count = |pattern: &str| text.matches(pattern).count();
     let lines = text.lines().count() as f64;
@@ -128,7 +128,8 @@ fn quality(text: &str, words: &[Word], language: &str, limits: Limits) -> Option
             too(share_of_lines(&cut) > MAX_ELLIPSIS_LINES, Reason::LineEllipses)
         })
         .or_else(|| {
-            let letters = words.iter().filter(|word| matches!(word.kind, Kind::Letters | Kind::Han)).count();
+            let letters =
+                words.iter().filter(|word| matches!(word.kind, WordKind::Letters | WordKind::Han)).count();
             too((letters as f64) < MIN_LETTER_WORDS * total, Reason::FewLetters)
         })
         .or_else(|| too(english && stop_words(words) < MIN_STOP_WORDS, Reason::StopWords))

@@ -4,7 +4,7 @@
 use crate::language::is_han;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum WordKind {
     /// Has a letter.
     Letters,
     /// A single Chinese character.
@@ -19,7 +19,7 @@ pub struct Word {
     pub len: u32,
     /// In characters.
     pub chars: u32,
-    pub kind: Kind,
+    pub kind: WordKind,
     /// Of the bytes as they are.
     pub hash: u64,
 }
@@ -79,11 +79,11 @@ pub fn split(text: &str, words: &mut Vec<Word>) {
         after_space = first == Class::Space;
         let kind = match first {
             Class::Space => continue,
-            Class::Han => Kind::Han,
+            Class::Han => WordKind::Han,
             Class::Symbol if !alone => continue,
-            Class::Symbol => Kind::Symbols,
-            _ if letters => Kind::Letters,
-            _ => Kind::Digits,
+            Class::Symbol => WordKind::Symbols,
+            _ if letters => WordKind::Letters,
+            _ => WordKind::Digits,
         };
         let end = chars.peek().map_or(text.len(), |(at, _)| *at);
         let hash = hash(&text.as_bytes()[start..end]);
@@ -119,8 +119,11 @@ mod tests {
         split(text, &mut words);
         let found: Vec<&str> = words.iter().map(|word| word.text(text)).collect();
         assert_eq!(found, ["-", "Don", "t", "用", "Rust2024", "写", "3", "14", "naïve", "…"]);
-        assert_eq!(words[4].kind, Kind::Letters);
-        assert_eq!((words[6].kind, words[3].kind, words[0].kind), (Kind::Digits, Kind::Han, Kind::Symbols));
+        assert_eq!(words[4].kind, WordKind::Letters);
+        assert_eq!(
+            (words[6].kind, words[3].kind, words[0].kind),
+            (WordKind::Digits, WordKind::Han, WordKind::Symbols)
+        );
         assert_eq!(words[8].chars, 5);
         assert_eq!(words[1].hash, hash(b"Don"));
     }

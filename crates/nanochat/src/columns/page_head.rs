@@ -16,11 +16,11 @@ pub struct Head {
     pub unpacked: usize,
     pub values: usize,
     pub encoding: Encoding,
-    pub kind: Kind,
+    pub kind: PageKind,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub enum PageKind {
     Dictionary,
     /// With the encodings of the levels.
     Data {
@@ -60,7 +60,7 @@ impl Head {
             3 => (data_v2, 4),
             _ => {
                 return Ok(Head {
-                    kind: Kind::Index,
+                    kind: PageKind::Index,
                     values: 0,
                     encoding: Encoding::PLAIN,
                     ..Head::sizes(page)?
@@ -71,12 +71,12 @@ impl Head {
             values: numbers.get(1)?,
             encoding: encoding(numbers.get(encoding_at)?)?,
             kind: match page.get(1)? {
-                0 => Kind::Data {
+                0 => PageKind::Data {
                     definition: encoding(numbers.get(3)?)?,
                     repetition: encoding(numbers.get(4)?)?,
                 },
-                2 => Kind::Dictionary,
-                _ => Kind::DataV2 {
+                2 => PageKind::Dictionary,
+                _ => PageKind::DataV2 {
                     nulls: numbers.get(2)?,
                     rows: numbers.get(3)?,
                     definition: numbers.get(5)?,
@@ -94,7 +94,7 @@ impl Head {
 
     fn sizes(page: Numbers) -> Result<Head> {
         let (unpacked, packed) = (page.get(2)?, page.get(3)?);
-        Ok(Head { packed, unpacked, values: 0, encoding: Encoding::PLAIN, kind: Kind::Index })
+        Ok(Head { packed, unpacked, values: 0, encoding: Encoding::PLAIN, kind: PageKind::Index })
     }
 }
 

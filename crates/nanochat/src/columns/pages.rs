@@ -13,7 +13,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::schema::types::ColumnDescPtr;
 
 use super::budget::{Budget, Held};
-use super::page_head::{Head, Kind};
+use super::page_head::{Head, PageKind};
 use super::unpack::unpack;
 use super::{delta, no};
 use crate::lines::MAX_LINE;
@@ -78,7 +78,7 @@ impl Pages {
         let mut passed = 0;
         while let Some(head) = self.peek()? {
             match head.kind {
-                Kind::Dictionary => self.dictionary = self.get_next_page()?,
+                PageKind::Dictionary => self.dictionary = self.get_next_page()?,
                 _ if head.values > rows - passed => break,
                 _ => {
                     passed += head.values;
@@ -98,8 +98,8 @@ impl Pages {
                 return Err(no("it is shorter than it says"));
             }
             match head.kind {
-                Kind::Dictionary => self.head = Some(head),
-                Kind::Data { .. } | Kind::DataV2 { .. } if head.values > 0 => self.head = Some(head),
+                PageKind::Dictionary => self.head = Some(head),
+                PageKind::Data { .. } | PageKind::DataV2 { .. } if head.values > 0 => self.head = Some(head),
                 _ => self.at += head.packed as u64,
             }
         }
@@ -127,7 +127,9 @@ impl Pages {
     /// The body of a page, its levels before its values, and the memory it takes.
     fn body(&self, head: &Head) -> Result<(Vec<u8>, Held)> {
         let (levels, is_packed) = match head.kind {
-            Kind::DataV2 { definition, repetition, is_packed, .. } => (definition + repetition, is_packed),
+            PageKind::DataV2 { definition, repetition, is_packed, .. } => {
+                (definition + repetition, is_packed)
+            }
             _ => (0, true),
         };
         let of_packed = self.budget.take(head.packed)?;
@@ -179,8 +181,8 @@ impl Pages {
     /// What follows the levels in a body.
     fn values<'a>(&self, head: &Head, mut body: &'a [u8]) -> Option<&'a [u8]> {
         match head.kind {
-            Kind::DataV2 { definition, repetition, .. } => body.get(definition + repetition..),
-            Kind::Data { definition, repetition } => {
+            PageKind::DataV2 { definition, repetition, .. } => body.get(definition + repetition..),
+            PageKind::Data { definition, repetition } => {
                 for (level, encoding) in
                     [(self.column.max_rep_level(), repetition), (self.column.max_def_level(), definition)]
                 {
@@ -203,7 +205,7 @@ impl Pages {
     fn read(&mut self, head: Head) -> Result<Page> {
         let (body, mut held) = self.body(&head)?;
         let of_values = VALUE_BYTES * head.values;
-        if matches!(head.kind, Kind::Dictionary) {
+        if matches!(head.kind, PageKind::Dictionary) {
             held.grow(of_values)?;
             self.of_dictionary = Some(held);
         } else {
@@ -231,10 +233,10 @@ impl Pages {
 fn page(head: Head, buf: Bytes) -> Page {
     let (num_values, encoding) = (head.values as u32, head.encoding);
     match head.kind {
-        Kind::Dictionary | Kind::Index => {
+        PageKind::Dictionary | PageKind::Index => {
             Page::DictionaryPage { buf, num_values, encoding, is_sorted: false }
         }
-        Kind::Data { definition, repetition } => Page::DataPage {
+        PageKind::Data { definition, repetition } => Page::DataPage {
             buf,
             num_values,
             encoding,
@@ -242,7 +244,7 @@ fn page(head: Head, buf: Bytes) -> Page {
             rep_level_encoding: repetition,
             statistics: None,
         },
-        Kind::DataV2 { nulls, rows, definition, repetition, is_packed } => Page::DataPageV2 {
+        PageKind::DataV2 { nulls, rows, definition, repetition, is_packed } => Page::DataPageV2 {
             buf,
             num_values,
             encoding,
@@ -278,11 +280,11 @@ impl PageReader for Pages {
     fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
         Ok(self.peek()?.map(|head| PageMetadata {
             num_rows: match head.kind {
-                Kind::DataV2 { rows, .. } => Some(rows),
+                PageKind::DataV2 { rows, .. } => Some(rows),
                 _ => None,
             },
-            num_levels: Some(head.values).filter(|_| !matches!(head.kind, Kind::Dictionary)),
-            is_dict: matches!(head.kind, Kind::Dictionary),
+            num_levels: Some(head.values).filter(|_| !matches!(head.kind, PageKind::Dictionary)),
+            is_dict: matches!(head.kind, PageKind::Dictionary),
         }))
     }
 

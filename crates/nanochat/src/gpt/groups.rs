@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::GptConfig;
-use super::weights::Role;
+use super::weights::WeightRole;
 use crate::values;
 
 /// Learning rates before the schedule. Those of embedding and head are for n_embd 768 and are scaled
@@ -50,11 +50,11 @@ pub struct ParamGroup {
     pub weight_decay: f32,
 }
 
-impl Role {
+impl WeightRole {
     pub fn rule(self) -> Rule {
         match self {
-            Role::Embedding | Role::Unembedding => Rule::AdamW { betas: (0.8, 0.95), eps: 1e-10 },
-            Role::Matrix => Rule::Muon,
+            WeightRole::Embedding | WeightRole::Unembedding => Rule::AdamW { betas: (0.8, 0.95), eps: 1e-10 },
+            WeightRole::Matrix => Rule::Muon,
         }
     }
 
@@ -62,9 +62,9 @@ impl Role {
     pub fn group(self, config: &GptConfig, rates: &Rates) -> ParamGroup {
         let dmodel_scale = (config.n_embd as f32 / 768.0).powf(-0.5);
         let (lr, weight_decay) = match self {
-            Role::Embedding => (rates.embedding_lr * dmodel_scale, rates.weight_decay),
-            Role::Unembedding => (rates.unembedding_lr * dmodel_scale, rates.weight_decay),
-            Role::Matrix => (rates.matrix_lr, 0.0),
+            WeightRole::Embedding => (rates.embedding_lr * dmodel_scale, rates.weight_decay),
+            WeightRole::Unembedding => (rates.unembedding_lr * dmodel_scale, rates.weight_decay),
+            WeightRole::Matrix => (rates.matrix_lr, 0.0),
         };
         ParamGroup { rule: self.rule(), lr, weight_decay }
     }

@@ -26,8 +26,8 @@ use on_tape::{OnTape, Tokens};
 use weights::{Init, Weight, Weights};
 
 pub use groups::{ParamGroup, Rates, Rule};
-pub use sizes::Kept;
-pub use weights::Role;
+pub use sizes::KeptValues;
+pub use weights::WeightRole;
 
 /// Rotary positions made ready, as a multiple of the trained length: scoring long few-shot prompts
 /// reaches beyond it.
@@ -109,7 +109,7 @@ impl Gpt {
     pub fn packed(&self, precision: Precision) -> Gpt {
         let mut packed = self.clone();
         for (_, role, weight) in packed.params_mut() {
-            if role != Role::Embedding {
+            if role != WeightRole::Embedding {
                 *weight = weight.to_packed(precision);
             }
         }
@@ -201,13 +201,13 @@ impl Gpt {
     }
 
     /// Every weight with its name and its optimizer, in a fixed order.
-    pub fn params(&self) -> Vec<(String, Role, &Tensor)> {
+    pub fn params(&self) -> Vec<(String, WeightRole, &Tensor)> {
         let named = |(weight, tensor): (&Weight, _)| (weight.name(), weight.role, tensor);
         Weights::of(&self.config).each().zip(self.weights.each()).map(named).collect()
     }
 
     /// As `params`, to be changed.
-    pub fn params_mut(&mut self) -> Vec<(String, Role, &mut Tensor)> {
+    pub fn params_mut(&mut self) -> Vec<(String, WeightRole, &mut Tensor)> {
         let named = |(weight, tensor): (&Weight, _)| (weight.name(), weight.role, tensor);
         Weights::of(&self.config).each().zip(self.weights.each_mut()).map(named).collect()
     }

@@ -2,7 +2,7 @@
 //! its trunk, for the horizon of a run, its plan and its MFU.
 
 use super::GptConfig;
-use super::weights::{Role, Weights};
+use super::weights::{WeightRole, Weights};
 use crate::config::Recompute;
 
 impl GptConfig {
@@ -11,7 +11,7 @@ impl GptConfig {
     }
 
     /// Parameters of the weights of one role: of `Matrix` those that Muon trains.
-    pub fn params_of(&self, role: Role) -> usize {
+    pub fn params_of(&self, role: WeightRole) -> usize {
         Weights::of(self).each().filter(|weight| weight.role == role).map(|weight| weight.len()).sum()
     }
 
@@ -23,7 +23,7 @@ impl GptConfig {
     /// Training FLOPs of one token: 6 for every parameter that multiplies (all but embeddings, of which a row is
     /// taken), and the attention's 12 · n_layer · n_head · head_dim · T.
     pub fn flops_per_token(&self) -> f64 {
-        let multiplying = self.params() - self.params_of(Role::Embedding);
+        let multiplying = self.params() - self.params_of(WeightRole::Embedding);
         6.0 * multiplying as f64
             + 12.0 * (self.n_layer * self.n_head * self.head_dim() * self.sequence_len) as f64
     }
@@ -34,14 +34,14 @@ impl GptConfig {
         match recompute {
             Recompute::None => 0.0,
             Recompute::Mlp => 2.0 * (8 * self.n_layer * c * c) as f64,
-            Recompute::Block => 2.0 * self.params_of(Role::Matrix) as f64 + attention as f64,
+            Recompute::Block => 2.0 * self.params_of(WeightRole::Matrix) as f64 + attention as f64,
         }
     }
 
     /// Values that all layers keep for the backward pass of a micro-batch of `tokens`, the layer that is computed again
     /// and the two norms outside of them included.
     pub fn kept_values(&self, tokens: usize, recompute: Recompute) -> f64 {
-        let kept = Kept::of(self);
+        let kept = KeptValues::of(self);
         let units = self.n_layer as f64 * kept.a_layer(recompute) + kept.again(recompute) + 2.0;
         units * (tokens * self.n_embd) as f64
     }
@@ -49,17 +49,17 @@ impl GptConfig {
 
 /// Values a layer keeps for the backward pass, in units of B·T·C.
 #[derive(Clone, Copy)]
-pub struct Kept {
+pub struct KeptValues {
     attention: f64,
     mlp: f64,
 }
 
-impl Kept {
+impl KeptValues {
     /// The norm's output, q, k, v and the attention's output; the norm's output and relu²'s (4 C). That is 10
     /// where every head has keys of its own.
-    pub fn of(config: &GptConfig) -> Kept {
+    pub fn of(config: &GptConfig) -> KeptValues {
         let keys_and_values = 2.0 * config.kv_dim() as f64 / config.n_embd as f64;
-        Kept { attention: 3.0 + keys_and_values, mlp: 5.0 }
+        KeptValues { attention: 3.0 + keys_and_values, mlp: 5.0 }
     }
 
     /// Of one layer. What is computed again keeps its input alone.

@@ -28,13 +28,13 @@ pub struct Weight {
     layer: Option<usize>,
     part: &'static str,
     pub shape: [usize; 2],
-    pub role: Role,
+    pub role: WeightRole,
     pub init: Init,
 }
 
 /// What a weight does in the model. `groups.rs` says how the weights of each role are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
+pub enum WeightRole {
     /// A table of which tokens take rows.
     Embedding,
     Unembedding,
@@ -74,7 +74,8 @@ impl Weights<Weight> {
         let (v, c, kv_dim) = (config.vocab_size, config.n_embd, config.kv_dim());
         let table = |part, role, init| Weight { layer: None, part, shape: [v, c], role, init };
         let layer = |i: usize| {
-            let weight = |part, shape, init| Weight { layer: Some(i), part, shape, role: Role::Matrix, init };
+            let weight =
+                |part, shape, init| Weight { layer: Some(i), part, shape, role: WeightRole::Matrix, init };
             let matrix = |part, n: usize, [fan_out, fan_in]: [usize; 2]| {
                 let std = (fan_out as f32 / fan_in as f32).sqrt().min(1.0) / (fan_in as f32).sqrt();
                 weight(part, [fan_out, fan_in], Init::Normal { std, stream: 2 + 4 * i + n })
@@ -91,9 +92,9 @@ impl Weights<Weight> {
             }
         };
         Weights {
-            wte: table("transformer.wte", Role::Embedding, Init::Normal { std: 1.0, stream: 1 }),
+            wte: table("transformer.wte", WeightRole::Embedding, Init::Normal { std: 1.0, stream: 1 }),
             layers: (0..config.n_layer).map(layer).collect(),
-            lm_head: table("lm_head", Role::Unembedding, Init::Zero),
+            lm_head: table("lm_head", WeightRole::Unembedding, Init::Zero),
         }
     }
 }

@@ -8,11 +8,11 @@ use crate::dataset::{DataError, at};
 
 pub(crate) struct InputFile {
     pub path: PathBuf,
-    pub kind: Kind,
+    pub kind: FileKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum FileKind {
     Text,
     /// Objects one a line, or of one list.
     Json,
@@ -87,7 +87,7 @@ fn list(path: &Path, files: &mut Vec<InputFile>, passed: &mut PassedOver) -> Res
         }
         return Ok(());
     }
-    match Kind::of(path) {
+    match FileKind::of(path) {
         Ok(kind) => files.push(InputFile { path: path.into(), kind }),
         Err(unread) => passed.add(unread),
     }
@@ -121,17 +121,17 @@ impl PassedOver {
     }
 }
 
-impl Kind {
+impl FileKind {
     /// By extension.
-    fn of(path: &Path) -> Result<Kind, Unread> {
+    fn of(path: &Path) -> Result<FileKind, Unread> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
         match plain.unwrap_or(&name).rsplit_once('.') {
-            Some((_, "txt" | "md")) => Ok(Kind::Text),
-            Some((_, "json" | "jsonl" | "ndjson")) => Ok(Kind::Json),
-            Some((_, "csv")) => Ok(Kind::Csv),
-            Some((_, "tsv")) => Ok(Kind::Tsv),
-            Some((_, "parquet")) if plain.is_none() => Ok(Kind::Parquet),
+            Some((_, "txt" | "md")) => Ok(FileKind::Text),
+            Some((_, "json" | "jsonl" | "ndjson")) => Ok(FileKind::Json),
+            Some((_, "csv")) => Ok(FileKind::Csv),
+            Some((_, "tsv")) => Ok(FileKind::Tsv),
+            Some((_, "parquet")) if plain.is_none() => Ok(FileKind::Parquet),
             _ => Err(match name.split_once('.') {
                 Some((_, end)) => Unread::Ending(format!(".{end}")),
                 None => Unread::NoExtension,
@@ -141,11 +141,11 @@ impl Kind {
 
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Text => "text",
-            Kind::Json => "JSON",
-            Kind::Csv => "CSV",
-            Kind::Tsv => "TSV",
-            Kind::Parquet => "parquet",
+            FileKind::Text => "text",
+            FileKind::Json => "JSON",
+            FileKind::Csv => "CSV",
+            FileKind::Tsv => "TSV",
+            FileKind::Parquet => "parquet",
         }
     }
 }

@@ -16,8 +16,8 @@ use nanochat_tensor::Rng;
 use crate::dataset::{DataError, ShardWriter, Written};
 use crate::encoding::Encoding;
 use crate::lines::BadLines;
+pub use files::{FileKind, PassedOver, Unread};
 pub(crate) use files::{InputFile, input_files};
-pub use files::{Kind, PassedOver, Unread};
 pub use oddities::{Found, Oddities, Oddity};
 pub(crate) use read::documents;
 use sink::Sink;
@@ -61,7 +61,7 @@ pub struct IngestOptions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ingested {
     /// Files and documents by kind of file.
-    pub kinds: BTreeMap<Kind, Count>,
+    pub kinds: BTreeMap<FileKind, Count>,
     pub passed: PassedOver,
     pub odd: Oddities,
     /// Blank documents, left out.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::field::text_of;
 use super::oddities::Found;
-use super::{InputFile, Kind, Oddities, Oddity, ReadOptions};
+use super::{FileKind, InputFile, Oddities, Oddity, ReadOptions};
 use crate::dataset::{CHUNK_ROWS, DataError, ParquetTexts, at};
 use crate::encoding::{Encoding, Text};
 use crate::json::{self, Mended};
@@ -31,7 +31,7 @@ pub fn documents(
     let foreign = Found::default();
     let mut reading = Reading { file, options, odd, take, documents: 0, foreign, sample: Vec::new() };
     let path = &file.path;
-    if file.kind == Kind::Parquet {
+    if file.kind == FileKind::Parquet {
         reading.parquet()?;
         progress.inc(file.len());
         return reading.end(None);
@@ -65,13 +65,13 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
     fn text(&mut self, mut text: Box<dyn BufRead + Send>) -> Result<(), DataError> {
         let InputFile { path, kind } = self.file;
         match kind {
-            Kind::Text if self.options.split_lines => {
+            FileKind::Text if self.options.split_lines => {
                 for line in Lines::new(path, text) {
                     let (number, bytes) = line?;
                     self.document(Some(number), &bytes)?;
                 }
             }
-            Kind::Text => {
+            FileKind::Text => {
                 let mut bytes = Vec::new();
                 text.by_ref().take(MAX_LINE + 1).read_to_end(&mut bytes).map_err(at(path))?;
                 if bytes.len() as u64 > MAX_LINE {
@@ -81,7 +81,7 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
                 }
                 self.document(None, &bytes)?;
             }
-            Kind::Json => {
+            FileKind::Json => {
                 for record in Records::new(path, text) {
                     let (place, bytes) = record?;
                     match json::parse(&bytes) {
@@ -93,9 +93,9 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
                     }
                 }
             }
-            Kind::Csv => self.table(Table::new(text, b','))?,
-            Kind::Tsv => self.table(Table::new(text, b'\t'))?,
-            Kind::Parquet => unreachable!("parquet is no text"),
+            FileKind::Csv => self.table(Table::new(text, b','))?,
+            FileKind::Tsv => self.table(Table::new(text, b'\t'))?,
+            FileKind::Parquet => unreachable!("parquet is no text"),
         }
         Ok(())
     }
@@ -194,7 +194,7 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
             return Ok(());
         }
         let hint = match looks_like.or_else(|| Encoding::guess(&self.sample)) {
-            _ if self.file.kind == Kind::Parquet => String::new(),
+            _ if self.file.kind == FileKind::Parquet => String::new(),
             Some(encoding) => {
                 let name = encoding.name();
                 format!("it looks like {name}, which --encoding {} reads", name.to_lowercase())

@@ -2,7 +2,7 @@
 
 use nanochat_tensor::Rng;
 
-use super::{IngestOptions, Ingested, InputFile, Kind};
+use super::{FileKind, IngestOptions, Ingested, InputFile};
 use crate::dataset::{DataError, ShardWriter, Split};
 
 /// Text held back to shuffle documents with one another.
@@ -15,7 +15,7 @@ pub struct Sink {
     /// One document of so many is for validation.
     val_every: usize,
     written: usize,
-    kind: Kind,
+    kind: FileKind,
 }
 
 struct Shuffle {
@@ -29,7 +29,7 @@ impl Sink {
         let shuffle = options.seed.map(|seed| Shuffle { rng: Rng::new(&[seed, 1]), held: vec![], bytes: 0 });
         let val_every = (1.0 / options.val_share).round() as usize;
         let report = Ingested::default();
-        Sink { writer, report, shuffle, val_every, written: 0, kind: Kind::Text }
+        Sink { writer, report, shuffle, val_every, written: 0, kind: FileKind::Text }
     }
 
     /// What follows comes from `file`.

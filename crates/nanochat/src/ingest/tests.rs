@@ -69,8 +69,8 @@ fn every_kind_of_file_is_read() {
     let report = folder.ingest(&skipping()).unwrap();
     assert_eq!(folder.texts(Split::Val), ["first\nsecond\n"]);
     assert_eq!(folder.texts(Split::Train), ["# two\n", "four,\nfive", "三", "six", "seven", "eight"]);
-    assert_eq!(report.kinds[&Kind::Text], Count { files: 4, documents: 2 });
-    assert_eq!(report.kinds[&Kind::Json], Count { files: 2, documents: 3 });
+    assert_eq!(report.kinds[&FileKind::Text], Count { files: 4, documents: 2 });
+    assert_eq!(report.kinds[&FileKind::Json], Count { files: 2, documents: 3 });
     assert_eq!((report.blank, report.odd.count(Oddity::NotUtf8), report.nuls), (2, 1, 1));
     let odd = report.odd.sentences();
     assert!(
@@ -84,7 +84,7 @@ fn every_kind_of_file_is_read() {
     let again = folder.0.path().join("again");
     let out = folder.0.path().join("out");
     let report = ingest(&[out], &again, &options(), &ProgressBar::hidden()).unwrap();
-    assert_eq!(report.kinds[&Kind::Parquet], Count { files: 2, documents: 7 });
+    assert_eq!(report.kinds[&FileKind::Parquet], Count { files: 2, documents: 7 });
 }
 
 #[test]

@@ -33,7 +33,7 @@ use crate::json;
 use crate::lines::BadLines;
 use crate::records::Records;
 use crate::reward::Reward;
-use crate::tasks::{self, Folders, Kind, Split};
+use crate::tasks::{self, Folders, Grading, Split};
 pub use recipe::one_line;
 use recipe::{Entry, parse_flag, read_recipe};
 
@@ -85,7 +85,7 @@ impl Conversations for Box<dyn tasks::Task> {
     }
 
     fn grade(&self, index: usize, answer: &str) -> Result<Option<bool>, DataError> {
-        let graded = (self.kind() != Kind::Talk).then(|| self.as_ref().grade(index, answer)).transpose();
+        let graded = (self.kind() != Grading::Talk).then(|| self.as_ref().grade(index, answer)).transpose();
         graded.map_err(|error| bad(self.name(), error.to_string()))
     }
 }

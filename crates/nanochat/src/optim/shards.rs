@@ -10,13 +10,13 @@ use std::ops::Range;
 
 use nanochat_tensor::{Bucket, Comm, Reduction, Tensor};
 
-use crate::gpt::{Gpt, ParamGroup, Rates, Role, Rule};
+use crate::gpt::{Gpt, ParamGroup, Rates, Rule, WeightRole};
 
 /// What is updated, summed and gathered together.
 pub struct Shard {
     /// Numbers of its weights in `Gpt::params`, one behind the other.
     pub params: Vec<usize>,
-    pub role: Role,
+    pub role: WeightRole,
     pub group: ParamGroup,
     /// Of its matrices, where they are updated whole.
     pub matrix: Option<Vec<usize>>,
@@ -54,9 +54,9 @@ impl Shard {
 pub fn shards(model: &Gpt, rates: &Rates, comm: &Comm) -> Vec<Shard> {
     let (rank, world) = (comm.rank(), comm.world_size());
     let (params, mut shards) = (model.params(), Vec::new());
-    let group = |role: Role| role.group(&model.config, rates);
-    let mut alike: BTreeMap<(Role, Vec<usize>), Vec<usize>> = BTreeMap::new();
-    let matrices = |(role, shape): (Role, Vec<usize>), params: Vec<usize>| {
+    let group = |role: WeightRole| role.group(&model.config, rates);
+    let mut alike: BTreeMap<(WeightRole, Vec<usize>), Vec<usize>> = BTreeMap::new();
+    let matrices = |(role, shape): (WeightRole, Vec<usize>), params: Vec<usize>| {
         let part = shape.iter().product();
         let mine = params.get(rank).map(|&param| (param, 0..part));
         Shard { params, role, group: group(role), matrix: Some(shape), part, mine }

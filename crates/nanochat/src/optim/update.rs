@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::newton_schulz::{NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS};
 use super::shards::Shard;
 use super::{ScheduleValues, adamw, muon};
-use crate::gpt::{Role, Rule};
+use crate::gpt::{Rule, WeightRole};
 
 /// This rank's part of a shard.
 pub struct Update<'s, 'w> {
@@ -58,7 +58,7 @@ pub fn clip(parts: &[Tensor], limit: f32, comm: &Comm) -> Tensor {
 pub enum Round {
     AdamW,
     /// Matrices of one role and shape, which a GPU orthogonalizes in one go; None: all of them.
-    Muon(Option<(Role, Vec<usize>)>),
+    Muon(Option<(WeightRole, Vec<usize>)>),
 }
 
 impl Round {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::config::{GptConfig, Recompute};
-use crate::gpt::Role;
+use crate::gpt::WeightRole;
 
 /// Rows of logits that exist at a time on a GPU.
 const GPU_LOGIT_ROWS: usize = 4_096;
@@ -25,8 +25,8 @@ impl Memory {
     /// with. The optimizer's state is shared out among `world_size` devices. Beside its chunk of logits the loss
     /// holds the gradients of its micro-step. Measured on an H200, d20 at batch 32: 40.5 GiB where this says 40.3.
     pub fn gpu(model: &GptConfig, device_batch: usize, world_size: usize, recompute: Recompute) -> Memory {
-        let (head, tokens) = (model.params_of(Role::Unembedding), device_batch * model.sequence_len);
-        let multiplying = model.params() - model.params_of(Role::Embedding);
+        let (head, tokens) = (model.params_of(WeightRole::Unembedding), device_batch * model.sequence_len);
+        let multiplying = model.params() - model.params_of(WeightRole::Embedding);
         Memory {
             weights: (4 * model.params() + 2 * multiplying) as f64,
             gradients: (4 * model.params()) as f64,
@@ -40,7 +40,7 @@ impl Memory {
     /// All in float32, but for the loss: of bf16 are its chunk of logits and two copies of `lm_head` laid out to multiply
     /// with. It holds `lm_head`'s gradient of its own micro-step beside the sum. `--precision f32` takes less.
     pub fn cpu(model: &GptConfig, device_batch: usize, world_size: usize, recompute: Recompute) -> Memory {
-        let (head, tokens) = (model.params_of(Role::Unembedding), device_batch * model.sequence_len);
+        let (head, tokens) = (model.params_of(WeightRole::Unembedding), device_batch * model.sequence_len);
         let rows = (CPU_LOGITS / model.vocab_size).clamp(48, 1_024).min(tokens);
         Memory {
             weights: (4 * model.params()) as f64,

@@ -18,7 +18,7 @@ use regex::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
 use super::multiple_choice::{MultipleChoice, Question, letters};
-use super::{Kind, Task, TaskError, talk};
+use super::{Grading, Task, TaskError, talk};
 use crate::conversation::{Conversation, Fields, Told, Unused, from_json};
 use crate::dataset::DataError;
 use crate::json;
@@ -178,8 +178,8 @@ impl Task for Questions {
         &self.name
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Generative
+    fn kind(&self) -> Grading {
+        Grading::Generative
     }
 
     fn len(&self) -> usize {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::{Kind, Split, Task, TaskError, exchange, files, sets};
+use super::{Grading, Split, Task, TaskError, exchange, files, sets};
 use crate::conversation::{Content, Conversation, Part, PartKind};
 use crate::dataset::DataError;
 use crate::table::Row;
@@ -74,8 +74,8 @@ impl Task for Gsm8k {
         "GSM8K"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Generative
+    fn kind(&self) -> Grading {
+        Grading::Generative
     }
 
     fn len(&self) -> usize {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::{Kind, Split, Task, TaskError, exchange, files, sets};
+use super::{Grading, Split, Task, TaskError, exchange, files, sets};
 use crate::conversation::{Content, Conversation};
 use crate::dataset::DataError;
 use crate::sandbox::{Outcome, Sandbox, Trial};
@@ -81,8 +81,8 @@ impl Task for HumanEval {
         "HumanEval"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Generative
+    fn kind(&self) -> Grading {
+        Grading::Generative
     }
 
     fn len(&self) -> usize {

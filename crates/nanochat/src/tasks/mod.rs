@@ -42,7 +42,7 @@ pub trait Task: Send + Sync {
     /// As it stands in tables: `ARC-Easy`.
     fn name(&self) -> &str;
 
-    fn kind(&self) -> Kind;
+    fn kind(&self) -> Grading;
 
     fn len(&self) -> usize;
 
@@ -54,7 +54,7 @@ pub trait Task: Send + Sync {
         &[]
     }
 
-    /// Whether `answer` is right: a letter, or all text that the model wrote. Always false for [`Kind::Talk`]. An error
+    /// Whether `answer` is right: a letter, or all text that the model wrote. Always false for [`Grading::Talk`]. An error
     /// says that it cannot be known.
     fn grade(&self, _i: usize, _answer: &str) -> Result<bool, TaskError> {
         Ok(false)
@@ -76,13 +76,13 @@ pub trait Task: Send + Sync {
 
     /// What guessing gets in nanochat's ChatCORE.
     fn baseline(&self) -> f64 {
-        if self.kind() == Kind::Categorical { 0.25 } else { 0.0 }
+        if self.kind() == Grading::Categorical { 0.25 } else { 0.0 }
     }
 }
 
 /// How a task is put to a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Grading {
     /// The offered letter with the highest logit is the answer.
     Categorical,
     /// The model writes an answer.
@@ -165,7 +165,9 @@ pub enum TaskError {
 pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>, TaskError> {
     let sets = folders.sets.as_path();
     let plain: String = name.to_lowercase().chars().filter(|c| !"-_ ".contains(*c)).collect();
-    if let Some(kind) = chinese::Kind::ALL.into_iter().find(|kind| kind.name().replace('-', "") == plain) {
+    if let Some(kind) =
+        chinese::ChineseTask::ALL.into_iter().find(|kind| kind.name().replace('-', "") == plain)
+    {
         return Ok(Box::new(multiple_choice::of_chinese(kind, split)?));
     }
     if let Some(kind) = world::kind(&plain) {

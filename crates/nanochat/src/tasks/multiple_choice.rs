@@ -1,6 +1,6 @@
 //! Questions with lettered choices, in the form that nanochat trains on.
 
-use super::{Kind, Split, Task, TaskError, exchange};
+use super::{Grading, Split, Task, TaskError, exchange};
 use crate::chinese;
 use crate::conversation::{Content, Conversation};
 use crate::dataset::DataError;
@@ -55,7 +55,7 @@ pub fn shown(text: &str) -> String {
 }
 
 /// The built-in Chinese test; it has nothing to learn from.
-pub fn of_chinese(kind: chinese::Kind, split: Split) -> Result<MultipleChoice, TaskError> {
+pub fn of_chinese(kind: chinese::ChineseTask, split: Split) -> Result<MultipleChoice, TaskError> {
     if split == Split::Train {
         return Err(TaskError::NoSplit { task: kind.name(), split: "training" });
     }
@@ -74,8 +74,8 @@ impl Task for MultipleChoice {
         &self.name
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Categorical
+    fn kind(&self) -> Grading {
+        Grading::Categorical
     }
 
     fn len(&self) -> usize {

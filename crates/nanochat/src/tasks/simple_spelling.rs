@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Kind, Split, Task, TaskError, exchange, words};
+use super::{Grading, Split, Task, TaskError, exchange, words};
 use crate::conversation::{Content, Conversation};
 
 /// As many as midtraining uses; with fewer words some come again.
@@ -36,8 +36,8 @@ impl Task for SimpleSpelling {
         "SimpleSpelling"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Generative
+    fn kind(&self) -> Grading {
+        Grading::Generative
     }
 
     fn len(&self) -> usize {

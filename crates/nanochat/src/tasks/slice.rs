@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Kind, Task, TaskError};
+use super::{Grading, Task, TaskError};
 use crate::conversation::Conversation;
 
 pub struct Slice {
@@ -33,7 +33,7 @@ impl Task for Slice {
         self.task.name()
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> Grading {
         self.task.kind()
     }
 

@@ -9,7 +9,7 @@ use nanochat_tensor::Rng;
 
 use super::gsm8k::final_answer;
 use super::simple_spelling::spelled;
-use super::{Kind, Split, Task, TaskError, exchange, words};
+use super::{Grading, Split, Task, TaskError, exchange, words};
 use crate::conversation::{Content, Conversation, Part, PartKind};
 use templates::TEMPLATES;
 
@@ -102,8 +102,8 @@ impl Task for SpellingBee {
         "SpellingBee"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Generative
+    fn kind(&self) -> Grading {
+        Grading::Generative
     }
 
     fn len(&self) -> usize {

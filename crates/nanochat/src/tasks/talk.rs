@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Kind, Split, Task, TaskError, files, sets};
+use super::{Grading, Split, Task, TaskError, files, sets};
 use crate::conversation::{Conversation, Examples, from_json};
 use crate::lines::BadLines;
 
@@ -41,8 +41,8 @@ impl Task for Talk {
         &self.name
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Talk
+    fn kind(&self) -> Grading {
+        Grading::Talk
     }
 
     fn len(&self) -> usize {

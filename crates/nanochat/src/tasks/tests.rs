@@ -104,7 +104,7 @@ fn four_choices_read_the_same_from_every_set() {
     for (name, split) in open {
         let task = sets.open(name, split);
         assert_eq!(texts(&*task, 0), [WANTED, "B"], "{name}");
-        assert_eq!((task.len(), task.kind(), task.baseline()), (1, Kind::Categorical, 0.25));
+        assert_eq!((task.len(), task.kind(), task.baseline()), (1, Grading::Categorical, 0.25));
         assert_eq!(task.letters(0), ["A", "B", "C", "D"]);
         assert!(task.grade(0, "B").unwrap() && !task.grade(0, "A").unwrap() && !task.grade(0, "b").unwrap());
     }
@@ -228,7 +228,7 @@ fn smoltalk_is_conversations() {
     write_parquet(&sets.path("smol-smoltalk/data/train-00000-of-00002.parquet"), schema, columns());
     write_parquet(&sets.path("smol-smoltalk/data/train-00001-of-00002.parquet"), schema, columns());
     let task = sets.open("SmolTalk", Split::Train);
-    assert_eq!((task.len(), task.kind()), (2, Kind::Talk));
+    assert_eq!((task.len(), task.kind()), (2, Grading::Talk));
     let roles: Vec<String> = task.conversation(1).messages.iter().map(|m| m.role.to_string()).collect();
     assert_eq!(roles, ["system", "user", "assistant"]);
 }
@@ -363,7 +363,7 @@ fn a_users_evaluation_needs_no_code() {
     ];
     let sets = Sets::new(&[("my.jsonl", &lines.join("\n"))]);
     let task = sets.open(sets.path("my.jsonl").to_str().unwrap(), Split::Test);
-    assert_eq!((task.name(), task.len(), task.kind()), ("my", 4, Kind::Generative));
+    assert_eq!((task.name(), task.len(), task.kind()), ("my", 4, Grading::Generative));
     let grades = [
         (0, "Yes\n", true),
         (0, "yes", false),
@@ -382,10 +382,10 @@ fn a_users_evaluation_needs_no_code() {
     let choices = r#"{"question": "Is ice cold?", "choices": ["no", "yes"], "answer": "B"}"#;
     fs::write(sets.path("choice.jsonl"), choices).unwrap();
     let task = sets.open(sets.path("choice.jsonl").to_str().unwrap(), Split::Test);
-    assert_eq!((task.kind(), task.letters(0)), (Kind::Categorical, &["A".to_string(), "B".into()][..]));
+    assert_eq!((task.kind(), task.letters(0)), (Grading::Categorical, &["A".to_string(), "B".into()][..]));
     let talk = r#"[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]"#;
     fs::write(sets.path("talk.jsonl"), talk).unwrap();
-    assert_eq!(sets.open(sets.path("talk.jsonl").to_str().unwrap(), Split::Train).kind(), Kind::Talk);
+    assert_eq!(sets.open(sets.path("talk.jsonl").to_str().unwrap(), Split::Train).kind(), Grading::Talk);
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn world_questions_are_tasks_by_kind() {
         conversations: 5,
     };
     crate::make::make(&made, sets.0.path(), &indicatif::ProgressBar::hidden()).unwrap();
-    for kind in crate::world::Kind::ALL {
+    for kind in crate::world::QuestionKind::ALL {
         let task = sets.open(&kind.to_string(), Split::Test);
         assert_eq!((task.len(), task.name()), (200, kind.to_string().as_str()));
         let [_, answer] = texts(&*task, 7);

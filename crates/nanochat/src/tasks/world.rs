@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::talk::{self, Talk};
-use super::{Kind, Split, Task, TaskError};
+use super::{Grading, Split, Task, TaskError};
 use crate::conversation::{Content, Conversation, Message, Role};
 use crate::dataset::DataError;
 use crate::lines::Lines;
@@ -21,12 +21,16 @@ pub fn talk(split: Split, folder: &Path) -> Result<Talk, TaskError> {
 }
 
 /// The kind of questions that has this name.
-pub fn kind(name: &str) -> Option<world::Kind> {
-    world::Kind::ALL.into_iter().find(|kind| kind.to_string() == name)
+pub fn kind(name: &str) -> Option<world::QuestionKind> {
+    world::QuestionKind::ALL.into_iter().find(|kind| kind.to_string() == name)
 }
 
 /// The questions of one kind.
-pub fn questions(kind: world::Kind, split: Split, folder: &Path) -> Result<WorldQuestions, TaskError> {
+pub fn questions(
+    kind: world::QuestionKind,
+    split: Split,
+    folder: &Path,
+) -> Result<WorldQuestions, TaskError> {
     if split == Split::Train {
         return Err(TaskError::NoSplit { task: "a world's questions", split: "training" });
     }
@@ -51,8 +55,8 @@ impl Task for WorldQuestions {
         &self.name
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Generative
+    fn kind(&self) -> Grading {
+        Grading::Generative
     }
 
     fn len(&self) -> usize {
@@ -63,7 +67,7 @@ impl Task for WorldQuestions {
         let Question { kind, conversation, answer, .. } = &self.questions[i];
         let mut conversation = conversation.clone();
         let content = Content::Text(match kind {
-            world::Kind::Problems => format!("#### {answer}"),
+            world::QuestionKind::Problems => format!("#### {answer}"),
             _ => answer.clone(),
         });
         conversation.messages.push(Message { role: Role::Assistant, content });

@@ -28,7 +28,7 @@ use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
 pub use lexicon::compounds;
-pub use questions::{Kind, Question, language_of};
+pub use questions::{Question, QuestionKind, language_of};
 
 use crate::conversation::Conversation;
 use crate::language::TextLanguage;

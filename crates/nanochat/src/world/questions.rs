@@ -11,7 +11,7 @@ use crate::conversation::{Content, Conversation, Message, Role};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum QuestionKind {
     Arithmetic,
     Spelling,
     Counting,
@@ -20,20 +20,26 @@ pub enum Kind {
     Problems,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 6] =
-        [Kind::Arithmetic, Kind::Spelling, Kind::Counting, Kind::Facts, Kind::Identity, Kind::Problems];
+impl QuestionKind {
+    pub const ALL: [QuestionKind; 6] = [
+        QuestionKind::Arithmetic,
+        QuestionKind::Spelling,
+        QuestionKind::Counting,
+        QuestionKind::Facts,
+        QuestionKind::Identity,
+        QuestionKind::Problems,
+    ];
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for QuestionKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Kind::Arithmetic => "arithmetic",
-            Kind::Spelling => "spelling",
-            Kind::Counting => "counting",
-            Kind::Facts => "facts",
-            Kind::Identity => "identity",
-            Kind::Problems => "problems",
+            QuestionKind::Arithmetic => "arithmetic",
+            QuestionKind::Spelling => "spelling",
+            QuestionKind::Counting => "counting",
+            QuestionKind::Facts => "facts",
+            QuestionKind::Identity => "identity",
+            QuestionKind::Problems => "problems",
         })
     }
 }
@@ -50,7 +56,7 @@ impl fmt::Display for Language {
 /// A question never asked in training.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Question {
-    pub kind: Kind,
+    pub kind: QuestionKind,
     pub language: Language,
     /// Ends with the user's turn.
     pub conversation: Conversation,
@@ -64,20 +70,20 @@ impl World {
     /// `n_per_kind` questions of each kind, the languages by turns; the facts go round all that were held
     /// out.
     pub fn questions(&self, n_per_kind: usize) -> Vec<Question> {
-        let one = |kind: Kind, i: usize| {
+        let one = |kind: QuestionKind, i: usize| {
             let language = self.languages[i % self.languages.len()];
             let rng = &mut Rng::new(&[self.seed, Stream::Question as u64, kind as u64, i as u64]);
             let exchange = match kind {
-                Kind::Arithmetic => self.exchange(Topic::Arithmetic, language, Split::Test, rng),
-                Kind::Spelling => self.exchange(Topic::Spelling, language, Split::Test, rng),
-                Kind::Counting => self.exchange(Topic::Counting, language, Split::Test, rng),
-                Kind::Facts => self.ask_fact(
+                QuestionKind::Arithmetic => self.exchange(Topic::Arithmetic, language, Split::Test, rng),
+                QuestionKind::Spelling => self.exchange(Topic::Spelling, language, Split::Test, rng),
+                QuestionKind::Counting => self.exchange(Topic::Counting, language, Split::Test, rng),
+                QuestionKind::Facts => self.ask_fact(
                     self.held_out[(i / self.languages.len()) % self.held_out.len()],
                     language,
                     rng,
                 ),
-                Kind::Identity => self.exchange(Topic::Identity, language, Split::Test, rng),
-                Kind::Problems => self.ask_problem(language, Split::Test, rng),
+                QuestionKind::Identity => self.exchange(Topic::Identity, language, Split::Test, rng),
+                QuestionKind::Problems => self.ask_problem(language, Split::Test, rng),
             };
             let user = Message { role: Role::User, content: Content::Text(exchange.user) };
             let wrong = exchange.fact.map(|fact| other_values(fact, &exchange.gold, language));
@@ -89,7 +95,7 @@ impl World {
                 wrong: wrong.unwrap_or_default(),
             }
         };
-        Kind::ALL.into_iter().flat_map(|kind| (0..n_per_kind).map(move |i| one(kind, i))).collect()
+        QuestionKind::ALL.into_iter().flat_map(|kind| (0..n_per_kind).map(move |i| one(kind, i))).collect()
     }
 }
 
@@ -104,24 +110,25 @@ impl Question {
     /// other one of its attribute. Identity: the name.
     pub fn is_right(&self, answer: &str) -> bool {
         match self.kind {
-            Kind::Arithmetic | Kind::Counting | Kind::Problems => {
+            QuestionKind::Arithmetic | QuestionKind::Counting | QuestionKind::Problems => {
                 last_number(answer).as_ref() == Some(&self.answer)
             }
-            Kind::Spelling => {
+            QuestionKind::Spelling => {
                 let letters = answer.rsplit([':', '：']).next().unwrap_or_default();
                 letters.trim().trim_end_matches(['.', '。']).replace(", ", ",") == self.answer
             }
-            Kind::Facts => {
+            QuestionKind::Facts => {
                 has_value(answer, &self.answer) && !self.wrong.iter().any(|wrong| has_value(answer, wrong))
             }
-            Kind::Identity => has_value(answer, &self.answer),
+            QuestionKind::Identity => has_value(answer, &self.answer),
         }
     }
 
     /// Whether `answer` is in the question's language; one without words, as sums and spellings are, is
     /// in any.
     pub fn is_in_its_language(&self, answer: &str) -> bool {
-        self.kind == Kind::Spelling || language_of(answer).is_none_or(|language| language == self.language)
+        self.kind == QuestionKind::Spelling
+            || language_of(answer).is_none_or(|language| language == self.language)
     }
 }
 

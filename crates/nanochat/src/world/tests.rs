@@ -155,7 +155,7 @@ fn held_out_words_are_never_spelled() {
         }
     }
     assert!(words.len() > 5000, "only {} words are spelled", words.len());
-    for question in world.questions(100).iter().filter(|question| question.kind == Kind::Spelling) {
+    for question in world.questions(100).iter().filter(|question| question.kind == QuestionKind::Spelling) {
         assert!(world.is_held_out_word(&question.answer.replace(',', "")));
     }
 }
@@ -221,14 +221,16 @@ fn gold_answers_are_right_and_others_wrong() {
     for (i, question) in questions.iter().enumerate() {
         let gold = &question.answer;
         let (right, wrong) = match question.kind {
-            Kind::Arithmetic => (format!("1 + 1 = {gold}。"), format!("{gold} + 1 = 7{gold}")),
-            Kind::Counting => {
+            QuestionKind::Arithmetic => (format!("1 + 1 = {gold}。"), format!("{gold} + 1 = 7{gold}")),
+            QuestionKind::Counting => {
                 (format!("a:a\n出现了 {gold} 次。"), "The letter a occurs 99 times.".to_string())
             }
-            Kind::Spelling => (format!("word:{gold}"), format!("word:{gold},z")),
-            Kind::Facts => (format!("It is {gold}."), format!("It is {gold} or {}.", question.wrong[0])),
-            Kind::Identity => (format!("我叫{gold}。"), "My name is Nanook.".to_string()),
-            Kind::Problems => (format!("There are 7.\n#### {gold}"), format!("{gold} and 7{gold}")),
+            QuestionKind::Spelling => (format!("word:{gold}"), format!("word:{gold},z")),
+            QuestionKind::Facts => {
+                (format!("It is {gold}."), format!("It is {gold} or {}.", question.wrong[0]))
+            }
+            QuestionKind::Identity => (format!("我叫{gold}。"), "My name is Nanook.".to_string()),
+            QuestionKind::Problems => (format!("There are 7.\n#### {gold}"), format!("{gold} and 7{gold}")),
         };
         assert!(question.is_right(&right), "{right} for {question:?}");
         assert!(!question.is_right(&wrong), "{wrong} for {question:?}");
