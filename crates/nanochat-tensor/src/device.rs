@@ -38,7 +38,52 @@ impl ShapeLimits {
     };
 }
 
+/// What callers must know of a device to use it well: they ask for a property, never for the kind of device.
+#[derive(Clone, Copy, Debug)]
+pub struct Properties {
+    /// Whether its tensors lie in memory of its own; otherwise in the program's, where their values are read in place.
+    pub own_memory: bool,
+    /// Whether work is only queued: the caller goes on at once, and [`Device::synchronize`] waits for the results.
+    pub queues_work: bool,
+    /// Whether a recording ([`profile`](crate::profile)) has the time of every kernel, by the device's own clock.
+    pub times_kernels: bool,
+    /// Whether the first product of each shape is slow: a GPU compiles kernels and times its algorithms then, 0.3 s a
+    /// product. Batches of few shapes cost less there, even with padding.
+    pub tunes_to_shapes: bool,
+    /// Whether products take bf16 values whatever is asked for; otherwise the caller chooses.
+    pub only_bf16: bool,
+    /// Bytes of a value in an activation, and of a key's or value's in the engine's cache.
+    pub activation_bytes: usize,
+}
+
+impl Properties {
+    pub const CPU: Properties = Properties {
+        own_memory: false,
+        queues_work: false,
+        times_kernels: false,
+        tunes_to_shapes: false,
+        only_bf16: false,
+        activation_bytes: size_of::<f32>(),
+    };
+    pub const CUDA: Properties = Properties {
+        own_memory: true,
+        queues_work: true,
+        times_kernels: true,
+        tunes_to_shapes: true,
+        only_bf16: true,
+        activation_bytes: 2,
+    };
+}
+
 impl Device {
+    /// What sets this device apart from others.
+    pub fn properties(&self) -> &'static Properties {
+        match self {
+            Device::Cpu => &Properties::CPU,
+            Device::Cuda(_) => &Properties::CUDA,
+        }
+    }
+
     /// What kernels there are for; None: for every shape.
     pub fn limits(&self) -> Option<ShapeLimits> {
         match self {
@@ -59,7 +104,23 @@ impl Device {
         }
     }
 
-    /// (most bytes ever held, bytes of the whole card); None on the CPU.
+    /// Bytes that tensors can still get; None where the device has no memory of its own.
+    pub fn free_bytes(&self) -> Option<usize> {
+        match self {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(gpu.free_bytes()),
+        }
+    }
+
+    /// Sets what the user is told to do if the device's own memory ends: a whole clause, such as
+    /// "--device-batch-size 8 fits". Without memory of its own it does nothing.
+    pub fn advise_when_full(&self, advice: String) {
+        if let Device::Cuda(gpu) = self {
+            gpu.advise_when_full(advice);
+        }
+    }
+
+    /// (most bytes ever held, bytes of the whole card); None where the device has no memory of its own.
     pub fn memory(&self) -> Option<(usize, usize)> {
         match self {
             Device::Cpu => None,
