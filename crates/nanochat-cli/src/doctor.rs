@@ -3,9 +3,9 @@
 use std::fs;
 
 use anyhow::{Result, anyhow};
+use nanochat_tensor::DeviceChoice;
 use nanochat_tensor::cuda::libraries::{self, NCCL, NEEDED, Needed, dotted};
 use nanochat_tensor::cuda::{Cuda, cache_folder};
-use nanochat_tensor::{Device, DeviceChoice};
 
 /// Fails only where a GPU was asked for (`--device cuda`) and cannot be used.
 pub fn run(wanted: DeviceChoice) -> Result<()> {
@@ -16,15 +16,14 @@ pub fn run(wanted: DeviceChoice) -> Result<()> {
     line("looked in", "the system's library path");
     libraries::folders().iter().for_each(|folder| line("", &folder.display().to_string()));
     line("kernels", &kernel_cache());
-    let device = Device::cuda(0);
-    match &device {
-        Ok(Device::Cuda(gpu)) => describe(gpu),
-        Ok(Device::Cpu) => {}
+    let gpu = Cuda::open(0);
+    match &gpu {
+        Ok(gpu) => describe(gpu),
         Err(error) => line("GPU", &error.to_string()),
     }
     let threads = std::thread::available_parallelism()?;
     line("CPU", &format!("{threads} threads; --device cpu always works"));
-    match (wanted, device) {
+    match (wanted, gpu) {
         (DeviceChoice::Cuda, Err(_)) => Err(anyhow!("--device cuda does not work here; see above")),
         _ => Ok(()),
     }
