@@ -207,9 +207,9 @@ fn check(settings: &Settings) -> Result<()> {
 
 /// The run of this depth on the device that is there, said in a line.
 fn planned(depth: usize, language: TextLanguage, device: &Device) -> Result<Plan> {
-    let (gpu, bytes) = match device {
-        Device::Cuda(gpu) => (Gpu::H100, Some(gpu.total_bytes() as f64)),
-        Device::Cpu => (Gpu::Cpu, report::memory_bytes()),
+    let (gpu, bytes) = match device.memory() {
+        Some((_, total)) => (Gpu::H100, Some(total as f64)),
+        None => (Gpu::Cpu, report::memory_bytes()),
     };
     let options =
         PlanOptions { memory_gb: bytes.map(|bytes| bytes / 1e9), ..PlanOptions::new(language, gpu) };

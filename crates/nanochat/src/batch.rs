@@ -17,8 +17,8 @@ pub struct Batch {
 
 /// Row lengths are rounded up to this: aligned rows are faster, and few shapes occur.
 const ROUND_TO: usize = 8;
-/// A GPU times its algorithms for each shape, 0.3 s a product: of rows of up to 2,048 tokens eight lengths may occur.
-const GPU_ROUND_TO: usize = 256;
+/// The same where the device tunes to shapes: of rows of up to 2,048 tokens eight lengths may occur.
+const TUNED_ROUND_TO: usize = 256;
 
 /// Tokens of one row. `weights[i]` is how much predicting `ids[i]` counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,14 +45,14 @@ impl Batch {
         Batch { inputs, targets, weights: all_weights, shape: [rows.len(), t] }
     }
 
-    /// The same loss in one of few shapes, where the device is a GPU: rows are lengthened, up to `max_len` at most, and
+    /// The same loss in one of few shapes, where the device tunes to shapes: rows are lengthened, up to `max_len` at most, and
     /// there are `rows` of them, the new ones without weight.
     pub fn regular(mut self, device: &Device, rows: usize, max_len: usize) -> Batch {
         let [b, t] = self.shape;
-        if matches!(device, Device::Cpu) || b * t == 0 {
+        if !device.properties().tunes_to_shapes || b * t == 0 {
             return self;
         }
-        self.shape = [rows.max(b), t.next_multiple_of(GPU_ROUND_TO).min(max_len).max(t)];
+        self.shape = [rows.max(b), t.next_multiple_of(TUNED_ROUND_TO).min(max_len).max(t)];
         let padding = self.inputs[0];
         self.inputs = grown(&self.inputs, t, self.shape, padding);
         self.targets = grown(&self.targets, t, self.shape, padding);

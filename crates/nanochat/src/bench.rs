@@ -83,7 +83,7 @@ pub struct TrainSpeed {
     pub micro_step_ms: f64,
     pub optimizer_ms: f64,
     /// Time of all kernels and copies of one more step, each measured by itself, as a share of a timed step's
-    /// time: what is missing to 1 the GPU waited. None on the CPU.
+    /// time: what is missing to 1 the GPU waited. None where kernels are not timed, as on the CPU.
     pub gpu_busy: Option<f64>,
     /// None on one rank.
     pub ranks: Option<RanksSpeed>,
@@ -172,7 +172,7 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
     let peak_memory_gib = device.memory().map(|(peak, _)| peak as f64 / GIB);
     let steps = bench.steps as f64;
     let step_seconds = (micro + update) / steps;
-    let recorded = matches!(device, Device::Cuda(_)).then(|| {
+    let recorded = device.properties().times_kernels.then(|| {
         profile::start(device);
         step(&mut model, &mut optimizer, &batch, micro_steps, scale, device);
         profile::finish()
@@ -183,14 +183,14 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
     });
     let tokens_per_second = bench.total_batch_size as f64 / step_seconds;
     let peak = sizes.peak_tflops.or_else(|| peak_tflops(&device.to_string()));
-    let memory = if gpu_busy.is_some() { Memory::gpu } else { Memory::cpu };
+    let memory = if device.properties().own_memory { Memory::gpu } else { Memory::cpu };
     let speed = TrainSpeed {
         device: device.to_string(),
         depth: sizes.depth,
         parameters: config.params(),
         device_batch_size: sizes.device_batch_size,
         recompute: sizes.recompute,
-        precision: if gpu_busy.is_some() { Precision::Bf16 } else { sizes.precision.chosen() },
+        precision: if device.properties().only_bf16 { Precision::Bf16 } else { sizes.precision.chosen() },
         tokens_per_second,
         mfu: peak.map(|peak| {
             config.flops_per_token() * tokens_per_second / (peak * 1e12 * comm.world_size() as f64)

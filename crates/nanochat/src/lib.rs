@@ -20,6 +20,7 @@ pub mod counted;
 pub mod curve;
 pub mod dataloader;
 pub mod dataset;
+pub mod device_sizes;
 pub mod draws;
 pub mod encoding;
 pub mod engine;

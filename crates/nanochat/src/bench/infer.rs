@@ -94,14 +94,12 @@ pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
     ensure!(bench.batch_sizes.iter().all(|rows| *rows > 0), "--batch-sizes must be at least 1");
     let config = GptConfig::from_depth(bench.depth, bench.vocab_size, context.next_multiple_of(64))?;
     let model = random_model(config).to_device(device)?;
-    let read_gb_per_second = match device {
-        Device::Cpu => read_bandwidth(),
-        Device::Cuda(_) => 1e3 * copy_tb_per_second(device, 0.5),
-    };
+    let read_gb_per_second =
+        if device.properties().own_memory { 1e3 * copy_tb_per_second(device, 0.5) } else { read_bandwidth() };
     let mut speed = InferSpeed {
         device: device.to_string(),
         depth: bench.depth,
-        weights: if device.memory().is_some() { "bf16".into() } else { bench.weights.to_string() },
+        weights: if device.properties().only_bf16 { "bf16".into() } else { bench.weights.to_string() },
         prompt_tokens: bench.prompt_tokens,
         weight_bytes: weight_bytes(&model, bench.weights),
         read_gb_per_second,
@@ -137,7 +135,7 @@ fn whole(bench: &InferBench, model: &Gpt, rows: usize) -> WholeSpeed {
         }
         (engine.stats().generated_tokens - before) as f64 / started.elapsed().as_secs_f64()
     };
-    if !matches!(model.device(), Device::Cpu) {
+    if model.device().properties().tunes_to_shapes {
         answer(requests(&InferBench { seed: bench.seed + 1, ..bench.clone() }, rows, false)); // kernels are compiled
     }
     let tokens_per_second = answer(requests(bench, bench.requests, false));
@@ -147,8 +145,7 @@ fn whole(bench: &InferBench, model: &Gpt, rows: usize) -> WholeSpeed {
 /// Times the prompts, then decoding alone: the prompts come a second time, now known to the engine.
 fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: &InferSpeed) -> BatchSpeed {
     let (config, device) = (&model.config, model.device());
-    let value = if let Device::Cpu = device { size_of::<f32>() } else { 2 };
-    let token_bytes = 2 * config.n_layer * config.kv_dim() * value;
+    let token_bytes = 2 * config.n_layer * config.kv_dim() * device.properties().activation_bytes;
     let for_batch = EngineOptions::for_batch(&device, rows);
     let options = EngineOptions {
         weights: bench.weights,
@@ -160,7 +157,7 @@ fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: 
     let mut engine = Engine::with_options(model, None, options);
     let requests = requests(bench, rows, one_prompt);
     // Kernels are compiled, those of decoding too, and products have their algorithms, before anything is timed.
-    if !matches!(device, Device::Cpu) {
+    if device.properties().tunes_to_shapes {
         // So many that the first rows still decode when the last prompt is computed: graphs are made for all rows.
         let decode_tokens = 3 + (rows * bench.prompt_tokens).div_ceil(options.prompt_tokens);
         let decode_tokens = decode_tokens.min(bench.decode_tokens);
@@ -246,11 +243,11 @@ pub fn random_model(config: GptConfig) -> Gpt {
 
 /// Bytes of all weights that multiply.
 fn weight_bytes(model: &Gpt, weights: Precision) -> usize {
-    let on_gpu = model.device().memory().is_some();
+    let only_bf16 = model.device().properties().only_bf16;
     let params = model.params();
     let multiply = params.iter().filter(|(_, role, _)| *role != WeightRole::Embedding);
     let bytes = |w: &Tensor| match weights {
-        _ if on_gpu => 2 * w.len(),
+        _ if only_bf16 => 2 * w.len(),
         Precision::F32 => 4 * w.len(),
         Precision::Bf16 => 2 * w.len(),
         Precision::Int8 => w.len() + 4 * w.rows(),

@@ -10,10 +10,11 @@ use serde::Serialize;
 use super::{Sizes, TrainBench, TrainSpeed, random_batch, train};
 use crate::batch::Batch;
 use crate::config::GptConfig;
+use crate::device_sizes::DeviceSizes;
 use crate::values;
 
-/// Runs given to a GPU before it is waited for: then it never waits itself.
-const GPU_ROUND: usize = 8;
+/// Runs given to a device that queues work before it is waited for: then it never waits itself.
+const QUEUED_ROUND: usize = 8;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct OpsBench {
@@ -75,7 +76,7 @@ pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
 }
 
 fn ceiling(device: &Device, compute: Compute, seconds: f64) -> Ceiling {
-    let side = if let Device::Cpu = device { 1_024 } else { 8_192 };
+    let side = DeviceSizes::of(device).large_product;
     let [x, w] = [1.0, 0.01].map(|std| random(&[side, side], std, device));
     let x = x.to_activation();
     let copy_tb_per_second = copy_tb_per_second(device, seconds);
@@ -85,12 +86,15 @@ fn ceiling(device: &Device, compute: Compute, seconds: f64) -> Ceiling {
 
 /// The rate of a large copy, what is read and what is written together.
 pub(super) fn copy_tb_per_second(device: &Device, seconds: f64) -> f64 {
-    let values = if let Device::Cpu = device { 1 << 24 } else { 1 << 28 };
+    let (values, own_memory) = (DeviceSizes::of(device).large_array, device.properties().own_memory);
     let source = random(&[1, values], 1.0, device);
-    let mut there = vec![0.0; if let Device::Cpu = device { values } else { 0 }];
-    let copy_ms = looped(device, seconds, || match device {
-        Device::Cpu => there.copy_from_slice(source.data()),
-        Device::Cuda(_) => drop(source.gather_rows(&[0])),
+    let mut there = vec![0.0; if own_memory { 0 } else { values }];
+    let copy_ms = looped(device, seconds, || {
+        if own_memory {
+            drop(source.gather_rows(&[0]));
+        } else {
+            there.copy_from_slice(source.data());
+        }
     });
     2.0 * 4.0 * values as f64 / copy_ms / 1e9
 }
@@ -105,7 +109,7 @@ fn random(shape: &[usize], std: f32, device: &Device) -> Tensor {
 
 /// Milliseconds of one run of `work`, the mean over at least `seconds`.
 fn looped(device: &Device, seconds: f64, mut work: impl FnMut()) -> f64 {
-    let round = if let Device::Cpu = device { 1 } else { GPU_ROUND };
+    let round = if device.properties().queues_work { QUEUED_ROUND } else { 1 };
     work();
     device.synchronize();
     let (started, mut runs) = (Instant::now(), 0);
@@ -162,7 +166,7 @@ impl Inputs {
         let (table, positions) =
             (RotaryTable::new(t, d, config.rope_theta), (0..n).map(|n| n % t).collect::<Arc<[usize]>>());
 
-        let width = if let Device::Cpu = device { 4.0 } else { 2.0 };
+        let width = device.properties().activation_bytes as f64;
         let time = |name, count, unit, [forward, backward]: [f64; 2], f: &dyn Fn(&Tape) -> Tensor| {
             let [forward_ms, backward_ms] = time_op(device, *compute, seconds, f);
             let rate = |work: f64, ms: f64| if work > 0.0 { work / ms / 1e9 } else { 0.0 };

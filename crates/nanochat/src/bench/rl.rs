@@ -12,13 +12,14 @@ use serde::Serialize;
 use super::infer::random_model;
 use crate::batch::{Batch, Row};
 use crate::config::GptConfig;
+use crate::device_sizes::DeviceSizes;
 use crate::engine::{Completion, Request};
 use crate::gpt::Rates;
 use crate::optim::{Optimizer, ScheduleValues};
 use crate::sampler::SampleOptions;
 use crate::stages::fit;
 use crate::stages::rl::rollouts::{self, Rollout};
-use crate::stages::rl::{batches, default_device_batch, weighted_by_advantage};
+use crate::stages::rl::{batches, weighted_by_advantage};
 use crate::train;
 use crate::values;
 
@@ -68,7 +69,7 @@ pub fn rl(bench: &RlBench, device: &Device) -> Result<RlSpeed> {
     ensure!(answers > 0 && bench.prompt_tokens > 0 && bench.max_new_tokens > 0, "there is nothing to time");
     let context = (bench.prompt_tokens + bench.max_new_tokens).next_multiple_of(64);
     let config = GptConfig::from_depth(bench.depth, bench.vocab_size, context)?;
-    let rows = bench.device_batch_size.unwrap_or_else(|| default_device_batch(device));
+    let rows = bench.device_batch_size.unwrap_or(DeviceSizes::of(device).rows);
     let comm = Comm::alone();
     fit::check(&config, rows, Default::default(), device, 1)?;
     let mut model = random_model(config).to_device(device)?;
@@ -79,7 +80,7 @@ pub fn rl(bench: &RlBench, device: &Device) -> Result<RlSpeed> {
     let (mut answering, mut learning) = (0.0, 0.0);
     for step in 0..=bench.steps {
         let started = Instant::now();
-        // On the CPU an engine shares the embedding, so there it does not outlive the answers.
+        // An engine that shares weights with the model does not outlive the answers.
         let mut engine = match kept.take() {
             Some(engine) => engine,
             None => rollouts::engine(&model, None, answers, longest),
@@ -87,7 +88,7 @@ pub fn rl(bench: &RlBench, device: &Device) -> Result<RlSpeed> {
         engine.refresh(&model);
         let requests = requests(bench, step);
         let completions = engine.generate(&requests, |_| ControlFlow::Continue(()));
-        kept = Some(engine).filter(|_| !matches!(device, Device::Cpu));
+        kept = Some(engine).filter(|engine| !engine.shares_weights());
         let answered = started.elapsed().as_secs_f64();
         let groups = requests.iter().zip(completions).map(|(request, completions)| {
             let rollout = |(i, completion): (usize, Completion)| {

@@ -64,6 +64,11 @@ pub trait Backend: Send {
 
     /// Goes on with the weights of `model`, which has the same sizes. What the pages hold is of no use then.
     fn refresh(&mut self, model: &Gpt);
+
+    /// Whether some weights are held together with the model that they came from, and not as a copy.
+    fn shares_weights(&self) -> bool {
+        false
+    }
 }
 
 pub struct ModelBackend {
@@ -155,5 +160,10 @@ impl Backend for ModelBackend {
 
     fn refresh(&mut self, model: &Gpt) {
         self.model = model.packed(self.precision);
+    }
+
+    /// The embedding: packing leaves it as it is.
+    fn shares_weights(&self) -> bool {
+        true
     }
 }

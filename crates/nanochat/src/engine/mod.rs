@@ -28,6 +28,7 @@ use nanochat_tensor::{Device, PAGE, Precision};
 use nanochat_tokenizer::Tokenizer;
 
 use crate::config::GptConfig;
+use crate::device_sizes::DeviceSizes;
 use crate::gpt::Gpt;
 use crate::sampler::{Drawn, Logprobs};
 use backend::{Backend, Draw, ModelBackend, Part, Step};
@@ -42,7 +43,7 @@ use row::{Row, Tools};
 pub struct EngineOptions {
     /// What the weights are stored as on the CPU.
     pub weights: Precision,
-    /// Rows decoded together. On two cores tokens a second still grow up to 64.
+    /// Rows decoded together.
     pub max_rows: usize,
     /// Prompt tokens in a step, beside one for every decoding row: how long a new prompt may hold up the others.
     pub prompt_tokens: usize,
@@ -57,27 +58,20 @@ impl Default for EngineOptions {
     fn default() -> EngineOptions {
         EngineOptions {
             weights: Precision::F32,
-            max_rows: 64,
-            prompt_tokens: 256,
-            cache_bytes: 1 << 30,
+            max_rows: DeviceSizes::CPU.decode_rows,
+            prompt_tokens: DeviceSizes::CPU.prompt_tokens,
+            cache_bytes: DeviceSizes::CPU.cache_bytes,
             prefix_cache: true,
         }
     }
 }
 
 impl EngineOptions {
-    /// For up to `rows` rows together where the model lies. A GPU is full with a few hundred rows only, and takes
-    /// thousands of prompt tokens in the time of a few hundred.
+    /// For up to `rows` rows together where the model lies.
     pub fn for_batch(device: &Device, rows: usize) -> EngineOptions {
-        match device {
-            Device::Cpu => EngineOptions { max_rows: rows.clamp(1, 64), ..EngineOptions::default() },
-            Device::Cuda(_) => EngineOptions {
-                max_rows: rows.clamp(1, 1_024),
-                prompt_tokens: 8_192,
-                cache_bytes: 32 << 30,
-                ..EngineOptions::default()
-            },
-        }
+        let &DeviceSizes { decode_rows, prompt_tokens, cache_bytes, .. } = DeviceSizes::of(device);
+        let max_rows = rows.clamp(1, decode_rows);
+        EngineOptions { max_rows, prompt_tokens, cache_bytes, ..EngineOptions::default() }
     }
 
     /// Pages of the cache, at most. Twice what all rows can hold leaves room for the prefixes of as many more.
@@ -219,6 +213,12 @@ impl<'t> Engine<'t> {
         assert!(self.is_idle(), "weights change between requests");
         self.backend.refresh(model);
         self.pages = Pages::new(self.pages.capacity(), self.options.prefix_cache);
+    }
+
+    /// Whether it holds some weights together with the model, so that a change of the model copies them first: training
+    /// goes on faster when such an engine is dropped.
+    pub fn shares_weights(&self) -> bool {
+        self.backend.shares_weights()
     }
 
     /// Ends a request and frees its pages at once; no event of it follows. False: it was over, or there was none.

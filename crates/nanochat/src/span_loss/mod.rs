@@ -2,8 +2,9 @@
 
 mod packed;
 
-use nanochat_tensor::{Device, RowIndex, Tensor};
+use nanochat_tensor::{RowIndex, Tensor};
 
+use crate::device_sizes::DeviceSizes;
 use crate::gpt::Gpt;
 use packed::Packed;
 
@@ -15,11 +16,8 @@ pub struct Span {
     pub start: usize,
 }
 
-/// Logits that exist at a time: 1 GiB of them on a GPU, 16 MiB on the CPU.
-const GPU_LOGITS: usize = 256 << 20;
-const CPU_LOGITS: usize = 4 << 20;
-/// Fewest rows that a GPU makes logits of; more are a power of two, so that few shapes occur.
-const GPU_ROWS: usize = 512;
+/// Fewest rows of logits at a time where the device tunes to shapes; more are a power of two, so that few shapes occur.
+const TUNED_ROWS: usize = 512;
 
 impl Span {
     /// Tokens at the beginning that the model cannot take: the last one needs no position.
@@ -91,15 +89,14 @@ fn in_chunks<T: Clone>(
     targets: &[u32],
     at_each: impl Fn(&Tensor, &[u32]) -> Vec<T>,
 ) -> Vec<T> {
-    let on_gpu = !matches!(model.device(), Device::Cpu);
-    let logits = if on_gpu { GPU_LOGITS } else { CPU_LOGITS };
-    let chunk = (logits / model.config.vocab_size).max(1);
+    let device = model.device();
+    let chunk = (DeviceSizes::of(&device).logits / model.config.vocab_size).max(1);
     let mut found = Vec::with_capacity(rows.len());
     for (rows, targets) in rows.chunks(chunk).zip(targets.chunks(chunk)) {
         let wanted = rows.len();
         let (mut rows, mut targets) = (rows.to_vec(), targets.to_vec());
-        if on_gpu {
-            let more = wanted.next_power_of_two().max(GPU_ROWS);
+        if device.properties().tunes_to_shapes {
+            let more = wanted.next_power_of_two().max(TUNED_ROWS);
             rows.resize(more, 0);
             targets.resize(more, 0);
         }

@@ -5,15 +5,12 @@
 
 use std::sync::Arc;
 
-use nanochat_tensor::{Device, RowIndex, Tape, Tensor};
+use nanochat_tensor::{RowIndex, Tape, Tensor};
 
 use super::Span;
+use crate::device_sizes::DeviceSizes;
 use crate::gpt::Gpt;
 
-/// Tokens in a forward pass.
-const CPU_TOKENS: usize = 4_096;
-/// Enough for products at full speed. Every pass has so many, or a multiple: a GPU times its algorithms for each shape.
-const GPU_TOKENS: usize = 16_384;
 /// Lengths are rounded up to this: aligned rows are faster, and few shapes occur.
 const ROUND_TO: usize = 8;
 
@@ -33,7 +30,8 @@ impl Packed {
     /// Packs texts, each group of which begins alike, into as many passes as they need. Texts without tokens of
     /// their own are left out.
     pub fn batches(model: &Gpt, groups: &[&[Span]]) -> Vec<Packed> {
-        let limit = if matches!(model.device(), Device::Cpu) { CPU_TOKENS } else { GPU_TOKENS };
+        let device = model.device();
+        let limit = DeviceSizes::of(&device).pass_tokens;
         let mut first = 0;
         let mut packed_groups: Vec<Packed> = groups
             .iter()
@@ -52,8 +50,8 @@ impl Packed {
                 None => batches.push(group),
             }
         }
-        if !matches!(model.device(), Device::Cpu) {
-            batches.iter_mut().for_each(|batch| batch.fill_up(GPU_TOKENS));
+        if device.properties().tunes_to_shapes {
+            batches.iter_mut().for_each(|batch| batch.fill_up(limit));
         }
         batches
     }
@@ -156,6 +154,7 @@ mod tests {
         let mut seen: Vec<usize> = batches.iter().flat_map(|batch| batch.spans.clone()).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..199).collect::<Vec<_>>());
-        assert!(batches.iter().all(|batch| batch.tokens.len() <= CPU_TOKENS || batch.spans.len() == 1));
+        let limit = DeviceSizes::CPU.pass_tokens;
+        assert!(batches.iter().all(|batch| batch.tokens.len() <= limit || batch.spans.len() == 1));
     }
 }

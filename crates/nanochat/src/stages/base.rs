@@ -21,6 +21,7 @@ use crate::config::{GptConfig, ModelOptions};
 use crate::counted::counted;
 use crate::dataloader::{DataLoader, LoaderState};
 use crate::dataset::{OnBadShard, RowAt, Shards, Split};
+use crate::device_sizes::DeviceSizes;
 use crate::engine::{Engine, EngineOptions, Request};
 use crate::gpt::Gpt;
 use crate::gpt::Rates;
@@ -119,10 +120,6 @@ const SAMPLE_PROMPTS: [&str; 7] = [
     "My favorite color is",
     "If 5*x + 3 = 13, then x is",
 ];
-
-/// What is not given of [tokens in a row, rows, tokens in a step]: for two cores of a laptop, and nanochat's for a GPU.
-const CPU_SIZES: [usize; 3] = [512, 8, 8_192];
-const GPU_SIZES: [usize; 3] = [2_048, 32, 524_288];
 
 /// A validation text by name: shards, or several mixed as training is.
 struct Validation {
@@ -234,12 +231,10 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
 impl BaseSettings {
     /// With all sizes given, [rows, tokens in a row] of a forward pass, tokens of a step.
     fn sized_for(&self, device: &Device) -> (BaseSettings, [usize; 2], usize) {
-        let [t, b, total] = match device {
-            Device::Cpu => CPU_SIZES,
-            Device::Cuda(_) => GPU_SIZES,
-        };
-        let rows = [self.device_batch_size.unwrap_or(b), self.max_seq_len.unwrap_or(t)];
-        let total = self.total_batch_size.unwrap_or(total);
+        let sizes = DeviceSizes::of(device);
+        let rows =
+            [self.device_batch_size.unwrap_or(sizes.rows), self.max_seq_len.unwrap_or(sizes.row_tokens)];
+        let total = self.total_batch_size.unwrap_or(sizes.step_tokens);
         let settings = BaseSettings {
             device_batch_size: Some(rows[0]),
             max_seq_len: Some(rows[1]),

@@ -17,18 +17,17 @@ pub fn check(
     world_size: usize,
 ) -> Result<()> {
     config.within(device.limits())?;
-    let Device::Cuda(gpu) = device else {
+    let (Some(free), Some((_, total))) = (device.free_bytes(), device.memory()) else {
         let needed = Memory::cpu(config, device_batch_size, world_size, recompute).total();
         return check_cpu(config, device_batch_size, needed);
     };
-    let (needed, free) =
-        (Memory::gpu(config, device_batch_size, world_size, recompute).total(), gpu.free_bytes() as f64);
+    let needed = Memory::gpu(config, device_batch_size, world_size, recompute).total();
+    let (free, total) = (free as f64, total as f64);
     if needed > free {
-        let total = gpu.total_bytes() as f64;
         bail!("{}", too_large(config, device_batch_size, [needed, free, total]));
     }
     // Should the plan be wrong, then what it took for five sixths as much is likely to fit.
-    gpu.advise_when_full(what_fits(config, device_batch_size, free.min(needed / 1.2)));
+    device.advise_when_full(what_fits(config, device_batch_size, free.min(needed / 1.2)));
     Ok(())
 }
 

@@ -25,6 +25,7 @@ use crate::batch::{Batch, Row};
 use crate::checkpoint::{self, Stage};
 use crate::config::GptConfig;
 use crate::counted::counted;
+use crate::device_sizes::DeviceSizes;
 use crate::engine::Engine;
 use crate::gpt::Gpt;
 use crate::gpt::Rates;
@@ -110,8 +111,6 @@ struct Position {
     reference: PathBuf,
 }
 
-const CPU_DEVICE_BATCH: usize = 8;
-const GPU_DEVICE_BATCH: usize = 32;
 /// First part of the keys of the questions' shuffles.
 const QUESTIONS: u64 = 3;
 /// Streams of held-out answers begin here, far from those of training.
@@ -202,11 +201,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
 }
 
 fn device_batch_size(settings: &RlSettings, device: &Device) -> usize {
-    settings.device_batch_size.unwrap_or_else(|| default_device_batch(device))
-}
-
-pub fn default_device_batch(device: &Device) -> usize {
-    if matches!(device, Device::Cpu) { CPU_DEVICE_BATCH } else { GPU_DEVICE_BATCH }
+    settings.device_batch_size.unwrap_or(DeviceSizes::of(device).rows)
 }
 
 fn num_iterations(settings: &RlSettings, questions: usize) -> Result<usize> {
@@ -327,8 +322,8 @@ impl Learner<'_> {
         };
         let sampling = self.sampling(samples);
         let groups = roll_out(&mut engine, self.tokenizer, problems, sampling, stream, comm)?;
-        // On the CPU it shares the embedding, which the update is about to change.
-        self.engine = Some(engine).filter(|_| !matches!(self.model.device(), Device::Cpu));
+        // The update is about to change the model's weights: while an engine shares them, they would be copied.
+        self.engine = Some(engine).filter(|engine| !engine.shares_weights());
         Ok(groups)
     }
 

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
-use nanochat_tensor::{Comm, Device, PAGE};
+use nanochat_tensor::{Comm, PAGE};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
@@ -112,17 +112,21 @@ pub fn roll_out(
     Ok(shares.gather(comm, groups))
 }
 
-/// An engine for so many answers at a time. On a GPU its cache is taken at once: no more of it than they can fill,
-/// since training needs the rest.
+/// An engine for so many answers at a time. A device with memory of its own takes the cache at once: no more of it than
+/// they can fill, since training needs the rest.
 pub fn engine<'t>(
     model: &Gpt,
     tokenizer: Option<&'t Tokenizer>,
     answers: usize,
     longest: usize,
 ) -> Engine<'t> {
-    let options = EngineOptions::for_batch(&model.device(), answers);
-    let Device::Cuda(_) = model.device() else { return Engine::with_options(model, tokenizer, options) };
-    let token_bytes = 2 * 2 * model.config.n_layer * model.config.kv_dim(); // keys and values in bf16
+    let device = model.device();
+    let options = EngineOptions::for_batch(&device, answers);
+    let properties = device.properties();
+    if !properties.own_memory {
+        return Engine::with_options(model, tokenizer, options);
+    }
+    let token_bytes = 2 * properties.activation_bytes * model.config.n_layer * model.config.kv_dim();
     let cache_bytes = options.max_rows * longest.next_multiple_of(PAGE) * token_bytes;
     Engine::with_options(model, tokenizer, EngineOptions { cache_bytes, ..options })
 }

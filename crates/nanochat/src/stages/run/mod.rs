@@ -80,14 +80,14 @@ impl Run {
         device: &Device,
         comm: &Comm,
     ) -> Result<Run> {
-        let on_gpu = !matches!(device, Device::Cpu);
+        let only_bf16 = device.properties().only_bf16;
         // Through text, which keeps 0.02 as 0.02 where a value would hold the f32's 0.0199999995….
         let all_settings: Value = serde_json::from_str(&serde_json::to_string(all_settings)?)?;
-        let all_settings = recorded(all_settings, on_gpu)?;
+        let all_settings = recorded(all_settings, only_bf16)?;
         let checkpoints = Checkpoints::new(base_dir, stage, model_tag);
         let (mut resumed, mut writer) = (None, None);
         if comm.is_first() {
-            let (state, opened) = open_folder(&checkpoints, settings, &kept(&all_settings, on_gpu))?;
+            let (state, opened) = open_folder(&checkpoints, settings, &kept(&all_settings, only_bf16))?;
             if state.is_none() {
                 report::begin(base_dir, model_tag, stage)?;
             }

@@ -73,22 +73,23 @@ const FREE: [&str; 20] = [
     "profile",
 ];
 
-/// All settings of a run as they are recorded: a GPU computes in bf16, whatever is the default on a CPU.
-pub(super) fn recorded(mut all: Value, on_gpu: bool) -> Result<Value> {
-    if on_gpu && all["precision"] == json!(Precision::F32) {
+/// All settings of a run as they are recorded: a device that has only bf16 (a GPU) computes in it, whatever is the
+/// default on a CPU.
+pub(super) fn recorded(mut all: Value, only_bf16: bool) -> Result<Value> {
+    if only_bf16 && all["precision"] == json!(Precision::F32) {
         bail!("a GPU trains in bf16; leave out --precision f32, or train on the CPU with --device cpu");
     }
-    if on_gpu {
+    if only_bf16 {
         all["precision"] = json!(Precision::Bf16);
     }
     Ok(all)
 }
 
-/// Of these settings those that a resumed run is held to on its device: on a GPU there is one precision, and earlier
-/// versions recorded what the CPU would have taken.
-pub(super) fn kept(all: &Value, on_gpu: bool) -> Value {
+/// Of these settings those that a resumed run is held to on its device: where there is only bf16 the precision is none
+/// of them, since earlier versions recorded what the CPU would have taken.
+pub(super) fn kept(all: &Value, only_bf16: bool) -> Value {
     let mut kept = all.clone();
-    if let Some(settings) = kept.as_object_mut().filter(|_| on_gpu) {
+    if let Some(settings) = kept.as_object_mut().filter(|_| only_bf16) {
         settings.remove("precision");
     }
     kept
@@ -121,14 +122,14 @@ mod tests {
     #[test]
     fn a_gpu_run_is_recorded_in_bf16_and_refuses_another_precision() {
         let given = |precision| json!({"precision": precision, "depth": 4});
-        for (asked, on_gpu, expected) in [
+        for (asked, only_bf16, expected) in [
             (Precision::Auto, true, Precision::Bf16),
             (Precision::Bf16, true, Precision::Bf16),
             (Precision::Auto, false, Precision::Auto),
             (Precision::F32, false, Precision::F32),
             (Precision::Bf16, false, Precision::Bf16),
         ] {
-            assert_eq!(recorded(given(asked), on_gpu).unwrap(), given(expected), "{asked}, {on_gpu}");
+            assert_eq!(recorded(given(asked), only_bf16).unwrap(), given(expected), "{asked}, {only_bf16}");
         }
         let error = recorded(given(Precision::F32), true).unwrap_err().to_string();
         assert!(error.contains("--precision f32") && error.contains("bf16"), "{error}");
