@@ -45,8 +45,8 @@ impl Batch {
         Batch { inputs, targets, weights: all_weights, shape: [rows.len(), t] }
     }
 
-    /// The same loss in one of few shapes, where the device tunes to shapes: rows are lengthened, up to `max_len` at most, and
-    /// there are `rows` of them, the new ones without weight.
+    /// The same loss in one of few shapes, where the device tunes to shapes: rows are lengthened, up to `max_len` at
+    /// most, and there are `rows` of them, the new ones without weight.
     pub fn regular(mut self, device: &Device, rows: usize, max_len: usize) -> Batch {
         let [b, t] = self.shape;
         if !device.properties().tunes_to_shapes || b * t == 0 {
