@@ -77,11 +77,10 @@ mod tests {
     /// Whether a line matches on the kind of device; to construct one, or to compare a `DeviceChoice`, is no match.
     fn matches_on_the_kind(line: &str) -> bool {
         let before_arrow = line.split_once("=>").map(|(pattern, _)| pattern);
-        let after_let = line.split_once("let ").and_then(|(_, rest)| rest.split_once(" = "));
         let in_macro = line.split_once("matches!(").map(|(_, arguments)| arguments);
-        let patterns = [before_arrow, after_let.map(|(pattern, _)| pattern), in_macro];
+        let after_let = line.split("let ").skip(1).filter_map(|rest| Some(rest.split_once(" = ")?.0));
         let kinds = ["Device::Cpu", "Device::Cuda"];
-        patterns.into_iter().flatten().any(|pattern| {
+        after_let.chain(before_arrow).chain(in_macro).any(|pattern| {
             let mut places = kinds.iter().flat_map(|kind| pattern.match_indices(kind));
             places.any(|(at, _)| !pattern[..at].ends_with(char::is_alphanumeric))
         })
