@@ -40,7 +40,7 @@ fn main() -> Result<()> {
         std::fs::create_dir_all(folder)?;
         save_weights(folder, &model, SaveAs::F32)?;
     }
-    let mut model = model.to_device(&device.open(0)?);
+    let mut model = model.to_device(&device.open(0)?)?;
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&model, rates, 1.0, &Comm::alone());
     let schedule = Schedule::Trapezoid {
