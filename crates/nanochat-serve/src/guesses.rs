@@ -9,23 +9,25 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Wrong keys that cost nothing: people mistype.
+/// The number of wrong keys that cost nothing: people mistype.
 const FREE: u32 = 3;
+/// The wait of the first wrong key after those. Each further one waits twice as long.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
-/// After which half of an address's wrong keys are forgiven.
+/// The time in which half of an address's wrong keys are forgiven.
 const HALF: Duration = Duration::from_secs(60);
-/// Addresses remembered; those beyond that find all forgotten.
+/// The most addresses remembered. One more makes all of them forgotten.
 const REMEMBERED: usize = 10_000;
 
+/// The wrong keys of each address, and the right ones.
 #[derive(Default)]
 pub struct Guesses(Mutex<HashMap<IpAddr, Guesser>>);
 
 struct Guesser {
     wrong: u32,
-    /// When that number was last changed.
+    /// The moment up to which that number has been halved.
     at: Instant,
-    /// Keys that were right from here.
+    /// The keys that were right from here, by number.
     right: Vec<usize>,
 }
 

@@ -1,18 +1,22 @@
-//! Keys, as a server is told them.
+//! The keys of a server, and how they are read.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// The keys of a server.
+/// Who may ask a server, and for what. Without keys everybody may.
 #[derive(Default)]
 pub struct Keys {
+    /// The keys that may ask for answers.
     pub clients: Vec<String>,
+    /// The keys that see exact counts in `/stats` and `/metrics`, and do nothing else.
     pub watchers: Vec<String>,
+    /// Whether all keys find each other's beginnings of prompts in the cache.
     pub share_cache: bool,
 }
 
-/// Keys from a file, one a line, and from text with commas (an environment variable).
+/// Reads keys from a file, one a line, and from a text with commas between them (an environment variable). A file
+/// without keys and a key of less than 8 characters are errors.
 pub fn read_keys(file: Option<&Path>, listed: Option<&str>) -> Result<Vec<String>> {
     let mut keys: Vec<String> = Vec::new();
     if let Some(file) = file {

@@ -1,5 +1,5 @@
-//! What lies between hyper and a client's socket: limits of time for a client that takes nothing, and notes of who waits
-//! for whom, by which places are given up.
+//! The layer between hyper and a client's socket. It sets limits of time for a client that takes nothing, and notes who
+//! waits for whom, by which places are given up.
 
 use std::io;
 use std::pin::Pin;

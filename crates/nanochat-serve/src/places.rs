@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use tokio::task::AbortHandle;
 
-/// Connections at once. A process may often have 1,024 files open only: then this many are never reached.
+/// The most connections at once. A process may often have 1,024 files open only: then this many are never reached.
 const MOST: usize = 2_048;
 
-/// Whom an address is counted with: by itself or, in IPv6, where a customer has at least that many, by its /64.
+/// The network that an address is counted with: the address itself or, in IPv6, where a customer has at least that
+/// many, its /64.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -20,15 +21,15 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What a connection is doing, as far as places are concerned.
+/// A connection's record of when it began to wait for its client; by it places are given up.
 #[derive(Default)]
 pub struct Activity(Mutex<Waits>);
 
 #[derive(Default)]
 struct Waits {
-    /// Since when there is no request.
+    /// The moment since which there is no request.
     idle: Option<Instant>,
-    /// Since when the client sends nothing more of its body, or takes nothing.
+    /// The moment since which the client sends nothing more of its body, or takes nothing.
     blocked: Option<Instant>,
 }
 
@@ -37,36 +38,42 @@ impl Activity {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// Notes that a request has come: the server is at work.
     pub fn asked(&self) {
         *self.waits() = Waits::default();
     }
 
+    /// Notes that the answer has left: the server waits for another request.
     pub fn answered(&self) {
         self.waits().idle = Some(Instant::now());
     }
 
-    /// Whether it can go no further without its client.
+    /// Notes whether the connection can go no further without its client.
     pub fn set_blocked(&self, blocked: bool) {
         let waits = &mut self.waits().blocked;
         *waits = blocked.then(|| waits.unwrap_or_else(Instant::now));
     }
 
-    /// Since when it waits for its client. None: the server is at work.
+    /// The moment since which the connection waits for its client. None: the server is at work.
     fn since(&self) -> Option<Instant> {
         let Waits { idle, blocked } = *self.waits();
         idle.into_iter().chain(blocked).min()
     }
 }
 
-/// Why a connection gets no place: all are at work.
+/// The reason why a connection gets no place: all places are taken by connections at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
+    /// The places of the whole server.
     ByAll,
+    /// The places of this address.
     ByAddress,
 }
 
+/// The places of a server, and the connections that hold them.
 pub struct Places {
-    /// Of one network. None: any number, but of this machine itself with `most_of_others`.
+    /// The most connections of one network, 0 being any number. None: any number for this machine itself,
+    /// `most_of_others` for all others.
     most_of_each: Option<usize>,
     most_of_others: usize,
     held: Mutex<Held>,
@@ -93,8 +100,8 @@ pub struct Place {
 }
 
 impl Places {
-    /// For one network `most_of_each`, 0 being any number; where nothing is said, `most_of_others` for all but this
-    /// machine itself.
+    /// Makes places of which one network may hold `most_of_each`, 0 being any number; where that is None, `most_of_others`
+    /// for every network but this machine itself.
     pub fn new(most_of_each: Option<usize>, most_of_others: usize) -> Places {
         Places { most_of_each, most_of_others, held: Mutex::default() }
     }
@@ -111,7 +118,7 @@ impl Places {
         }
     }
 
-    /// A place for a connection from `address`, if need be that of another one, which is then closed.
+    /// Gives a place to a connection from `address`, if need be that of another one, which is then closed.
     pub fn take(self: &Arc<Places>, address: IpAddr) -> Result<Place, Taken> {
         let (network, most) = (network(address), self.most_of(address));
         let mut held = self.held();
@@ -132,7 +139,7 @@ impl Places {
         Ok(Place { places: self.clone(), number, activity })
     }
 
-    /// Closes the connection that waits longest for its client; false: none does.
+    /// Closes the connection that has waited longest for its client. False: none waits.
     pub fn close_one(&self) -> bool {
         self.held().close_one(|_| true)
     }
@@ -146,7 +153,8 @@ impl Places {
 }
 
 impl Held {
-    /// Of the networks that `may`, one with the most connections pays: others lose nothing to whoever takes many.
+    /// Closes the connection that has waited longest, of the network with the most connections among those that `may`
+    /// pay: others lose nothing to whoever takes many. False: none waits.
     fn close_one(&mut self, may: impl Fn(&IpAddr) -> bool) -> bool {
         let waiting = self.connections.iter().filter_map(|(number, connection)| {
             let since = connection.activity.since().filter(|_| may(&connection.network))?;

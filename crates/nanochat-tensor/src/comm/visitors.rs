@@ -1,5 +1,5 @@
-//! Those who have come to rank 0 and have not said yet who they are. One thread looks at all of them in turn and waits
-//! for none, so that however many strangers are silent or send a byte now and then, a rank is heard as soon as it speaks.
+//! Visitors have come to rank 0 and have not said yet who they are. One thread looks at all of them in turn and waits for
+//! none, so that however many strangers are silent or send a byte now and then, a rank is heard as soon as it speaks.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -11,17 +11,18 @@ use ring::hmac;
 use super::claim::{Claim, random};
 use super::rendezvous::MAGIC;
 
-/// What a visitor may take in all to say who it is. A rank takes one round trip.
+/// The time that a visitor has in all to say who it is. A rank takes one round trip.
 pub const GREETING: Duration = Duration::from_secs(5);
-/// Visitors who are listened to at one time, beside the ranks: half the files that a process may have open. One more
-/// takes the place of the one who came first, which is a stranger: a rank has spoken long before.
+/// The most visitors who are listened to at one time, beside the ranks: half the files that a process may have open. One
+/// more takes the place of the one who came first, which is a stranger: a rank has spoken long before.
 const MOST: usize = 512;
 const TAG: usize = 32;
 
+/// All visitors, and the key by which ranks are told from strangers.
 pub struct Visitors<'a> {
     key: &'a hmac::Key,
     world_size: usize,
-    /// Those who came first are in front.
+    /// The visitors, in the order in which they came.
     here: VecDeque<Visitor>,
     strangers: usize,
 }
@@ -43,12 +44,12 @@ impl<'a> Visitors<'a> {
         Visitors { key, world_size, here: VecDeque::new(), strangers: 0 }
     }
 
-    /// How many came and were none of ours.
+    /// The number of visitors so far that were no ranks.
     pub fn strangers(&self) -> usize {
         self.strangers
     }
 
-    /// Greets all who wait at `listener`, which does not block.
+    /// Greets all who wait at `listener`, which must be set not to block.
     pub fn let_in(&mut self, listener: &TcpListener) {
         // As many at a time as there are places: whoever comes faster than that does not keep this thread here.
         for _ in 0..MOST {
@@ -64,7 +65,8 @@ impl<'a> Visitors<'a> {
         }
     }
 
-    /// Hears what each has said meanwhile. Strangers, and who takes too long, are dropped.
+    /// Hears what each visitor has said meanwhile, and returns those that proved to be ranks. It drops strangers and
+    /// whoever takes too long.
     pub fn listen(&mut self) -> Vec<Proven> {
         let mut proven = Vec::new();
         for mut visitor in std::mem::take(&mut self.here) {
@@ -86,7 +88,7 @@ impl Visitor {
         Ok(Visitor { stream, came: Instant::now(), ours, said: [0; Claim::BYTES + TAG], len: 0 })
     }
 
-    /// None: there is more to come. An error is a stranger.
+    /// Reads what has come. None: there is more to come. An error: it is a stranger.
     fn hear(&mut self, key: &hmac::Key, world_size: usize) -> io::Result<Option<Result<usize, String>>> {
         while self.len < self.said.len() {
             match self.stream.read(&mut self.said[self.len..]) {
