@@ -1,5 +1,6 @@
 //! `/v1/completions`: going on with a text. A text is put after `<|bos|>`, as every document was in training; a list of
-//! token ids is taken as it is.
+//! token ids is taken as it is. The `text` of a choice leaves out calls of the calculator and their results; `usage` counts
+//! the tokens of both, and `logprobs` has those of the calls, which the model chose.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
