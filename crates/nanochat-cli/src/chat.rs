@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nanochat::answer;
 use nanochat::checkpoint::{self, Found, LoadedModel, Stage};
 use nanochat::conversation::{Content, Conversation, Message, Role};
+use nanochat::counted::counted;
 use nanochat::engine::{Engine, EngineOptions, Finish, Request};
 use nanochat::sampler::SampleOptions;
 use nanochat::values;
@@ -321,9 +322,9 @@ impl Chat<'_> {
             };
             if prompt.len() <= room || (self.messages.len() == 1 && prompt.len() < context) {
                 if dropped > 0 {
-                    eprintln!(
-                        "(the oldest {dropped} exchanges were dropped: the model sees {context} tokens)"
-                    );
+                    let verb = if dropped == 1 { "was" } else { "were" };
+                    let dropped = counted(dropped, "exchange");
+                    eprintln!("({dropped} at the beginning {verb} dropped: the model sees {context} tokens)");
                 }
                 return Ok(prompt);
             }

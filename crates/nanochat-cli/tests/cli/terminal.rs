@@ -189,6 +189,18 @@ fn slash_commands_take_what_help_says_and_nothing_else() {
     assert!(chat.says("hello").contains("[7*6 = 42] A"));
 }
 
+#[test]
+fn a_chat_that_grew_too_long_counts_what_it_drops() {
+    let base = prepared();
+    let folder = scripted(base.path(), "A");
+    let line = format!("chat -m {} --temperature 0", folder.display());
+    let mut chat = AtTerminal::start(base.path(), &line, &[("NO_COLOR", "1")]);
+    let shown: Vec<String> = (0..6).map(|_| chat.says("hello")).collect();
+    assert!(!shown[0].contains("dropped"), "{shown:?}");
+    let told = "(1 exchange at the beginning was dropped: the model sees 64 tokens)";
+    assert!(shown[5].contains(told), "{shown:?}");
+}
+
 /// Everything printed for people is lines of harmless characters.
 #[track_caller]
 fn is_harmless(base: &Path, arguments: &[&str]) -> String {

@@ -56,6 +56,8 @@ fn text_that_is_not_utf8_is_named_with_its_encoding_and_read_when_told() {
     };
     let base = folder(&[
         ("gbk.txt", &gbk),
+        ("one.txt", &GBK.encode(ZH[0]).0),
+        ("one_of_two.txt", &[b"A line.\n", &*GBK.encode(ZH[0]).0].concat()),
         ("marked.txt", &utf16(&text, "\u{feff}")),
         ("utf16.txt", &utf16(&text, "")),
         ("big5.txt", &big5),
@@ -74,6 +76,8 @@ fn text_that_is_not_utf8_is_named_with_its_encoding_and_read_when_told() {
         assert_eq!(texts, ZH);
         assert_eq!(said.trim(), "read 1 file as GBK");
     }
+    refuses(at, &line(at, "one.txt", "--split-lines"), &["its only document, at line 1, is not UTF-8"]);
+    refuses(at, &line(at, "one_of_two.txt", "--split-lines"), &["1 of 2 documents is not UTF-8, at line 2"]);
     refuses(at, &line(at, "utf16.txt", "--split-lines"), &["utf16.txt", "not UTF-8", "--encoding utf-16le"]);
     refuses(at, &line(at, "big5.txt", "--split-lines"), &["big5.txt", "not UTF-8", "--encoding big5"]);
     assert_eq!(ingest(at, "utf16.txt", "--split-lines --encoding utf-16le").1, ZH);

@@ -207,10 +207,11 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
             return Ok(());
         }
         let what = match self.foreign.first_line() {
-            Some(line) => {
-                let (count, all) = (self.foreign.count, self.documents);
-                format!("{count} of {all} documents are not UTF-8, the first at {line}")
-            }
+            Some(line) => match (self.foreign.count, self.documents) {
+                (1, 1) => format!("its only document, at {line}, is not UTF-8"),
+                (1, all) => format!("1 of {all} documents is not UTF-8, at {line}"),
+                (count, all) => format!("{count} of {all} documents are not UTF-8, the first at {line}"),
+            },
             None => "it is not UTF-8".into(),
         };
         let hint = if hint.is_empty() { hint } else { format!("; {hint}") };
