@@ -21,7 +21,7 @@ mod train;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ use anyhow::ensure;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use launch::RanksFailed;
-use nanochat::command_line::quoted;
+use nanochat::command_line::{quoted, with_base_dir};
 use nanochat::escape;
 use nanochat::stages::run::{Interrupted, watch_signals};
 use nanochat::values;
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
     }));
     let args = match arguments::expand(std::env::args_os().collect()) {
         Ok(args) => args,
-        Err(error) => return fail(&error),
+        Err(error) => return fail(&error, None),
     };
     let cli = match parse(&args) {
         Ok(cli) => cli,
@@ -125,12 +125,13 @@ fn main() -> ExitCode {
     };
     // A client who leaves must not end a server.
     ends_quietly.store(!cli.command.speaks_http() && !cli.command.makes(), Ordering::Relaxed);
+    let base_dir = cli.base_dir.clone().filter(|folder| usual_base_dir().as_ref() != Some(folder));
     // A GPU that fails at work, by running out of memory say, unwinds from wherever it was used.
     match catch_unwind(AssertUnwindSafe(|| cli.run(&args))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => fail(&error),
+        Ok(Err(error)) => fail(&error, base_dir.as_deref()),
         Err(panic) => match gpu_failure(&*panic) {
-            Some(sentence) => fail(&anyhow::anyhow!("{sentence}")),
+            Some(sentence) => fail(&anyhow::anyhow!("{sentence}"), None),
             None => resume_unwind(panic),
         },
     }
@@ -147,7 +148,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
 /// Prints what clap says of the arguments: in colours, unless it quotes one that a terminal would obey.
 fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
     if let (ErrorKind::InvalidUtf8, Some(arg)) = (error.kind(), foreign(args)) {
-        return fail(&anyhow::anyhow!("the argument {arg:?} is not UTF-8"));
+        return fail(&anyhow::anyhow!("the argument {arg:?} is not UTF-8"), None);
     }
     let said = error.render().to_string();
     if escape::text(&said) == said {
@@ -293,8 +294,9 @@ fn default_base_dir() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// One sentence, causes after colons. A run stopped on purpose ends with the code of Ctrl-C.
-fn fail(error: &anyhow::Error) -> ExitCode {
+/// Prints an error as one sentence, causes after colons; commands in it are for `base_dir`, if that is not the usual one. A run stopped on
+/// purpose ends with the code of Ctrl-C.
+fn fail(error: &anyhow::Error, base_dir: Option<&Path>) -> ExitCode {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         if !output::is_silent() {
             eprintln!("{error}. Go on with: {}", going_on());
@@ -302,7 +304,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(interrupted.code);
     }
     let code = error.downcast_ref().map_or(1, |failed: &RanksFailed| failed.code);
-    let sentence = format!("{error:#}");
+    let mut sentence = format!("{error:#}");
+    if let Some(base_dir) = base_dir {
+        sentence = with_base_dir(&sentence, base_dir);
+    }
     if !sentence.is_empty() {
         eprintln!("error: {}", escape::line(&sentence));
     }

@@ -1,4 +1,4 @@
-//! Command lines for people: what a sentence tells them to run does what it says when they paste it into a shell.
+//! Command lines for people. A command that a sentence tells them to run does what it says when they paste it into a shell.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter, Write};
@@ -6,26 +6,26 @@ use std::path::Path;
 
 use crate::escape;
 
-/// `nanochat` and its arguments. Displayed as a POSIX shell reads it; what it could not show in plain letters, such as bytes that are not UTF-8,
-/// stands in `$'…'` (bash, zsh, POSIX 2024).
+/// The command `nanochat` with its arguments. It is displayed as a POSIX shell reads it; an argument that cannot be shown in plain letters, such
+/// as one with bytes that are not UTF-8, stands in `$'…'` (bash, zsh, POSIX 2024).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
     arguments: Vec<OsString>,
 }
 
 impl CommandLine {
-    /// With arguments that stand after `nanochat`, such as `["train", "sft"]`.
+    /// Makes a command line of the arguments that stand after `nanochat`, such as `["train", "sft"]`.
     pub fn new<Argument: Into<OsString>>(arguments: impl IntoIterator<Item = Argument>) -> CommandLine {
         CommandLine { arguments: arguments.into_iter().map(Into::into).collect() }
     }
 
-    /// With one more.
+    /// Adds one more argument.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> CommandLine {
         self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
-    /// With `--base-dir`, unless that is `usual`: the folder that a command without the flag takes.
+    /// Adds `--base-dir`, unless that is `usual`: the folder that a command without the flag takes.
     pub fn base_dir(self, base_dir: &Path, usual: Option<&Path>) -> CommandLine {
         if usual == Some(base_dir) { self } else { self.arg("--base-dir").arg(base_dir) }
     }
@@ -42,7 +42,19 @@ impl Display for CommandLine {
     }
 }
 
-/// As one word of a shell.
+/// Adds `--base-dir` to each `nanochat …` that `sentence` tells to run: an error does not know whether its command was given one.
+pub fn with_base_dir(sentence: &str, base_dir: &Path) -> String {
+    let mut parts: Vec<String> = sentence.split('`').map(String::from).collect();
+    for command in parts.iter_mut().skip(1).step_by(2) {
+        let has_folder = command.contains("--base-dir") || command.starts_with("nanochat doctor");
+        if command.starts_with("nanochat ") && !has_folder {
+            *command += &format!(" --base-dir {}", quoted(base_dir.as_os_str()));
+        }
+    }
+    parts.join("`")
+}
+
+/// Writes an argument as one word of a shell.
 pub fn quoted(argument: &OsStr) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c) || is_letter(c);
     match argument.to_str() {
@@ -52,7 +64,7 @@ pub fn quoted(argument: &OsStr) -> String {
     }
 }
 
-/// Of no script that a shell gives a meaning.
+/// Tells letters of other scripts, which have no meaning to a shell.
 fn is_letter(c: char) -> bool {
     !c.is_ascii() && c.is_alphanumeric()
 }
@@ -73,7 +85,7 @@ fn in_dollar_quotes(bytes: &[u8]) -> String {
     word + "'"
 }
 
-/// Octal: three digits end by themselves, where bash reads as many hexadecimal ones as come.
+/// Writes bytes in octal: three digits end by themselves, where bash reads as many hexadecimal ones as come.
 fn push_bytes(word: &mut String, bytes: &[u8]) {
     bytes.iter().for_each(|byte| write!(word, "\\{byte:03o}").expect("a string takes all"));
 }
@@ -92,6 +104,20 @@ mod tests {
             CommandLine::new(["chat"]).base_dir(Path::new("a"), Some(Path::new("a"))).to_string(),
             "nanochat chat"
         );
+    }
+
+    #[test]
+    fn a_sentence_tells_to_run_commands_in_the_folder_that_was_given() {
+        let said = |sentence: &str| with_base_dir(sentence, Path::new("a b"));
+        assert_eq!(
+            said("make one with `nanochat tok train`, or `nanochat speedrun`"),
+            "make one with `nanochat tok train --base-dir 'a b'`, or `nanochat speedrun --base-dir 'a b'`"
+        );
+        for same in
+            ["see `nanochat doctor`", "say `--resume`", "`nanochat chat --base-dir c`", "nanochat `", ""]
+        {
+            assert_eq!(said(same), same);
+        }
     }
 
     #[cfg(unix)]

@@ -101,6 +101,32 @@ fn what_a_speedrun_tells_to_run_next_runs_word_for_word() {
     assert!(answers(&line).starts_with("using the rl checkpoint of d2, step 10\n"));
 }
 
+#[test]
+fn a_hint_names_the_base_folder_that_the_user_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let other = temp.path().join("other base");
+    let hints = |line: &str| {
+        let mut command = nanochat(temp.path(), line);
+        complaint({
+            command.arg("--base-dir").arg(&other);
+            command
+        })
+    };
+    let folder = format!(" --base-dir '{}'`", other.display());
+    for (line, command) in [
+        ("chat -p x", "nanochat speedrun"),
+        ("train base", "nanochat tok train"),
+        ("tok encode x", "nanochat tok train"),
+        ("data stats", "nanochat data make"),
+        ("eval core", "nanochat train base"),
+    ] {
+        let sentence = hints(line);
+        assert!(sentence.contains(&format!("`{command}{folder}")), "{line}: {sentence}");
+        let usual = complaint(nanochat(temp.path(), line));
+        assert!(usual.contains(&format!("`{command}`")), "{line}: {usual}");
+    }
+}
+
 /// Names under a heading of a help text.
 fn listed(help: &str, heading: &str) -> Vec<String> {
     let part = help.split(&format!("{heading}:\n")).nth(1).unwrap_or_default();
