@@ -7,7 +7,7 @@ mod stats;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat::counted::counted;
+use nanochat::counted::{counted, plural};
 use nanochat::dataset::Written;
 use nanochat::ingest::{IngestOptions, Ingested, Oddities, PassedOver, ingest};
 use nanochat::make::{Made, MakeOptions, make};
@@ -103,15 +103,16 @@ fn print_written(written: &Written, out: &Path) {
 /// Figures to stdout, what was left out to stderr.
 fn print_ingested(report: &Ingested, out: &Path) {
     for (kind, count) in &report.kinds {
-        println!("{:<12}{:>8} files {:>10} documents", kind.name(), count.files, count.documents);
+        let files = plural(count.files, "file");
+        println!("{:<12}{:>8} {files:<5} {:>10} documents", kind.name(), count.files, count.documents);
     }
     print_written(&report.written, out);
     print_odd(&report.passed, &report.odd);
     if report.blank > 0 {
-        eprintln!("left out {} blank documents", report.blank);
+        eprintln!("left out {}", counted(report.blank, "blank document"));
     }
     if report.nuls > 0 {
-        eprintln!("removed {} NUL characters", report.nuls);
+        eprintln!("removed {}", counted(report.nuls, "NUL character"));
     }
 }
 

@@ -19,13 +19,21 @@ pub fn run(wanted: DeviceChoice) -> Result<()> {
     let gpu = Cuda::open(0);
     match &gpu {
         Ok(gpu) => describe(gpu),
-        Err(error) => line("GPU", &error.to_string()),
+        Err(error) => line("GPU", reason(&error.to_string())),
     }
     let threads = std::thread::available_parallelism()?;
     line("CPU", &format!("{threads} threads; --device cpu always works"));
     match (wanted, gpu) {
         (DeviceChoice::Cuda, Err(_)) => Err(anyhow!("--device cuda does not work here; see above")),
         _ => Ok(()),
+    }
+}
+
+/// The sentence of an error without its advice to run this command, whose lines above say more.
+fn reason(sentence: &str) -> &str {
+    match sentence.split_once(';') {
+        Some((reason, advice)) if advice.contains("`nanochat doctor`") => reason,
+        _ => sentence,
     }
 }
 

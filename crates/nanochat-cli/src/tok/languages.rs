@@ -61,19 +61,27 @@ fn print_hanzi(
     if hanzi.len() < HANZI[0] {
         return Ok(());
     }
+    let ranks = ranks(hanzi.len());
     print!("\n{:<32}", "common hanzi that are one token");
-    HANZI.iter().for_each(|n| print!("{:>10}", format!("first {n}")));
+    ranks.iter().for_each(|n| print!("{:>12}", format!("first {n}")));
     println!();
     for (label, tokenizer) in tokenizers {
         print!("{:<32}", format!("{label} ({})", tokenizer.vocab_size()));
-        for n in HANZI {
-            let common = &hanzi[..n.min(hanzi.len())];
+        for &n in &ranks {
+            let common = &hanzi[..n];
             let whole = common.iter().filter(|c| tokenizer.encode(&c.to_string()).len() == 1).count();
-            print!("{:>9.1} %", 100.0 * whole as f64 / common.len() as f64);
+            print!("{:>10.1} %", 100.0 * whole as f64 / common.len() as f64);
         }
         println!();
     }
     Ok(())
+}
+
+/// The columns for a text of that many different characters: none says the same as the one before.
+fn ranks(characters: usize) -> Vec<usize> {
+    let mut ranks = HANZI.map(|n| n.min(characters)).to_vec();
+    ranks.dedup();
+    ranks
 }
 
 fn by_frequency(corpora: &[(String, Shards)], max_chars: u64) -> Result<Vec<char>, DataError> {
@@ -95,4 +103,15 @@ fn by_frequency(corpora: &[(String, Shards)], max_chars: u64) -> Result<Vec<char
     let mut hanzi: Vec<(Reverse<u64>, char)> = counts.into_iter().map(|(c, n)| (Reverse(n), c)).collect();
     hanzi.sort();
     Ok(hanzi.into_iter().map(|(_, c)| c).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_of_few_characters_has_few_columns() {
+        assert_eq!(ranks(9_000), HANZI);
+        assert_eq!(ranks(620), [500, 620]);
+    }
 }

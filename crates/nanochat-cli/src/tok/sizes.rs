@@ -40,7 +40,15 @@ pub fn run(args: &SizesArgs, base_dir: &Path) -> anyhow::Result<()> {
     sizes.sort_unstable();
     sizes.dedup();
     let of_size = |size: &usize| Ok(("trained".to_string(), largest.with_vocab_size(*size)?));
-    let tokenizers: Vec<(String, Tokenizer)> = sizes.iter().map(of_size).collect::<anyhow::Result<_>>()?;
+    let mut tokenizers: Vec<(String, Tokenizer)> =
+        sizes.iter().map(of_size).collect::<anyhow::Result<_>>()?;
+    tokenizers.dedup_by_key(|(_, tokenizer)| tokenizer.vocab_size());
+    let most = largest.vocab_size();
+    if most < options.vocab_size {
+        eprintln!(
+            "warning: the text has pairs for {most} tokens only; larger vocabularies would be the same one"
+        );
+    }
     let corpora: Vec<_> = corpora.into_iter().map(|Corpus { name, shards, .. }| (name, shards)).collect();
     languages::print(&tokenizers, &corpora, args.eval_chars)?;
     Ok(())

@@ -59,6 +59,12 @@ fn clean_mix_count_and_train_a_tokenizer_on_two_languages() {
         said.contains("zh: zh") && said.contains("trained (300)") && said.contains("trained (400)"),
         "{said}"
     );
+    // A size that the text is too short for is no row of its own.
+    let mut command = nanochat(base.path(), &format!("tok sizes --sizes 30000 40000 --mix {sources}"));
+    let printed = command.output().unwrap();
+    let said = String::from_utf8(printed.stdout).unwrap();
+    assert_eq!(said.matches("zh: zh").count(), 1, "{said}");
+    assert!(String::from_utf8(printed.stderr).unwrap().contains("pairs for"));
     let said = output(nanochat(base.path(), "data stats --depth 4"));
     assert!(said.contains("d4 (") && said.contains("epochs"), "{said}");
     refuses(base.path(), "data mix zh:x", &["NAME=WEIGHT:FOLDER"]);

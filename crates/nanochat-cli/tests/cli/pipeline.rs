@@ -230,7 +230,8 @@ fn a_gpu_that_is_not_there_is_said_in_a_sentence() {
         println!("skipped: there is a GPU");
         return;
     }
-    assert!(String::from_utf8(doctor.stdout).unwrap().contains("driver"));
+    let told = String::from_utf8(doctor.stdout).unwrap();
+    assert!(told.contains("driver") && !told.contains("nanochat doctor"), "{told}");
     let train = format!("--device cuda {TINY} --num-iterations 1");
     for line in [&train, "--device cuda bench train", "--device cuda speedrun"] {
         refuses(base.path(), line, &["`nanochat doctor`"]);
