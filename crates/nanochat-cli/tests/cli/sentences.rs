@@ -118,13 +118,36 @@ fn a_hint_names_the_base_folder_that_the_user_named() {
         ("train base", "nanochat tok train"),
         ("tok encode x", "nanochat tok train"),
         ("data stats", "nanochat data make"),
-        ("eval core", "nanochat train base"),
+        ("eval core", "nanochat data download eval-bundle"),
     ] {
         let sentence = hints(line);
         assert!(sentence.contains(&format!("`{command}{folder}")), "{line}: {sentence}");
         let usual = complaint(nanochat(temp.path(), line));
         assert!(usual.contains(&format!("`{command}`")), "{line}: {usual}");
     }
+}
+
+#[test]
+fn too_little_for_one_step_says_how_many_epochs_are_enough() {
+    let base = with_model();
+    let at = base.path();
+    let few = r#"[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]"#;
+    fs::write(at.join("few.jsonl"), format!("{few}\n").repeat(3)).unwrap();
+    fs::write(
+        at.join("problems.jsonl"),
+        "{\"question\": \"1 + 1?\", \"answer\": \"2\", \"grade\": \"number\"}\n",
+    )
+    .unwrap();
+    let file = |name: &str| at.join(name).display().to_string();
+    let sft = format!("train sft --data {0} --val-data {0}", file("few.jsonl"));
+    refuses(
+        at,
+        &format!("{sft} --num-epochs 3"),
+        &["32 conversations, but 3 times 3", "say --num-epochs 11,"],
+    );
+    run(at, &format!("{sft} --num-epochs 11"));
+    let rl = format!("train rl --max-new-tokens 12 --data {0} --val-data {0}", file("problems.jsonl"));
+    refuses(at, &rl, &["16 questions, but 1 times 1 question is less", "say --num-epochs 16,"]);
 }
 
 /// Names under a heading of a help text.

@@ -63,7 +63,7 @@ pub enum DataError {
     #[error("cannot write {path}: {reason}")]
     Write { path: PathBuf, reason: String },
     #[error(
-        "none of the {read} conversations has anything to learn from (assistant text within {max_len} tokens)"
+        "no conversation, of {read} in all, has anything to learn from (assistant text within {max_len} tokens)"
     )]
     NoTrainedTokens { read: usize, max_len: usize },
     #[error("{path} has nothing to learn from: {reason}")]

@@ -155,8 +155,10 @@ fn num_iterations(settings: &SftSettings, conversations: usize) -> Result<usize>
     let examples = settings.num_epochs * conversations as f64;
     match settings.num_iterations.unwrap_or((examples / per_step as f64) as usize) {
         0 => bail!(
-            "{} are less than one step of {per_step}; repeat them with --num-epochs, or lower --target-examples-per-step and --device-batch-size",
-            counted(conversations, "conversation")
+            "a step takes {per_step} conversations, but {} times {} is less; say --num-epochs {}, or lower --target-examples-per-step and --device-batch-size",
+            settings.num_epochs,
+            counted(conversations, "conversation"),
+            per_step.div_ceil(conversations.max(1))
         ),
         iterations if iterations as u64 > values::MOST_STEPS => {
             bail!(

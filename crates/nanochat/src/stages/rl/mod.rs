@@ -209,8 +209,10 @@ fn num_iterations(settings: &RlSettings, questions: usize) -> Result<usize> {
     let asked = settings.num_epochs * questions as f64;
     match settings.num_iterations.unwrap_or((asked / per_step as f64) as usize) {
         0 => bail!(
-            "{} are less than one step of {per_step}; repeat them with --num-epochs, or lower --examples-per-step",
-            counted(questions, "question")
+            "a step takes {per_step} questions, but {} times {} is less; say --num-epochs {}, or lower --examples-per-step",
+            settings.num_epochs,
+            counted(questions, "question"),
+            per_step.div_ceil(questions.max(1))
         ),
         iterations if iterations as u64 > values::MOST_STEPS => {
             bail!(

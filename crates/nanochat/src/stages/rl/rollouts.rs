@@ -52,7 +52,7 @@ pub fn read_problems<'m>(
     let left_out = mixture.len() - problems.len();
     if problems.is_empty() && !mixture.is_empty() {
         bail!(
-            "none of the {left_out} questions leaves room for {max_new_tokens} tokens of answer in the model's {context}; lower --max-new-tokens"
+            "no question, of {left_out} in all, leaves room for {max_new_tokens} tokens of answer in the model's {context}; lower --max-new-tokens"
         );
     }
     Ok((problems, left_out))
