@@ -32,7 +32,7 @@ mod tensor;
 mod testing;
 
 pub use comm::Comm;
-pub use device::{Device, DeviceChoice, DeviceError, ShapeLimits, Properties};
+pub use device::{Device, DeviceChoice, DeviceError, Properties, ShapeLimits};
 pub use gemm::Compute;
 pub use grads::Grads;
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
