@@ -11,7 +11,7 @@ use nanochat::calculator::calculate;
 use nanochat::conversation::PartKind;
 use nanochat::lines::BadLines;
 use nanochat::table::rows;
-use nanochat::tasks::{Folders, Kind, Split, Task, TaskError, gsm8k_parts, open};
+use nanochat::tasks::{Folders, Grading, Split, Task, TaskError, gsm8k_parts, open};
 
 fn main() -> anyhow::Result<()> {
     let sets = PathBuf::from(std::env::args().nth(1).unwrap_or_default());
@@ -42,7 +42,7 @@ fn is_right(task: &dyn Task, i: usize, answer: &str) -> bool {
 
 fn own_answers(task: &dyn Task, split: Split) {
     let right =
-        (0..task.len()).filter(|&i| task.kind() != Kind::Talk && is_right(task, i, &solution(task, i)));
+        (0..task.len()).filter(|&i| task.kind() != Grading::Talk && is_right(task, i, &solution(task, i)));
     println!("{} {split:?}: {} items, {} own answers right", task.name(), task.len(), right.count());
 }
 
