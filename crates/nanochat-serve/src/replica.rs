@@ -95,9 +95,10 @@ impl Worker<'_> {
             let before = self.engine.stats();
             let events = self.engine.step();
             let stats = self.engine.stats();
+            // The counts come first: a client that has its answer finds it counted.
             self.metrics.step(&before, &stats);
-            events.into_iter().for_each(|event| self.hand_out(event));
             replica.publish(Some(stats));
+            events.into_iter().for_each(|event| self.hand_out(event));
         }
     }
 

@@ -149,9 +149,9 @@ pub enum ConfigError {
     #[error("{what} must be at least {least}, found {found}")]
     TooSmall { what: &'static str, least: usize, found: usize },
     #[error(
-        "--device cuda works with heads of {works:?} values, and this model's have {head_dim}; every even --depth gives 128, and --device cpu takes any"
+        "--device cuda works with heads of {works} values, and this model's have {head_dim}; every even --depth gives 128, and --device cpu takes any"
     )]
-    HeadDim { head_dim: usize, works: &'static [usize] },
+    HeadDim { head_dim: usize, works: String },
     #[error(
         "--device cuda works with up to {most} query heads for each key-value head, and this model has {n_head} for {n_kv_head}; --device cpu takes any"
     )]
@@ -216,7 +216,8 @@ impl GptConfig {
         };
         let GptConfig { n_head, n_kv_head, n_embd: width, .. } = *self;
         if !head_dims.contains(&self.head_dim()) {
-            return Err(ConfigError::HeadDim { head_dim: self.head_dim(), works: head_dims });
+            let works: Vec<String> = head_dims.iter().map(usize::to_string).collect();
+            return Err(ConfigError::HeadDim { head_dim: self.head_dim(), works: works.join(" or ") });
         }
         if n_head / n_kv_head > most {
             return Err(ConfigError::QueriesAKey { n_head, n_kv_head, most });
@@ -278,7 +279,7 @@ mod tests {
         for depth in [1, 2, 4, 8, 12, 20, 26, 32, 64] {
             with_depth(depth).within(Some(ShapeLimits::CUDA)).unwrap();
         }
-        assert!(refused(with_depth(3)).contains("[64, 128] values, and this model's have 96"));
+        assert!(refused(with_depth(3)).contains("heads of 64 or 128 values, and this model's have 96"));
         assert!(refused(with_depth(66)).contains("up to 4096 in steps of 8"));
         assert!(refused(with_depth(66)).contains("--depth 64 is the deepest"));
         let one_key_head = with_depth(40).with_kv_heads(1).unwrap();
