@@ -11,7 +11,7 @@ pub struct Keys {
     pub clients: Vec<String>,
     /// The keys that see exact counts in `/stats` and `/metrics`, and do nothing else.
     pub watchers: Vec<String>,
-    /// Whether all keys find each other's beginnings of prompts in the cache.
+    /// Whether all keys share the prefixes in the cache.
     pub share_cache: bool,
 }
 

@@ -25,7 +25,7 @@ pub struct ShapeLimits {
     pub queries_a_key: usize,
     /// The most values in a row of the residual stream.
     pub widest: usize,
-    /// What the number of these values is a multiple of.
+    /// The number of values in a row is a multiple of this.
     pub width_step: usize,
 }
 
@@ -38,7 +38,7 @@ impl ShapeLimits {
     };
 }
 
-/// What callers must know of a device to use it well: they ask for a property, never for the kind of device.
+/// The properties that decide how a device is used well. Callers ask for a property, never for the kind of device.
 #[derive(Clone, Copy, Debug)]
 pub struct Properties {
     /// Whether its tensors lie in memory of its own; otherwise in the program's, where their values are read in place.
@@ -76,7 +76,7 @@ impl Properties {
 }
 
 impl Device {
-    /// What sets this device apart from others.
+    /// Returns what callers must know of this device.
     pub fn properties(&self) -> &'static Properties {
         match self {
             Device::Cpu => &Properties::CPU,
@@ -84,7 +84,7 @@ impl Device {
         }
     }
 
-    /// What kernels there are for; None: for every shape.
+    /// Returns the shapes that there are kernels for; None: every shape has one.
     pub fn limits(&self) -> Option<ShapeLimits> {
         match self {
             Device::Cpu => None,

@@ -35,7 +35,7 @@ fn rope_theta() -> f32 {
     ROPE_THETA
 }
 
-/// In what a model differs from the one that its depth gives: flags of training and of its plan.
+/// The options that make a model differ from the one that its depth gives: flags of training and of its plan.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub struct ModelOptions {
     /// Key and value heads, fewer than query heads for GQA [default: as many]
@@ -54,7 +54,7 @@ impl ModelOptions {
         config.with_kv_heads(self.n_kv_head.unwrap_or(config.n_head))
     }
 
-    /// As they are given on a command line, each after a space.
+    /// Writes the options as flags of a command line, each after a space.
     pub fn flags(&self) -> String {
         let ModelOptions { n_kv_head } = self;
         n_kv_head.map_or(String::new(), |n| format!(" --n-kv-head {n}"))

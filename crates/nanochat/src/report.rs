@@ -110,7 +110,7 @@ fn there_are(tags: &str) -> String {
 #[derive(Debug)]
 pub struct Written {
     pub folder: PathBuf,
-    /// As markdown.
+    /// The whole report in markdown.
     pub text: String,
 }
 

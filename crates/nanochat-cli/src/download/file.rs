@@ -14,9 +14,9 @@ use super::http::{Answer, Client, Failure, TRIES, passing, shown, trying_again};
 
 /// Times that a file may arrive whole but wrong.
 const WRONG: u32 = 2;
-/// Behind the name of a file that is not whole yet.
+/// Suffix of the name of a file that is not whole yet.
 const PART: &str = ".part";
-/// Behind the name of a part: the version of the file that it is of.
+/// Suffix of the name of a part's note: the version of the file that the part belongs to.
 const VERSION: &str = ".version";
 
 /// A file to fetch, and what is known of it beforehand.

@@ -14,7 +14,7 @@ use nanochat_tensor::{Comm, Device};
 use super::{row, took};
 use crate::chat::ModelArgs;
 
-/// As of the other evaluations, but of the base model if nothing else is said: CORE is its score.
+/// Arguments of `eval core`. It measures the base model unless another is named, since CORE is a score of base models.
 #[derive(clap::Args)]
 #[command(mut_arg("source", |source| source.help("Stage the model comes from").default_value("base")))]
 pub struct CoreArgs {

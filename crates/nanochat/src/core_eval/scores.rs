@@ -1,4 +1,4 @@
-//! What CORE found, and whether it may be called so.
+//! The scores of few-shot tasks, and whether their mean may be called CORE.
 
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +70,7 @@ impl CoreScores {
         CoreScores { mean, core: (labels == all).then_some(mean), cropped, missing, tasks }
     }
 
-    /// What the mean is called by people.
+    /// The name of the mean in text.
     pub fn name(&self) -> String {
         match self.core {
             Some(_) => "CORE".into(),
@@ -78,12 +78,12 @@ impl CoreScores {
         }
     }
 
-    /// What the mean is called in metrics.jsonl.
+    /// The name of the mean in metrics.jsonl.
     pub fn metric(&self) -> &'static str {
         if self.core.is_some() { "CORE" } else { "core_mean" }
     }
 
-    /// As in "3 of 80 items", of those that were cropped; None if all fitted.
+    /// Counts the cropped items in words, "3 of 80 items"; None if all items fitted.
     pub fn cropped_items(&self) -> Option<String> {
         let all: usize = self.tasks.iter().map(|task| task.score.total).sum();
         (self.cropped > 0).then(|| format!("{} of {}", self.cropped, counted(all, "item")))

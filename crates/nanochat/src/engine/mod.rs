@@ -67,7 +67,7 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
-    /// For up to `rows` rows together where the model lies.
+    /// Returns options for up to `rows` rows together on the device of the model.
     pub fn for_batch(device: &Device, rows: usize) -> EngineOptions {
         let &DeviceSizes { decode_rows, prompt_tokens, cache_bytes, .. } = DeviceSizes::of(device);
         let max_rows = rows.clamp(1, decode_rows);

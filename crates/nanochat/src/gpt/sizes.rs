@@ -62,7 +62,7 @@ impl KeptValues {
         KeptValues { attention: 3.0 + keys_and_values, mlp: 5.0 }
     }
 
-    /// Of one layer. What is computed again keeps its input alone.
+    /// Returns how much one layer keeps. A part that backward computes again keeps its input alone.
     pub fn a_layer(self, recompute: Recompute) -> f64 {
         match recompute {
             Recompute::None => self.attention + self.mlp,
@@ -71,7 +71,7 @@ impl KeptValues {
         }
     }
 
-    /// Of the layer that backward has come to and computes again.
+    /// Returns how much exists besides, while backward computes one layer again.
     fn again(self, recompute: Recompute) -> f64 {
         match recompute {
             Recompute::None => 0.0,

@@ -18,7 +18,7 @@ pub struct Shard {
     pub params: Vec<usize>,
     pub role: WeightRole,
     pub group: ParamGroup,
-    /// Of its matrices, where they are updated whole.
+    /// The shape of its matrices, if they are updated whole.
     pub matrix: Option<Vec<usize>>,
     /// Values that each rank has of it. What the weights do not fill is 0.
     pub part: usize,

@@ -23,12 +23,12 @@ use crate::checkpoint::Stage;
 
 const TOKENIZER: &str = "Tokenizer";
 
-/// What a report is made of.
+/// The run of a report and its sections.
 pub(super) struct RunReport {
     /// None: of the time before runs had folders.
     pub tag: Option<String>,
     pub folder: PathBuf,
-    /// In the order in which their stages started.
+    /// The sections, in the order in which their stages started.
     pub sections: Vec<Section>,
 }
 
@@ -174,7 +174,7 @@ fn section_files(folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
     Ok(entries(folder)?.into_iter().filter(is_section).collect())
 }
 
-/// What is in a folder, by name; nothing, if it is not there.
+/// Lists the entries of a folder by name; a folder that is missing has none.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -190,7 +190,7 @@ fn section_file(folder: &Path, title: &str) -> PathBuf {
     folder.join(format!("section-{}.json", file_name(title)))
 }
 
-/// What is to be deleted may not be there.
+/// Passes on the result of a deletion, which may find nothing to delete.
 fn remove(removed: io::Result<()>, path: &Path) -> Result<(), ReportError> {
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),

@@ -85,8 +85,8 @@ pub(super) fn recorded(mut all: Value, only_bf16: bool) -> Result<Value> {
     Ok(all)
 }
 
-/// Of these settings those that a resumed run is held to on its device: where there is only bf16 the precision is none
-/// of them, since earlier versions recorded what the CPU would have taken.
+/// Selects the settings that a resumed run must keep. On a device with bf16 alone the precision is not among them, since
+/// earlier versions recorded there what the CPU would have taken.
 pub(super) fn kept(all: &Value, only_bf16: bool) -> Value {
     let mut kept = all.clone();
     if let Some(settings) = kept.as_object_mut().filter(|_| only_bf16) {
