@@ -16,7 +16,7 @@ use nanochat::counted::counted;
 use nanochat::engine::{Engine, EngineOptions, Finish, Request};
 use nanochat::sampler::SampleOptions;
 use nanochat::values;
-use nanochat_tensor::{Device, Precision};
+use nanochat_tensor::{Device, Dtype};
 use nanochat_tokenizer::Tokenizer;
 use printer::Printer;
 use rustyline::DefaultEditor;
@@ -102,8 +102,8 @@ pub struct ChatCommand {
     #[arg(long, value_parser = values::count, default_value_t = 1)]
     samples: usize,
     /// Weights on the CPU: f32, bf16 or int8
-    #[arg(long, default_value_t = Precision::Bf16)]
-    weights: Precision,
+    #[arg(long, default_value_t = Dtype::Bf16)]
+    weights: Dtype,
     #[command(flatten)]
     options: SampleOptions,
 }

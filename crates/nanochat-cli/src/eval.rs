@@ -14,7 +14,7 @@ use nanochat::escape;
 use nanochat::loss_eval::bits_per_byte;
 use nanochat::score::Score;
 use nanochat::values;
-use nanochat_tensor::{Comm, Device, Precision};
+use nanochat_tensor::{Comm, Device, Dtype};
 use serde_json::json;
 
 use crate::chat::ModelArgs;
@@ -45,8 +45,8 @@ pub struct BpbArgs {
     #[arg(long, value_parser = values::rows, default_value_t = 8)]
     device_batch_size: usize,
     /// Measure as if weights were stored in f32, bf16 or int8, as chat can do
-    #[arg(long, default_value_t = Precision::F32)]
-    weights: Precision,
+    #[arg(long, default_value_t = Dtype::F32)]
+    weights: Dtype,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -78,7 +78,7 @@ fn bpb(args: &BpbArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<
     if comm.is_first() {
         args.model.tell_measured(&loaded);
     }
-    if args.weights != Precision::F32 {
+    if args.weights != Dtype::F32 {
         loaded.model = loaded.model.rounded(args.weights);
     }
     let loaded = loaded.to_device(device)?;

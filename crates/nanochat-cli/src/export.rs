@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nanochat::checkpoint::write_folder;
 use nanochat::partial_dir::PartialDir;
-use nanochat_tensor::Device;
-use nanochat_tensor::safetensors::SaveAs;
+use nanochat_tensor::{Device, Dtype};
 
 use crate::chat::ModelArgs;
 
@@ -17,24 +17,19 @@ pub struct ExportCommand {
     #[command(flatten)]
     model: ModelArgs,
     /// Type of the weights in the file
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    #[arg(long, value_parser = written(), default_value_t = Dtype::F32)]
     dtype: Dtype,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Dtype {
-    F32,
-    Bf16,
+/// Reads one of the types that a safetensors file of weights is written in.
+fn written() -> impl TypedValueParser<Value = Dtype> {
+    PossibleValuesParser::new(["f32", "bf16"]).try_map(|name| name.parse::<Dtype>())
 }
 
 pub fn run(command: &ExportCommand, base_dir: &Path) -> Result<()> {
     let folder = PartialDir::create(&command.out)?;
     let loaded = command.model.load(base_dir, &Device::Cpu)?;
-    let dtype = match command.dtype {
-        Dtype::F32 => SaveAs::F32,
-        Dtype::Bf16 => SaveAs::Bf16,
-    };
-    write_folder(folder.path(), &loaded.model, &loaded.tokenizer, dtype)?;
+    write_folder(folder.path(), &loaded.model, &loaded.tokenizer, command.dtype)?;
     folder.commit()?;
     println!("wrote {} from {}", command.out.display(), loaded.folder.display());
     Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use axum::http::HeaderValue;
 use nanochat::values;
-use nanochat_tensor::Precision;
+use nanochat_tensor::Dtype;
 
 /// Connections at once from each address that is not this machine's.
 pub const CONNECTIONS: usize = 256;
@@ -55,8 +55,8 @@ pub struct ServeOptions {
     #[arg(long, value_parser = values::count)]
     pub cache_mib: Option<usize>,
     /// Weights on the CPU: f32, bf16 or int8
-    #[arg(long, default_value_t = Precision::Bf16)]
-    pub weights: Precision,
+    #[arg(long, default_value_t = Dtype::Bf16)]
+    pub weights: Dtype,
     /// Seconds that running answers get to finish after SIGTERM or Ctrl-C
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds, default_value_t = 30)]
     pub grace: u64,

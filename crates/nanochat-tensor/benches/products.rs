@@ -4,7 +4,7 @@
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use nanochat_tensor::Compute;
+use nanochat_tensor::Dtype;
 use nanochat_tensor::gemm::{Mat, MatMut, Threads};
 
 /// Rows, in, out: of a d4 and a d6 at 8 rows of 512 tokens.
@@ -20,13 +20,13 @@ fn values(len: usize) -> Vec<f32> {
 }
 
 /// c (m, n) = a (m, k) · b (k, n), each factor laid out as the op has it.
-fn product(bencher: Bencher, compute: Compute, [m, k, n]: [usize; 3], a_turned: bool, b_turned: bool) {
+fn product(bencher: Bencher, products: Dtype, [m, k, n]: [usize; 3], a_turned: bool, b_turned: bool) {
     let (a, b, mut c) = (values(m * k), values(k * n), vec![0.0; m * n]);
     let a = if a_turned { Mat::new(&a, k, m).t() } else { Mat::new(&a, m, k) };
     let b = if b_turned { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
     bencher
         .counter(ItemsCount::new(m * k * n))
-        .bench_local(|| compute.gemm(MatMut::new(&mut c, m, n), 1.0, a, b, 0.0, Threads::All));
+        .bench_local(|| products.gemm(MatMut::new(&mut c, m, n), 1.0, a, b, 0.0, Threads::All));
 }
 
 /// y = x wᵀ
@@ -35,12 +35,12 @@ mod forward {
 
     #[divan::bench(args = SHAPES)]
     fn f32(bencher: Bencher, [rows, inp, out]: [usize; 3]) {
-        product(bencher, Compute::F32, [rows, inp, out], false, true);
+        product(bencher, Dtype::F32, [rows, inp, out], false, true);
     }
 
     #[divan::bench(args = SHAPES)]
     fn bf16(bencher: Bencher, [rows, inp, out]: [usize; 3]) {
-        product(bencher, Compute::Bf16, [rows, inp, out], false, true);
+        product(bencher, Dtype::Bf16, [rows, inp, out], false, true);
     }
 }
 
@@ -50,12 +50,12 @@ mod backward_input {
 
     #[divan::bench(args = SHAPES)]
     fn f32(bencher: Bencher, [rows, inp, out]: [usize; 3]) {
-        product(bencher, Compute::F32, [rows, out, inp], false, false);
+        product(bencher, Dtype::F32, [rows, out, inp], false, false);
     }
 
     #[divan::bench(args = SHAPES)]
     fn bf16(bencher: Bencher, [rows, inp, out]: [usize; 3]) {
-        product(bencher, Compute::Bf16, [rows, out, inp], false, false);
+        product(bencher, Dtype::Bf16, [rows, out, inp], false, false);
     }
 }
 
@@ -65,11 +65,11 @@ mod backward_weight {
 
     #[divan::bench(args = SHAPES)]
     fn f32(bencher: Bencher, [rows, inp, out]: [usize; 3]) {
-        product(bencher, Compute::F32, [out, rows, inp], true, false);
+        product(bencher, Dtype::F32, [out, rows, inp], true, false);
     }
 
     #[divan::bench(args = SHAPES)]
     fn bf16(bencher: Bencher, [rows, inp, out]: [usize; 3]) {
-        product(bencher, Compute::Bf16, [out, rows, inp], true, false);
+        product(bencher, Dtype::Bf16, [out, rows, inp], true, false);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::cuda::Cuda;
 use crate::ops::{attention, decode_attention, rms_norm};
+use crate::{Dtype, Recipe};
 
 pub use crate::cuda::DeviceError;
 
@@ -50,10 +51,10 @@ pub struct Properties {
     /// Whether the first product of each shape is slow: a GPU compiles kernels and times its algorithms then, 0.3 s a
     /// product. Batches of few shapes cost less there, even with padding.
     pub tunes_to_shapes: bool,
-    /// Whether products take bf16 values whatever is asked for; otherwise the caller chooses.
-    pub only_bf16: bool,
-    /// Bytes of a value in an activation, and of a key's or value's in the engine's cache.
-    pub activation_bytes: usize,
+    /// The types that a model computes in here whatever is asked for; None: the caller chooses.
+    pub only_recipe: Option<Recipe>,
+    /// The type of the values between ops, and of the keys and values in the engine's cache.
+    pub activations: Dtype,
 }
 
 impl Properties {
@@ -62,16 +63,16 @@ impl Properties {
         queues_work: false,
         times_kernels: false,
         tunes_to_shapes: false,
-        only_bf16: false,
-        activation_bytes: size_of::<f32>(),
+        only_recipe: None,
+        activations: Recipe::F32.activations,
     };
     pub const CUDA: Properties = Properties {
         own_memory: true,
         queues_work: true,
         times_kernels: true,
         tunes_to_shapes: true,
-        only_bf16: true,
-        activation_bytes: 2,
+        only_recipe: Some(Recipe::BF16),
+        activations: Recipe::BF16.activations,
     };
 }
 

@@ -14,6 +14,7 @@
 pub mod comm;
 pub mod cuda;
 mod device;
+mod dtype;
 pub mod gemm;
 mod grads;
 pub mod ops;
@@ -33,7 +34,8 @@ mod testing;
 
 pub use comm::Comm;
 pub use device::{Device, DeviceChoice, DeviceError, Properties, ShapeLimits};
-pub use gemm::Compute;
+pub use dtype::{Dtype, Recipe};
+
 pub use grads::Grads;
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
 pub use ops::decode_attention::{DecodeRow, DecodeRows, Shape, decode_attention};
@@ -41,7 +43,6 @@ pub use ops::decode_linear::{Epilogue, decode_linear};
 pub use ops::paged::{Chunk, ChunkPart, PagedKv};
 pub use ops::rotary_qk_norm::RotaryTable;
 pub use ops::take_rows::RowIndex;
-pub use packed::Precision;
 pub use reduction::{Bucket, Reduction};
 pub use rng::Rng;
 pub use tape::Tape;

@@ -6,10 +6,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
+use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo, View};
 use safetensors::{SafeTensors, serialize_to_file};
 
-use crate::Tensor;
+use crate::{Dtype, Tensor};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SafetensorsError {
@@ -21,13 +21,6 @@ pub enum SafetensorsError {
     Corrupt { path: PathBuf, message: String },
     #[error("{}: tensor {name} has type {dtype}; f32, bf16 and f16 can be read", path.display())]
     Dtype { path: PathBuf, name: String, dtype: String },
-}
-
-/// The type that values are written as.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SaveAs {
-    F32,
-    Bf16,
 }
 
 /// A file whose names, types and shapes are known, and whose values are still on disk.
@@ -74,7 +67,7 @@ impl TensorFile {
     /// Where the file has no such tensor.
     pub fn check_type(&self, name: &str) -> Result<(), SafetensorsError> {
         match self.header.info(name).expect("a tensor of this file").dtype {
-            Dtype::F32 | Dtype::BF16 | Dtype::F16 => Ok(()),
+            FileDtype::F32 | FileDtype::BF16 | FileDtype::F16 => Ok(()),
             dtype => {
                 let (path, name, dtype) = (self.path.clone(), name.into(), format!("{dtype:?}"));
                 Err(SafetensorsError::Dtype { path, name, dtype })
@@ -94,8 +87,8 @@ impl TensorFile {
         let (pairs, _) = bytes.as_chunks::<2>();
         let (quads, _) = bytes.as_chunks::<4>();
         let values = match dtype {
-            Dtype::BF16 => pairs.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::F16 => pairs.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+            FileDtype::BF16 => pairs.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+            FileDtype::F16 => pairs.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
             _ => quads.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         };
         Ok(Tensor::new(values, shape))
@@ -113,10 +106,11 @@ pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>, SafetensorsError> {
 pub fn save<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
-    save_as: SaveAs,
+    dtype: Dtype,
 ) -> Result<(), SafetensorsError> {
     let error = |message: String| SafetensorsError::Write { path: path.into(), message };
-    let views = tensors.into_iter().map(|(name, tensor)| (name, Saved { tensor, save_as }));
+    file_dtype(dtype).map_err(&error)?;
+    let views = tensors.into_iter().map(|(name, tensor)| (name, Saved { tensor, dtype }));
     // transformers wants to know which framework's layout it is; ours is PyTorch's.
     let metadata = [("format".to_string(), "pt".to_string())].into();
     serialize_to_file(views, Some(metadata), path).map_err(|e| error(e.to_string()))?;
@@ -130,17 +124,23 @@ fn readable_and_on_disk(file: File) -> std::io::Result<()> {
     file.sync_all()
 }
 
+/// Returns the type under its name in the format; the sentence says which types are not written.
+fn file_dtype(dtype: Dtype) -> Result<FileDtype, String> {
+    match dtype {
+        Dtype::F32 => Ok(FileDtype::F32),
+        Dtype::Bf16 => Ok(FileDtype::BF16),
+        Dtype::Int8 | Dtype::U32 => Err(format!("weights are written in f32 or bf16, not in {dtype}")),
+    }
+}
+
 struct Saved<'a> {
     tensor: &'a Tensor,
-    save_as: SaveAs,
+    dtype: Dtype,
 }
 
 impl View for Saved<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.save_as {
-            SaveAs::F32 => Dtype::F32,
-            SaveAs::Bf16 => Dtype::BF16,
-        }
+    fn dtype(&self) -> FileDtype {
+        file_dtype(self.dtype).expect("`save` refuses the others")
     }
 
     fn shape(&self) -> &[usize] {
@@ -149,18 +149,19 @@ impl View for Saved<'_> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         let data = self.tensor.host();
-        match self.save_as {
-            SaveAs::F32 if cfg!(target_endian = "little") => match data {
+        match self.dtype {
+            Dtype::F32 if cfg!(target_endian = "little") => match data {
                 Cow::Borrowed(data) => Cow::Borrowed(bytemuck::cast_slice(data)),
                 Cow::Owned(data) => Cow::Owned(bytemuck::cast_slice(&data).to_vec()),
             },
-            SaveAs::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            SaveAs::Bf16 => data.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+            Dtype::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Dtype::Bf16 => data.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+            Dtype::Int8 | Dtype::U32 => unreachable!("`save` refuses {}", self.dtype),
         }
     }
 
     fn data_len(&self) -> usize {
-        self.tensor.len() * if self.save_as == SaveAs::F32 { 4 } else { 2 }
+        self.tensor.len() * self.dtype.bytes()
     }
 }
 
@@ -178,11 +179,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (randn(&[3, 5], 0), randn(&[7], 1));
         let named = || [("a".to_string(), &a), ("b".to_string(), &b)];
-        save(&file(&dir), named(), SaveAs::F32).unwrap();
+        save(&file(&dir), named(), Dtype::F32).unwrap();
         let loaded = load(&file(&dir)).unwrap();
         assert_eq!((loaded["a"].shape(), loaded["a"].data()), (a.shape(), a.data()));
         assert_eq!(loaded["b"].data(), b.data());
-        save(&file(&dir), named(), SaveAs::Bf16).unwrap();
+        save(&file(&dir), named(), Dtype::Bf16).unwrap();
         let loaded = load(&file(&dir)).unwrap();
         crate::testing::assert_close(loaded["a"].data(), a.data(), 1.0 / 256.0);
     }
@@ -192,7 +193,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = file(&dir);
         assert!(matches!(load(&path), Err(SafetensorsError::Read { .. })));
-        save(&path, [("a".to_string(), &randn(&[3, 5], 0))], SaveAs::F32).unwrap();
+        save(&path, [("a".to_string(), &randn(&[3, 5], 0))], Dtype::F32).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for len in 0..whole.len() {
             std::fs::write(&path, &whole[..len]).unwrap();
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_failed_write_names_the_file() {
-        let error = save(Path::new("/no/such/folder/x"), [("a".to_string(), &randn(&[3], 0))], SaveAs::F32);
+        let error = save(Path::new("/no/such/folder/x"), [("a".to_string(), &randn(&[3], 0))], Dtype::F32);
         assert!(error.unwrap_err().to_string().contains("/no/such/folder/x"));
     }
 }

@@ -1,12 +1,11 @@
 //! Reverse-mode autograd over coarse ops: forward pushes one closure per op, backward pops them.
 
-use std::any::type_name;
-use std::cell::RefCell;
-
-use crate::gemm::Compute;
+use crate::Recipe;
 use crate::grads::Grads;
 use crate::profile;
 use crate::tensor::{Tensor, TensorId};
+use std::any::type_name;
+use std::cell::RefCell;
 
 type Backward = Box<dyn FnOnce(Tensor, &mut Grads)>;
 
@@ -14,8 +13,8 @@ type Backward = Box<dyn FnOnce(Tensor, &mut Grads)>;
 pub struct Tape {
     ops: RefCell<Vec<Recorded>>,
     mode: Mode,
-    /// How products are computed on the CPU; on a GPU it is bf16 always.
-    pub(crate) compute: Compute,
+    /// The types that ops compute in on the CPU; on a GPU they are those of [`Recipe::BF16`] always.
+    pub(crate) recipe: Recipe,
 }
 
 /// What a tape keeps of an op.
@@ -42,17 +41,17 @@ struct Recorded {
 
 impl Tape {
     pub fn new() -> Tape {
-        Tape::computing(Compute::F32)
+        Tape::computing(Recipe::F32)
     }
 
-    /// As `new`, with products in this precision.
-    pub fn computing(compute: Compute) -> Tape {
-        Tape { ops: RefCell::default(), mode: Mode::Record, compute }
+    /// Makes a tape that records, whose ops compute in these types.
+    pub fn computing(recipe: Recipe) -> Tape {
+        Tape { ops: RefCell::default(), mode: Mode::Record, recipe }
     }
 
     /// Records nothing: the same forward code serves evaluation and generation.
     pub fn off() -> Tape {
-        Tape { ops: RefCell::default(), mode: Mode::Off, compute: Compute::F32 }
+        Tape { ops: RefCell::default(), mode: Mode::Off, recipe: Recipe::F32 }
     }
 
     pub(crate) fn is_recording(&self) -> bool {
@@ -91,13 +90,13 @@ impl Tape {
     /// `f(x)`, of which x alone is kept: its ops are run again in backward, and then gone through
     /// (gradient checkpointing, Chen et al. 2016). `f` must give the same values both times.
     pub fn recompute(&self, x: &Tensor, f: impl Fn(&Tape, &Tensor) -> Tensor + 'static) -> Tensor {
-        let compute = self.compute;
+        let recipe = self.recipe;
         let mode = if self.mode == Mode::Off { Mode::Off } else { Mode::Count };
-        let counted = Tape { ops: RefCell::default(), mode, compute };
+        let counted = Tape { ops: RefCell::default(), mode, recipe };
         let y = f(&counted, x);
         let (x, inputs) = (x.clone(), counted.ops.into_inner().into_iter().flat_map(|op| op.inputs));
         self.push(&y, inputs, "recompute", move |dy, grads| {
-            let tape = Tape::computing(compute);
+            let tape = Tape::computing(recipe);
             let y = f(&tape, &x);
             grads.add(&y, dy);
             tape.unwind(grads, |_, _| ()); // the weights inside are complete after all of it

@@ -9,10 +9,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::cuda::{Buffer, Cuda, Dtype};
+use crate::Dtype;
+use crate::cuda::{Buffer, Cuda};
 use crate::device::Device;
 use crate::ops::elementwise;
-use crate::packed::{Packed, Precision};
+use crate::packed::Packed;
 use crate::reuse::{self, Values};
 
 const SHARED: &str = "tensor is still shared with a tape";
@@ -196,7 +197,7 @@ impl Tensor {
             (Device::Cuda(to), Some(from)) if Arc::ptr_eq(to, from) => self.clone(),
             (Device::Cpu, Some(_)) => Tensor::new(self.host().into_owned(), &self.shape),
             (Device::Cuda(to), _) => {
-                let copy = Tensor::on_gpu(to.upload(&self.host(), Dtype::F32), &self.shape);
+                let copy = Tensor::on_gpu(to.upload(&self.host()), &self.shape);
                 if self.is_bf16() { copy.to_activation() } else { copy }
             }
         }
@@ -204,9 +205,9 @@ impl Tensor {
 
     /// A weight (out, in) on the CPU, ready for products with few rows.
     #[track_caller]
-    pub fn to_packed(&self, precision: Precision) -> Tensor {
+    pub fn to_packed(&self, dtype: Dtype) -> Tensor {
         let &[out, inp] = self.shape() else { panic!("only matrices are packed, found {:?}", self.shape) };
-        Tensor::of(Storage::Packed(Packed::new(self.data(), [out, inp], precision)), &self.shape)
+        Tensor::of(Storage::Packed(Packed::new(self.data(), [out, inp], dtype)), &self.shape)
     }
 
     pub fn packed(&self) -> Option<&Packed> {
@@ -256,7 +257,7 @@ impl Tensor {
         let mut to = buffer.ptr();
         for part in parts {
             elementwise::convert_to(buffer.gpu(), to, Dtype::Bf16, part.buffer());
-            to += (part.len() * Dtype::Bf16.size()) as u64;
+            to += (part.len() * Dtype::Bf16.bytes()) as u64;
         }
     }
 
@@ -268,7 +269,7 @@ impl Tensor {
                 Tensor::new(rows.iter().flat_map(|n| &self.data()[n * c..][..c]).copied().collect(), &shape)
             }
             Some(gpu) => {
-                let (some, bytes) = (Tensor::unwritten(gpu, self.dtype(), &shape), c * self.dtype().size());
+                let (some, bytes) = (Tensor::unwritten(gpu, self.dtype(), &shape), c * self.dtype().bytes());
                 let at = |tensor: &Tensor, row: usize| tensor.buffer().ptr() + (row * bytes) as u64;
                 let mut done = 0;
                 for run in rows.chunk_by(|n, next| n + 1 == *next) {
@@ -367,7 +368,7 @@ impl Tensor {
         };
         let (dtype, to) = (source.dtype(), self.unshared_ptr_mut());
         assert_eq!(self.dtype(), dtype, "write: the types differ");
-        let [at, start, bytes] = [at, from.start, from.len()].map(|n| n * dtype.size());
+        let [at, start, bytes] = [at, from.start, from.len()].map(|n| n * dtype.bytes());
         gpu.copy(to + at as u64, source.ptr() + start as u64, bytes);
     }
 
@@ -392,6 +393,7 @@ fn download(buffer: &Buffer) -> Vec<f32> {
             buffer.gpu().download(buffer.ptr(), &mut bits);
             bits.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()
         }
+        other @ (Dtype::Int8 | Dtype::U32) => other.has_no("tensor on a GPU"),
     }
 }
 

@@ -8,7 +8,7 @@ use nanochat::checkpoint::{LoadedModel, load_folder};
 use nanochat::conversation::Conversation;
 use nanochat::engine::{Engine, EngineOptions, Event, Request};
 use nanochat::sampler::SampleOptions;
-use nanochat_tensor::Precision;
+use nanochat_tensor::Dtype;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -16,7 +16,7 @@ fn main() -> Result<()> {
     let question = args.next().context("want MODEL_FOLDER QUESTION")?;
 
     let LoadedModel { model, tokenizer, .. } = load_folder(folder.as_ref())?;
-    let options = EngineOptions { weights: Precision::Bf16, ..EngineOptions::default() };
+    let options = EngineOptions { weights: Dtype::Bf16, ..EngineOptions::default() };
     let mut engine = Engine::with_options(&model, Some(&tokenizer), options);
     let prompt = Conversation::question(&question).render_for_completion(&tokenizer)?;
     let options = SampleOptions::default();

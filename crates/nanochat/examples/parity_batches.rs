@@ -16,9 +16,9 @@ use nanochat::dataloader::DataLoader;
 use nanochat::dataset::{OnBadShard, Shards, Split};
 use nanochat::gpt::Gpt;
 use nanochat_tensor::Comm;
-use nanochat_tensor::safetensors::SaveAs;
+use nanochat_tensor::Dtype;
 use nanochat_tokenizer::Tokenizer;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype as FileDtype, TensorView};
 
 const SEED: u64 = 42;
 
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     let (shape, steps) = ([number(batch)?, number(seq)?], number(steps)?);
     let tokenizer = Tokenizer::from_file(&base_dir.join("tokenizer/tokenizer.json"))?;
     let config = GptConfig::from_depth(number(depth)?, tokenizer.vocab_size(), shape[1])?;
-    write_folder(&out, &Gpt::init(config, SEED), &tokenizer, SaveAs::F32)?;
+    write_folder(&out, &Gpt::init(config, SEED), &tokenizer, Dtype::F32)?;
 
     let shards = Shards::open(&base_dir.join("base_data"), OnBadShard::Refuse)?;
     let mut loader = DataLoader::new(&shards, Split::Train, &tokenizer, shape, None, &Comm::alone())?;
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
             tokens.extend(u16::try_from(*id).context("the vocabulary is above 65,536")?.to_le_bytes());
         }
     }
-    let view = TensorView::new(Dtype::U16, vec![steps, shape[0] * shape[1] + 1], &tokens)?;
+    let view = TensorView::new(FileDtype::U16, vec![steps, shape[0] * shape[1] + 1], &tokens)?;
     let sizes = [("depth", depth.clone()), ("vocab_size", config.vocab_size.to_string())];
     let sizes = sizes.into_iter().chain([("batch_size", batch.clone()), ("sequence_len", seq.clone())]);
     let metadata: HashMap<String, String> = sizes.map(|(name, size)| (name.to_string(), size)).collect();

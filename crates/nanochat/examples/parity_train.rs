@@ -18,8 +18,7 @@ use nanochat::huggingface::save_weights;
 use nanochat::optim::Optimizer;
 use nanochat::schedule::Schedule;
 use nanochat::train;
-use nanochat_tensor::safetensors::SaveAs;
-use nanochat_tensor::{Comm, DeviceChoice};
+use nanochat_tensor::{Comm, DeviceChoice, Dtype};
 use safetensors::SafeTensors;
 
 const SEED: u64 = 42;
@@ -38,7 +37,7 @@ fn main() -> Result<()> {
     let model = Gpt::init(config, SEED);
     if let Some(folder) = folder {
         std::fs::create_dir_all(folder)?;
-        save_weights(folder, &model, SaveAs::F32)?;
+        save_weights(folder, &model, Dtype::F32)?;
     }
     let mut model = model.to_device(&device.open(0)?)?;
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };

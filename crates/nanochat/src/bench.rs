@@ -154,7 +154,7 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
     let scale = 1.0 / bench.total_batch_size as f32;
     let mut model = Gpt::init(config, 42).to_device(device)?;
     model.recompute = sizes.recompute;
-    model.compute = sizes.precision.into();
+    model.recipe = sizes.precision.recipe(device);
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&model, rates, 1.0, comm);
     let batch = random_batch(config.vocab_size, [sizes.device_batch_size, sizes.max_seq_len]);
@@ -190,7 +190,11 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
         parameters: config.params(),
         device_batch_size: sizes.device_batch_size,
         recompute: sizes.recompute,
-        precision: if device.properties().only_bf16 { Precision::Bf16 } else { sizes.precision.chosen() },
+        precision: if device.properties().only_recipe.is_some() {
+            Precision::Bf16
+        } else {
+            sizes.precision.chosen()
+        },
         tokens_per_second,
         mfu: peak.map(|peak| {
             config.flops_per_token() * tokens_per_second / (peak * 1e12 * comm.world_size() as f64)
@@ -220,7 +224,7 @@ fn step(
     let started = Instant::now();
     let (mut grads, mut loss) = (Grads::default(), None);
     for i in 0..micro_steps {
-        let tape = Tape::computing(model.compute);
+        let tape = Tape::computing(model.recipe);
         let (loss_sum, _) = part("forward", || model.loss_sum(&tape, batch));
         if i + 1 == micro_steps {
             grads.reduce_into(optimizer.reduction(model));

@@ -13,16 +13,15 @@
 
 mod found;
 
+use nanochat_tensor::safetensors::{self, SafetensorsError};
+use nanochat_tensor::{Device, Dtype, Tensor};
+use nanochat_tokenizer::{Tokenizer, TokenizerError};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-use nanochat_tensor::safetensors::{self, SafetensorsError, SaveAs};
-use nanochat_tensor::{Device, Tensor};
-use nanochat_tokenizer::{Tokenizer, TokenizerError};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 pub use self::found::{Found, find_furthest};
 use crate::atomic_file::{self, sync_names};
@@ -192,9 +191,9 @@ impl Checkpoints {
         let temporary = self.dir.join(format!("{SAVING}{:06}", state.step));
         let error = |error| CheckpointError::Write { path: temporary.clone(), error };
         remove_if_there(&temporary).map_err(error)?;
-        let written = write_folder(&temporary, model, tokenizer, SaveAs::F32).and_then(|()| {
+        let written = write_folder(&temporary, model, tokenizer, Dtype::F32).and_then(|()| {
             let tensors = optimizer.iter().map(|(name, tensor)| (name.clone(), tensor));
-            safetensors::save(&temporary.join("optimizer.safetensors"), tensors, SaveAs::F32)?;
+            safetensors::save(&temporary.join("optimizer.safetensors"), tensors, Dtype::F32)?;
             write_json(&temporary.join("train_state.json"), &json!(state))
         });
         if written.is_err() {
@@ -360,7 +359,7 @@ pub fn write_folder(
     folder: &Path,
     model: &Gpt,
     tokenizer: &Tokenizer,
-    dtype: SaveAs,
+    dtype: Dtype,
 ) -> Result<(), CheckpointError> {
     let error = |path: &Path| {
         let path = path.to_path_buf();

@@ -2,7 +2,7 @@
 
 use nanochat_tensor::gemm::has_bf16;
 use nanochat_tensor::ops::EPS;
-use nanochat_tensor::{Compute, ShapeLimits};
+use nanochat_tensor::{Device, Recipe, ShapeLimits};
 use serde::{Deserialize, Serialize};
 
 use crate::values;
@@ -84,8 +84,8 @@ impl std::fmt::Display for Recompute {
     }
 }
 
-/// What training on the CPU rounds the factors of its products to; weights, their gradients and all sums are f32 always.
-/// A GPU trains in bf16.
+/// The name of the recipe that training on the CPU computes in: what the factors of its products are rounded to. Weights,
+/// their gradients and all sums are f32 always. A GPU trains in bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -107,14 +107,14 @@ impl Precision {
             said => said,
         }
     }
-}
 
-impl From<Precision> for Compute {
-    fn from(precision: Precision) -> Compute {
-        match precision.chosen() {
-            Precision::Bf16 => Compute::Bf16,
-            _ => Compute::F32,
-        }
+    /// Returns the types that a model on `device` computes in: the device's own, if it has no choice.
+    pub fn recipe(self, device: &Device) -> Recipe {
+        let asked = match self.chosen() {
+            Precision::Bf16 => Recipe::BF16_PRODUCTS,
+            Precision::F32 | Precision::Auto => Recipe::F32,
+        };
+        device.properties().only_recipe.unwrap_or(asked)
     }
 }
 

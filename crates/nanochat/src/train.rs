@@ -83,7 +83,7 @@ fn run<T>(
     let mut grads = Grads::default();
     let mut losses = Vec::with_capacity(micro_batches.len());
     for (i, batch) in micro_batches.iter().enumerate() {
-        let tape = Tape::computing(model.compute);
+        let tape = Tape::computing(model.recipe);
         let (loss_sum, _) = part("forward", || model.loss_sum(&tape, batch));
         if i + 1 == micro_batches.len() {
             // From here on a gradient that is complete goes to the rank that updates with it.
@@ -113,7 +113,7 @@ fn sum(comm: &Comm, value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use nanochat_tensor::Compute;
+    use nanochat_tensor::Recipe;
 
     use super::*;
     use crate::config::GptConfig;
@@ -133,9 +133,9 @@ mod tests {
         };
         let batch =
             Batch { inputs: rows(0..32), targets: rows(1..33), weights: vec![1.0; 128], shape: [4, 32] };
-        let losses = |compute| -> Vec<f32> {
+        let losses = |recipe| -> Vec<f32> {
             let mut model = Gpt::init(GptConfig::from_depth(2, 61, 32).unwrap(), 1);
-            model.compute = compute;
+            model.recipe = recipe;
             let rates =
                 Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
             let mut optimizer = Optimizer::new(&model, rates, 1.0, &Comm::alone());
@@ -144,7 +144,7 @@ mod tests {
                 || step(&mut model, &mut optimizer, std::slice::from_ref(&batch), scheduled).unwrap().loss;
             (0..8).map(|_| loss()).collect()
         };
-        let (want, got) = (losses(Compute::F32), losses(Compute::Bf16));
+        let (want, got) = (losses(Recipe::F32), losses(Recipe::BF16_PRODUCTS));
         assert!(want[7] < 0.9 * want[0], "nothing was learned: {want:?}");
         for (got, want) in got.iter().zip(&want) {
             assert!((got - want).abs() < 5e-3 * want, "{got} in bf16, {want} in f32");

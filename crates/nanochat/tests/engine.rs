@@ -6,7 +6,7 @@ use nanochat::config::GptConfig;
 use nanochat::engine::{Completion, Engine, EngineOptions, Finish, Request};
 use nanochat::gpt::Gpt;
 use nanochat::sampler::{SampleOptions, Seen, sample};
-use nanochat_tensor::{Precision, Rng, Tensor};
+use nanochat_tensor::{Dtype, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 
 const GREEDY: SampleOptions = SampleOptions::GREEDY;
@@ -145,7 +145,7 @@ fn neighbours_chunks_and_interruptions_change_no_bit() {
             ..request(&prompt, 12, sampled)
         })
         .collect();
-    for weights in [Precision::F32, Precision::Bf16, Precision::Int8] {
+    for weights in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
         let run = |requests: &[Request], options: EngineOptions| {
             let options = EngineOptions { weights, ..options };
             let mut engine = Engine::with_options(&model, Some(&tokenizer), options);

@@ -13,8 +13,8 @@ use nanochat::checkpoint::write_folder;
 use nanochat::config::GptConfig;
 use nanochat::escape;
 use nanochat::gpt::Gpt;
+use nanochat_tensor::Dtype;
 use nanochat_tensor::Tensor;
-use nanochat_tensor::safetensors::SaveAs;
 use nanochat_tokenizer::Tokenizer;
 use serde_json::Value;
 
@@ -135,7 +135,7 @@ fn scripted(base: &Path, text: &str) -> PathBuf {
         }
     }
     let folder = base.join("scripted");
-    write_folder(&folder, &model, &tokenizer, SaveAs::F32).unwrap();
+    write_folder(&folder, &model, &tokenizer, Dtype::F32).unwrap();
     folder
 }
 

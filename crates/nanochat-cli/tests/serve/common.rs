@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use nanochat::checkpoint;
 use nanochat::config::GptConfig;
 use nanochat::gpt::Gpt;
-use nanochat_tensor::safetensors::SaveAs;
-use nanochat_tensor::{Rng, Tensor};
+use nanochat_tensor::{Dtype, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -115,7 +114,7 @@ impl Server {
     pub fn with_variables(model: &Gpt, flags: &str, variables: &[(&str, &str)]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let (path, log) = (folder.path().join("small"), folder.path().join("log"));
-        checkpoint::write_folder(&path, model, &tokenizer(), SaveAs::F32).unwrap();
+        checkpoint::write_folder(&path, model, &tokenizer(), Dtype::F32).unwrap();
         let mut command = Command::new(assert_cmd::cargo::cargo_bin("nanochat"));
         command.args(["serve", "--port", "0", "-m"]).arg(&path).args(flags.split_whitespace());
         command.env_remove("NANOCHAT_API_KEYS").envs(variables.iter().copied());

@@ -5,22 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::result;
 
 use super::Cuda;
-
-/// The type of a tensor's values on the GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dtype {
-    F32,
-    Bf16,
-}
-
-impl Dtype {
-    pub fn size(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::Bf16 => 2,
-        }
-    }
-}
+use crate::Dtype;
 
 /// `len` values, given back to the stream's pool when dropped.
 pub(crate) struct Buffer {
@@ -56,7 +41,7 @@ impl Buffer {
 impl Clone for Buffer {
     fn clone(&self) -> Buffer {
         let copy = self.gpu.alloc(self.len, self.dtype);
-        self.gpu.copy(copy.ptr, self.ptr, self.len * self.dtype.size());
+        self.gpu.copy(copy.ptr, self.ptr, self.len * self.dtype.bytes());
         copy
     }
 }

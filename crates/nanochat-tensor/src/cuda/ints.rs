@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Buffer, Cuda, Dtype};
+use super::{Buffer, Cuda};
+use crate::Dtype;
 
 /// `len` numbers of 32 bits on a GPU, zeros at first.
 pub(crate) struct Ints(Buffer);
 
 impl Ints {
     pub fn new(gpu: &Arc<Cuda>, len: usize) -> Ints {
-        Ints(gpu.zeros(len, Dtype::F32))
+        Ints(gpu.zeros(len, Dtype::U32))
     }
 
     /// The address of the numbers from `at` on.

@@ -20,9 +20,10 @@ use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
+use crate::dtype::{Dtype, Number};
 use crate::profile;
 
-pub(crate) use buffer::{Buffer, Dtype};
+pub(crate) use buffer::Buffer;
 pub use cache::folder as cache_folder;
 pub use graph::Graph;
 pub(crate) use ints::Ints;
@@ -247,7 +248,7 @@ impl Cuda {
 
     pub(crate) fn alloc(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
         self.bind();
-        let bytes = (len * dtype.size()).max(16);
+        let bytes = (len * dtype.bytes()).max(16);
         // SAFETY: the stream is alive as long as self; the pointer's only owner is the Buffer.
         match unsafe { result::malloc_async(self.stream.cu_stream(), bytes) } {
             Ok(ptr) => Buffer::new(self.clone(), ptr, len, dtype),
@@ -275,7 +276,7 @@ impl Cuda {
             || "clear".into(),
             // SAFETY: the buffer is at least so many bytes long.
             || unsafe {
-                result::memset_d8_async(buffer.ptr(), 0, len * dtype.size(), self.stream.cu_stream())
+                result::memset_d8_async(buffer.ptr(), 0, len * dtype.bytes(), self.stream.cu_stream())
             },
         );
         self.check(set, "clearing memory");
@@ -283,10 +284,9 @@ impl Cuda {
     }
 
     /// `data` on the GPU; it may be changed as soon as this returns.
-    pub(crate) fn upload<T: bytemuck::Pod>(self: &Arc<Cuda>, data: &[T], dtype: Dtype) -> Buffer {
-        let bytes: &[u8] = bytemuck::cast_slice(data);
-        let buffer = self.alloc(bytes.len() / dtype.size(), dtype);
-        self.overwrite(buffer.ptr(), bytes);
+    pub(crate) fn upload<T: Number>(self: &Arc<Cuda>, data: &[T]) -> Buffer {
+        let buffer = self.alloc(data.len(), T::DTYPE);
+        self.overwrite(buffer.ptr(), data);
         buffer
     }
 
@@ -339,7 +339,7 @@ impl Cuda {
             return last.on_gpu.clone();
         }
         let values: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
-        let on_gpu = Arc::new(self.upload(&values, Dtype::F32));
+        let on_gpu = Arc::new(self.upload(&values));
         *last = Some(Positions { host: positions.clone(), on_gpu: on_gpu.clone() });
         on_gpu
     }

@@ -155,7 +155,6 @@ impl<T> Drop for Locked<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Dtype;
     use super::LARGEST;
     use crate::Device;
     use crate::testing::gpu;
@@ -168,7 +167,7 @@ mod tests {
         let lengths = |n: usize| [1, 7, 1_000, 65_536, LARGEST / 4, LARGEST / 4 + 1][n % 6];
         let send = |n: usize| {
             let mut data = values(n, lengths(n));
-            let buffer = gpu.upload(&data, Dtype::F32);
+            let buffer = gpu.upload(&data);
             data.fill(0);
             buffer
         };

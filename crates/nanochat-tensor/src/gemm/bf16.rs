@@ -113,7 +113,7 @@ pub fn product(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32, threads: Thr
     product_between(c, alpha, a, b, beta, threads, nothing, nothing);
 }
 
-/// As `product`, with `before` and `after` called of blocks of rows as `Compute::gemm_between` says.
+/// As `product`, with `before` and `after` called of blocks of rows as `Dtype::gemm_between` says.
 pub fn product_between(
     c: MatMut,
     alpha: f32,
@@ -245,7 +245,8 @@ fn pack_block<const W: usize>(out: &mut [[u32; W]], b: Mat) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gemm::{Compute, gemm};
+    use crate::Dtype;
+    use crate::gemm::gemm;
     use crate::testing::{assert_close, randn};
 
     fn rounded(x: &[f32]) -> Vec<f32> {
@@ -272,7 +273,7 @@ mod tests {
                         for threads in [Threads::One, Threads::All] {
                             let mut got = c.data().to_vec();
                             let into = MatMut::strided(&mut got, m, n, n + 3);
-                            Compute::Bf16.gemm(into, 0.5, a, b, beta, threads);
+                            Dtype::Bf16.gemm(into, 0.5, a, b, beta, threads);
                             assert_close(&got, &want, 1e-4);
                         }
                     }

@@ -8,6 +8,7 @@ mod tile;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use crate::Dtype;
 use crate::simd::CHUNK;
 
 pub use bf16::{Right, product};
@@ -30,21 +31,15 @@ pub struct MatMut<'a> {
     row_stride: usize,
 }
 
-/// What the factors of the products in training are rounded to on the CPU. Sums are f32 in both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Compute {
-    #[default]
-    F32,
-    Bf16,
-}
-
-impl Compute {
+/// Products whose factors are rounded to this type; sums are f32 in all of them.
+impl Dtype {
     /// c (m, n) = alpha · a (m, k) · b (k, n) + beta · c
     #[track_caller]
     pub fn gemm(self, c: MatMut, alpha: f32, a: Mat, b: Mat, beta: f32, threads: Threads) {
         match self {
-            Compute::F32 => gemm(c, alpha, a, b, beta, threads),
-            Compute::Bf16 => product(c, alpha, a, &Right::pack(b, threads), beta, threads),
+            Dtype::F32 => gemm(c, alpha, a, b, beta, threads),
+            Dtype::Bf16 => product(c, alpha, a, &Right::pack(b, threads), beta, threads),
+            Dtype::Int8 | Dtype::U32 => self.has_no("product of matrices"),
         }
     }
 
@@ -62,9 +57,13 @@ impl Compute {
         after: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         assert_eq!(c.row_stride, c.cols, "rows have something between them");
-        if self == Compute::Bf16 {
-            let b = Right::pack(b, Threads::All);
-            return bf16::product_between(c, 1.0, a, &b, beta, Threads::All, before, after);
+        match self {
+            Dtype::F32 => {}
+            Dtype::Bf16 => {
+                let b = Right::pack(b, Threads::All);
+                return bf16::product_between(c, 1.0, a, &b, beta, Threads::All, before, after);
+            }
+            Dtype::Int8 | Dtype::U32 => self.has_no("product of matrices"),
         }
         let MatMut { data, rows, cols, .. } = c;
         let each = |data: &mut [f32], f: &(dyn Fn(usize, &mut [f32]) + Sync)| {

@@ -1,7 +1,8 @@
 //! Products that are symmetric, as x xᵀ: computed up to the diagonal, then mirrored.
 
 use super::bf16::{self, Right};
-use super::{Compute, Mat, MatMut, Threads};
+use super::{Mat, MatMut, Threads};
+use crate::Dtype;
 
 /// Rows of c that are computed together in f32, up to the same column.
 const ROWS: usize = 96;
@@ -10,21 +11,22 @@ const ROWS: usize = 96;
 const SQUARE: usize = 32;
 
 #[track_caller]
-pub fn gemm(compute: Compute, c: MatMut, alpha: f32, a: Mat, b: Mat, beta: f32) {
+pub fn gemm(products: Dtype, c: MatMut, alpha: f32, a: Mat, b: Mat, beta: f32) {
     let (n, stride) = (c.rows, c.row_stride);
     assert_eq!(c.rows, c.cols, "a symmetric matrix is square");
-    match compute {
-        Compute::F32 => {
+    match products {
+        Dtype::F32 => {
             for (i, c) in c.data.chunks_mut(ROWS * stride).take(n.div_ceil(ROWS)).enumerate() {
                 let (a, end) = (a.part(i * ROWS, ROWS), n.min((i + 1) * ROWS));
                 let c = MatMut::strided(c, a.rows, end, stride);
                 super::gemm(c, alpha, a, b.columns(0, end), beta, Threads::One);
             }
         }
-        Compute::Bf16 => {
+        Dtype::Bf16 => {
             let c = MatMut::strided(c.data, n, n, stride);
             bf16::lower_triangle(c, alpha, a, &Right::pack(b, Threads::One), beta);
         }
+        Dtype::Int8 | Dtype::U32 => products.has_no("symmetric product"),
     }
     mirror(c.data, n, stride);
 }
@@ -53,12 +55,12 @@ mod tests {
             let (x, old) = (randn(&[n, k], 0), randn(&[n, n], 1));
             let symmetric: Vec<f32> =
                 (0..n * n).map(|i| old.data()[i] + old.data()[i % n * n + i / n]).collect();
-            for compute in [Compute::F32, Compute::Bf16] {
+            for products in [Dtype::F32, Dtype::Bf16] {
                 for beta in [0.0, 0.5] {
                     let x = Mat::new(x.data(), n, k);
                     let [mut got, mut want] = [(); 2].map(|()| symmetric.clone());
-                    compute.symmetric_gemm(MatMut::new(&mut got, n, n), 2.0, x, x.t(), beta);
-                    compute.gemm(MatMut::new(&mut want, n, n), 2.0, x, x.t(), beta, Threads::One);
+                    products.symmetric_gemm(MatMut::new(&mut got, n, n), 2.0, x, x.t(), beta);
+                    products.gemm(MatMut::new(&mut want, n, n), 2.0, x, x.t(), beta, Threads::One);
                     assert_close(&got, &want, 1e-4);
                 }
             }

@@ -4,8 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::Tensor;
-use crate::cuda::{Cuda, Dtype, Operand, Output, Product, blocks, sources};
+use crate::cuda::{Cuda, Operand, Output, Product, blocks, sources};
+use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 256;
 /// Blocks that share the sum over one tensor; each writes a part, so that the sum has one order.

@@ -11,11 +11,9 @@
 
 mod block;
 
-use std::fmt;
-use std::str::FromStr;
-
 use rayon::prelude::*;
 
+use crate::Dtype;
 use crate::simd::LANES;
 use crate::simd16::{self, Kernel, Simd};
 use block::{Bf16, Block, F32, Int8};
@@ -35,17 +33,6 @@ const ROWS_IN_L2: usize = 8 * ROWS;
 /// Weights that one thread takes at a time.
 const UNIT_BYTES: usize = 128 << 10;
 
-/// What weights are stored as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// As they were trained.
-    #[default]
-    F32,
-    Bf16,
-    /// Eight bits, and one factor for every output.
-    Int8,
-}
-
 /// A matrix (out, in).
 #[derive(Clone)]
 pub struct Packed {
@@ -64,15 +51,16 @@ enum Panels {
 
 impl Packed {
     /// Packs w (out, in).
-    pub fn new(w: &[f32], [out, inp]: [usize; 2], precision: Precision) -> Packed {
+    pub fn new(w: &[f32], [out, inp]: [usize; 2], dtype: Dtype) -> Packed {
         assert_eq!(w.len(), out * inp, "data does not fill ({out}, {inp})");
-        let panels = match precision {
-            Precision::F32 => Panels::F32(pack(w, inp, |_| 1.0)),
-            Precision::Bf16 => Panels::Bf16(pack(w, inp, |_| 1.0)),
-            Precision::Int8 => {
+        let panels = match dtype {
+            Dtype::F32 => Panels::F32(pack(w, inp, |_| 1.0)),
+            Dtype::Bf16 => Panels::Bf16(pack(w, inp, |_| 1.0)),
+            Dtype::Int8 => {
                 let factors = w.par_chunks(inp).map(int8_factor).collect::<Vec<f32>>();
                 Panels::Int8(pack(w, inp, |o| factors[o].recip()), factors)
             }
+            Dtype::U32 => dtype.has_no("packed matrix"),
         };
         Packed { out, inp, panels }
     }
@@ -258,42 +246,19 @@ fn tile<S: Simd, B: Block, const N: usize>(
     }
 }
 
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::Int8 => "int8",
-        })
-    }
-}
-
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Precision, String> {
-        match name {
-            "f32" => Ok(Precision::F32),
-            "bf16" => Ok(Precision::Bf16),
-            "int8" => Ok(Precision::Int8),
-            _ => Err("choose f32, bf16 or int8".into()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{assert_close, randn};
 
-    const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+    const ALL: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
 
     #[test]
     fn products_equal_the_definition() {
         for (n, out, inp) in [(1, 1, 1), (1, 64, 32), (7, 5, 33), (50, 66, 96), (13, 130, 64)] {
             let (x, w) = (randn(&[n, inp], 0), randn(&[out, inp], 1));
-            for precision in ALL {
-                let packed = Packed::new(w.data(), [out, inp], precision);
+            for dtype in ALL {
+                let packed = Packed::new(w.data(), [out, inp], dtype);
                 let w = packed.unpack();
                 let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>();
                 let plain: Vec<f32> =
@@ -306,12 +271,12 @@ mod tests {
     #[test]
     fn a_row_gives_the_same_bits_in_every_batch() {
         let (inp, x, w) = (96, randn(&[100, 96], 0), randn(&[37, 96], 1));
-        for precision in ALL {
-            let packed = Packed::new(w.data(), [37, inp], precision);
+        for dtype in ALL {
+            let packed = Packed::new(w.data(), [37, inp], dtype);
             let all = packed.product(x.data(), 100);
             for n in [1, 2, 3, 5, 6, 7, 49] {
                 let some = packed.product(&x.data()[3 * inp..(3 + n) * inp], n);
-                assert_eq!(some, all[3 * 37..(3 + n) * 37], "{n} rows in {precision}");
+                assert_eq!(some, all[3 * 37..(3 + n) * 37], "{n} rows in {dtype}");
             }
         }
     }
@@ -319,14 +284,14 @@ mod tests {
     #[test]
     fn fewer_bits_stay_close_to_the_weights() {
         let w = randn(&[9, 70], 3);
-        let unpacked = |precision| Packed::new(w.data(), [9, 70], precision).unpack();
-        assert_eq!(unpacked(Precision::F32), w.data());
-        assert_close(&unpacked(Precision::Bf16), w.data(), 1.0 / 256.0);
-        for (row, exact) in unpacked(Precision::Int8).chunks(70).zip(w.data().chunks(70)) {
+        let unpacked = |dtype| Packed::new(w.data(), [9, 70], dtype).unpack();
+        assert_eq!(unpacked(Dtype::F32), w.data());
+        assert_close(&unpacked(Dtype::Bf16), w.data(), 1.0 / 256.0);
+        for (row, exact) in unpacked(Dtype::Int8).chunks(70).zip(w.data().chunks(70)) {
             let half_a_step = 0.501 * int8_factor(exact);
             assert!(row.iter().zip(exact).all(|(a, b)| (a - b).abs() <= half_a_step));
         }
-        assert_eq!(Packed::new(&[0.0; 6], [2, 3], Precision::Int8).unpack(), [0.0; 6]);
+        assert_eq!(Packed::new(&[0.0; 6], [2, 3], Dtype::Int8).unpack(), [0.0; 6]);
     }
 
     /// Other processors take other instructions to nearly the same values.

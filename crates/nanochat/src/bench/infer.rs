@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nanochat_tensor::simd::{self, CHUNK, vectorized};
-use nanochat_tensor::{Device, Precision, Rng, Tensor};
+use nanochat_tensor::{Device, Dtype, Rng, Tensor};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -38,8 +38,8 @@ pub struct InferBench {
     #[arg(long, value_delimiter = ',', value_parser = values::rows, default_value = "1,8,32")]
     pub batch_sizes: Vec<usize>,
     /// Weights on the CPU: f32, bf16 or int8
-    #[arg(long, default_value_t = Precision::Bf16)]
-    pub weights: Precision,
+    #[arg(long, default_value_t = Dtype::Bf16)]
+    pub weights: Dtype,
     /// Seed of the random prompts
     #[arg(long, value_parser = values::seed, default_value_t = 9)]
     pub seed: u64,
@@ -99,7 +99,11 @@ pub fn infer(bench: &InferBench, device: &Device) -> Result<InferSpeed> {
     let mut speed = InferSpeed {
         device: device.to_string(),
         depth: bench.depth,
-        weights: if device.properties().only_bf16 { "bf16".into() } else { bench.weights.to_string() },
+        weights: if device.properties().only_recipe.is_some() {
+            "bf16".into()
+        } else {
+            bench.weights.to_string()
+        },
         prompt_tokens: bench.prompt_tokens,
         weight_bytes: weight_bytes(&model, bench.weights),
         read_gb_per_second,
@@ -145,7 +149,7 @@ fn whole(bench: &InferBench, model: &Gpt, rows: usize) -> WholeSpeed {
 /// Times the prompts, then decoding alone: the prompts come a second time, now known to the engine.
 fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: &InferSpeed) -> BatchSpeed {
     let (config, device) = (&model.config, model.device());
-    let token_bytes = 2 * config.n_layer * config.kv_dim() * device.properties().activation_bytes;
+    let token_bytes = 2 * config.n_layer * config.kv_dim() * device.properties().activations.bytes();
     let for_batch = EngineOptions::for_batch(&device, rows);
     let options = EngineOptions {
         weights: bench.weights,
@@ -242,16 +246,13 @@ pub fn random_model(config: GptConfig) -> Gpt {
 }
 
 /// Bytes of all weights that multiply.
-fn weight_bytes(model: &Gpt, weights: Precision) -> usize {
-    let only_bf16 = model.device().properties().only_bf16;
+fn weight_bytes(model: &Gpt, weights: Dtype) -> usize {
+    let rounds = model.device().properties().only_recipe.map(|recipe| recipe.products);
     let params = model.params();
     let multiply = params.iter().filter(|(_, role, _)| *role != WeightRole::Embedding);
-    let bytes = |w: &Tensor| match weights {
-        _ if only_bf16 => 2 * w.len(),
-        Precision::F32 => 4 * w.len(),
-        Precision::Bf16 => 2 * w.len(),
-        Precision::Int8 => w.len() + 4 * w.rows(),
-    };
+    let dtype = rounds.unwrap_or(weights);
+    let factors = |w: &Tensor| if dtype == Dtype::Int8 { size_of::<f32>() * w.rows() } else { 0 };
+    let bytes = |w: &Tensor| dtype.bytes() * w.len() + factors(w);
     multiply.map(|(_, _, w)| bytes(w)).sum()
 }
 

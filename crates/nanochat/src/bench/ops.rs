@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use nanochat_tensor::{Comm, Compute, Device, Grads, Rng, RotaryTable, Tape, Tensor};
+use nanochat_tensor::{Comm, Device, Grads, Recipe, Rng, RotaryTable, Tape, Tensor};
 use serde::Serialize;
 
 use super::{Sizes, TrainBench, TrainSpeed, random_batch, train};
@@ -67,20 +67,20 @@ pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
     let total_batch_size = 2 * sizes.micro_tokens();
     let train =
         train(&TrainBench { sizes: sizes.clone(), total_batch_size, steps: 2 }, device, &Comm::alone())?;
-    let compute = sizes.precision.into();
-    let ceiling = ceiling(device, compute, bench.seconds);
-    let ops = Inputs::new(sizes.config()?, [sizes.device_batch_size, sizes.max_seq_len], device, compute);
+    let recipe = sizes.precision.recipe(device);
+    let ceiling = ceiling(device, recipe, bench.seconds);
+    let ops = Inputs::new(sizes.config()?, [sizes.device_batch_size, sizes.max_seq_len], device, recipe);
     let ops = ops.timed(bench.seconds, ceiling);
     let floor_ms = ops.iter().map(|op| op.count as f64 * (op.forward_ms + op.backward_ms)).sum();
     Ok(OpsSpeed { ceiling, ops, floor_ms, train })
 }
 
-fn ceiling(device: &Device, compute: Compute, seconds: f64) -> Ceiling {
+fn ceiling(device: &Device, recipe: Recipe, seconds: f64) -> Ceiling {
     let side = DeviceSizes::of(device).large_product;
     let [x, w] = [1.0, 0.01].map(|std| random(&[side, side], std, device));
     let x = x.to_activation();
     let copy_tb_per_second = copy_tb_per_second(device, seconds);
-    let product_ms = looped(device, seconds, || drop(Tape::computing(compute).linear(&x, &w)));
+    let product_ms = looped(device, seconds, || drop(Tape::computing(recipe).linear(&x, &w)));
     Ceiling { copy_tb_per_second, product_tflops: 2.0 * (side as f64).powi(3) / product_ms / 1e9 }
 }
 
@@ -125,7 +125,7 @@ fn looped(device: &Device, seconds: f64, mut work: impl FnMut()) -> f64 {
 struct Inputs {
     config: GptConfig,
     device: Device,
-    compute: Compute,
+    recipe: Recipe,
     batch: Batch,
     x: Tensor,          // (B·T, C)
     residual: Tensor,   // (B·T, C)
@@ -138,14 +138,14 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn new(config: GptConfig, [b, t]: [usize; 2], device: &Device, compute: Compute) -> Inputs {
+    fn new(config: GptConfig, [b, t]: [usize; 2], device: &Device, recipe: Recipe) -> Inputs {
         let GptConfig { n_embd: c, n_head: h, vocab_size: v, .. } = config;
         let random = |shape: &[usize], std| random(shape, std, device);
         let activation = |shape: &[usize]| random(shape, 1.0).to_activation();
         Inputs {
             config,
             device: device.clone(),
-            compute,
+            recipe,
             batch: random_batch(v, [b, t]),
             x: activation(&[b * t, c]),
             residual: activation(&[b * t, c]),
@@ -159,16 +159,16 @@ impl Inputs {
     }
 
     fn timed(&self, seconds: f64, ceiling: Ceiling) -> Vec<OpSpeed> {
-        let Inputs { config, device, compute, batch, x, residual, heads, .. } = self;
+        let Inputs { config, device, recipe, batch, x, residual, heads, .. } = self;
         let GptConfig { n_embd: c, n_head: h, vocab_size: v, n_layer, rms_norm_eps: eps, .. } = *config;
         let ([b, t], d) = (batch.shape, config.head_dim());
         let n = b * t;
         let (table, positions) =
             (RotaryTable::new(t, d, config.rope_theta), (0..n).map(|n| n % t).collect::<Arc<[usize]>>());
 
-        let width = device.properties().activation_bytes as f64;
+        let width = device.properties().activations.bytes() as f64;
         let time = |name, count, unit, [forward, backward]: [f64; 2], f: &dyn Fn(&Tape) -> Tensor| {
-            let [forward_ms, backward_ms] = time_op(device, *compute, seconds, f);
+            let [forward_ms, backward_ms] = time_op(device, *recipe, seconds, f);
             let rate = |work: f64, ms: f64| if work > 0.0 { work / ms / 1e9 } else { 0.0 };
             let rates = [rate(forward, forward_ms), rate(backward, backward_ms)];
             let [forward_rate, backward_rate] = rates;
@@ -210,11 +210,11 @@ const TB: &str = "TB/s";
 const TFLOP: &str = "TFLOP/s";
 
 /// Milliseconds of one forward pass that records, and of its backward.
-fn time_op(device: &Device, compute: Compute, seconds: f64, f: &dyn Fn(&Tape) -> Tensor) -> [f64; 2] {
+fn time_op(device: &Device, recipe: Recipe, seconds: f64, f: &dyn Fn(&Tape) -> Tensor) -> [f64; 2] {
     let unrelated = Tensor::zeros(&[1]); // backward wants a scalar to start at
-    let forward = looped(device, seconds / 2.0, || drop(f(&Tape::computing(compute))));
+    let forward = looped(device, seconds / 2.0, || drop(f(&Tape::computing(recipe))));
     let both = looped(device, seconds / 2.0, || {
-        let (tape, mut grads) = (Tape::computing(compute), Grads::default());
+        let (tape, mut grads) = (Tape::computing(recipe), Grads::default());
         let y = f(&tape);
         let is_loss = y.len() == 1;
         if !is_loss {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use nanochat_tensor::{CachedRow, KvPages, PAGE, Precision, Tape, Tensor};
+use nanochat_tensor::{CachedRow, Dtype, KvPages, PAGE, Tape, Tensor};
 use rayon::prelude::*;
 
 use super::pages::PageCopy;
@@ -73,17 +73,17 @@ pub trait Backend: Send {
 
 pub struct ModelBackend {
     model: Gpt,
-    precision: Precision,
+    dtype: Dtype,
     layers: Vec<KvPages>,
 }
 
 impl ModelBackend {
-    /// Of a model on the CPU, its weights packed in `precision`.
-    pub fn new(model: &Gpt, precision: Precision) -> ModelBackend {
+    /// Of a model on the CPU, its weights packed in `dtype`.
+    pub fn new(model: &Gpt, dtype: Dtype) -> ModelBackend {
         let config = model.config;
         let layer = |_| KvPages::new(config.n_kv_head, config.head_dim());
         let layers = (0..config.n_layer).map(layer).collect();
-        ModelBackend { model: model.packed(precision), precision, layers }
+        ModelBackend { model: model.packed(dtype), dtype, layers }
     }
 
     /// Logits (parts that are drawn from, V), and for every part its row.
@@ -159,7 +159,7 @@ impl Backend for ModelBackend {
     }
 
     fn refresh(&mut self, model: &Gpt) {
-        self.model = model.packed(self.precision);
+        self.model = model.packed(self.dtype);
     }
 
     /// The embedding: packing leaves it as it is.

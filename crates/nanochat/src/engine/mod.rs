@@ -24,7 +24,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nanochat_tensor::{Device, PAGE, Precision};
+use nanochat_tensor::{Device, Dtype, PAGE};
 use nanochat_tokenizer::Tokenizer;
 
 use crate::config::GptConfig;
@@ -42,7 +42,7 @@ use row::{Row, Tools};
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
     /// What the weights are stored as on the CPU.
-    pub weights: Precision,
+    pub weights: Dtype,
     /// Rows decoded together.
     pub max_rows: usize,
     /// Prompt tokens in a step, beside one for every decoding row: how long a new prompt may hold up the others.
@@ -57,7 +57,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
         EngineOptions {
-            weights: Precision::F32,
+            weights: Dtype::F32,
             max_rows: DeviceSizes::CPU.decode_rows,
             prompt_tokens: DeviceSizes::CPU.prompt_tokens,
             cache_bytes: DeviceSizes::CPU.cache_bytes,

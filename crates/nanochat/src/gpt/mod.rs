@@ -14,7 +14,7 @@ mod weights;
 
 use std::sync::Arc;
 
-use nanochat_tensor::{Compute, Device, Precision, Rng, RotaryTable, RowIndex, Tape, Tensor};
+use nanochat_tensor::{Device, Dtype, Recipe, Rng, RotaryTable, RowIndex, Tape, Tensor};
 use rayon::prelude::*;
 
 use crate::batch::Batch;
@@ -38,8 +38,8 @@ pub struct Gpt {
     pub config: GptConfig,
     /// What training does not keep for its backward pass.
     pub recompute: Recompute,
-    /// What products round to in training on the CPU; all else computes in f32.
-    pub compute: Compute,
+    /// The types that training computes in.
+    pub recipe: Recipe,
     weights: Weights,
     rotary: Arc<RotaryTable>,
 }
@@ -71,7 +71,7 @@ impl Gpt {
     /// A model of these weights, in the order of `params`.
     fn of(config: GptConfig, weights: Vec<Tensor>) -> Gpt {
         let (weights, rotary) = (Weights::from_each(&config, weights), rotary(config));
-        Gpt { config, recompute: Recompute::None, compute: Compute::F32, weights, rotary }
+        Gpt { config, recompute: Recompute::None, recipe: Recipe::F32, weights, rotary }
     }
 
     /// The name and shape of every weight, in the order of `params`.
@@ -105,20 +105,20 @@ impl Gpt {
         Ok(self)
     }
 
-    /// A model for generation on the CPU: every matrix that multiplies in `precision`, the embedding shared.
-    pub fn packed(&self, precision: Precision) -> Gpt {
+    /// A model for generation on the CPU: every matrix that multiplies is stored as `dtype`, the embedding shared.
+    pub fn packed(&self, dtype: Dtype) -> Gpt {
         let mut packed = self.clone();
         for (_, role, weight) in packed.params_mut() {
             if role != WeightRole::Embedding {
-                *weight = weight.to_packed(precision);
+                *weight = weight.to_packed(dtype);
             }
         }
         packed
     }
 
     /// The model with the values that `packed` weights have, in f32: to measure what packing costs.
-    pub fn rounded(&self, precision: Precision) -> Gpt {
-        let mut rounded = self.packed(precision);
+    pub fn rounded(&self, dtype: Dtype) -> Gpt {
+        let mut rounded = self.packed(dtype);
         for (_, _, weight) in rounded.params_mut() {
             *weight = Tensor::new(weight.host().into_owned(), weight.shape());
         }

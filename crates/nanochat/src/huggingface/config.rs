@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use nanochat_tensor::safetensors::SaveAs;
+use nanochat_tensor::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::keys::{self, SOFTCAP};
@@ -19,7 +19,7 @@ const THETA_RANGE: RangeInclusive<f64> = 1.0..=1e15;
 
 /// The values of config.json. Those that are transformers' defaults but differ between its versions
 /// are written out, so that the file means one model.
-pub fn config_json(config: &GptConfig, ids: TokenIds, dtype: SaveAs) -> Value {
+pub fn config_json(config: &GptConfig, ids: TokenIds, dtype: Dtype) -> Value {
     // Every number of the model stands in the file: a new one does not compile until it does.
     let GptConfig { sequence_len, vocab_size, n_layer, n_head, n_kv_head, n_embd, rms_norm_eps, rope_theta } =
         *config;
@@ -45,10 +45,20 @@ pub fn config_json(config: &GptConfig, ids: TokenIds, dtype: SaveAs) -> Value {
         "eos_token_id": ids.eos,
         // With a padding token (or without the key) transformers never trains that row of the embedding.
         "pad_token_id": null,
-        "dtype": match dtype { SaveAs::F32 => "float32", SaveAs::Bf16 => "bfloat16" },
+        "dtype": torch_name(dtype),
         // The first release whose folders need no check of their tokenizer.
         "transformers_version": "5.23.0",
     })
+}
+
+/// Returns the type's name in PyTorch, which transformers reads.
+fn torch_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "float32",
+        Dtype::Bf16 => "bfloat16",
+        Dtype::Int8 => "int8",
+        Dtype::U32 => "uint32",
+    }
 }
 
 /// The shortest decimal number that is this f32: 1e-6 comes back as it was read, not as 9.99999997e-7.

@@ -1,7 +1,8 @@
 use std::fs;
 use std::path::Path;
 
-use nanochat_tensor::safetensors::{self, SaveAs};
+use nanochat_tensor::Dtype;
+use nanochat_tensor::safetensors;
 
 use super::*;
 use crate::gpt::Gpt;
@@ -12,8 +13,8 @@ const TWO: &str = "model-00002-of-00002.safetensors";
 
 fn write_folder(folder: &Path) -> Gpt {
     let model = Gpt::init(GptConfig::from_depth(2, 40, 16).unwrap(), 3);
-    save_weights(folder, &model, SaveAs::F32).unwrap();
-    write_config(folder, &config_json(&model.config, IDS, SaveAs::F32));
+    save_weights(folder, &model, Dtype::F32).unwrap();
+    write_config(folder, &config_json(&model.config, IDS, Dtype::F32));
     model
 }
 
@@ -24,7 +25,7 @@ fn write_config(folder: &Path, config: &Value) {
 /// Some tensors of a model as a file, under the names of transformers.
 fn write_tensors(path: &Path, model: &Gpt, belongs: impl Fn(&str) -> bool) {
     let tensors = model.params().into_iter().map(|(name, _, weight)| (tensor_name(&name), weight));
-    safetensors::save(path, tensors.filter(|(name, _)| belongs(name)), SaveAs::F32).unwrap();
+    safetensors::save(path, tensors.filter(|(name, _)| belongs(name)), Dtype::F32).unwrap();
 }
 
 /// The folder in two files and an index: the first layer, and all else.
@@ -66,7 +67,7 @@ fn a_model_comes_back_whole() {
     assert_same(dir.path(), &model);
     model.config.rms_norm_eps = 1e-6;
     model.config.rope_theta = 123_456.0;
-    let config = config_json(&model.config, IDS, SaveAs::F32);
+    let config = config_json(&model.config, IDS, Dtype::F32);
     assert_eq!(config["rms_norm_eps"].to_string(), "1e-6");
     write_config(dir.path(), &config);
     assert_same(dir.path(), &model);
@@ -88,7 +89,7 @@ fn sizes_that_transformers_leaves_out_are_its_defaults() {
 fn other_models_and_other_sizes_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let model = write_folder(dir.path());
-    let good = config_json(&model.config, IDS, SaveAs::F32);
+    let good = config_json(&model.config, IDS, Dtype::F32);
     let message = |key: &str, value: Value| {
         let mut json = good.clone();
         json[key] = value;
@@ -115,7 +116,7 @@ fn other_models_and_other_sizes_are_refused_by_name() {
 fn sizes_beyond_memory_are_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let model = write_folder(dir.path());
-    let good = config_json(&model.config, IDS, SaveAs::F32);
+    let good = config_json(&model.config, IDS, Dtype::F32);
     for (key, value, said) in [
         ("hidden_size", 1_u64 << 31, "intermediate_size"),
         ("num_hidden_layers", 4_000_000_000, "number of layers must be at most"),
@@ -197,7 +198,7 @@ fn weights_that_are_no_numbers_are_named() {
         let data: &mut [f32] = weight.data_mut();
         data[5_000] = value;
         drop(params);
-        save_weights(dir.path(), &model, SaveAs::F32).unwrap();
+        save_weights(dir.path(), &model, Dtype::F32).unwrap();
         let said = refusal(dir.path());
         assert!(said.contains(&format!("model.safetensors: tensor {name} holds a value")), "{said}");
     }

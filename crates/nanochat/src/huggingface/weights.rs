@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use nanochat_tensor::Dtype;
 use nanochat_tensor::Tensor;
-use nanochat_tensor::safetensors::{self, SaveAs, TensorFile};
+use nanochat_tensor::safetensors::{self, TensorFile};
 use serde::Deserialize;
 
 use super::{ModelError, read_config, tensor_name};
@@ -37,7 +38,7 @@ pub fn load_model(folder: &Path) -> Result<Gpt, ModelError> {
 }
 
 /// Writes model.safetensors into `folder`.
-pub fn save_weights(folder: &Path, model: &Gpt, dtype: SaveAs) -> Result<(), ModelError> {
+pub fn save_weights(folder: &Path, model: &Gpt, dtype: Dtype) -> Result<(), ModelError> {
     let tensors = model.params().into_iter().map(|(name, _, weight)| (tensor_name(&name), weight));
     Ok(safetensors::save(&folder.join(FILE), tensors, dtype)?)
 }

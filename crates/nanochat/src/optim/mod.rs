@@ -62,7 +62,7 @@ impl Optimizer {
     /// Clips the gradient, updates every weight of `model`, and returns the norm before clipping. `grads` are of
     /// this rank's tokens; the norm and the update are of all ranks'.
     pub fn step(&mut self, model: &mut Gpt, grads: &mut Grads, scheduled: ScheduleValues) -> f32 {
-        let (device, compute) = (model.device(), model.compute);
+        let (device, products) = (model.device(), model.recipe.products);
         let grads = grads.reduced(|| shards::reduction(&self.shards, model, &self.comm));
         let clip = update::clip(&grads, self.grad_clip, &self.comm);
         self.steps += 1;
@@ -77,7 +77,7 @@ impl Optimizer {
         }
         let mut gathering = Vec::with_capacity(self.shards.len());
         for mut updates in rounds.into_values() {
-            update::update(&mut updates, self.steps, scheduled, &clip, compute);
+            update::update(&mut updates, self.steps, scheduled, &clip, products);
             for update in updates {
                 let shard = update.shard;
                 gathering.push((shard, self.comm.all_gather(update.updated_part(&device))));

@@ -3,7 +3,7 @@
 
 use nanochat_tensor::reuse::Values;
 use nanochat_tensor::simd::vectorized;
-use nanochat_tensor::{Compute, Tensor};
+use nanochat_tensor::{Dtype, Tensor};
 
 use super::newton_schulz::orthogonalize;
 
@@ -17,7 +17,7 @@ pub fn update(
     buf: &mut [f32],
     lr: f32,
     momentum: f32,
-    compute: Compute,
+    products: Dtype,
 ) {
     let (rows, cols) = (w.rows(), w.cols());
     let mut u = Values::any(g.len());
@@ -28,7 +28,7 @@ pub fn update(
             *u = (1.0 - momentum) * g + momentum * *buf;
         }
     });
-    let u = orthogonalize(u, rows, cols, compute);
+    let u = orthogonalize(u, rows, cols, products);
     let step = lr * (rows as f32 / cols as f32).max(1.0).sqrt();
     vectorized!(w.data_mut().iter_mut().zip(u.iter()).for_each(|(w, u)| *w -= step * u));
 }
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn a_zero_gradient_moves_nothing() {
         let mut w = Tensor::new(vec![1.0; 6], &[2, 3]);
-        update(&mut w, &[0.0; 6], 1.0, &mut [0.0; 6], 0.1, 0.9, Compute::F32);
+        update(&mut w, &[0.0; 6], 1.0, &mut [0.0; 6], 0.1, 0.9, Dtype::F32);
         assert_eq!(w.data(), [1.0; 6]);
     }
 }

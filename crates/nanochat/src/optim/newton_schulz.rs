@@ -7,7 +7,8 @@
 
 use std::mem::swap;
 
-use nanochat_tensor::gemm::{Compute, Mat, MatMut, Threads};
+use nanochat_tensor::Dtype;
+use nanochat_tensor::gemm::{Mat, MatMut, Threads};
 use nanochat_tensor::reuse::Values;
 use nanochat_tensor::simd::{dot, scale, vectorized};
 
@@ -19,20 +20,20 @@ pub const NEWTON_SCHULZ_STEPS: usize = 5;
 ///
 /// Wide matrices are multiplied from the left and tall ones from the right, which is the same on the transpose without
 /// moving it.
-pub fn orthogonalize(mut x: Values, rows: usize, cols: usize, compute: Compute) -> Values {
+pub fn orthogonalize(mut x: Values, rows: usize, cols: usize, products: Dtype) -> Values {
     let norm = vectorized!(x.chunks(1 << 16).map(|x| f64::from(dot(x, x))).sum::<f64>().sqrt()) as f32;
     scale(&mut x, 1.0 / (norm + 1e-7));
     let (short, long) = (rows.min(cols), rows.max(cols));
-    let mut small = Small::new(short, compute);
+    let mut small = Small::new(short, products);
     let mut next = Values::any(x.len());
-    for &steps in rounds(short, long, compute) {
+    for &steps in rounds(short, long, products) {
         let view = Mat::new(&x, rows, cols);
         let (left, right) = if rows > cols { (view.t(), view) } else { (view, view.t()) };
         let factor = small.factor(left, right, steps);
         next.copy_from_slice(&x);
         let rest = Mat::new(&small.rest, short, short);
         let (left, right) = if rows > cols { (view, rest) } else { (rest, view) };
-        compute.gemm(MatMut::new(&mut next, rows, cols), 1.0, left, right, factor, Threads::One);
+        products.gemm(MatMut::new(&mut next, rows, cols), 1.0, left, right, factor, Threads::One);
         swap(&mut x, &mut next);
     }
     x
@@ -41,18 +42,19 @@ pub fn orthogonalize(mut x: Values, rows: usize, cols: usize, compute: Compute) 
 /// How many steps are done before x is multiplied, each time. A G that is carried on from step to step grows errors of its
 /// small values. Of matrices (384, 1,536) of rank 8 to all singular values alike, five steps in bf16 end 7 to 40 % from the
 /// exact ones, three and two 2 to 6 %, single ones 0.3 to 3 %; five steps in f32 no more than 6e-5. Of (nearly) square matrices x is no larger than G.
-fn rounds(short: usize, long: usize, compute: Compute) -> &'static [usize] {
-    match compute {
+fn rounds(short: usize, long: usize, products: Dtype) -> &'static [usize] {
+    match products {
         _ if long < 2 * short => &[1; NEWTON_SCHULZ_STEPS],
-        Compute::F32 => &[NEWTON_SCHULZ_STEPS],
-        Compute::Bf16 => &[3, 2],
+        Dtype::F32 => &[NEWTON_SCHULZ_STEPS],
+        Dtype::Bf16 => &[3, 2],
+        Dtype::Int8 | Dtype::U32 => products.has_no("orthogonalization"),
     }
 }
 
 /// Matrices (n, n) of the shorter side, all symmetric.
 struct Small {
     n: usize,
-    compute: Compute,
+    products: Dtype,
     gram: Values,
     /// S = b G + c G²
     s: Values,
@@ -62,32 +64,32 @@ struct Small {
 }
 
 impl Small {
-    fn new(n: usize, compute: Compute) -> Small {
+    fn new(n: usize, products: Dtype) -> Small {
         let [gram, s, rest, scratch] = [(); 4].map(|()| Values::any(n * n));
-        Small { n, compute, gram, s, rest, scratch }
+        Small { n, products, gram, s, rest, scratch }
     }
 
     /// Works out some steps from G = left · right; p of the polynomial p I + rest.
     fn factor(&mut self, left: Mat, right: Mat, steps: usize) -> f32 {
         let (a, ..) = NEWTON_SCHULZ;
-        let (n, compute) = (self.n, self.compute);
-        compute.symmetric_gemm(MatMut::new(&mut self.gram, n, n), 1.0, left, right, 0.0);
+        let (n, products) = (self.n, self.products);
+        products.symmetric_gemm(MatMut::new(&mut self.gram, n, n), 1.0, left, right, 0.0);
         self.polynomial();
         self.rest.copy_from_slice(&self.s);
         let mut p = a;
         for _ in 1..steps {
             // G ← (a I + S) G (a I + S)
             self.scratch.copy_from_slice(&self.gram);
-            add_product(compute, &mut self.scratch, a, 1.0, &self.s, &self.gram, n);
+            add_product(products, &mut self.scratch, a, 1.0, &self.s, &self.gram, n);
             self.gram.copy_from_slice(&self.scratch);
-            add_product(compute, &mut self.gram, a, 1.0, &self.scratch, &self.s, n);
+            add_product(products, &mut self.gram, a, 1.0, &self.scratch, &self.s, n);
             self.polynomial();
             // p I + rest ← (a I + S) (p I + rest)
             let old = self.rest.iter().zip(self.s.iter());
             vectorized!(
                 self.scratch.iter_mut().zip(old).for_each(|(new, (rest, s))| *new = a * rest + p * s)
             );
-            add_product(compute, &mut self.scratch, 1.0, 1.0, &self.s, &self.rest, n);
+            add_product(products, &mut self.scratch, 1.0, 1.0, &self.s, &self.rest, n);
             swap(&mut self.rest, &mut self.scratch);
             p *= a;
         }
@@ -97,13 +99,13 @@ impl Small {
     fn polynomial(&mut self) {
         let (_, b, c) = NEWTON_SCHULZ;
         self.s.copy_from_slice(&self.gram);
-        add_product(self.compute, &mut self.s, b, c, &self.gram, &self.gram, self.n);
+        add_product(self.products, &mut self.s, b, c, &self.gram, &self.gram, self.n);
     }
 }
 
 /// y ← beta · y + alpha · a b, all (n, n) and symmetric
-fn add_product(compute: Compute, y: &mut [f32], beta: f32, alpha: f32, a: &[f32], b: &[f32], n: usize) {
-    compute.symmetric_gemm(MatMut::new(y, n, n), alpha, Mat::new(a, n, n), Mat::new(b, n, n), beta);
+fn add_product(products: Dtype, y: &mut [f32], beta: f32, alpha: f32, a: &[f32], b: &[f32], n: usize) {
+    products.symmetric_gemm(MatMut::new(y, n, n), alpha, Mat::new(a, n, n), Mat::new(b, n, n), beta);
 }
 
 #[cfg(test)]
@@ -144,13 +146,13 @@ mod tests {
         for (rows, cols) in [(16, 16), (24, 20), (16, 64), (64, 16), (7, 100)] {
             let x = random(rows, cols);
             let want = reference(&x, rows, cols);
-            for (compute, tolerance) in [(Compute::F32, 1e-4), (Compute::Bf16, 0.08)] {
-                let got = orthogonalize(Values(x.clone()), rows, cols, compute);
+            for (products, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, 0.08)] {
+                let got = orthogonalize(Values(x.clone()), rows, cols, products);
                 let squares =
                     |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
                 let error = squares(&mut got.iter().zip(&want).map(|(&got, want)| f64::from(got) - want));
                 let norm = squares(&mut want.iter().copied());
-                assert!(error < tolerance * norm, "{rows} x {cols} in {compute:?}: {:.1e}", error / norm);
+                assert!(error < tolerance * norm, "{rows} x {cols} in {products:?}: {:.1e}", error / norm);
             }
         }
     }
@@ -158,8 +160,8 @@ mod tests {
     #[test]
     fn singular_values_come_close_to_one_for_wide_and_tall_matrices() {
         for (rows, cols) in [(8, 24), (24, 8), (16, 16)] {
-            for compute in [Compute::F32, Compute::Bf16] {
-                let u = orthogonalize(Values(random(rows, cols)), rows, cols, compute);
+            for products in [Dtype::F32, Dtype::Bf16] {
+                let u = orthogonalize(Values(random(rows, cols)), rows, cols, products);
                 // Trace of the Gram matrix = sum of squared singular values.
                 let mean_square = u.iter().map(|u| u * u).sum::<f32>() / rows.min(cols) as f32;
                 assert!((0.5..1.3).contains(&mean_square), "{rows} x {cols}: {mean_square}");

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use nanochat_tensor::optim::{self, Muon, MuonParam};
-use nanochat_tensor::{Comm, Compute, Device, Tensor, simd};
+use nanochat_tensor::{Comm, Device, Dtype, Tensor, simd};
 use rayon::prelude::*;
 
 use super::newton_schulz::{NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS};
@@ -73,13 +73,7 @@ impl Round {
 }
 
 /// Does the updates of one round of step `steps`, counted from 1.
-pub fn update(
-    updates: &mut [Update],
-    steps: u64,
-    scheduled: ScheduleValues,
-    clip: &Tensor,
-    compute: Compute,
-) {
+pub fn update(updates: &mut [Update], steps: u64, scheduled: ScheduleValues, clip: &Tensor, products: Dtype) {
     let Some(first) = updates.first() else { return };
     match first.shard.group.rule {
         Rule::AdamW { betas, eps } => {
@@ -89,7 +83,7 @@ pub fn update(
                 adamw_step(update, adamw::Step { lr, weight_decay, betas, eps, step: steps }, clip);
             }
         }
-        Rule::Muon => muon_step(updates, scheduled, clip, compute),
+        Rule::Muon => muon_step(updates, scheduled, clip, products),
     }
 }
 
@@ -113,7 +107,7 @@ fn adamw_step(update: &mut Update, step: adamw::Step, clip: &Tensor) {
 }
 
 /// Matrices of one round. Where it is a GPU's, they are of one group.
-fn muon_step(updates: &mut [Update], scheduled: ScheduleValues, clip: &Tensor, compute: Compute) {
+fn muon_step(updates: &mut [Update], scheduled: ScheduleValues, clip: &Tensor, products: Dtype) {
     let mut params = Vec::with_capacity(updates.len());
     for Update { shard, weight, grad, state } in updates {
         if let Some((weight, _)) = weight {
@@ -133,7 +127,7 @@ fn muon_step(updates: &mut [Update], scheduled: ScheduleValues, clip: &Tensor, c
                     momentum_buffer.data_mut(),
                     lr,
                     momentum,
-                    compute,
+                    products,
                 );
             })
         }

@@ -154,7 +154,7 @@ pub fn run(settings: &BaseSettings, base_dir: &Path, device: &Device, comm: &Com
         |model| Optimizer::new(model, settings.rates, settings.grad_clip, comm),
     )?;
     model.recompute = settings.run.recompute;
-    model.compute = settings.run.precision.into();
+    model.recipe = settings.run.precision.recipe(&model.device());
     let mut loader = DataLoader::mixed(&corpora, Split::Train, &tokenizer, rows, position.as_ref(), comm)?;
     let schedule = Schedule::Trapezoid {
         num_iterations,

@@ -81,7 +81,7 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device, comm: &Comm
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, device, || source.model, new_optimizer)?;
     model.recompute = settings.run.recompute;
-    model.compute = settings.run.precision.into();
+    model.recipe = settings.run.precision.recipe(&model.device());
     let seed = settings.run.seed;
     let mut stream = ChatStream::new(&train_mixture, &tokenizer, rows, seed, position.as_ref())?;
     let conversations = train_mixture.len();

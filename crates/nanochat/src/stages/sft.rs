@@ -89,7 +89,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm
     let (mut model, mut optimizer, position) =
         run.restore(&tokenizer, device, || source.model, new_optimizer)?;
     model.recompute = settings.run.recompute;
-    model.compute = settings.run.precision.into();
+    model.recipe = settings.run.precision.recipe(&model.device());
     let rows = [settings.device_batch_size, config.sequence_len];
     let mut loader = ChatLoader::new(&train_mixture, &tokenizer, rows, settings.run.seed, position.as_ref())?;
     let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };

@@ -10,8 +10,9 @@ use nanochat::dataset::{ParquetTexts, ShardWriter, Split};
 use nanochat::gpt::Gpt;
 use nanochat::huggingface::{self, TokenIds};
 use nanochat::lines::BadLines;
+use nanochat_tensor::Dtype;
 use nanochat_tensor::Rng;
-use nanochat_tensor::safetensors::{self, SaveAs};
+use nanochat_tensor::safetensors;
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 use serde_json::{Value, json};
 
@@ -112,7 +113,7 @@ fn configs() -> &'static [Vec<u8>] {
     static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     SEEDS.get_or_init(|| {
         let ids = TokenIds { bos: 0, eos: 1 };
-        let own = huggingface::config_json(&small_config(), ids, SaveAs::F32);
+        let own = huggingface::config_json(&small_config(), ids, Dtype::F32);
         let short = json!({"model_type": "nanochat", "hidden_size": 2048, "num_attention_heads": 16});
         let scaled = json!({"model_type": "nanochat", "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
             "hidden_size": 2048, "num_attention_heads": 16, "rms_norm_eps": 1e-6, "dtype": "bfloat16", "use_cache": true, "id2label": {"0": "a"}});
@@ -137,7 +138,7 @@ fn weights() -> &'static [Vec<u8>] {
             huggingface::save_weights(folder.path(), &model, dtype).unwrap();
             fs::read(folder.path().join("model.safetensors")).unwrap()
         };
-        vec![file(SaveAs::F32), file(SaveAs::Bf16)]
+        vec![file(Dtype::F32), file(Dtype::Bf16)]
     })
 }
 

@@ -14,8 +14,8 @@ use cudarc::driver::{CudaStream, result as driver};
 
 use self::choices::Choices;
 use self::plan::Plan;
-use super::buffer::Dtype;
 use super::{Cuda, cache, fail};
+use crate::Dtype;
 use crate::profile;
 
 /// 32 MiB is what cuBLAS takes on Hopper; split products want it.

@@ -26,7 +26,11 @@ unsafe impl Sync for Plan {}
 impl Plan {
     /// All but the algorithm.
     pub fn new(p: &Product) -> Result<Plan, CublasError> {
-        let dtype = if p.out.dtype == Dtype::F32 { F32 } else { BF16 };
+        let dtype = match p.out.dtype {
+            Dtype::F32 => F32,
+            Dtype::Bf16 => BF16,
+            other @ (Dtype::Int8 | Dtype::U32) => other.has_no("product of matrices on CUDA"),
+        };
         // Each is owned by the plan as soon as it is made, so that an error in between frees those before it.
         let mut plan = Plan {
             desc: std::ptr::null_mut(),

@@ -1,14 +1,14 @@
 use std::sync::Arc;
 
-use crate::Tensor;
-use crate::cuda::{Cuda, Dtype, sources};
+use crate::cuda::{Cuda, sources};
+use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 512;
 
 #[track_caller]
 pub fn argmax(gpu: &Arc<Cuda>, x: &Tensor) -> Vec<u32> {
     assert_eq!(x.dtype(), Dtype::F32, "argmax on CUDA takes float32");
-    let columns = gpu.alloc(x.rows(), Dtype::F32);
+    let columns = gpu.alloc(x.rows(), Dtype::U32);
     let launch = gpu.kernel(sources::argmax, "argmax").ptr(columns.ptr()).ptr(x.ptr()).u32(x.cols());
     // SAFETY: a block for each row of x, which writes one column.
     unsafe { launch.run([x.rows(), 1, 1], THREADS, 0) }

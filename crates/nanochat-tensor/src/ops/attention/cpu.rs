@@ -6,10 +6,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Saved, Shape, bf16};
-use crate::gemm::{Compute, Mat, MatMut, Threads, gemm};
+use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::reuse::Values;
 use crate::simd::{self, vectorized};
-use crate::{Tensor, reuse};
+use crate::{Dtype, Tensor, reuse};
 
 /// Queries in a block: large enough for gemm, small enough that the upper triangle computed in vain
 /// stays below 6 % at T = 2,048 and that scores (64, T) stay in L2.
@@ -54,9 +54,13 @@ fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
 }
 
 /// -> y (B, T, H, D), log-sum-exp (B, H, T)
-pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, compute: Compute) -> (Tensor, Tensor) {
+pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, products: Dtype) -> (Tensor, Tensor) {
     let (shape, q, k, v) = (q.shape(), q.data(), k.data(), v.data());
-    let forward_head = if compute == Compute::Bf16 { bf16::forward_head } else { forward_head };
+    let forward_head = match products {
+        Dtype::F32 => forward_head,
+        Dtype::Bf16 => bf16::forward_head,
+        Dtype::Int8 | Dtype::U32 => products.has_no("attention"),
+    };
     let heads: Vec<(Values, Vec<f32>)> =
         (0..s.b * s.h).into_par_iter().map(|n| forward_head(q, k, v, s, n / s.h, n % s.h)).collect();
     let mut y = reuse::any(s.b * s.t * s.h * s.d);
@@ -115,8 +119,12 @@ pub fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
 }
 
 /// dy (B, T, H, D) -> dq (B, T, H, D), dk and dv (B, T, KVH, D)
-pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, compute: Compute) -> [Tensor; 3] {
-    let backward_unit = if compute == Compute::Bf16 { bf16::backward_unit } else { backward_unit };
+pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, products: Dtype) -> [Tensor; 3] {
+    let backward_unit = match products {
+        Dtype::F32 => backward_unit,
+        Dtype::Bf16 => bf16::backward_unit,
+        Dtype::Int8 | Dtype::U32 => products.has_no("attention"),
+    };
     let shapes = [saved.q.shape(), saved.k.shape(), saved.v.shape()];
     let [q, k, v, y, lse] = [&saved.q, &saved.k, &saved.v, &saved.y, &saved.lse].map(Tensor::data);
     let (dy, saved, group) = (dy.data(), SavedValues { q, k, v, y, lse }, s.h / s.kvh);

@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use super::{GPU_HEAD_DIMS, Saved, Shape};
-use crate::Tensor;
-use crate::cuda::{Buffer, Cuda, Dtype, Launch, TensorMap, blocks, sources};
+use crate::cuda::{Buffer, Cuda, Launch, TensorMap, blocks, sources};
+use crate::{Dtype, Tensor};
 
 /// As in both files: queries (or keys) of a piece of work.
 const ROWS: usize = 128;
@@ -121,7 +121,7 @@ fn launch_sm90(
 ) {
     assert!(GPU_HEAD_DIMS.contains(&s.d), "attention on CUDA: head_dim {}; {GPU_HEAD_DIMS:?} work", s.d);
     let launch = gpu.kernel(sources::attention_sm90, &format!("attention_{name}_sm90_{}", s.d));
-    let counter: Buffer = gpu.zeros(1, Dtype::F32);
+    let counter: Buffer = gpu.zeros(1, Dtype::U32);
     let launch = maps.into_iter().fold(launch, Launch::map);
     let launch = rows.into_iter().fold(launch, Launch::ptr).ptr(counter.ptr());
     let launch = launch.u32(s.t).u32(s.padded()).u32(s.h).u32(s.kvh).u32(s.b).u32(s.window.min(s.t));

@@ -43,11 +43,11 @@ impl Tape {
     #[track_caller]
     pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Tensor {
         let s = Shape::of(q, k, v, window);
-        let compute = self.compute;
-        let (y, lse) = dispatch!(q, forward(q, k, v, s; compute));
+        let products = self.recipe.products;
+        let (y, lse) = dispatch!(q, forward(q, k, v, s; products));
         let saved = Saved { q: q.clone(), k: k.clone(), v: v.clone(), y: y.clone(), lse };
         self.record(&y, &[q, k, v], move |dy, grads| {
-            let [dq, dk, dv] = dispatch!(dy, backward(dy, &saved, s; compute));
+            let [dq, dk, dv] = dispatch!(dy, backward(dy, &saved, s; products));
             grads.add(&saved.q, dq);
             grads.add(&saved.k, dk);
             grads.add(&saved.v, dv);
@@ -78,7 +78,7 @@ mod tests {
     use crate::testing::{
         BF16_TOLERANCE, assert_close, assert_gpu_agrees, assert_relative, gradcheck, randn,
     };
-    use crate::{Compute, Grads};
+    use crate::{Grads, Recipe};
 
     fn inputs(t: usize, h: usize, kvh: usize, d: usize) -> [Tensor; 3] {
         [randn(&[2, t, h, d], 0), randn(&[2, t, kvh, d], 1), randn(&[2, t, kvh, d], 2)]
@@ -125,9 +125,9 @@ mod tests {
             [(33, 1, 1, 4, None), (150, 4, 2, 12, None), (200, 2, 1, 32, Some(37)), (131, 3, 3, 96, Some(70))]
         {
             let inputs = inputs(t, h, kvh, d);
-            let run = |compute| {
+            let run = |recipe| {
                 let [q, k, v] = &inputs;
-                let (tape, mut grads) = (Tape::computing(compute), Grads::default());
+                let (tape, mut grads) = (Tape::computing(recipe), Grads::default());
                 let y = tape.attention(q, k, v, window);
                 grads.add(&y, randn(y.shape(), 9));
                 tape.backward(&Tensor::zeros(&[1]), 0.0, &mut grads);
@@ -138,7 +138,7 @@ mod tests {
                     grads.get(v).unwrap().clone(),
                 ]
             };
-            let (want, got) = (run(Compute::F32), run(Compute::Bf16));
+            let (want, got) = (run(Recipe::F32), run(Recipe::BF16_PRODUCTS));
             for (name, (want, got)) in ["y", "dq", "dk", "dv"].iter().zip(want.iter().zip(&got)) {
                 assert_relative(name, got.data(), want.data(), BF16_TOLERANCE);
             }

@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
-use crate::cuda::{Buffer, Cuda, Dtype, Ints, sources};
+use crate::cuda::{Buffer, Cuda, Ints, sources};
 use crate::ops::attention::GPU_HEAD_DIMS;
 use crate::ops::attention_with_kv_cache::PAGE;
 use crate::ops::rms_norm;
-use crate::{Device, PagedKv, RotaryTable, Tensor};
+use crate::{Device, Dtype, PagedKv, RotaryTable, Tensor};
 
 #[cfg(test)]
 mod tests;

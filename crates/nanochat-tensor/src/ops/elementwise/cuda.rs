@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use crate::Tensor;
-use crate::cuda::{Buffer, Cuda, Dtype, blocks, sources};
+use crate::cuda::{Buffer, Cuda, blocks, sources};
+use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 256;
 
@@ -15,7 +15,12 @@ pub(crate) fn convert_to(gpu: &Cuda, to: u64, dtype: Dtype, from: &Buffer) {
     let name = match (from.dtype(), dtype) {
         (Dtype::F32, Dtype::Bf16) => "f32_to_bf16",
         (Dtype::Bf16, Dtype::F32) => "bf16_to_f32",
-        (same, _) => return gpu.copy(to, from.ptr(), from.len() * same.size()),
+        (Dtype::F32, Dtype::F32) | (Dtype::Bf16, Dtype::Bf16) => {
+            return gpu.copy(to, from.ptr(), from.len() * dtype.bytes());
+        }
+        (Dtype::F32 | Dtype::Bf16, other) | (other @ (Dtype::Int8 | Dtype::U32), _) => {
+            other.has_no("conversion of values")
+        }
     };
     let launch = gpu.kernel(sources::elementwise, name).ptr(to).ptr(from.ptr()).u64(from.len());
     // SAFETY: both hold `len` values; the kernel stops there.
@@ -24,7 +29,11 @@ pub(crate) fn convert_to(gpu: &Cuda, to: u64, dtype: Dtype, from: &Buffer) {
 
 pub fn add_scaled(gpu: &Cuda, y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {
     assert_eq!((y.len(), y.dtype()), (x.len(), x.dtype()), "add_scaled: operands differ");
-    let name = if x.dtype() == Dtype::F32 { "add_scaled_f32" } else { "add_scaled_bf16" };
+    let name = match x.dtype() {
+        Dtype::F32 => "add_scaled_f32",
+        Dtype::Bf16 => "add_scaled_bf16",
+        other @ (Dtype::Int8 | Dtype::U32) => other.has_no("sum of tensors"),
+    };
     let launch = gpu.kernel(sources::elementwise, name).ptr(y.ptr_mut()).ptr(x.ptr());
     let launch = launch.f32(factor).u32(usize::from(beta != 0.0)).u64(x.len());
     // SAFETY: both hold `len` values of the kernel's type.

@@ -1,14 +1,14 @@
 use std::sync::Arc;
 
-use crate::Tensor;
-use crate::cuda::{Cuda, Dtype, sources};
+use crate::cuda::{Cuda, sources};
+use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 128;
 
 pub fn forward(gpu: &Arc<Cuda>, ids: &[u32], wte: &Tensor) -> Tensor {
     let c = width(wte);
     let y = Tensor::unwritten(gpu, Dtype::Bf16, &[ids.len(), c]);
-    let on_gpu = gpu.upload(ids, Dtype::F32);
+    let on_gpu = gpu.upload(ids);
     let launch = gpu.kernel(sources::embedding, "embedding_forward").ptr(y.ptr()).ptr(wte.ptr());
     // SAFETY: every id is a row of wte, and y has a row for each id.
     unsafe { launch.ptr(on_gpu.ptr()).u32(c).run([ids.len(), 1, 1], THREADS, 0) }
@@ -25,7 +25,7 @@ pub fn backward(gpu: &Arc<Cuda>, dwte: &mut Tensor, beta: f32, ids: &[u32], dy: 
     order.sort_by_key(|&n| ids[n as usize]); // stable: the order of the tokens
     let changes = |&n: &usize| n == 0 || ids[order[n] as usize] != ids[order[n - 1] as usize];
     let starts: Vec<u32> = (0..ids.len()).filter(changes).chain([ids.len()]).map(|n| n as u32).collect();
-    let [on_gpu, order, begins] = [ids, &order, &starts].map(|values| gpu.upload(values, Dtype::F32));
+    let [on_gpu, order, begins] = [ids, &order, &starts].map(|values| gpu.upload(values));
     let launch = gpu.kernel(sources::embedding, "embedding_backward").ptr(dwte.ptr_mut()).ptr(dy.bf16_ptr());
     let launch = launch.ptr(on_gpu.ptr()).ptr(order.ptr()).ptr(begins.ptr()).u32(width(dy));
     // SAFETY: `starts` cuts `order`, a permutation of the rows of dy, into one group for each block.

@@ -1,24 +1,24 @@
 use rayon::prelude::*;
 
-use crate::Tensor;
-use crate::gemm::{Compute, Mat, MatMut, Threads};
+use crate::gemm::{Mat, MatMut, Threads};
 use crate::ops::elementwise;
 use crate::reuse;
 use crate::simd::{dot, vectorized};
+use crate::{Dtype, Tensor};
 
 /// Up to this many rows (decoding) the weights are read once, as dot products: the product is bound
 /// by memory, and packing it for gemm would read and write them twice more.
 const FEW_ROWS: usize = 8;
 
-pub fn forward(x: &Tensor, w: &Tensor, compute: Compute) -> Tensor {
-    forward_then(x, w, compute, |_, _| ())
+pub fn forward(x: &Tensor, w: &Tensor, products: Dtype) -> Tensor {
+    forward_then(x, w, products, |_, _| ())
 }
 
 /// x wᵀ, and then `after(index of the first value, values)` on all rows, some at a time.
 pub fn forward_then(
     x: &Tensor,
     w: &Tensor,
-    compute: Compute,
+    products: Dtype,
     after: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
@@ -34,26 +34,26 @@ pub fn forward_then(
     } else {
         let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
         let c = MatMut::new(&mut y, rows, out);
-        compute.gemm_between(c, x, w.t(), 0.0, |_, _| (), after);
+        products.gemm_between(c, x, w.t(), 0.0, |_, _| (), after);
     }
     Tensor::new(y, &output_shape(x, out))
 }
 
 /// residual + x wᵀ, with many rows added inside the product
-pub fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, compute: Compute) -> Tensor {
+pub fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, products: Dtype) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
     if w.packed().is_some() || rows <= FEW_ROWS {
-        return elementwise::sum(residual, &forward(x, w, compute));
+        return elementwise::sum(residual, &forward(x, w, products));
     }
     let mut y = reuse::any(rows * out);
     let (x, w) = (Mat::new(x.data(), rows, inp), Mat::new(w.data(), out, inp));
     let copy = |first: usize, y: &mut [f32]| y.copy_from_slice(&residual.data()[first..][..y.len()]);
-    compute.gemm_between(MatMut::new(&mut y, rows, out), x, w.t(), 1.0, copy, |_, _| ());
+    products.gemm_between(MatMut::new(&mut y, rows, out), x, w.t(), 1.0, copy, |_, _| ());
     Tensor::new(y, residual.shape())
 }
 
 pub fn forward_f32(x: &Tensor, w: &Tensor) -> Tensor {
-    forward(x, w, Compute::F32)
+    forward(x, w, Dtype::F32)
 }
 
 /// (.., out)
@@ -86,8 +86,8 @@ fn few_rows(y: &mut [f32], x: &Tensor, w: &Tensor) {
 }
 
 /// dx (rows, in) = dy (rows, out) · w (out, in) + beta · dx
-pub fn backward_input(dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor, compute: Compute) {
-    backward_input_then(dx, beta, dy, w, compute, |_, _| ());
+pub fn backward_input(dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor, products: Dtype) {
+    backward_input_then(dx, beta, dy, w, products, |_, _| ());
 }
 
 /// As `backward_input`, and then `after(index of the first value, values)` on all rows, some at a time.
@@ -96,17 +96,17 @@ pub fn backward_input_then(
     beta: f32,
     dy: &Tensor,
     w: &Tensor,
-    compute: Compute,
+    products: Dtype,
     after: impl Fn(usize, &mut [f32]) + Sync,
 ) {
     let (rows, out, inp) = (dy.rows(), w.rows(), w.cols());
     let (dy, w) = (Mat::new(dy.data(), rows, out), Mat::new(w.data(), out, inp));
-    compute.gemm_between(MatMut::new(dx.make_mut(), rows, inp), dy, w, beta, |_, _| (), after);
+    products.gemm_between(MatMut::new(dx.make_mut(), rows, inp), dy, w, beta, |_, _| (), after);
 }
 
 /// dw (out, in) = dy (rows, out)ᵀ · x (rows, in) + beta · dw
-pub fn backward_weight(dw: &mut Tensor, beta: f32, dy: &Tensor, x: &Tensor, compute: Compute) {
+pub fn backward_weight(dw: &mut Tensor, beta: f32, dy: &Tensor, x: &Tensor, products: Dtype) {
     let (rows, out, inp) = (dy.rows(), dy.cols(), x.cols());
     let (dy, x) = (Mat::new(dy.data(), rows, out), Mat::new(x.data(), rows, inp));
-    compute.gemm(MatMut::new(dw.make_mut(), out, inp), 1.0, dy.t(), x, beta, Threads::All);
+    products.gemm(MatMut::new(dw.make_mut(), out, inp), 1.0, dy.t(), x, beta, Threads::All);
 }

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use super::cpu::output_shape;
-use crate::Tensor;
-use crate::cuda::{Cuda, Dtype, Operand, Output, Product};
+use crate::cuda::{Cuda, Operand, Output, Product};
+use crate::{Dtype, Tensor};
 
 pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, w: &Tensor) -> Tensor {
     product(gpu, None, x, w, Dtype::Bf16)

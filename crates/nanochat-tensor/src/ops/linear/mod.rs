@@ -3,9 +3,8 @@
 //! `linear_add` is what stands at the end of attention: the residual is added inside the product.
 
 use crate::device::dispatch;
-use crate::gemm::Compute;
 use crate::tensor::Target;
-use crate::{Grads, Tape, Tensor};
+use crate::{Dtype, Grads, Tape, Tensor};
 
 pub(super) mod cpu;
 pub(super) mod cuda;
@@ -15,10 +14,10 @@ impl Tape {
     #[track_caller]
     pub fn linear(&self, x: &Tensor, w: &Tensor) -> Tensor {
         assert_eq!(x.cols(), w.cols(), "linear: x {:?} does not match w {:?}", x.shape(), w.shape());
-        let compute = self.compute;
-        let y = dispatch!(x, forward(x, w; compute));
+        let products = self.recipe.products;
+        let y = dispatch!(x, forward(x, w; products));
         let saved = (x.clone(), w.clone());
-        self.record(&y, &[x, w], move |dy, grads| backward(dy, &saved.0, &saved.1, grads, compute));
+        self.record(&y, &[x, w], move |dy, grads| backward(dy, &saved.0, &saved.1, grads, products));
         y
     }
 
@@ -34,11 +33,11 @@ impl Tape {
     #[track_caller]
     pub fn linear_add(&self, residual: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
         assert_eq!(x.cols(), w.cols(), "linear: x {:?} does not match w {:?}", x.shape(), w.shape());
-        let compute = self.compute;
-        let y = forward_add(residual, x, w, compute);
+        let products = self.recipe.products;
+        let y = forward_add(residual, x, w, products);
         let (target, saved) = (residual.target(), (x.clone(), w.clone()));
         self.record(&y, &[residual, x, w], move |dy, grads| {
-            backward(dy, &saved.0, &saved.1, grads, compute);
+            backward(dy, &saved.0, &saved.1, grads, products);
             grads.add_to(&target, dy.clone());
         });
         y
@@ -46,17 +45,17 @@ impl Tape {
 }
 
 /// residual (.., out) + x (.., in) · w (out, in)ᵀ -> (.., out)
-pub(super) fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, compute: Compute) -> Tensor {
-    dispatch!(x, forward_add(residual, x, w; compute))
+pub(super) fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, products: Dtype) -> Tensor {
+    dispatch!(x, forward_add(residual, x, w; products))
 }
 
-pub(super) fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, grads: &mut Grads, compute: Compute) {
-    grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, w; compute)));
-    add_weight_gradient(dy, x, &w.target(), grads, compute);
+pub(super) fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, grads: &mut Grads, products: Dtype) {
+    grads.accumulate(&x.target(), |dx, beta| dispatch!(dy, backward_input(dx, beta, dy, w; products)));
+    add_weight_gradient(dy, x, &w.target(), grads, products);
 }
 
-pub(super) fn add_weight_gradient(dy: &Tensor, x: &Tensor, w: &Target, grads: &mut Grads, compute: Compute) {
-    grads.accumulate(w, |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, x; compute)));
+pub(super) fn add_weight_gradient(dy: &Tensor, x: &Tensor, w: &Target, grads: &mut Grads, products: Dtype) {
+    grads.accumulate(w, |dw, beta| dispatch!(dy, backward_weight(dw, beta, dy, x; products)));
 }
 
 #[cfg(test)]
@@ -64,7 +63,7 @@ mod tests {
     use crate::testing::{
         BF16_TOLERANCE, assert_close, assert_gpu_agrees, assert_relative, gpu, gradcheck, randn,
     };
-    use crate::{Compute, Device, Grads, Tape, Tensor};
+    use crate::{Device, Grads, Recipe, Tape, Tensor};
 
     #[test]
     fn gradient_matches_finite_differences() {
@@ -93,14 +92,14 @@ mod tests {
     #[test]
     fn in_bf16_values_and_gradients_stay_within_its_rounding() {
         let inputs = [randn(&[300, 130], 0), randn(&[70, 130], 1)];
-        let run = |compute| {
-            let (tape, mut grads) = (Tape::computing(compute), Grads::default());
+        let run = |recipe| {
+            let (tape, mut grads) = (Tape::computing(recipe), Grads::default());
             let y = tape.linear(&inputs[0], &inputs[1]);
             grads.add(&y, randn(y.shape(), 2));
             tape.backward(&Tensor::zeros(&[1]), 0.0, &mut grads);
             [y, grads.get(&inputs[0]).unwrap().clone(), grads.get(&inputs[1]).unwrap().clone()]
         };
-        for (want, got) in run(Compute::F32).iter().zip(&run(Compute::Bf16)) {
+        for (want, got) in run(Recipe::F32).iter().zip(&run(Recipe::BF16_PRODUCTS)) {
             assert_relative("y, dx or dw", got.data(), want.data(), BF16_TOLERANCE);
         }
     }

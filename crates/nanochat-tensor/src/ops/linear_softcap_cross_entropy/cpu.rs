@@ -5,10 +5,10 @@
 use rayon::prelude::*;
 
 use super::{Output, SOFTCAP};
-use crate::Tensor;
-use crate::gemm::{Compute, Mat, MatMut, Threads, gemm};
+use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::reuse::{self, Values};
 use crate::simd::{self, CHUNK, vectorized};
+use crate::{Dtype, Tensor};
 
 /// Logits held at a time: 32 Mi values (128 MiB), 512 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 32 << 20;
@@ -52,10 +52,12 @@ pub fn forward(
     targets: &[u32],
     weights: &[f32],
     gradients: bool,
-    compute: Compute,
+    products: Dtype,
 ) -> Output {
-    if gradients && compute == Compute::Bf16 {
-        return super::bf16::forward(x, lm_head, targets, weights);
+    match products {
+        Dtype::Bf16 if gradients => return super::bf16::forward(x, lm_head, targets, weights),
+        Dtype::F32 | Dtype::Bf16 => {}
+        Dtype::Int8 | Dtype::U32 => products.has_no("loss"),
     }
     let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
     let rows: Vec<usize> = (0..n).filter(|&n| weights[n] != 0.0).collect();

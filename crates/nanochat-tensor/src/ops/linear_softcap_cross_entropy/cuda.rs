@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use super::{Output, SOFTCAP};
-use crate::Tensor;
-use crate::cuda::{self, Cuda, Dtype, Operand, Product, blocks, sources};
+use crate::cuda::{self, Cuda, Operand, Product, blocks, sources};
+use crate::{Dtype, Tensor};
 
 /// Rows of logits that exist at a time: 512 MiB in bf16 for a vocabulary of 65,536, and products large enough
 /// for full speed.
@@ -30,8 +30,8 @@ pub fn forward(
     let chunk = CHUNK_ROWS.min(n);
     let nll = Tensor::unwritten(gpu, Dtype::F32, &[n]);
     let logits = gpu.alloc(chunk * ld, Dtype::Bf16);
-    let targets = gpu.upload(targets, Dtype::F32);
-    let weights = gpu.upload(weights, Dtype::F32);
+    let targets = gpu.upload(targets);
+    let weights = gpu.upload(weights);
     let grads = gradients.then(|| {
         let (dx, dw) = (Dtype::Bf16, Dtype::F32);
         (Tensor::unwritten(gpu, dx, x.shape()), Tensor::unwritten(gpu, dw, lm_head.shape()))

@@ -65,7 +65,7 @@ impl Tape {
             panic!("target {target} is outside the vocabulary of {}", lm_head.rows());
         }
         let Output { loss, nll, gradients } =
-            dispatch!(x, forward(x, lm_head, targets, weights, self.is_recording(); self.compute));
+            dispatch!(x, forward(x, lm_head, targets, weights, self.is_recording(); self.recipe.products));
         let (x_target, lm_head_target) = (x.target(), lm_head.target());
         self.record(&loss, &[x, lm_head], move |dloss, grads| {
             let (scale, (dx, dw)) = (dloss.data()[0], gradients.expect("made while the tape records"));
@@ -80,7 +80,7 @@ impl Tape {
 mod tests {
     use super::*;
     use crate::testing::{BF16_TOLERANCE, assert_close, assert_relative, gpu, gradcheck, randn};
-    use crate::{Compute, Device, Grads};
+    use crate::{Device, Grads, Recipe};
 
     const TARGETS: [u32; 5] = [1, 0, 6, 6, 3];
     const WEIGHTS: [f32; 5] = [1.0, 0.0, 0.5, -2.0, 1.0];
@@ -131,13 +131,13 @@ mod tests {
             let (x, w) = (randn(&[n, c], 0), randn(&[v, c], 1));
             let targets: Vec<u32> = (0..n).map(|i| (i * 12 % v) as u32).collect();
             let weights: Vec<f32> = (0..n).map(|i| WEIGHTS[i % 5]).collect();
-            let run = |compute| {
-                let (tape, mut grads) = (Tape::computing(compute), Grads::default());
+            let run = |recipe| {
+                let (tape, mut grads) = (Tape::computing(recipe), Grads::default());
                 let (loss, nll) = tape.linear_softcap_cross_entropy(&x, &w, &targets, &weights);
                 tape.backward(&loss, 0.25, &mut grads);
                 [loss, nll, grads.get(&x).unwrap().clone(), grads.get(&w).unwrap().clone()]
             };
-            let (want, got) = (run(Compute::F32), run(Compute::Bf16));
+            let (want, got) = (run(Recipe::F32), run(Recipe::BF16_PRODUCTS));
             for (name, (want, got)) in ["loss", "nll", "dx", "dw"].iter().zip(want.iter().zip(&got)) {
                 assert_relative(name, got.data(), want.data(), BF16_TOLERANCE);
             }

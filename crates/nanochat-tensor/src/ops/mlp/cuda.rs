@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use crate::Tensor;
-use crate::cuda::{Cuda, Dtype, blocks, sources};
+use crate::cuda::{Cuda, blocks, sources};
 use crate::ops::linear::cuda;
+use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 256;
 

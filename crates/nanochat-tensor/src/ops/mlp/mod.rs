@@ -23,16 +23,16 @@ impl Tape {
             c_fc.shape(),
             c_proj.shape()
         );
-        let compute = self.compute;
-        let activated = dispatch!(x, forward_hidden(x, c_fc; compute)); // (.., 4C)
-        let y = linear::forward_add(residual, &activated, c_proj, compute);
+        let products = self.recipe.products;
+        let activated = dispatch!(x, forward_hidden(x, c_fc; products)); // (.., 4C)
+        let y = linear::forward_add(residual, &activated, c_proj, products);
         let inputs = [residual, x, c_fc, c_proj];
         let (residual, x, c_fc, c_proj) = (residual.target(), x.clone(), c_fc.clone(), c_proj.clone());
         self.record(&y, &inputs, move |dy, grads| {
-            let dh = dispatch!(dy, backward_hidden(dy, &c_proj, &activated; compute));
-            linear::add_weight_gradient(dy, &activated, &c_proj.target(), grads, compute);
+            let dh = dispatch!(dy, backward_hidden(dy, &c_proj, &activated; products));
+            linear::add_weight_gradient(dy, &activated, &c_proj.target(), grads, products);
             drop(activated);
-            linear::backward(&dh, &x, &c_fc, grads, compute);
+            linear::backward(&dh, &x, &c_fc, grads, products);
             grads.add_to(&residual, dy.clone());
         });
         y
@@ -44,7 +44,7 @@ mod tests {
     use crate::testing::{
         BF16_TOLERANCE, assert_close, assert_gpu_agrees, assert_relative, gradcheck, randn,
     };
-    use crate::{Compute, Grads, Tape, Tensor};
+    use crate::{Grads, Recipe, Tape, Tensor};
 
     fn inputs(rows: usize, c: usize) -> [Tensor; 4] {
         [([rows, c], 0), ([rows, c], 1), ([4 * c, c], 2), ([c, 4 * c], 3)]
@@ -82,15 +82,15 @@ mod tests {
     #[test]
     fn in_bf16_values_and_gradients_stay_within_its_rounding() {
         let inputs = inputs(300, 40);
-        let run = |compute| {
-            let (tape, mut grads) = (Tape::computing(compute), Grads::default());
+        let run = |recipe| {
+            let (tape, mut grads) = (Tape::computing(recipe), Grads::default());
             let y = mlp(&tape, &inputs);
             grads.add(&y, randn(y.shape(), 4));
             tape.backward(&Tensor::zeros(&[1]), 0.0, &mut grads);
             let gradients = inputs.iter().map(|input| grads.get(input).unwrap().clone());
             [y].into_iter().chain(gradients).collect::<Vec<_>>()
         };
-        for (want, got) in run(Compute::F32).iter().zip(&run(Compute::Bf16)) {
+        for (want, got) in run(Recipe::F32).iter().zip(&run(Recipe::BF16_PRODUCTS)) {
             assert_relative("y or a gradient", got.data(), want.data(), BF16_TOLERANCE);
         }
     }

@@ -82,7 +82,7 @@ impl Chunk {
             all.resize(all.len().next_multiple_of(4), 0); // a tile is read as 16 bytes
             start..start + list.len()
         });
-        Chunk { on_gpu: gpu.upload(&all, Dtype::F32), lists, n, padded, bounds }
+        Chunk { on_gpu: gpu.upload(&all), lists, n, padded, bounds }
     }
 
     /// wte (V, C) bf16 -> norms of the tokens' embeddings (padded, C)
@@ -132,7 +132,7 @@ impl Chunk {
         let launch = launch.ptr(qkv.bf16_ptr()).ptr(cache.k(layer)).ptr(cache.v(layer));
         let launch = launch.ptr(self.at(List::Tiles)).ptr(self.at(List::Pages));
         let launch = launch.u32(h).u32(kvh).f32((d as f32).sqrt().recip());
-        let (tiles, bytes) = (self.len(List::Tiles) / 4, 5 * ROWS * d * Dtype::Bf16.size());
+        let (tiles, bytes) = (self.len(List::Tiles) / 4, 5 * ROWS * d * Dtype::Bf16.bytes());
         // SAFETY: a block for each tile and head; the tiles' rows are below N, and their pages in the cache.
         unsafe { launch.run([h, tiles, 1], ATTENTION_THREADS, bytes as u32) }
         y

@@ -6,10 +6,10 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::cuda::{Buffer, Cuda, Dtype, blocks, fail, sources};
+use crate::cuda::{Buffer, Cuda, blocks, fail, sources};
 use crate::ops::attention_with_kv_cache::PAGE;
 use crate::ops::rms_norm;
-use crate::{Device, RotaryTable, Tensor};
+use crate::{Device, Dtype, RotaryTable, Tensor};
 
 mod chunk;
 #[cfg(test)]
@@ -26,7 +26,7 @@ pub struct PagedKv {
 
 impl PagedKv {
     pub fn page_bytes(layers: usize, kv_heads: usize, head_dim: usize) -> usize {
-        2 * layers * kv_heads * PAGE * head_dim * Dtype::Bf16.size()
+        2 * layers * kv_heads * PAGE * head_dim * Dtype::Bf16.bytes()
     }
 
     /// Takes the memory of `pages` pages, on a GPU.
@@ -87,7 +87,7 @@ impl PagedKv {
 
     fn offset(&self, layer: usize) -> u64 {
         assert!(layer < self.shape[0], "layer {layer} of {}", self.shape[0]);
-        (layer * self.layer_values() * Dtype::Bf16.size()) as u64
+        (layer * self.layer_values() * Dtype::Bf16.bytes()) as u64
     }
 
     fn layer_values(&self) -> usize {
@@ -102,7 +102,7 @@ impl PagedKv {
             "pages to copy: {copies:?}"
         );
         let gpu = self.k.gpu().clone();
-        let on_gpu = gpu.upload(copies.as_flattened(), Dtype::F32);
+        let on_gpu = gpu.upload(copies.as_flattened());
         let page = self.shape[2..].iter().product();
         let launch = gpu.kernel(sources::paged, "paged_copy").ptr(self.k.ptr()).ptr(self.v.ptr());
         let launch = launch.ptr(on_gpu.ptr()).u64(self.layer_values()).u32(page);

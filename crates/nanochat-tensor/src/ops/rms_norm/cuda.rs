@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use crate::Tensor;
-use crate::cuda::{Cuda, Dtype, blocks, sources};
+use crate::cuda::{Cuda, blocks, sources};
+use crate::{Dtype, Tensor};
 
 /// A warp takes a row, four rows a block.
 const THREADS: u32 = 128;

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use super::RotaryTable;
-use crate::Tensor;
-use crate::cuda::{Cuda, Dtype, blocks, sources};
+use crate::cuda::{Cuda, blocks, sources};
 use crate::ops::attention::GPU_HEAD_DIMS;
+use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 256;
 

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::cuda::{Buffer, Cuda, Dtype};
+use crate::cuda::{Buffer, Cuda};
 use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
@@ -44,7 +44,7 @@ impl RotaryTable {
 
     /// cos and sin on the GPU.
     pub(crate) fn on_gpu(&self, gpu: &Arc<Cuda>) -> &[Buffer; 2] {
-        self.on_gpu.get_or_init(|| [&self.cos, &self.sin].map(|values| gpu.upload(values, Dtype::F32)))
+        self.on_gpu.get_or_init(|| [&self.cos, &self.sin].map(|values| gpu.upload(values)))
     }
 
     /// (cos, sin) of one position, each (D/2).

@@ -3,8 +3,8 @@
 //!
 //! Generation only: nothing is recorded.
 
-use crate::Tensor;
-use crate::cuda::{Buffer, Cuda, Dtype, Locked, sources};
+use crate::cuda::{Buffer, Cuda, Locked, sources};
+use crate::{Dtype, Tensor};
 use std::sync::Arc;
 
 const THREADS: u32 = 1_024;
@@ -95,7 +95,7 @@ fn penalize(gpu: &Arc<Cuda>, logits: &Tensor, choices: &[Choice]) -> (Option<Buf
         return (None, 0);
     }
     let (changed, counts) = (gpu.alloc(count * v, Dtype::F32), gpu.zeros(count * v, Dtype::F32));
-    let [words, seen] = [words, seen].map(|values| gpu.upload(&values, Dtype::F32));
+    let [words, seen] = [words, seen].map(|values| gpu.upload(&values));
     let launch = gpu.kernel(sources::sample, "sample_penalize").ptr(changed.ptr()).ptr(counts.ptr());
     let launch = launch.ptr(logits.ptr()).ptr(words.ptr()).ptr(seen.ptr()).u32(v);
     // SAFETY: a block for each copy of a row; the tokens of each lie where its words say, and the kernel passes
@@ -127,7 +127,7 @@ pub fn log_probabilities(
     assert!(of.iter().all(|&row| row < rows), "rows outside {rows}");
     let width = 1 + 2 * top;
     let of_rows: Vec<u32> = of.iter().map(|&row| row as u32).collect();
-    let (of_rows, out) = (gpu.upload(&of_rows, Dtype::F32), gpu.alloc(of.len() * width, Dtype::F32));
+    let (of_rows, out) = (gpu.upload(&of_rows), gpu.alloc(of.len() * width, Dtype::F32));
     let launch = gpu.kernel(sources::sample, "sample_log_probabilities").ptr(out.ptr()).ptr(logits.ptr());
     let launch = launch.ptr(of_rows.ptr()).ptr(chosen.0.ptr()).u32(v).u32(top);
     // SAFETY: a block for each chosen token, all of them and their rows being there; out holds `width` values for each.

@@ -2,16 +2,16 @@ use std::sync::Arc;
 
 use super::RowIndex;
 use crate::Tensor;
-use crate::cuda::{Cuda, Dtype, blocks, sources};
+use crate::cuda::{Cuda, blocks, sources};
 
 const THREADS: u32 = 256;
 
 #[track_caller]
 pub fn take_rows(gpu: &Arc<Cuda>, x: &Tensor, index: &RowIndex) -> Tensor {
-    let (c, bytes) = (x.cols(), x.cols() * x.dtype().size());
+    let (c, bytes) = (x.cols(), x.cols() * x.dtype().bytes());
     assert!(bytes.is_multiple_of(16), "take_rows on CUDA: rows of {bytes} bytes are not a multiple of 16");
     let y = Tensor::unwritten(gpu, x.dtype(), &[index.len(), c]);
-    let rows = index.on_gpu.get_or_init(|| gpu.upload(&index.rows, Dtype::F32));
+    let rows = index.on_gpu.get_or_init(|| gpu.upload(&index.rows));
     let vectors = index.len() * bytes / 16;
     let launch = gpu.kernel(sources::take_rows, "take_rows").ptr(y.ptr()).ptr(x.ptr()).ptr(rows.ptr());
     // SAFETY: every number is of a row of x, and y has a row for each; a thread for each 16 bytes of y.

@@ -150,7 +150,7 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
     let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
     let (mut model, optimizer, position) = run.restore(&tokenizer, device, || source.model, new_optimizer)?;
     model.recompute = settings.run.recompute;
-    model.compute = settings.run.precision.into();
+    model.recipe = settings.run.precision.recipe(&model.device());
     let position = position.unwrap_or(Position { questions, reference: source.folder });
     if position.questions != questions {
         bail!("the run was started with {} questions, but now there are {questions}", position.questions);

@@ -126,7 +126,7 @@ pub fn engine<'t>(
     if !properties.own_memory {
         return Engine::with_options(model, tokenizer, options);
     }
-    let token_bytes = 2 * properties.activation_bytes * model.config.n_layer * model.config.kv_dim();
+    let token_bytes = 2 * properties.activations.bytes() * model.config.n_layer * model.config.kv_dim();
     let cache_bytes = options.max_rows * longest.next_multiple_of(PAGE) * token_bytes;
     Engine::with_options(model, tokenizer, EngineOptions { cache_bytes, ..options })
 }

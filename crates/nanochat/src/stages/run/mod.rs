@@ -80,7 +80,7 @@ impl Run {
         device: &Device,
         comm: &Comm,
     ) -> Result<Run> {
-        let only_bf16 = device.properties().only_bf16;
+        let only_bf16 = device.properties().only_recipe.is_some();
         // Through text, which keeps 0.02 as 0.02 where a value would hold the f32's 0.0199999995….
         let all_settings: Value = serde_json::from_str(&serde_json::to_string(all_settings)?)?;
         let all_settings = recorded(all_settings, only_bf16)?;
