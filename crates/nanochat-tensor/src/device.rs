@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::cuda::Cuda;
-use crate::ops::{attention, decode_attention, rms_norm};
+use crate::profile::Clock;
 use crate::{Dtype, Recipe};
 
 pub use crate::cuda::DeviceError;
@@ -15,28 +15,6 @@ pub use crate::cuda::DeviceError;
 pub enum Device {
     Cpu,
     Cuda(Arc<Cuda>),
-}
-
-/// The shapes of a model that a device has kernels for.
-#[derive(Clone, Copy, Debug)]
-pub struct ShapeLimits {
-    /// Values of an attention head.
-    pub head_dims: &'static [usize],
-    /// The most query heads of a key head.
-    pub queries_a_key: usize,
-    /// The most values in a row of the residual stream.
-    pub widest: usize,
-    /// The number of values in a row is a multiple of this.
-    pub width_step: usize,
-}
-
-impl ShapeLimits {
-    pub const CUDA: ShapeLimits = ShapeLimits {
-        head_dims: &attention::GPU_HEAD_DIMS,
-        queries_a_key: decode_attention::QUERIES,
-        widest: rms_norm::cuda::WIDEST,
-        width_step: rms_norm::cuda::STEP,
-    };
 }
 
 /// The properties that decide how a device is used well. Callers ask for a property, never for the kind of device.
@@ -85,14 +63,6 @@ impl Device {
         }
     }
 
-    /// Returns the shapes that there are kernels for; None: every shape has one.
-    pub fn limits(&self) -> Option<ShapeLimits> {
-        match self {
-            Device::Cpu => None,
-            Device::Cuda(_) => Some(ShapeLimits::CUDA),
-        }
-    }
-
     /// Opens a GPU, with all that training on it needs. Fails with a sentence that says what is missing.
     pub fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
         Ok(Device::Cuda(Cuda::open(ordinal)?))
@@ -102,6 +72,14 @@ impl Device {
     pub fn synchronize(&self) {
         if let Device::Cuda(gpu) = self {
             gpu.synchronize();
+        }
+    }
+
+    /// Returns the clock by which its kernels are timed; None where the program's own is.
+    pub fn clock(&self) -> Option<Arc<dyn Clock>> {
+        match self {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(gpu.clone()),
         }
     }
 
@@ -178,15 +156,3 @@ impl FromStr for DeviceChoice {
         }
     }
 }
-
-/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the op folder it is called from, by where `tensor` lives. What stands after
-/// a semicolon is for the CPU alone.
-macro_rules! dispatch {
-    ($tensor:expr, $f:ident($($arg:expr),* $(,)? $(; $cpu:expr)?)) => {
-        match $tensor.gpu().cloned() {
-            None => cpu::$f($($arg),* $(, $cpu)?),
-            Some(gpu) => cuda::$f(&gpu, $($arg),*),
-        }
-    };
-}
-pub(crate) use dispatch;

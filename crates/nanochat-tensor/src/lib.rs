@@ -33,10 +33,11 @@ mod tensor;
 mod testing;
 
 pub use comm::Comm;
-pub use device::{Device, DeviceChoice, DeviceError, Properties, ShapeLimits};
+pub use device::{Device, DeviceChoice, DeviceError, Properties};
 pub use dtype::{Dtype, Recipe};
 
 pub use grads::Grads;
+pub use ops::ShapeLimits;
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
 pub use ops::decode_attention::{DecodeRow, DecodeRows, Shape, decode_attention};
 pub use ops::decode_linear::{Epilogue, decode_linear};

@@ -4,15 +4,11 @@
 //! `finish` gives what they did. On a GPU the times are those of events in its stream: around every launch, and
 //! between the ops of a tape. While nothing is recorded, a span costs a look at a flag.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
-
-use cudarc::driver::{CudaEvent, CudaStream};
-
-use crate::Device;
-use crate::cuda::Cuda;
 
 /// A stretch of time with a name.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,14 +36,29 @@ pub enum Kind {
     Wait,
 }
 
+/// A point in the order of what was given to a device, whose time its clock knows once the device gets there.
+pub type Event = Rc<dyn Any>;
+
+/// The clock of a device that queues its work.
+pub trait Clock {
+    /// Marks the end of all work given to the device so far.
+    fn mark(&self) -> Event;
+
+    /// Returns the time from one of its events to a later one; waits for both.
+    fn milliseconds(&self, from: &Event, to: &Event) -> f32;
+
+    /// Waits until all work given to the device is done.
+    fn wait(&self);
+}
+
 thread_local! {
     static RECORDING: RefCell<Option<Recording>> = const { RefCell::new(None) };
 }
 
 struct Recording {
-    gpu: Option<Arc<Cuda>>,
+    clock: Option<Arc<dyn Clock>>,
     started: Instant,
-    started_on_gpu: Option<CudaEvent>,
+    started_on_gpu: Option<Event>,
     /// Where the last part or op began or ended: there the next op begins.
     last: Mark,
     spans: Vec<(String, Kind, [Mark; 2])>,
@@ -57,20 +68,18 @@ struct Recording {
 #[derive(Clone)]
 pub(crate) enum Mark {
     Cpu(Instant),
-    Gpu(Rc<CudaEvent>),
+    Gpu(Event),
 }
 
-/// Records from here on what this thread does, on `device`.
-pub fn start(device: &Device) {
-    device.synchronize();
-    let (gpu, started_on_gpu) = match device {
-        Device::Cpu => (None, None),
-        Device::Cuda(gpu) => (Some(gpu.clone()), Some(gpu.event())),
-    };
-    device.synchronize();
+/// Records from here on what this thread does, on the device of this clock; None: on the CPU.
+pub fn start(clock: Option<Arc<dyn Clock>>) {
+    let wait = || clock.iter().for_each(|clock| clock.wait());
+    wait();
+    let started_on_gpu = clock.as_ref().map(|clock| clock.mark());
+    wait();
     let started = Instant::now();
     let last = Mark::Cpu(started);
-    let mut recording = Recording { gpu, started, started_on_gpu, last, spans: Vec::new() };
+    let mut recording = Recording { clock, started, started_on_gpu, last, spans: Vec::new() };
     recording.last = recording.mark();
     RECORDING.set(Some(recording));
 }
@@ -78,8 +87,8 @@ pub fn start(device: &Device) {
 /// Ends the recording, waits for the GPU, and gives all spans in the order of their ends.
 pub fn finish() -> Vec<Span> {
     let Some(recording) = RECORDING.take() else { return Vec::new() };
-    if let Some(gpu) = &recording.gpu {
-        gpu.synchronize();
+    if let Some(clock) = &recording.clock {
+        clock.wait();
     }
     let span = |(name, kind, [from, to]): &(String, Kind, [Mark; 2])| {
         let (start_us, end_us) = (recording.microseconds(from), recording.microseconds(to));
@@ -97,7 +106,7 @@ pub fn part<T>(name: &str, work: impl FnOnce() -> T) -> T {
         recording(|r| {
             r.push(name, Kind::Part, [on_cpu, Mark::Cpu(Instant::now())]);
             let end = r.step_on();
-            if r.gpu.is_some() {
+            if r.clock.is_some() {
                 r.push(name, Kind::Part, [on_device, end]);
             }
         });
@@ -110,9 +119,9 @@ pub(crate) fn kernel<T>(name: impl FnOnce() -> String, work: impl FnOnce() -> T)
     span(Kind::Kernel, Recording::mark, name, work)
 }
 
-/// Does `work`, which gives a collective to `stream`.
-pub(crate) fn collective<T>(name: &str, stream: &CudaStream, work: impl FnOnce() -> T) -> T {
-    span(Kind::Collective, |r| r.mark_of(stream), || name.to_string(), work)
+/// Does `work`, which gives a collective to a queue of its own; `mark` marks the end of what that queue has.
+pub(crate) fn collective<T>(name: &str, mark: impl Fn() -> Event, work: impl FnOnce() -> T) -> T {
+    span(Kind::Collective, |_| Mark::Gpu(mark()), || name.to_string(), work)
 }
 
 /// Does `work`, which makes the GPU wait for a collective.
@@ -171,17 +180,9 @@ fn op_name(closure: &'static str) -> &'static str {
 impl Recording {
     /// Now, by the clock of the device.
     fn mark(&mut self) -> Mark {
-        match &self.gpu {
+        match &self.clock {
             None => Mark::Cpu(Instant::now()),
-            Some(gpu) => Mark::Gpu(Rc::new(gpu.event())),
-        }
-    }
-
-    /// As `mark`, in the order of another stream.
-    fn mark_of(&mut self, stream: &CudaStream) -> Mark {
-        match &self.gpu {
-            None => Mark::Cpu(Instant::now()),
-            Some(gpu) => Mark::Gpu(Rc::new(gpu.event_of(stream))),
+            Some(clock) => Mark::Gpu(clock.mark()),
         }
     }
 
@@ -195,10 +196,12 @@ impl Recording {
     }
 
     fn microseconds(&self, mark: &Mark) -> f64 {
-        match (mark, &self.started_on_gpu, &self.gpu) {
+        match (mark, &self.started_on_gpu, &self.clock) {
             (Mark::Cpu(at), _, _) => 1e6 * at.duration_since(self.started).as_secs_f64(),
-            (Mark::Gpu(event), Some(started), Some(gpu)) => 1e3 * f64::from(gpu.milliseconds(started, event)),
-            (Mark::Gpu(_), _, _) => unreachable!("an event of a recording without a GPU"),
+            (Mark::Gpu(event), Some(started), Some(clock)) => {
+                1e3 * f64::from(clock.milliseconds(started, event))
+            }
+            (Mark::Gpu(_), _, _) => unreachable!("an event of a recording without a clock"),
         }
     }
 }
@@ -208,7 +211,7 @@ mod tests {
     use super::*;
     use crate::ops::EPS;
     use crate::testing::{gpu, randn};
-    use crate::{Grads, Tape, Tensor};
+    use crate::{Device, Grads, Tape, Tensor};
 
     /// A branch and its backward, the second time recomputed.
     fn step(device: &Device) {
@@ -225,7 +228,7 @@ mod tests {
     }
 
     fn recorded(device: &Device) -> Vec<Span> {
-        start(device);
+        start(device.clock());
         step(device);
         finish()
     }

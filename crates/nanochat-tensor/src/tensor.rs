@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex};
 use crate::Dtype;
 use crate::cuda::{Buffer, Cuda};
 use crate::device::Device;
-use crate::ops::elementwise;
 use crate::packed::Packed;
 use crate::reuse::{self, Values};
 
@@ -222,7 +221,7 @@ impl Tensor {
         match self.gpu().cloned() {
             Some(gpu) if self.dtype() == Dtype::F32 => {
                 let rounded = Tensor::unwritten(&gpu, Dtype::Bf16, &self.shape);
-                elementwise::convert(&gpu, rounded.buffer(), self.buffer());
+                gpu.convert(rounded.buffer(), self.buffer());
                 rounded
             }
             _ => self.clone(),
@@ -256,7 +255,7 @@ impl Tensor {
         };
         let mut to = buffer.ptr();
         for part in parts {
-            elementwise::convert_to(buffer.gpu(), to, Dtype::Bf16, part.buffer());
+            buffer.gpu().convert_to(to, Dtype::Bf16, part.buffer());
             to += (part.len() * Dtype::Bf16.bytes()) as u64;
         }
     }
@@ -317,7 +316,7 @@ impl Tensor {
         let is_fresh = std::mem::replace(&mut copy.is_fresh, true);
         let buffer = copy.buffer.get_or_insert_with(|| gpu.alloc(on_gpu.buffer.len(), Dtype::Bf16));
         if !is_fresh {
-            elementwise::convert(gpu, buffer, &on_gpu.buffer);
+            gpu.convert(buffer, &on_gpu.buffer);
         }
         buffer.ptr()
     }

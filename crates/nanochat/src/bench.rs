@@ -173,7 +173,7 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
     let steps = bench.steps as f64;
     let step_seconds = (micro + update) / steps;
     let recorded = device.properties().times_kernels.then(|| {
-        profile::start(device);
+        profile::start(device.clock());
         step(&mut model, &mut optimizer, &batch, micro_steps, scale, device);
         profile::finish()
     });

@@ -111,7 +111,7 @@ pub fn summary(spans: &[Span]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nanochat_tensor::{Comm, Device, profile};
+    use nanochat_tensor::{Comm, profile};
 
     use super::*;
     use crate::batch::Batch;
@@ -133,7 +133,7 @@ mod tests {
         let ids: Vec<u32> = (0..16).collect();
         let batch = Batch { inputs: ids.clone(), targets: ids, weights: vec![1.0; 16], shape: [2, 8] };
         let scheduled = ScheduleValues { lr_multiplier: 1.0, muon_momentum: 0.9 };
-        profile::start(&Device::Cpu);
+        profile::start(None);
         train::step(&mut model, &mut optimizer, &[batch], scheduled).unwrap();
         let spans = profile::finish();
 

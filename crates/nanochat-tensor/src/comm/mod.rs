@@ -24,7 +24,6 @@ use crate::{Device, Tensor};
 
 pub use in_process::in_process;
 pub use nccl::Pending;
-pub(crate) use nccl::library_version as nccl_version;
 pub use rendezvous::JoinError;
 
 /// The ranks of a run, as one of them sees them. Cheap to clone.

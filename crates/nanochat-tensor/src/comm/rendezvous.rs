@@ -17,10 +17,9 @@ use ring::hmac;
 
 use super::Place;
 use super::claim::Claim;
-use super::visitors::{GREETING, Visitors};
+use super::visitors::{GREETING, MAGIC, Visitors};
 use super::wire::{MessageKind, read_frame, write_frame};
 
-pub const MAGIC: &[u8; 16] = b"nanochat ranks 1";
 /// A secret shorter than this is guessed.
 const LEAST_SECRET: usize = 16;
 /// Between two looks at who has come.

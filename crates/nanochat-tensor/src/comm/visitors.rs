@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use ring::hmac;
 
 use super::claim::{Claim, random};
-use super::rendezvous::MAGIC;
 
+pub const MAGIC: &[u8; 16] = b"nanochat ranks 1";
 /// The time that a visitor has in all to say who it is. A rank takes one round trip.
 pub const GREETING: Duration = Duration::from_secs(5);
 /// The most visitors who are listened to at one time, beside the ranks: half the files that a process may have open. One

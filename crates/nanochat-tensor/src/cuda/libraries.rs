@@ -88,7 +88,7 @@ pub fn version(name: &str) -> Option<Version> {
             let asked = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
             asked.result().ok().map(|()| (major, minor))
         }
-        "nccl" => crate::comm::nccl_version(),
+        "nccl" => super::nccl::installed_version(),
         _ => {
             // SAFETY: the library was found; the call only reads a number, 130100 for 13.1.
             let version = unsafe { cudarc::cublaslt::sys::cublasLtGetVersion() } as i32;

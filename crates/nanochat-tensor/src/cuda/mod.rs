@@ -6,11 +6,14 @@
 
 mod buffer;
 mod cache;
+mod clock;
+mod convert;
 mod graph;
 mod ints;
 mod kernels;
 pub mod libraries;
 mod matmul;
+pub(crate) mod nccl;
 mod staging;
 mod tensor_map;
 

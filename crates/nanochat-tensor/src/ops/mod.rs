@@ -2,6 +2,17 @@
 //! backward; `cpu.rs` is the kernel on the CPU, `cuda.rs` launches those of `<op>.cu` on a GPU. A new op is
 //! one folder and one line here.
 
+/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the op folder it is called from, by where `tensor` lives. What stands after
+/// a semicolon is for the CPU alone.
+macro_rules! dispatch {
+    ($tensor:expr, $f:ident($($arg:expr),* $(,)? $(; $cpu:expr)?)) => {
+        match $tensor.gpu().cloned() {
+            None => cpu::$f($($arg),* $(, $cpu)?),
+            Some(gpu) => cuda::$f(&gpu, $($arg),*),
+        }
+    };
+}
+
 mod argmax;
 pub(crate) mod attention;
 pub(crate) mod attention_with_kv_cache;
@@ -9,6 +20,7 @@ pub(crate) mod decode_attention;
 pub(crate) mod decode_linear;
 pub(crate) mod elementwise;
 mod embedding;
+mod limits;
 mod linear;
 mod linear_softcap_cross_entropy;
 mod mlp;
@@ -19,5 +31,6 @@ pub(crate) mod rotary_qk_norm;
 pub mod sample;
 pub(crate) mod take_rows;
 
+pub use limits::ShapeLimits;
 pub use linear_softcap_cross_entropy::{softcap, softcapped_logits};
 pub use rms_norm::EPS;

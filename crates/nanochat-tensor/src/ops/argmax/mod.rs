@@ -2,7 +2,6 @@
 //! 4 bytes a row of logits instead of 4 V.
 
 use crate::Tensor;
-use crate::device::dispatch;
 
 mod cpu;
 mod cuda;

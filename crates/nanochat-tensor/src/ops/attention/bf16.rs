@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::Shape;
-use super::cpu::{Head, SavedValues, Unit, score_gradient, seen, softmax};
+use super::heads::{Head, SavedValues, Unit, score_gradient, seen, softmax};
 use crate::gemm::Threads;
 use crate::gemm::bf16::{Left, PANEL, Right, left_len, multiply, pack_left};
 use crate::gemm::pairs::{interleave, pair_up};

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::heads::{Head, SavedValues, Unit, score_gradient, seen, softmax};
 use super::{Saved, Shape, bf16};
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::reuse::Values;
@@ -14,36 +15,6 @@ use crate::{Dtype, Tensor, reuse};
 /// Queries in a block: large enough for gemm, small enough that the upper triangle computed in vain
 /// stays below 6 % at T = 2,048 and that scores (64, T) stay in L2.
 const BLOCK: usize = 64;
-
-/// The values of what forward saved.
-pub struct SavedValues<'a> {
-    pub q: &'a [f32],
-    pub k: &'a [f32],
-    pub v: &'a [f32],
-    pub y: &'a [f32],
-    pub lse: &'a [f32],
-}
-
-/// One head of one batch row inside (B, T, heads, D).
-#[derive(Clone, Copy)]
-pub struct Head {
-    start: usize,
-    row_stride: usize,
-}
-
-impl Head {
-    pub fn of(s: Shape, b: usize, heads: usize, head: usize) -> Head {
-        Head { start: (b * s.t * heads + head) * s.d, row_stride: heads * s.d }
-    }
-
-    pub fn rows(self, data: &[f32], rows: Range<usize>, d: usize) -> Mat<'_> {
-        Mat::strided(&data[self.start + rows.start * self.row_stride..], rows.len(), d, self.row_stride)
-    }
-
-    pub fn row(self, data: &[f32], row: usize, d: usize) -> &[f32] {
-        &data[self.start + row * self.row_stride..][..d]
-    }
-}
 
 /// Blocks of queries with the keys that at least one of them sees.
 fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
@@ -98,26 +69,6 @@ fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -
     (y, lse)
 }
 
-/// The columns of a block's score row that the query at `t` sees.
-#[inline(always)]
-pub fn seen(t: usize, keys: &Range<usize>, window: usize) -> Range<usize> {
-    (t + 1).saturating_sub(window).max(keys.start) - keys.start..t + 1 - keys.start
-}
-
-/// Scores to probabilities in place, zero where unseen; returns the log-sum-exp.
-#[inline(always)]
-pub fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
-    row[..seen.start].fill(0.0);
-    row[seen.end..].fill(0.0);
-    let row = &mut row[seen];
-    let max = simd::max(row);
-    row.iter_mut().for_each(|p| *p = simd::exp(*p - max));
-    let sum = simd::sum(row);
-    let reciprocal = sum.recip();
-    row.iter_mut().for_each(|p| *p *= reciprocal);
-    max + sum.ln()
-}
-
 /// dy (B, T, H, D) -> dq (B, T, H, D), dk and dv (B, T, KVH, D)
 pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, products: Dtype) -> [Tensor; 3] {
     let backward_unit = match products {
@@ -153,22 +104,6 @@ pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, products: Dtype) -> [Tenso
 fn scatter(into: &mut [f32], head: &[f32], heads: usize, index: usize, d: usize) {
     for (into, row) in into[index * d..].chunks_mut(heads * d).zip(head.chunks_exact(d)) {
         into[..d].copy_from_slice(row);
-    }
-}
-
-/// Gradients of one key head and the query heads that share it.
-pub struct Unit {
-    pub dq: Values, // (H / KVH, T, D)
-    pub dk: Values, // (T, D)
-    pub dv: Values, // (T, D)
-}
-
-impl Unit {
-    /// dk and dv are zeros to add to, dq is to be written.
-    pub fn new(s: Shape) -> Unit {
-        let td = s.t * s.d;
-        let [dk, dv] = [(); 2].map(|()| Values(reuse::zeros(td)));
-        Unit { dq: Values::any(s.h / s.kvh * td), dk, dv }
     }
 }
 
@@ -208,17 +143,4 @@ fn backward_unit(dy: &[f32], saved: &SavedValues, s: Shape, b: usize, kvh: usize
         }
     }
     unit
-}
-
-/// In place: scores to p = e^(score − lse), and dy vᵀ to ds = p · (dy vᵀ − delta); zero where unseen.
-#[inline(always)]
-pub fn score_gradient(p: &mut [f32], ds: &mut [f32], seen: Range<usize>, lse: f32, delta: f32) {
-    for row in [&mut *p, &mut *ds] {
-        row[..seen.start].fill(0.0);
-        row[seen.end..].fill(0.0);
-    }
-    for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
-        *p = simd::exp(*p - lse);
-        *ds = *p * (*ds - delta);
-    }
 }

@@ -6,12 +6,12 @@
 //! Saved are the log-sum-exp of every row instead of p (FlashAttention-2, Dao 2023): nothing of size
 //! T × T outlives a block of queries.
 
-use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 mod bf16;
 mod cpu;
 mod cuda;
+mod heads;
 
 /// Sizes of a head that the kernels of attention and of rotary positions on a GPU are compiled for.
 pub(crate) const GPU_HEAD_DIMS: [usize; 2] = [64, 128];

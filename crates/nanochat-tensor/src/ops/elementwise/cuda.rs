@@ -1,31 +1,9 @@
 use std::sync::Arc;
 
-use crate::cuda::{Buffer, Cuda, blocks, sources};
+use crate::cuda::{Cuda, blocks, sources};
 use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 256;
-
-/// Values from one type to the other.
-pub(crate) fn convert(gpu: &Cuda, to: &Buffer, from: &Buffer) {
-    convert_to(gpu, to.ptr(), to.dtype(), from);
-}
-
-/// To an address with room for all of `from`; for vectors of eight a multiple of 16 bytes.
-pub(crate) fn convert_to(gpu: &Cuda, to: u64, dtype: Dtype, from: &Buffer) {
-    let name = match (from.dtype(), dtype) {
-        (Dtype::F32, Dtype::Bf16) => "f32_to_bf16",
-        (Dtype::Bf16, Dtype::F32) => "bf16_to_f32",
-        (Dtype::F32, Dtype::F32) | (Dtype::Bf16, Dtype::Bf16) => {
-            return gpu.copy(to, from.ptr(), from.len() * dtype.bytes());
-        }
-        (Dtype::F32 | Dtype::Bf16, other) | (other @ (Dtype::Int8 | Dtype::U32), _) => {
-            other.has_no("conversion of values")
-        }
-    };
-    let launch = gpu.kernel(sources::elementwise, name).ptr(to).ptr(from.ptr()).u64(from.len());
-    // SAFETY: both hold `len` values; the kernel stops there.
-    unsafe { launch.run(eight_a_thread(from.len()), THREADS, 0) }
-}
 
 pub fn add_scaled(gpu: &Cuda, y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {
     assert_eq!((y.len(), y.dtype()), (x.len(), x.dtype()), "add_scaled: operands differ");

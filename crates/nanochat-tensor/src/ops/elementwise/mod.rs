@@ -1,11 +1,8 @@
 //! Loops over flat arrays that the tape and the tensors themselves need.
 
-use crate::device::dispatch;
 use crate::{Tensor, reuse, simd};
 
 mod cuda;
-
-pub(crate) use cuda::{convert, convert_to};
 
 /// y = factor · x + beta · y, with beta 0 or 1; 0 does not read y.
 pub(crate) fn add_scaled(y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {

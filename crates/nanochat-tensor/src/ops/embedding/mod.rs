@@ -1,6 +1,5 @@
 //! Rows of a table: y[n] = wte[ids[n]].  dwte[id] = Σ dy[n] over all n with ids[n] = id
 
-use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 mod cpu;

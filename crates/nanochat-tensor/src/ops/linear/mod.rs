@@ -2,7 +2,6 @@
 //!
 //! `linear_add` is what stands at the end of attention: the residual is added inside the product.
 
-use crate::device::dispatch;
 use crate::tensor::Target;
 use crate::{Dtype, Grads, Tape, Tensor};
 

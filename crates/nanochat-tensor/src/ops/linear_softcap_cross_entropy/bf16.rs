@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Output;
-use super::cpu::{Found, Segment, cap, finish, joined, put_rows, rows_of, unscaled_gradient};
+use super::segments::{Found, Segment, cap, finish, joined, put_rows, rows_of, unscaled_gradient};
 use crate::Tensor;
 use crate::gemm::bf16::{Left, Right, left_len, multiply, pack_left};
 use crate::gemm::pairs::{interleave, pair_up};

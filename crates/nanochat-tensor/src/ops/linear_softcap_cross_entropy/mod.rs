@@ -4,12 +4,12 @@
 //! z = x wᵀ,  c = 15 · tanh(z / 15),  nll = logsumexp(c) − c[target],  loss = Σ weight · nll
 //! dc = weight · (softmax(c) − onehot),  dz = dc · (1 − (c / 15)²),  dx = dz w,  dw = dzᵀ x
 
-use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 mod bf16;
 mod cpu;
 mod cuda;
+mod segments;
 
 /// Logits are squashed into ±SOFTCAP (Gemma 2's final softcap).
 const SOFTCAP: f32 = 15.0;
@@ -34,7 +34,7 @@ impl Output {
 
 /// logits (..) in place: z -> 15 · tanh(z / 15)
 pub fn softcap(logits: &mut [f32]) {
-    cpu::softcap(logits);
+    segments::softcap(logits);
 }
 
 /// x (N, C), lm_head (V, C) -> logits (N, V) after the softcap, float32, where x is: for the few rows that tokens are

@@ -4,7 +4,6 @@
 //! all that backward needs of h. On the CPU relu² and its derivative are taken of rows that a product has just made, while
 //! they are in the cache.
 
-use crate::device::dispatch;
 use crate::ops::linear;
 use crate::{Tape, Tensor};
 

@@ -3,7 +3,6 @@
 //! y = x · r,  r = 1 / √(mean(x²) + eps)
 //! dx = r · (dy − y · mean(dy · y))
 
-use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 pub(crate) mod cpu;

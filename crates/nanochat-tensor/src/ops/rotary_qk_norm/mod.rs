@@ -7,7 +7,6 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::cuda::{Buffer, Cuda};
-use crate::device::dispatch;
 use crate::{Tape, Tensor};
 
 mod cpu;

@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 
 use crate::Tensor;
 use crate::cuda::Buffer;
-use crate::device::dispatch;
 
 mod cpu;
 mod cuda;

@@ -15,7 +15,7 @@ impl Run {
     /// Called when a step begins, before it is fed: the steps of `--profile` are recorded from here.
     pub fn begin_step(&self, step: usize, device: &Device) {
         if self.settings.profile > 0 && self.writer.is_some() && step == self.first_step() + UNRECORDED {
-            recorder::start(device);
+            recorder::start(device.clock());
         }
     }
 

@@ -1,10 +1,9 @@
 //! Collectives of GPUs: NCCL, on a stream of its own beside the one that computes. A collective begins when all
 //! that was given to the compute stream before it is done, and what is given there after `wait` comes after the collective.
 
-mod library;
-
 use std::collections::VecDeque;
 use std::ptr::null_mut;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,9 +12,9 @@ use cudarc::driver::{CudaEvent, CudaStream};
 
 use super::{Lost, OnLost};
 use crate::Tensor;
-use crate::cuda::{Cuda, DeviceError, fail, libraries};
+use crate::cuda::nccl::{BFLOAT16, Code, Communicator, FLOAT32, Library, SUM, UniqueId, library};
+use crate::cuda::{Cuda, DeviceError, fail};
 use crate::profile;
-use library::{BFLOAT16, Code, Communicator, FLOAT32, Library, SUM, UniqueId, library};
 
 /// How often NCCL is asked for errors and for collectives that do not end.
 const WATCH: Duration = Duration::from_secs(1);
@@ -68,11 +67,6 @@ pub fn new_id() -> Result<Vec<u8>, DeviceError> {
     let code = unsafe { (library.get_unique_id)(&mut id) };
     library.opened(code)?;
     Ok(id.0.to_vec())
-}
-
-/// The version of the library, if there is one.
-pub fn library_version() -> Option<libraries::Version> {
-    library().ok()?.version()
 }
 
 /// This rank's end of a communicator.
@@ -158,7 +152,11 @@ impl Nccl {
         let values = Tensor::unwritten(&self.gpu, given.dtype(), shape);
         let dtype = if given.is_bf16() { BFLOAT16 } else { FLOAT32 };
         self.gpu.send_after(&self.stream);
-        let code = profile::collective(name, &self.stream, || call(given.ptr(), values.ptr(), dtype));
+        let code = profile::collective(
+            name,
+            || Rc::new(self.gpu.event_of(&self.stream)),
+            || call(given.ptr(), values.ptr(), dtype),
+        );
         if code != 0 {
             fail(format!("NCCL's {name} failed: {}", self.library.describe(code, self.communicator)));
         }

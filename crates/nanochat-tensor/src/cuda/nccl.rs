@@ -4,7 +4,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
-use crate::cuda::{DeviceError, libraries};
+use super::{DeviceError, libraries};
 
 /// ncclUniqueId: what rank 0 makes and all ranks name their communicator by.
 #[derive(Clone, Copy)]
@@ -44,6 +44,11 @@ pub fn library() -> Result<&'static Library, DeviceError> {
     static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
     let open = || Library::open(&libraries::find("nccl")?).ok();
     LIBRARY.get_or_init(open).as_ref().ok_or(DeviceError::NoLibrary { library: "nccl" })
+}
+
+/// The version of the library, if there is one.
+pub fn installed_version() -> Option<libraries::Version> {
+    library().ok()?.version()
 }
 
 impl Library {
