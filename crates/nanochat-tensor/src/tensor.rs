@@ -7,10 +7,10 @@ mod tests;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::Dtype;
-use crate::cuda::{Buffer, Cuda};
+use crate::cuda::{Buffer, Cuda, Slice};
 use crate::device::Device;
 use crate::packed::Packed;
 use crate::reuse::{self, Values};
@@ -62,18 +62,18 @@ enum Storage {
 /// after a change: once a step.
 struct CudaStorage {
     buffer: Buffer,
-    bf16: Mutex<Bf16Copy>,
+    bf16: Bf16Copy,
 }
 
 #[derive(Default)]
 struct Bf16Copy {
-    buffer: Option<Buffer>,
-    is_fresh: bool,
+    buffer: OnceLock<Buffer>,
+    is_fresh: Mutex<bool>,
 }
 
 impl Clone for CudaStorage {
     fn clone(&self) -> CudaStorage {
-        CudaStorage { buffer: self.buffer.clone(), bf16: Mutex::default() }
+        CudaStorage { buffer: self.buffer.clone(), bf16: Bf16Copy::default() }
     }
 }
 
@@ -104,7 +104,7 @@ impl Tensor {
     #[track_caller]
     pub(crate) fn on_gpu(buffer: Buffer, shape: &[usize]) -> Tensor {
         assert_eq!(buffer.len(), shape.iter().product::<usize>(), "data does not fill shape {shape:?}");
-        Tensor::of(Storage::Cuda(CudaStorage { buffer, bf16: Mutex::default() }), shape)
+        Tensor::of(Storage::Cuda(CudaStorage { buffer, bf16: Bf16Copy::default() }), shape)
     }
 
     /// A tensor of unknown values: the kernel that gets it writes all of them.
@@ -253,10 +253,10 @@ impl Tensor {
         let Storage::Cuda(CudaStorage { buffer, .. }) = storage else {
             panic!("rounded weights are on a GPU")
         };
-        let mut to = buffer.ptr();
+        let mut to = buffer.slice();
         for part in parts {
-            buffer.gpu().convert_to(to, Dtype::Bf16, part.buffer());
-            to += (part.len() * Dtype::Bf16.bytes()) as u64;
+            buffer.gpu().convert_to(to, part.buffer());
+            to = to.from(part.len());
         }
     }
 
@@ -268,12 +268,12 @@ impl Tensor {
                 Tensor::new(rows.iter().flat_map(|n| &self.data()[n * c..][..c]).copied().collect(), &shape)
             }
             Some(gpu) => {
-                let (some, bytes) = (Tensor::unwritten(gpu, self.dtype(), &shape), c * self.dtype().bytes());
-                let at = |tensor: &Tensor, row: usize| tensor.buffer().ptr() + (row * bytes) as u64;
-                let mut done = 0;
+                let some = Tensor::unwritten(gpu, self.dtype(), &shape);
+                let mut to = some.slice();
                 for run in rows.chunk_by(|n, next| n + 1 == *next) {
-                    gpu.copy(at(&some, done), at(self, run[0]), run.len() * bytes);
-                    done += run.len();
+                    let from = self.slice().part(run[0] * c..(run[0] + run.len()) * c);
+                    gpu.copy(to, from);
+                    to = to.from(from.len());
                 }
                 some
             }
@@ -288,10 +288,10 @@ impl Tensor {
         }
     }
 
-    /// The address of the values on the GPU.
+    /// The values on the GPU.
     #[track_caller]
-    pub(crate) fn ptr(&self) -> u64 {
-        self.buffer().ptr()
+    pub(crate) fn slice(&self) -> Slice<'_> {
+        self.buffer().slice()
     }
 
     #[track_caller]
@@ -304,37 +304,36 @@ impl Tensor {
         self.gpu().is_some() && self.dtype() == Dtype::Bf16
     }
 
-    /// The address of the values in bf16.
+    /// The values on the GPU in bf16.
     #[track_caller]
-    pub(crate) fn bf16_ptr(&self) -> u64 {
-        let Storage::Cuda(on_gpu) = &*self.storage else { return self.ptr() };
+    pub(crate) fn bf16_slice(&self) -> Slice<'_> {
+        let Storage::Cuda(on_gpu) = &*self.storage else { return self.slice() };
         if on_gpu.buffer.dtype() == Dtype::Bf16 {
-            return on_gpu.buffer.ptr();
+            return on_gpu.buffer.slice();
         }
         let gpu = on_gpu.buffer.gpu();
-        let mut copy = on_gpu.bf16.lock().unwrap_or_else(|e| e.into_inner());
-        let is_fresh = std::mem::replace(&mut copy.is_fresh, true);
-        let buffer = copy.buffer.get_or_insert_with(|| gpu.alloc(on_gpu.buffer.len(), Dtype::Bf16));
-        if !is_fresh {
+        let mut is_fresh = on_gpu.bf16.is_fresh.lock().unwrap_or_else(|e| e.into_inner());
+        let buffer = on_gpu.bf16.buffer.get_or_init(|| gpu.alloc(on_gpu.buffer.len(), Dtype::Bf16));
+        if !std::mem::replace(&mut *is_fresh, true) {
             gpu.convert(buffer, &on_gpu.buffer);
         }
-        buffer.ptr()
+        buffer.slice()
     }
 
-    /// The address for the optimizer to write to: as `data_mut`, it panics rather than change a weight that a tape
+    /// The values for the optimizer to write: as `data_mut`, it panics rather than change a weight that a tape
     /// shares.
     #[track_caller]
-    pub(crate) fn unshared_ptr_mut(&mut self) -> u64 {
+    pub(crate) fn unshared_slice_mut(&mut self) -> Slice<'_> {
         assert!(Arc::get_mut(&mut self.storage).is_some(), "{SHARED}");
-        self.ptr_mut()
+        self.slice_mut()
     }
 
-    /// The address to write to: as `make_mut`.
-    pub(crate) fn ptr_mut(&mut self) -> u64 {
+    /// The values to write: as `make_mut`.
+    pub(crate) fn slice_mut(&mut self) -> Slice<'_> {
         match Arc::make_mut(&mut self.storage) {
             Storage::Cuda(on_gpu) => {
-                on_gpu.bf16.get_mut().unwrap_or_else(|e| e.into_inner()).is_fresh = false;
-                on_gpu.buffer.ptr()
+                *on_gpu.bf16.is_fresh.get_mut().unwrap_or_else(|e| e.into_inner()) = false;
+                on_gpu.buffer.slice()
             }
             _ => panic!("tensor {:?} is on the CPU, the others on the GPU", self.shape),
         }
@@ -365,10 +364,8 @@ impl Tensor {
         let Some(gpu) = source.gpu().cloned() else {
             return self.data_mut()[at..][..from.len()].copy_from_slice(&source.data()[from]);
         };
-        let (dtype, to) = (source.dtype(), self.unshared_ptr_mut());
-        assert_eq!(self.dtype(), dtype, "write: the types differ");
-        let [at, start, bytes] = [at, from.start, from.len()].map(|n| n * dtype.bytes());
-        gpu.copy(to + at as u64, source.ptr() + start as u64, bytes);
+        let to = self.unshared_slice_mut();
+        gpu.copy(to.from(at), source.slice().part(from));
     }
 
     /// The same values and the same gradient under another shape.
@@ -384,12 +381,12 @@ fn download(buffer: &Buffer) -> Vec<f32> {
     match buffer.dtype() {
         Dtype::F32 => {
             let mut values = vec![0.0; buffer.len()];
-            buffer.gpu().download(buffer.ptr(), &mut values);
+            buffer.gpu().download(buffer.slice(), &mut values);
             values
         }
         Dtype::Bf16 => {
             let mut bits = vec![0u16; buffer.len()];
-            buffer.gpu().download(buffer.ptr(), &mut bits);
+            buffer.gpu().download(buffer.slice(), &mut bits);
             bits.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()
         }
         other @ (Dtype::Int8 | Dtype::U32) => other.has_no("tensor on a GPU"),

@@ -155,7 +155,7 @@ impl Nccl {
         let code = profile::collective(
             name,
             || Rc::new(self.gpu.event_of(&self.stream)),
-            || call(given.ptr(), values.ptr(), dtype),
+            || call(given.slice().address(), values.slice().address(), dtype),
         );
         if code != 0 {
             fail(format!("NCCL's {name} failed: {}", self.library.describe(code, self.communicator)));

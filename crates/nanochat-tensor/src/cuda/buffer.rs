@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::result;
 
-use super::Cuda;
+use super::{Cuda, Slice};
 use crate::Dtype;
 
 /// `len` values, given back to the stream's pool when dropped.
@@ -24,9 +24,9 @@ impl Buffer {
         &self.gpu
     }
 
-    /// The address on the GPU, which kernels take as an argument by reference.
-    pub fn ptr(&self) -> u64 {
-        self.ptr
+    /// All of its values.
+    pub fn slice(&self) -> Slice<'_> {
+        Slice::at(self.ptr, self.len, self.dtype)
     }
 
     pub fn len(&self) -> usize {
@@ -41,7 +41,7 @@ impl Buffer {
 impl Clone for Buffer {
     fn clone(&self) -> Buffer {
         let copy = self.gpu.alloc(self.len, self.dtype);
-        self.gpu.copy(copy.ptr, self.ptr, self.len * self.dtype.bytes());
+        self.gpu.copy(copy.slice(), self.slice());
         copy
     }
 }

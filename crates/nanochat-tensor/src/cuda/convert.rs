@@ -1,6 +1,6 @@
 //! Copies of values in another type.
 
-use super::{Buffer, Cuda, blocks, sources};
+use super::{Buffer, Cuda, Slice, blocks, sources};
 use crate::Dtype;
 
 const THREADS: u32 = 256;
@@ -8,22 +8,23 @@ const THREADS: u32 = 256;
 impl Cuda {
     /// Copies values from one type to the other.
     pub(crate) fn convert(&self, to: &Buffer, from: &Buffer) {
-        self.convert_to(to.ptr(), to.dtype(), from);
+        self.convert_to(to.slice(), from);
     }
 
-    /// Copies to an address with room for all of `from`; for vectors of eight a multiple of 16 bytes.
-    pub(crate) fn convert_to(&self, to: u64, dtype: Dtype, from: &Buffer) {
-        let name = match (from.dtype(), dtype) {
+    /// Copies to where there is room for all of `from`; for vectors of eight its address is a multiple of 16 bytes.
+    pub(crate) fn convert_to(&self, to: Slice, from: &Buffer) {
+        let name = match (from.dtype(), to.dtype()) {
             (Dtype::F32, Dtype::Bf16) => "f32_to_bf16",
             (Dtype::Bf16, Dtype::F32) => "bf16_to_f32",
             (Dtype::F32, Dtype::F32) | (Dtype::Bf16, Dtype::Bf16) => {
-                return self.copy(to, from.ptr(), from.len() * dtype.bytes());
+                return self.copy(to, from.slice());
             }
             (Dtype::F32 | Dtype::Bf16, other) | (other @ (Dtype::Int8 | Dtype::U32), _) => {
                 other.has_no("conversion of values")
             }
         };
-        let launch = self.kernel(sources::elementwise, name).ptr(to).ptr(from.ptr()).u64(from.len());
+        assert!(to.len() >= from.len(), "converting {} values into {}", from.len(), to.len());
+        let launch = self.kernel(sources::elementwise, name).slice(to).slice(from.slice()).u64(from.len());
         // SAFETY: both hold `len` values; the kernel stops there.
         unsafe { launch.run(blocks(from.len().div_ceil(8), THREADS), THREADS, 0) }
     }

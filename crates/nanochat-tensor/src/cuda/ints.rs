@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Buffer, Cuda};
+use super::{Buffer, Cuda, Slice};
 use crate::Dtype;
 
 /// `len` numbers of 32 bits on a GPU, zeros at first.
@@ -13,16 +13,15 @@ impl Ints {
         Ints(gpu.zeros(len, Dtype::U32))
     }
 
-    /// The address of the numbers from `at` on.
-    pub fn ptr(&self, at: usize) -> u64 {
-        assert!(at <= self.0.len(), "number {at} of {}", self.0.len());
-        self.0.ptr() + 4 * at as u64
+    /// The numbers from `at` on.
+    #[track_caller]
+    pub fn from(&self, at: usize) -> Slice<'_> {
+        self.0.slice().from(at)
     }
 
     /// Overwrites some of them, in the stream's order.
     #[track_caller]
     pub fn write(&mut self, at: usize, values: &[u32]) {
-        assert!(at + values.len() <= self.0.len(), "numbers {at} + {} of {}", values.len(), self.0.len());
-        self.0.gpu().overwrite(self.ptr(at), values);
+        self.0.gpu().overwrite(self.from(at).part(0..values.len()), values);
     }
 }

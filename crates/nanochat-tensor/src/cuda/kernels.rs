@@ -9,7 +9,7 @@ use cudarc::driver::{CudaFunction, CudaModule, sys as driver};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 
 use super::tensor_map::TensorMap;
-use super::{Cuda, cache, fail};
+use super::{Cuda, Slice, cache, fail};
 use crate::profile;
 
 const PRELUDE: &str = include_str!("../ops/prelude.cuh");
@@ -114,9 +114,9 @@ impl Argument {
 }
 
 impl Launch<'_> {
-    /// A pointer.
-    pub fn ptr(mut self, ptr: u64) -> Self {
-        self.arguments.push(Argument::U64(ptr));
+    /// A pointer to the first of these values; None: to nothing.
+    pub fn slice<'s>(mut self, slice: impl Into<Option<Slice<'s>>>) -> Self {
+        self.arguments.push(Argument::U64(slice.into().map_or(0, Slice::address)));
         self
     }
 

@@ -14,6 +14,7 @@ mod kernels;
 pub mod libraries;
 mod matmul;
 pub(crate) mod nccl;
+mod slice;
 mod staging;
 mod tensor_map;
 
@@ -32,6 +33,7 @@ pub use graph::Graph;
 pub(crate) use ints::Ints;
 pub(crate) use kernels::{Launch, blocks, sources};
 pub(crate) use matmul::{Operand, Output, Product};
+pub(crate) use slice::Slice;
 pub(crate) use staging::Locked;
 pub(crate) use tensor_map::TensorMap;
 
@@ -279,7 +281,12 @@ impl Cuda {
             || "clear".into(),
             // SAFETY: the buffer is at least so many bytes long.
             || unsafe {
-                result::memset_d8_async(buffer.ptr(), 0, len * dtype.bytes(), self.stream.cu_stream())
+                result::memset_d8_async(
+                    buffer.slice().address(),
+                    0,
+                    buffer.slice().bytes(),
+                    self.stream.cu_stream(),
+                )
             },
         );
         self.check(set, "clearing memory");
@@ -289,45 +296,54 @@ impl Cuda {
     /// `data` on the GPU; it may be changed as soon as this returns.
     pub(crate) fn upload<T: Number>(self: &Arc<Cuda>, data: &[T]) -> Buffer {
         let buffer = self.alloc(data.len(), T::DTYPE);
-        self.overwrite(buffer.ptr(), data);
+        self.overwrite(buffer.slice(), data);
         buffer
     }
 
     /// Writes `data` where the GPU's memory has room for it, in the stream's order; it may be changed as soon as this
     /// returns.
-    pub(crate) fn overwrite<T: bytemuck::Pod>(&self, to: u64, data: &[T]) {
+    #[track_caller]
+    pub(crate) fn overwrite<T: bytemuck::Pod>(&self, to: Slice, data: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(data);
+        assert!(bytes.len() <= to.bytes(), "{} bytes into {}", bytes.len(), to.bytes());
+        let to = to.address();
         self.bind();
         if bytes.len() <= staging::LARGEST {
             let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
             profile::kernel(|| "upload".into(), || staging.copy(self, to, bytes));
             return;
         }
-        // SAFETY: the caller's memory is as long as `data`; a copy from pageable memory returns when it is staged.
+        // SAFETY: the slice is as long as `data`, as was checked; a copy from pageable memory returns when it is staged.
         let copied = unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) };
         self.check(copied, "copying to the GPU");
     }
 
     /// Waits for the stream.
-    pub(crate) fn download<T: bytemuck::Pod>(&self, from: u64, into: &mut [T]) {
+    #[track_caller]
+    pub(crate) fn download<T: bytemuck::Pod>(&self, from: Slice, into: &mut [T]) {
         self.bind();
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
+        assert!(bytes.len() <= from.bytes(), "{} bytes of {}", bytes.len(), from.bytes());
+        let from = from.address();
         if bytes.len() <= staging::LARGEST {
             let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
             return staging.fetch(self, from, bytes);
         }
-        // SAFETY: callers pass a buffer at least as long as `into`; synchronize() waits for the copy.
+        // SAFETY: the slice is at least as long as `into`, as was checked; synchronize() waits for the copy.
         let copied = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) };
         self.check(copied, "copying from the GPU");
         self.synchronize();
     }
 
-    /// Copies `bytes` between buffers of the GPU.
-    pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) {
+    /// Copies values of one type between buffers of the GPU.
+    #[track_caller]
+    pub(crate) fn copy(&self, to: Slice, from: Slice) {
+        assert!(to.dtype() == from.dtype() && to.len() >= from.len(), "copying {from:?} to {to:?}");
+        let (to, from, bytes) = (to.address(), from.address(), from.bytes());
         self.bind();
         let copied = profile::kernel(
             || "copy".into(),
-            // SAFETY: callers pass buffers of at least so many bytes.
+            // SAFETY: both slices are of at least so many bytes, as was checked.
             || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) },
         );
         self.check(copied, "copying on the GPU");
@@ -423,7 +439,7 @@ mod tests {
         let parts = ["out of memory", "were asked for", "are free", "less fits"];
         assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
         let mut zeros = [1.0f32; 8];
-        gpu.download(gpu.zeros(8, Dtype::F32).ptr(), &mut zeros);
+        gpu.download(gpu.zeros(8, Dtype::F32).slice(), &mut zeros);
         assert_eq!(zeros, [0.0; 8]);
     }
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, result, sys};
 
-use super::Cuda;
+use super::{Cuda, Slice};
+use crate::dtype::Number;
 
 /// Copies up to this size go through here: 4 MiB are the ids of a million tokens. Weights, which are copied
 /// once, take the driver's own way.
@@ -105,7 +106,7 @@ pub(crate) struct Locked<T> {
     values: PhantomData<T>,
 }
 
-impl<T: bytemuck::Pod> Locked<T> {
+impl<T: Number> Locked<T> {
     /// For a kernel to write to.
     pub fn new(gpu: &Arc<Cuda>, len: usize) -> Locked<T> {
         gpu.bind();
@@ -125,9 +126,9 @@ impl<T: bytemuck::Pod> Locked<T> {
         self.len
     }
 
-    /// The address, on both sides.
-    pub fn ptr(&self) -> u64 {
-        self.pages().ptr as u64
+    /// All of the values, which lie at one address on both sides.
+    pub fn slice(&self) -> Slice<'_> {
+        Slice::at(self.pages().ptr as u64, self.len, T::DTYPE)
     }
 
     /// To be said after every launch that is given the address.
@@ -174,7 +175,7 @@ mod tests {
         let buffers: Vec<_> = (0..60).map(send).collect();
         for (n, buffer) in buffers.iter().enumerate() {
             let mut back = vec![0u32; buffer.len()];
-            gpu.download(buffer.ptr(), &mut back);
+            gpu.download(buffer.slice(), &mut back);
             assert!(back == values(n, lengths(n)), "upload {n} of {} values", back.len());
         }
     }

@@ -2,7 +2,7 @@
 
 use cudarc::driver::{DeviceRepr, sys};
 
-use super::Cuda;
+use super::{Cuda, Slice};
 
 /// Values and rows of a tile: 64 bf16 are the 128 bytes within which the TMA spreads rows over memory banks.
 const TILE: [u32; 2] = [64, 64];
@@ -15,9 +15,9 @@ pub(crate) struct TensorMap(sys::CUtensorMap);
 unsafe impl DeviceRepr for TensorMap {}
 
 impl Cuda {
-    /// Tiles of 64 tokens by 64 values of one head, of a bf16 tensor (B, T, H, D) at `ptr`. What lies beyond T is read
+    /// Tiles of 64 tokens by 64 values of one head, of a bf16 tensor (B, T, H, D). What lies beyond T is read
     /// as zeros and not written.
-    pub(crate) fn tensor_map(&self, ptr: u64, [b, t, h, d]: [usize; 4]) -> TensorMap {
+    pub(crate) fn tensor_map(&self, values: Slice, [b, t, h, d]: [usize; 4]) -> TensorMap {
         self.bind();
         let sizes = [d, h, t, b].map(|size| size as u64);
         let strides = [d, h * d, t * h * d].map(|values| 2 * values as u64);
@@ -30,7 +30,7 @@ impl Cuda {
                 &mut map,
                 sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                 4,
-                ptr as *mut std::ffi::c_void,
+                values.address() as *mut std::ffi::c_void,
                 sizes.as_ptr(),
                 strides.as_ptr(),
                 tile.as_ptr(),

@@ -47,12 +47,12 @@ pub fn sum_of_squares(tensors: &[Tensor]) -> Tensor {
     let gpu = tensors[0].buffer().gpu();
     let parts = gpu.alloc(PARTS * tensors.len(), Dtype::F32);
     for (i, tensor) in tensors.iter().enumerate() {
-        let launch = gpu.kernel(sources::optim, "sum_of_squares").ptr(parts.ptr() + (4 * PARTS * i) as u64);
+        let launch = gpu.kernel(sources::optim, "sum_of_squares").slice(parts.slice().from(PARTS * i));
         // SAFETY: each block writes its own of PARTS values.
-        unsafe { launch.ptr(tensor.ptr()).u64(tensor.len()).run([PARTS, 1, 1], THREADS, 0) }
+        unsafe { launch.slice(tensor.slice()).u64(tensor.len()).run([PARTS, 1, 1], THREADS, 0) }
     }
     let sum = Tensor::unwritten(gpu, Dtype::F32, &[1]);
-    let launch = gpu.kernel(sources::optim, "sum").ptr(sum.ptr()).ptr(parts.ptr()).u32(parts.len());
+    let launch = gpu.kernel(sources::optim, "sum").slice(sum.slice()).slice(parts.slice()).u32(parts.len());
     // SAFETY: one block over all parts; one value is written.
     unsafe { launch.run([1, 1, 1], 1_024, 0) }
     sum
@@ -63,7 +63,7 @@ pub fn sum_of_squares(tensors: &[Tensor]) -> Tensor {
 pub fn clip_factor(square: &Tensor, limit: f32) -> Tensor {
     let gpu = square.buffer().gpu();
     let factor = Tensor::unwritten(gpu, Dtype::F32, &[2]);
-    let launch = gpu.kernel(sources::optim, "clip_factor").ptr(factor.ptr()).ptr(square.ptr());
+    let launch = gpu.kernel(sources::optim, "clip_factor").slice(factor.slice()).slice(square.slice());
     // SAFETY: one thread reads one value and writes two.
     unsafe { launch.f32(limit).run([1, 1, 1], 1, 0) }
     factor
@@ -83,12 +83,12 @@ pub fn adamw(
     let (gpu, len) = (grad.buffer().gpu(), range.len());
     assert!(range.end <= weight.len(), "adamw: {range:?} of {} values", weight.len());
     assert!([grad, state.0, state.1].iter().all(|tensor| tensor.len() >= len), "adamw: lengths differ");
-    let launch = gpu.kernel(sources::optim, "adamw").ptr(weight.unshared_ptr_mut() + 4 * range.start as u64);
+    let launch = gpu.kernel(sources::optim, "adamw").slice(weight.unshared_slice_mut().part(range));
     let launch = launch
-        .ptr(state.0.unshared_ptr_mut())
-        .ptr(state.1.unshared_ptr_mut())
-        .ptr(grad.ptr())
-        .ptr(clip.ptr() + 4);
+        .slice(state.0.unshared_slice_mut())
+        .slice(state.1.unshared_slice_mut())
+        .slice(grad.slice())
+        .slice(clip.slice().from(1));
     let launch = launch.u64(len).f32(step.keep).f32(step.step_size).f32(step.root_correction);
     let launch = launch.f32(step.betas.0).f32(step.betas.1).f32(step.eps);
     // SAFETY: four float32 arrays of `len` values, four to a thread.
@@ -111,22 +111,22 @@ fn muon_batch(params: &mut [MuonParam], clip: &Tensor, step: Muon) {
     let (u, parts) = (gpu.alloc(n * len, Dtype::Bf16), gpu.alloc(n * PARTS, Dtype::F32));
     for (i, param) in params.iter_mut().enumerate() {
         assert_eq!(param.weight.shape(), [rows, cols], "muon: a batch is of one shape");
-        let launch = gpu.kernel(sources::optim, "muon_momentum").ptr(u.ptr() + (2 * i * len) as u64);
+        let launch = gpu.kernel(sources::optim, "muon_momentum").slice(u.slice().from(i * len));
         let launch =
-            launch.ptr(parts.ptr() + (4 * i * PARTS) as u64).ptr(param.momentum_buffer.unshared_ptr_mut());
-        let launch = launch.ptr(param.grad.ptr()).ptr(clip.ptr() + 4).u64(len).f32(step.momentum);
+            launch.slice(parts.slice().from(i * PARTS)).slice(param.momentum_buffer.unshared_slice_mut());
+        let launch = launch.slice(param.grad.slice()).slice(clip.slice().from(1)).u64(len).f32(step.momentum);
         // SAFETY: all arrays hold `len` values; each block writes its own part.
         unsafe { launch.run([PARTS, 1, 1], THREADS, 0) }
     }
-    let launch = gpu.kernel(sources::optim, "muon_normalize").ptr(u.ptr()).ptr(parts.ptr());
+    let launch = gpu.kernel(sources::optim, "muon_normalize").slice(u.slice()).slice(parts.slice());
     // SAFETY: n matrices of `len` values with PARTS parts each.
     unsafe { launch.u32(PARTS).u64(len).run([PARTS, n, 1], THREADS, 0) }
 
     let u = orthogonalize(gpu, u, n, rows, cols, step);
     let scale = step.lr * (rows as f32 / cols as f32).max(1.0).sqrt();
     for (i, param) in params.iter_mut().enumerate() {
-        let launch = gpu.kernel(sources::optim, "muon_apply").ptr(param.weight.unshared_ptr_mut());
-        let launch = launch.ptr(u.ptr() + (2 * i * len) as u64).f32(scale).u64(len);
+        let launch = gpu.kernel(sources::optim, "muon_apply").slice(param.weight.unshared_slice_mut());
+        let launch = launch.slice(u.slice().from(i * len)).f32(scale).u64(len);
         // SAFETY: both hold `len` values, eight to a thread.
         unsafe { launch.run(blocks(len / 8, THREADS), THREADS, 0) }
     }
@@ -145,19 +145,19 @@ fn orthogonalize(
     let ((a, b, c), short, tall) = (step.newton_schulz, rows.min(cols), rows > cols);
     let mut next = gpu.alloc(x.len(), Dtype::Bf16);
     let [gram, polynomial] = [(); 2].map(|()| gpu.alloc(n * short * short, Dtype::Bf16));
-    let square = Operand::new(gram.ptr(), short);
-    let out = |ptr, ld| Output { ptr, ld, dtype: Dtype::Bf16 };
+    let square = Operand::new(gram.slice(), short);
     for _ in 0..step.newton_schulz_steps {
-        let view = Operand::new(x.ptr(), cols);
+        let view = Operand::new(x.slice(), cols);
         let (left, right) = if tall { (view.t(), view) } else { (view, view.t()) };
-        let product = Product::new([short, short, rows.max(cols)], left, right, out(gram.ptr(), short), 0.0);
+        let product =
+            Product::new([short, short, rows.max(cols)], left, right, Output::new(gram.slice(), short), 0.0);
         gpu.matmul(Product { batch: n, ..product });
-        let product = Product::new([short; 3], square, square, out(polynomial.ptr(), short), b);
-        gpu.matmul(Product { added: gram.ptr(), alpha: c, batch: n, ..product });
-        let factor = Operand::new(polynomial.ptr(), short);
+        let product = Product::new([short; 3], square, square, Output::new(polynomial.slice(), short), b);
+        gpu.matmul(Product { added: gram.slice(), alpha: c, batch: n, ..product });
+        let factor = Operand::new(polynomial.slice(), short);
         let (left, right) = if tall { (view, factor) } else { (factor, view) };
-        let product = Product::new([rows, cols, short], left, right, out(next.ptr(), cols), a);
-        gpu.matmul(Product { added: x.ptr(), batch: n, ..product });
+        let product = Product::new([rows, cols, short], left, right, Output::new(next.slice(), cols), a);
+        gpu.matmul(Product { added: x.slice(), batch: n, ..product });
         std::mem::swap(&mut x, &mut next);
     }
     x

@@ -14,8 +14,7 @@ use cudarc::driver::{CudaStream, result as driver};
 
 use self::choices::Choices;
 use self::plan::Plan;
-use super::{Cuda, cache, fail};
-use crate::Dtype;
+use super::{Cuda, Slice, cache, fail};
 use crate::profile;
 
 /// 32 MiB is what cuBLAS takes on Hopper; split products want it.
@@ -25,41 +24,46 @@ const SEARCH_FROM_FLOPS: f64 = 1e9;
 
 /// A row-major bf16 matrix: element (i, j) is at `i * ld + j`, or at `j * ld + i` where it is transposed.
 #[derive(Clone, Copy)]
-pub(crate) struct Operand {
-    pub ptr: u64,
+pub(crate) struct Operand<'a> {
+    pub values: Slice<'a>,
     pub ld: usize,
     pub transposed: bool,
 }
 
-impl Operand {
-    pub fn new(ptr: u64, ld: usize) -> Operand {
-        Operand { ptr, ld, transposed: false }
+impl<'a> Operand<'a> {
+    pub fn new(values: Slice<'a>, ld: usize) -> Operand<'a> {
+        Operand { values, ld, transposed: false }
     }
 
-    pub fn t(self) -> Operand {
+    pub fn t(self) -> Operand<'a> {
         Operand { transposed: !self.transposed, ..self }
     }
 }
 
 /// A row-major matrix to write.
 #[derive(Clone, Copy)]
-pub(crate) struct Output {
-    pub ptr: u64,
+pub(crate) struct Output<'a> {
+    pub values: Slice<'a>,
     pub ld: usize,
-    pub dtype: Dtype,
+}
+
+impl<'a> Output<'a> {
+    pub fn new(values: Slice<'a>, ld: usize) -> Output<'a> {
+        Output { values, ld }
+    }
 }
 
 /// out (m, n) = alpha · a (m, k) · b (k, n) + beta · added, for each matrix of a batch. The matrices of a batch lie
 /// one after another; `added` has the layout of `out` and may be it.
 #[derive(Clone, Copy)]
-pub(crate) struct Product {
+pub(crate) struct Product<'a> {
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    pub a: Operand,
-    pub b: Operand,
-    pub out: Output,
-    pub added: u64,
+    pub a: Operand<'a>,
+    pub b: Operand<'a>,
+    pub out: Output<'a>,
+    pub added: Slice<'a>,
     pub alpha: f32,
     pub beta: f32,
     pub batch: usize,
@@ -67,10 +71,10 @@ pub(crate) struct Product {
     pub search: bool,
 }
 
-impl Product {
+impl<'a> Product<'a> {
     /// out = a b + beta · out
-    pub fn new([m, n, k]: [usize; 3], a: Operand, b: Operand, out: Output, beta: f32) -> Product {
-        Product { m, n, k, a, b, out, added: out.ptr, alpha: 1.0, beta, batch: 1, search: true }
+    pub fn new([m, n, k]: [usize; 3], a: Operand<'a>, b: Operand<'a>, out: Output<'a>, beta: f32) -> Self {
+        Product { m, n, k, a, b, out, added: out.values, alpha: 1.0, beta, batch: 1, search: true }
     }
 
     /// All that the choice of an algorithm depends on.
@@ -78,7 +82,7 @@ impl Product {
         let side = |o: Operand| format!("{}{}", if o.transposed { "t" } else { "n" }, o.ld);
         let Product { m, n, k, batch, .. } = self;
         let (a, b, out) = (side(self.a), side(self.b), self.out);
-        let kind = format!("{:?}{}", out.dtype, if self.beta != 0.0 { "+" } else { "" });
+        let kind = format!("{:?}{}", out.values.dtype(), if self.beta != 0.0 { "+" } else { "" });
         format!("{m}x{n}x{k}x{batch}-{a}-{b}-{kind}-{}", out.ld)
     }
 }
@@ -164,13 +168,13 @@ impl Cuda {
                 plan.desc,
                 (&raw const p.alpha).cast(),
                 (&raw const p.beta).cast(),
-                p.b.ptr as *const c_void,
+                p.b.values.address() as *const c_void,
                 plan.a,
-                p.a.ptr as *const c_void,
+                p.a.values.address() as *const c_void,
                 plan.b,
-                p.added as *const c_void,
+                p.added.address() as *const c_void,
                 plan.out,
-                p.out.ptr as *mut c_void,
+                p.out.values.address() as *mut c_void,
                 plan.out,
                 algorithm,
                 self.matmul.workspace as *mut c_void,

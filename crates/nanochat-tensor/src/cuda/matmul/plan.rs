@@ -3,7 +3,8 @@
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys;
 
-use super::{Dtype, Product};
+use super::Product;
+use crate::Dtype;
 
 const BF16: sys::cudaDataType = sys::cudaDataType::CUDA_R_16BF;
 const F32: sys::cudaDataType = sys::cudaDataType::CUDA_R_32F;
@@ -26,7 +27,7 @@ unsafe impl Sync for Plan {}
 impl Plan {
     /// All but the algorithm.
     pub fn new(p: &Product) -> Result<Plan, CublasError> {
-        let dtype = match p.out.dtype {
+        let dtype = match p.out.values.dtype() {
             Dtype::F32 => F32,
             Dtype::Bf16 => BF16,
             other @ (Dtype::Int8 | Dtype::U32) => other.has_no("product of matrices on CUDA"),

@@ -66,8 +66,8 @@ impl Cuda {
         candidates: &[sys::cublasLtMatmulAlgo_t],
     ) -> sys::cublasLtMatmulAlgo_t {
         // Into a buffer of its own: with beta 1 the real one would be added to.
-        let scratch = self.alloc(p.batch * ((p.m - 1) * p.out.ld + p.n), p.out.dtype);
-        let p = Product { out: Output { ptr: scratch.ptr(), ..p.out }, added: scratch.ptr(), ..*p };
+        let scratch = self.alloc(p.batch * ((p.m - 1) * p.out.ld + p.n), p.out.values.dtype());
+        let p = Product { out: Output::new(scratch.slice(), p.out.ld), added: scratch.slice(), ..*p };
         let time = |algorithm: &sys::cublasLtMatmulAlgo_t, runs: usize| {
             let mut outcome = Ok(());
             // SAFETY: the scratch buffer has the shape of the output.
@@ -97,7 +97,8 @@ impl Cuda {
 mod tests {
     use super::*;
     use crate::Device;
-    use crate::cuda::Dtype;
+    use crate::Dtype;
+    use crate::cuda::Slice;
     use crate::cuda::matmul::{Operand, Output};
     use crate::testing::gpu;
 
@@ -107,9 +108,9 @@ mod tests {
         let Some(Device::Cuda(first)) = gpu() else { return };
         let Device::Cuda(second) = Device::cuda(0).unwrap() else { unreachable!() };
         for (dtype, beta) in [(Dtype::Bf16, 0.0), (Dtype::F32, 1.0)] {
-            let out = Output { ptr: 256, ld: 3_072, dtype };
-            let shape = [8_192, 3_072, 768];
-            let product = Product::new(shape, Operand::new(256, 768), Operand::new(256, 768).t(), out, beta);
+            let out = Output::new(Slice::at(256, 8_192 * 3_072, dtype), 3_072);
+            let factor = Operand::new(Slice::at(256, 8_192 * 768, Dtype::Bf16), 768);
+            let product = Product::new([8_192, 3_072, 768], factor, factor.t(), out, beta);
             let propose = |gpu: &Arc<Cuda>| {
                 let plan = Plan::new(&product).unwrap();
                 gpu.candidates(&plan).unwrap().into_iter().map(|algorithm| algorithm.data).collect::<Vec<_>>()

@@ -9,10 +9,10 @@ const THREADS: u32 = 512;
 pub fn argmax(gpu: &Arc<Cuda>, x: &Tensor) -> Vec<u32> {
     assert_eq!(x.dtype(), Dtype::F32, "argmax on CUDA takes float32");
     let columns = gpu.alloc(x.rows(), Dtype::U32);
-    let launch = gpu.kernel(sources::argmax, "argmax").ptr(columns.ptr()).ptr(x.ptr()).u32(x.cols());
+    let launch = gpu.kernel(sources::argmax, "argmax").slice(columns.slice()).slice(x.slice()).u32(x.cols());
     // SAFETY: a block for each row of x, which writes one column.
     unsafe { launch.run([x.rows(), 1, 1], THREADS, 0) }
     let mut found = vec![0; x.rows()];
-    gpu.download(columns.ptr(), &mut found);
+    gpu.download(columns.slice(), &mut found);
     found
 }

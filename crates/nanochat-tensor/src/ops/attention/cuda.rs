@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use super::{GPU_HEAD_DIMS, Saved, Shape};
-use crate::cuda::{Buffer, Cuda, Launch, TensorMap, blocks, sources};
+use crate::cuda::{Buffer, Cuda, Launch, Slice, TensorMap, blocks, sources};
 use crate::{Dtype, Tensor};
 
 /// As in both files: queries (or keys) of a piece of work.
@@ -22,10 +22,10 @@ pub fn forward(gpu: &Arc<Cuda>, q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) ->
     let lse = Tensor::unwritten(gpu, Dtype::F32, &[s.b, s.h, s.padded()]);
     if hopper(gpu) {
         let maps = [map(gpu, q, s), map(gpu, k, s), map(gpu, v, s), map(gpu, &y, s)];
-        launch_sm90(gpu, "forward", maps, [lse.ptr()], s.h, 6 * s.tile(ROWS), s);
+        launch_sm90(gpu, "forward", maps, [lse.slice()], s.h, 6 * s.tile(ROWS), s);
     } else {
-        let launch = kernel(gpu, "forward", s).ptr(y.ptr()).ptr(lse.ptr());
-        let launch = sizes(launch.ptr(q.bf16_ptr()).ptr(k.bf16_ptr()).ptr(v.bf16_ptr()), s);
+        let launch = kernel(gpu, "forward", s).slice(y.slice()).slice(lse.slice());
+        let launch = sizes(launch.slice(q.bf16_slice()).slice(k.bf16_slice()).slice(v.bf16_slice()), s);
         // SAFETY: all tensors have the shapes that `Shape::of` checked; a block for each 128 queries of a head.
         unsafe { launch.run([s.tiles(), s.h, s.b], 256, (s.tile(ROWS) + 4 * s.tile(64)) as u32) }
     }
@@ -38,7 +38,7 @@ pub fn backward(gpu: &Arc<Cuda>, dy: &Tensor, saved: &Saved, s: Shape) -> [Tenso
     let [dq, dk, dv] = [q, k, v].map(|x| Tensor::unwritten(gpu, Dtype::Bf16, x.shape()));
     let delta = Tensor::unwritten(gpu, Dtype::F32, lse.shape());
     let rows = s.b * s.padded() * s.h;
-    let launch = kernel(gpu, "delta", s).ptr(delta.ptr()).ptr(dy.bf16_ptr()).ptr(y.bf16_ptr());
+    let launch = kernel(gpu, "delta", s).slice(delta.slice()).slice(dy.bf16_slice()).slice(y.bf16_slice());
     // SAFETY: D / 8 threads for each head of each token, those past the end of a row included.
     unsafe { sizes(launch, s).u32(rows).run(blocks(rows * s.d / 8, 256), 256, 0) }
 
@@ -46,7 +46,7 @@ pub fn backward(gpu: &Arc<Cuda>, dy: &Tensor, saved: &Saved, s: Shape) -> [Tenso
     if hopper(gpu) {
         let maps =
             |outputs: &[&Tensor]| outputs.iter().chain(&inputs).map(|x| map(gpu, x, s)).collect::<Vec<_>>();
-        let rows = [lse.ptr(), delta.ptr()];
+        let rows = [lse.slice(), delta.slice()];
         let stage = 2 * s.tile(64);
         // 512 bytes of a stage are 64 values each of lse and delta.
         launch_sm90(
@@ -60,13 +60,13 @@ pub fn backward(gpu: &Arc<Cuda>, dy: &Tensor, saved: &Saved, s: Shape) -> [Tenso
         );
         launch_sm90(gpu, "backward_q", maps(&[&dq]), rows, s.h, 3 * s.tile(ROWS) + 3 * stage, s);
     } else {
-        let inputs = inputs.map(Tensor::bf16_ptr).into_iter().chain([lse.ptr(), delta.ptr()]);
-        let with_inputs = |launch| sizes(inputs.clone().fold(launch, Launch::ptr), s);
+        let inputs = inputs.map(Tensor::bf16_slice).into_iter().chain([lse.slice(), delta.slice()]);
+        let with_inputs = |launch| sizes(inputs.clone().fold(launch, Launch::slice), s);
         let bytes = (2 * s.tile(ROWS) + 4 * s.tile(32)) as u32;
-        let launch = with_inputs(kernel(gpu, "backward_kv", s).ptr(dk.ptr()).ptr(dv.ptr()));
+        let launch = with_inputs(kernel(gpu, "backward_kv", s).slice(dk.slice()).slice(dv.slice()));
         // SAFETY: as in forward; a block for each 128 keys of a key head.
         unsafe { launch.run([s.tiles(), s.kvh, s.b], 256, bytes) }
-        let launch = with_inputs(kernel(gpu, "backward_q", s).ptr(dq.ptr()));
+        let launch = with_inputs(kernel(gpu, "backward_q", s).slice(dq.slice()));
         // SAFETY: as in forward.
         unsafe { launch.run([s.tiles(), s.h, s.b], 256, bytes) }
     }
@@ -105,16 +105,16 @@ fn sizes(launch: Launch, s: Shape) -> Launch {
 
 fn map(gpu: &Cuda, x: &Tensor, s: Shape) -> TensorMap {
     let heads = x.shape()[2];
-    gpu.tensor_map(x.bf16_ptr(), [s.b, s.t, heads, s.d])
+    gpu.tensor_map(x.bf16_slice(), [s.b, s.t, heads, s.d])
 }
 
 /// One block a multiprocessor, which draws work until all tiles of `heads` heads are done.
 #[track_caller]
-fn launch_sm90(
+fn launch_sm90<'a>(
     gpu: &Arc<Cuda>,
     name: &str,
     maps: impl IntoIterator<Item = TensorMap>,
-    rows: impl IntoIterator<Item = u64>,
+    rows: impl IntoIterator<Item = Slice<'a>>,
     heads: usize,
     tile_bytes: usize,
     s: Shape,
@@ -123,7 +123,7 @@ fn launch_sm90(
     let launch = gpu.kernel(sources::attention_sm90, &format!("attention_{name}_sm90_{}", s.d));
     let counter: Buffer = gpu.zeros(1, Dtype::U32);
     let launch = maps.into_iter().fold(launch, Launch::map);
-    let launch = rows.into_iter().fold(launch, Launch::ptr).ptr(counter.ptr());
+    let launch = rows.into_iter().fold(launch, Launch::slice).slice(counter.slice());
     let launch = launch.u32(s.t).u32(s.padded()).u32(s.h).u32(s.kvh).u32(s.b).u32(s.window.min(s.t));
     let launch = launch.u32(heads_together(gpu, s)).f32(s.scale());
     let grid = [(s.tiles() * heads * s.b).min(gpu.multiprocessors() as usize), 1, 1];

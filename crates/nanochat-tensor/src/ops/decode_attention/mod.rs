@@ -139,7 +139,7 @@ impl DecodeRows {
     /// x (.., C) = norm of the tokens' rows of wte (V, C)
     pub fn embed(&self, x: &mut Tensor, wte: &Tensor, shape: Shape) {
         assert_eq!(wte.rows(), self.bounds[0], "the embedding of another model");
-        rms_norm::cuda::forward_into(&self.gpu, x, wte, self.ints.ptr(0), shape.rows, self.eps);
+        rms_norm::cuda::forward_into(&self.gpu, x, wte, Some(self.ints.from(0)), shape.rows, self.eps);
     }
 
     /// [first row, rows, shared pages] of rows that are read together, as many to a tile as its queries allow.
@@ -207,10 +207,11 @@ pub fn decode_attention(
     let [cos, sin] = table.on_gpu(gpu);
     let [own, of_tile] = splits(gpu, shape, kvh);
     let kernel = gpu.kernel(sources::decode_attention, &format!("decode_attention_{d}"));
-    let launch = kernel.ptr(y.ptr_mut()).ptr(qkv.bf16_ptr()).ptr(cache.k(layer)).ptr(cache.v(layer));
-    let launch = launch.ptr(cos.ptr()).ptr(sin.ptr()).ptr(ints.ptr((3 + TILE_FIELDS) * r));
-    let launch = launch.ptr(ints.ptr(r)).ptr(ints.ptr(2 * r)).ptr(ints.ptr(3 * r));
-    let launch = launch.ptr(rows.partial.ptr()).ptr(rows.softmaxes.ptr()).ptr(rows.arrived.ptr(0));
+    let launch =
+        kernel.slice(y.slice_mut()).slice(qkv.bf16_slice()).slice(cache.k(layer)).slice(cache.v(layer));
+    let launch = launch.slice(cos.slice()).slice(sin.slice()).slice(ints.from((3 + TILE_FIELDS) * r));
+    let launch = launch.slice(ints.from(r)).slice(ints.from(2 * r)).slice(ints.from(3 * r));
+    let launch = launch.slice(rows.partial.slice()).slice(rows.softmaxes.slice()).slice(rows.arrived.from(0));
     let launch =
         launch.u32(shape.rows).u32(h).u32(kvh).u32(rows.max_pages).u32(own).u32(of_tile).u32(shape.tiles);
     let launch = launch.f32(std::f32::consts::LOG2_E / (d as f32).sqrt()).f32(rows.eps).overlapping();

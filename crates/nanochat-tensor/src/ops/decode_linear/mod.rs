@@ -70,7 +70,8 @@ fn few(
     // With more rows x weighs as much as w: two tiles of w then share each reading of it, if that leaves enough blocks.
     let tiles = if batch > 1 && warps == 8 && n >= 16 * gpu.multiprocessors() as usize { 2 } else { 1 };
     let kernel = gpu.kernel(sources::decode_linear, &format!("decode_linear_{batch}_{tiles}_{}", warps * 32));
-    let launch = kernel.ptr(y.ptr_mut()).ptr(x.bf16_ptr()).ptr(w.bf16_ptr()).u32(rows).u32(n).u32(k);
+    let launch =
+        kernel.slice(y.slice_mut()).slice(x.bf16_slice()).slice(w.bf16_slice()).u32(rows).u32(n).u32(k);
     let launch =
         launch.u32(usize::from(eps.is_some())).u32(epilogue as usize).f32(eps.unwrap_or(0.0)).overlapping();
     // The kernel's AHEAD pieces of w, 16 bytes a lane for each eight rows; then the sums of each warp in their place.
@@ -94,24 +95,24 @@ fn many(
     let x = match norm {
         None => x,
         Some((normed, eps)) => {
-            rms_norm::cuda::forward_into(gpu, normed, x, 0, rows, eps);
+            rms_norm::cuda::forward_into(gpu, normed, x, None, rows, eps);
             &*normed
         }
     };
-    let out = Output { ptr: y.ptr_mut(), ld: n, dtype: y.dtype() };
-    let (a, b) = (Operand::new(x.bf16_ptr(), k), Operand::new(w.bf16_ptr(), k).t());
+    let out = Output::new(y.slice_mut(), n);
+    let (a, b) = (Operand::new(x.bf16_slice(), k), Operand::new(w.bf16_slice(), k).t());
     gpu.matmul(Product::new([rows, n, k], a, b, out, if epilogue == Epilogue::Add { 1.0 } else { 0.0 }));
-    let (y, len) = (y.ptr_mut(), rows * n);
+    let (y, len) = (y.slice_mut(), rows * n);
     match epilogue {
         Epilogue::Plain | Epilogue::Add => {}
         Epilogue::ReluSquared => {
-            let launch = gpu.kernel(sources::mlp, "relu_squared_forward").ptr(y).ptr(y).u64(len);
+            let launch = gpu.kernel(sources::mlp, "relu_squared_forward").slice(y).slice(y).u64(len);
             // SAFETY: y holds `len` values, each changed where it lies by one thread.
             unsafe { launch.run(blocks(len / 8, 256), 256, 0) }
         }
         Epilogue::Softcap => {
             let launch =
-                gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").ptr(y).f32(15.0).u64(len);
+                gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").slice(y).f32(15.0).u64(len);
             // SAFETY: as above.
             unsafe { launch.run(blocks(len, 1_024), 512, 0) }
         }

@@ -12,7 +12,7 @@ pub fn add_scaled(gpu: &Cuda, y: &mut Tensor, x: &Tensor, factor: f32, beta: f32
         Dtype::Bf16 => "add_scaled_bf16",
         other @ (Dtype::Int8 | Dtype::U32) => other.has_no("sum of tensors"),
     };
-    let launch = gpu.kernel(sources::elementwise, name).ptr(y.ptr_mut()).ptr(x.ptr());
+    let launch = gpu.kernel(sources::elementwise, name).slice(y.slice_mut()).slice(x.slice());
     let launch = launch.f32(factor).u32(usize::from(beta != 0.0)).u64(x.len());
     // SAFETY: both hold `len` values of the kernel's type.
     unsafe { launch.run(eight_a_thread(x.len()), THREADS, 0) }
@@ -20,8 +20,11 @@ pub fn add_scaled(gpu: &Cuda, y: &mut Tensor, x: &Tensor, factor: f32, beta: f32
 
 pub fn sum(gpu: &Arc<Cuda>, x: &Tensor, y: &Tensor) -> Tensor {
     let z = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
-    let launch =
-        gpu.kernel(sources::elementwise, "sum_bf16").ptr(z.ptr()).ptr(x.bf16_ptr()).ptr(y.bf16_ptr());
+    let launch = gpu
+        .kernel(sources::elementwise, "sum_bf16")
+        .slice(z.slice())
+        .slice(x.bf16_slice())
+        .slice(y.bf16_slice());
     // SAFETY: all three hold `len` bf16 values.
     unsafe { launch.u64(x.len()).run(eight_a_thread(x.len()), THREADS, 0) }
     z

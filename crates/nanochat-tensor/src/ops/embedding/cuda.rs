@@ -9,9 +9,9 @@ pub fn forward(gpu: &Arc<Cuda>, ids: &[u32], wte: &Tensor) -> Tensor {
     let c = width(wte);
     let y = Tensor::unwritten(gpu, Dtype::Bf16, &[ids.len(), c]);
     let on_gpu = gpu.upload(ids);
-    let launch = gpu.kernel(sources::embedding, "embedding_forward").ptr(y.ptr()).ptr(wte.ptr());
+    let launch = gpu.kernel(sources::embedding, "embedding_forward").slice(y.slice()).slice(wte.slice());
     // SAFETY: every id is a row of wte, and y has a row for each id.
-    unsafe { launch.ptr(on_gpu.ptr()).u32(c).run([ids.len(), 1, 1], THREADS, 0) }
+    unsafe { launch.slice(on_gpu.slice()).u32(c).run([ids.len(), 1, 1], THREADS, 0) }
     y
 }
 
@@ -26,8 +26,9 @@ pub fn backward(gpu: &Arc<Cuda>, dwte: &mut Tensor, beta: f32, ids: &[u32], dy: 
     let changes = |&n: &usize| n == 0 || ids[order[n] as usize] != ids[order[n - 1] as usize];
     let starts: Vec<u32> = (0..ids.len()).filter(changes).chain([ids.len()]).map(|n| n as u32).collect();
     let [on_gpu, order, begins] = [ids, &order, &starts].map(|values| gpu.upload(values));
-    let launch = gpu.kernel(sources::embedding, "embedding_backward").ptr(dwte.ptr_mut()).ptr(dy.bf16_ptr());
-    let launch = launch.ptr(on_gpu.ptr()).ptr(order.ptr()).ptr(begins.ptr()).u32(width(dy));
+    let launch =
+        gpu.kernel(sources::embedding, "embedding_backward").slice(dwte.slice_mut()).slice(dy.bf16_slice());
+    let launch = launch.slice(on_gpu.slice()).slice(order.slice()).slice(begins.slice()).u32(width(dy));
     // SAFETY: `starts` cuts `order`, a permutation of the rows of dy, into one group for each block.
     unsafe { launch.run([starts.len() - 1, 1, 1], THREADS, 0) }
 }

@@ -20,28 +20,28 @@ pub fn forward_add(gpu: &Arc<Cuda>, residual: &Tensor, x: &Tensor, w: &Tensor) -
 fn product(gpu: &Arc<Cuda>, residual: Option<&Tensor>, x: &Tensor, w: &Tensor, dtype: Dtype) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
     let y = Tensor::unwritten(gpu, dtype, &output_shape(x, out));
-    let output = Output { ptr: y.ptr(), ld: out, dtype };
-    let (a, b) = (Operand::new(x.bf16_ptr(), inp), Operand::new(w.bf16_ptr(), inp).t());
+    let output = Output::new(y.slice(), out);
+    let (a, b) = (Operand::new(x.bf16_slice(), inp), Operand::new(w.bf16_slice(), inp).t());
     let beta = if residual.is_some() { 1.0 } else { 0.0 };
     let product = Product::new([rows, out, inp], a, b, output, beta);
     // Weights in bf16 are for generation, where nearly every step has a number of rows of its own.
     let search = w.dtype() == Dtype::F32;
-    gpu.matmul(Product { added: residual.map_or(y.ptr(), Tensor::bf16_ptr), search, ..product });
+    gpu.matmul(Product { added: residual.map_or(y.slice(), Tensor::bf16_slice), search, ..product });
     y
 }
 
 /// dx (rows, in) = dy (rows, out) · w (out, in) + beta · dx
 pub fn backward_input(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor) {
     let (rows, out, inp) = (dy.rows(), w.rows(), w.cols());
-    let output = Output { ptr: dx.ptr_mut(), ld: inp, dtype: dx.dtype() };
-    let (a, b) = (Operand::new(dy.bf16_ptr(), out), Operand::new(w.bf16_ptr(), inp));
+    let output = Output::new(dx.slice_mut(), inp);
+    let (a, b) = (Operand::new(dy.bf16_slice(), out), Operand::new(w.bf16_slice(), inp));
     gpu.matmul(Product::new([rows, inp, out], a, b, output, beta));
 }
 
 /// dw (out, in) = dy (rows, out)ᵀ · x (rows, in) + beta · dw, in float32
 pub fn backward_weight(gpu: &Arc<Cuda>, dw: &mut Tensor, beta: f32, dy: &Tensor, x: &Tensor) {
     let (rows, out, inp) = (dy.rows(), dy.cols(), x.cols());
-    let output = Output { ptr: dw.ptr_mut(), ld: inp, dtype: dw.dtype() };
-    let (a, b) = (Operand::new(dy.bf16_ptr(), out).t(), Operand::new(x.bf16_ptr(), inp));
+    let output = Output::new(dw.slice_mut(), inp);
+    let (a, b) = (Operand::new(dy.bf16_slice(), out).t(), Operand::new(x.bf16_slice(), inp));
     gpu.matmul(Product::new([out, inp, rows], a, b, output, beta));
 }

@@ -11,7 +11,7 @@ const THREADS: u32 = 512;
 
 pub fn softcap_logits(gpu: &Arc<Cuda>, logits: &mut Tensor) {
     let launch =
-        gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").ptr(logits.ptr_mut()).f32(SOFTCAP);
+        gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").slice(logits.slice_mut()).f32(SOFTCAP);
     // SAFETY: float32 values; the kernel stops after the last.
     unsafe { launch.u64(logits.len()).run(blocks(logits.len(), 2 * THREADS), 2 * THREADS, 0) }
 }
@@ -36,30 +36,32 @@ pub fn forward(
         let (dx, dw) = (Dtype::Bf16, Dtype::F32);
         (Tensor::unwritten(gpu, dx, x.shape()), Tensor::unwritten(gpu, dw, lm_head.shape()))
     });
-    let w = Operand::new(lm_head.bf16_ptr(), c);
+    let w = Operand::new(lm_head.bf16_slice(), c);
     for start in (0..n).step_by(chunk.max(1)) {
         let rows = chunk.min(n - start);
-        let x_rows = Operand::new(x.bf16_ptr() + (2 * start * c) as u64, c);
-        let z = cuda::Output { ptr: logits.ptr(), ld, dtype: Dtype::Bf16 };
+        let x_rows = Operand::new(x.bf16_slice().from(start * c), c);
+        let z = cuda::Output::new(logits.slice(), ld);
         gpu.matmul(Product::new([rows, v, c], x_rows, w.t(), z, 0.0));
-        let at = |ptr: u64| ptr + (4 * start) as u64;
         let kernel = gpu.kernel(sources::linear_softcap_cross_entropy, "softcap_cross_entropy");
-        let launch =
-            kernel.ptr(logits.ptr()).ptr(at(nll.ptr())).ptr(at(targets.ptr())).ptr(at(weights.ptr()));
+        let launch = kernel
+            .slice(logits.slice())
+            .slice(nll.slice().from(start))
+            .slice(targets.slice().from(start))
+            .slice(weights.slice().from(start));
         let launch = launch.u32(v).u32(ld).f32(SOFTCAP).u32(usize::from(gradients));
         // SAFETY: a block for each of `rows` rows of logits, targets, weights and nll; targets are below v.
         unsafe { launch.run([rows, 1, 1], THREADS, 0) }
         if let Some((dx, dw)) = &grads {
-            let dz = Operand::new(logits.ptr(), ld);
-            let out = cuda::Output { ptr: dw.ptr(), ld: c, dtype: Dtype::F32 };
+            let dz = Operand::new(logits.slice(), ld);
+            let out = cuda::Output::new(dw.slice(), c);
             gpu.matmul(Product::new([v, c, rows], dz.t(), x_rows, out, if start > 0 { 1.0 } else { 0.0 }));
-            let out = cuda::Output { ptr: dx.ptr() + (2 * start * c) as u64, ld: c, dtype: Dtype::Bf16 };
+            let out = cuda::Output::new(dx.slice().from(start * c), c);
             gpu.matmul(Product::new([rows, c, v], dz, w, out, 0.0));
         }
     }
     let loss = Tensor::unwritten(gpu, Dtype::F32, &[1]);
     let kernel = gpu.kernel(sources::linear_softcap_cross_entropy, "weighted_sum");
-    let launch = kernel.ptr(loss.ptr()).ptr(nll.ptr()).ptr(weights.ptr()).u32(n);
+    let launch = kernel.slice(loss.slice()).slice(nll.slice()).slice(weights.slice()).u32(n);
     // SAFETY: one block over n values of each.
     unsafe { launch.run([1, 1, 1], 1_024, 0) }
     Output { loss, nll, gradients: grads }

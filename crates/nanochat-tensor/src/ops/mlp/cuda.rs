@@ -10,7 +10,8 @@ const THREADS: u32 = 256;
 pub fn forward_hidden(gpu: &Arc<Cuda>, x: &Tensor, c_fc: &Tensor) -> Tensor {
     let h = cuda::forward(gpu, x, c_fc);
     let activated = Tensor::unwritten(gpu, Dtype::Bf16, h.shape());
-    let launch = gpu.kernel(sources::mlp, "relu_squared_forward").ptr(activated.ptr()).ptr(h.bf16_ptr());
+    let launch =
+        gpu.kernel(sources::mlp, "relu_squared_forward").slice(activated.slice()).slice(h.bf16_slice());
     // SAFETY: both hold `len` values.
     unsafe { launch.u64(h.len()).run(grid(&h), THREADS, 0) }
     activated
@@ -21,7 +22,7 @@ pub fn backward_hidden(gpu: &Arc<Cuda>, dy: &Tensor, c_proj: &Tensor, activated:
     let mut dh = activated.target().fresh();
     cuda::backward_input(gpu, &mut dh, 0.0, dy, c_proj);
     let launch =
-        gpu.kernel(sources::mlp, "relu_squared_backward").ptr(dh.ptr_mut()).ptr(activated.bf16_ptr());
+        gpu.kernel(sources::mlp, "relu_squared_backward").slice(dh.slice_mut()).slice(activated.bf16_slice());
     // SAFETY: both hold `len` values, and each thread reads its values of dh before it writes them.
     unsafe { launch.u64(dh.len()).run(grid(&dh), THREADS, 0) }
     dh

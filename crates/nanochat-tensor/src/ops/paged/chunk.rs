@@ -112,9 +112,9 @@ impl Chunk {
         );
         let (gpu, heads) = (self.gpu(), self.n * (h + 2 * kvh));
         let [cos, sin] = table.on_gpu(&gpu);
-        let launch = gpu.kernel(sources::paged, &format!("paged_enter_{d}")).ptr(qkv.ptr_mut());
-        let launch = launch.ptr(cache.k(layer)).ptr(cache.v(layer)).ptr(cos.ptr()).ptr(sin.ptr());
-        let launch = launch.ptr(self.at(List::Positions)).ptr(self.at(List::Slots));
+        let launch = gpu.kernel(sources::paged, &format!("paged_enter_{d}")).slice(qkv.slice_mut());
+        let launch = launch.slice(cache.k(layer)).slice(cache.v(layer)).slice(cos.slice()).slice(sin.slice());
+        let launch = launch.slice(self.at(List::Positions)).slice(self.at(List::Slots));
         let launch = launch.u32(h).u32(kvh).u32(heads).f32(eps);
         // SAFETY: qkv holds a head for each D / 8 threads; positions and pages are inside table and cache; parts with a
         // page in common do not write to it, by the caller's word.
@@ -128,9 +128,9 @@ impl Chunk {
         assert!(self.bounds[2] <= cache.pages(), "a page that is not there");
         let gpu = self.gpu();
         let y = Tensor::unwritten(&gpu, Dtype::Bf16, &[self.padded, h * d]);
-        let launch = gpu.kernel(sources::paged_attention, &format!("paged_attention_{d}")).ptr(y.ptr());
-        let launch = launch.ptr(qkv.bf16_ptr()).ptr(cache.k(layer)).ptr(cache.v(layer));
-        let launch = launch.ptr(self.at(List::Tiles)).ptr(self.at(List::Pages));
+        let launch = gpu.kernel(sources::paged_attention, &format!("paged_attention_{d}")).slice(y.slice());
+        let launch = launch.slice(qkv.bf16_slice()).slice(cache.k(layer)).slice(cache.v(layer));
+        let launch = launch.slice(self.at(List::Tiles)).slice(self.at(List::Pages));
         let launch = launch.u32(h).u32(kvh).f32((d as f32).sqrt().recip());
         let (tiles, bytes) = (self.len(List::Tiles) / 4, 5 * ROWS * d * Dtype::Bf16.bytes());
         // SAFETY: a block for each tile and head; the tiles' rows are below N, and their pages in the cache.
@@ -156,8 +156,8 @@ impl Chunk {
         self.on_gpu.gpu().clone()
     }
 
-    fn at(&self, list: List) -> u64 {
-        self.on_gpu.ptr() + (self.lists[list as usize].start * size_of::<u32>()) as u64
+    fn at(&self, list: List) -> Slice<'_> {
+        self.on_gpu.slice().from(self.lists[list as usize].start)
     }
 
     fn len(&self, list: List) -> usize {

@@ -3,10 +3,10 @@
 //! A [`Chunk`] is the new tokens of any number of sequences, one after another without padding between them: prompts, the
 //! rest of a prompt whose beginning is in the cache, or one token each. Generation only: nothing is recorded.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use crate::cuda::{Buffer, Cuda, blocks, fail, sources};
+use crate::cuda::{Buffer, Cuda, Slice, blocks, fail, sources};
 use crate::ops::attention_with_kv_cache::PAGE;
 use crate::ops::rms_norm;
 use crate::{Device, Dtype, RotaryTable, Tensor};
@@ -75,19 +75,19 @@ impl PagedKv {
         self.shape[4]
     }
 
-    /// The address of one layer's keys (pages, KVH, PAGE, D).
-    pub(crate) fn k(&self, layer: usize) -> u64 {
-        self.k.ptr() + self.offset(layer)
+    /// One layer's keys (pages, KVH, PAGE, D).
+    pub(crate) fn k(&self, layer: usize) -> Slice<'_> {
+        self.k.slice().part(self.values_of(layer))
     }
 
-    /// The address of one layer's values.
-    pub(crate) fn v(&self, layer: usize) -> u64 {
-        self.v.ptr() + self.offset(layer)
+    /// One layer's values, laid out as the keys.
+    pub(crate) fn v(&self, layer: usize) -> Slice<'_> {
+        self.v.slice().part(self.values_of(layer))
     }
 
-    fn offset(&self, layer: usize) -> u64 {
+    fn values_of(&self, layer: usize) -> Range<usize> {
         assert!(layer < self.shape[0], "layer {layer} of {}", self.shape[0]);
-        (layer * self.layer_values() * Dtype::Bf16.bytes()) as u64
+        layer * self.layer_values()..(layer + 1) * self.layer_values()
     }
 
     fn layer_values(&self) -> usize {
@@ -104,8 +104,8 @@ impl PagedKv {
         let gpu = self.k.gpu().clone();
         let on_gpu = gpu.upload(copies.as_flattened());
         let page = self.shape[2..].iter().product();
-        let launch = gpu.kernel(sources::paged, "paged_copy").ptr(self.k.ptr()).ptr(self.v.ptr());
-        let launch = launch.ptr(on_gpu.ptr()).u64(self.layer_values()).u32(page);
+        let launch = gpu.kernel(sources::paged, "paged_copy").slice(self.k.slice()).slice(self.v.slice());
+        let launch = launch.slice(on_gpu.slice()).u64(self.layer_values()).u32(page);
         // SAFETY: all pages exist; a block for each copy and layer.
         unsafe { launch.run([copies.len(), self.shape[0], 1], 256, 0) }
     }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use crate::cuda::{Cuda, blocks, sources};
+use crate::cuda::{Cuda, Slice, blocks, sources};
 use crate::{Dtype, Tensor};
 
 /// A warp takes a row, four rows a block.
@@ -17,33 +17,46 @@ pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, eps: f32) -> (Tensor, Tensor) {
     let y = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
     let r = Tensor::unwritten(gpu, Dtype::F32, &[rows]);
     let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_forward_{}", vectors(cols)));
-    let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).ptr(0).u32(rows).u32(cols).f32(eps);
+    let launch = kernel
+        .slice(y.slice())
+        .slice(r.slice())
+        .slice(x.bf16_slice())
+        .slice(None)
+        .u32(rows)
+        .u32(cols)
+        .f32(eps);
     // SAFETY: x and y hold rows · cols values, r holds rows; a warp for each row.
     unsafe { launch.run(blocks(rows * 32, THREADS), THREADS, 0) }
     (y, r)
 }
 
 /// table (.., C) -> norms of `count` of its rows (count, C), whose numbers lie on the GPU at `which`, all inside.
-pub(crate) fn forward_rows(gpu: &Arc<Cuda>, table: &Tensor, which: u64, count: usize, eps: f32) -> Tensor {
+pub(crate) fn forward_rows(gpu: &Arc<Cuda>, table: &Tensor, which: Slice, count: usize, eps: f32) -> Tensor {
     let mut y = Tensor::unwritten(gpu, Dtype::Bf16, &[count, table.cols()]);
-    forward_into(gpu, &mut y, table, which, count, eps);
+    forward_into(gpu, &mut y, table, Some(which), count, eps);
     y
 }
 
-/// The same into the first rows of y; `which` 0: the first rows of the table.
+/// The same into the first rows of y; `which` None: the first rows of the table.
 pub(crate) fn forward_into(
     gpu: &Arc<Cuda>,
     y: &mut Tensor,
     table: &Tensor,
-    which: u64,
+    which: Option<Slice>,
     count: usize,
     eps: f32,
 ) {
     let cols = table.cols();
     assert!(y.cols() == cols && y.rows() >= count, "norms of {count} rows of {cols} into {:?}", y.shape());
     let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_forward_{}", vectors(cols)));
-    let launch =
-        kernel.ptr(y.ptr_mut()).ptr(0).ptr(table.bf16_ptr()).ptr(which).u32(count).u32(cols).f32(eps);
+    let launch = kernel
+        .slice(y.slice_mut())
+        .slice(None)
+        .slice(table.bf16_slice())
+        .slice(which)
+        .u32(count)
+        .u32(cols)
+        .f32(eps);
     // SAFETY: y holds count · cols values, and every row named is one of the table's; a warp for each row.
     unsafe { launch.run(blocks(count * 32, THREADS), THREADS, 0) }
 }
@@ -51,7 +64,7 @@ pub(crate) fn forward_into(
 pub fn backward(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {
     let (rows, cols) = (y.rows(), y.cols());
     let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_backward_{}", vectors(cols)));
-    let launch = kernel.ptr(dx.ptr_mut()).ptr(dy.bf16_ptr()).ptr(y.bf16_ptr()).ptr(r.ptr());
+    let launch = kernel.slice(dx.slice_mut()).slice(dy.bf16_slice()).slice(y.bf16_slice()).slice(r.slice());
     let launch = launch.u32(rows).u32(cols).u32(usize::from(beta != 0.0));
     // SAFETY: as in forward; dx and dy have the shape of y.
     unsafe { launch.run(blocks(rows * 32, THREADS), THREADS, 0) }

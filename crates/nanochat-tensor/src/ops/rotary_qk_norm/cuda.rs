@@ -20,8 +20,9 @@ pub fn forward(
     let r = Tensor::unwritten(gpu, Dtype::F32, &[x.rows()]);
     let ([cos, sin], positions) = (table.on_gpu(gpu), gpu.positions(positions));
     let kernel = gpu.kernel(sources::rotary_qk_norm, &format!("rotary_qk_norm_forward_{d}"));
-    let launch = kernel.ptr(y.ptr()).ptr(r.ptr()).ptr(x.bf16_ptr()).ptr(cos.ptr()).ptr(sin.ptr());
-    let launch = launch.ptr(positions.ptr()).u32(h).u32(x.rows()).f32(eps);
+    let launch =
+        kernel.slice(y.slice()).slice(r.slice()).slice(x.bf16_slice()).slice(cos.slice()).slice(sin.slice());
+    let launch = launch.slice(positions.slice()).u32(h).u32(x.rows()).f32(eps);
     // SAFETY: x and y hold B·T·H heads, r as many values, and every position is inside the table.
     unsafe { launch.run(blocks(x.rows() * d / 8, THREADS), THREADS, 0) }
     (y, r)
@@ -39,8 +40,8 @@ pub fn backward(
     let (h, d) = head(y);
     let ([cos, sin], positions) = (table.on_gpu(gpu), gpu.positions(positions));
     let kernel = gpu.kernel(sources::rotary_qk_norm, &format!("rotary_qk_norm_backward_{d}"));
-    let launch = kernel.ptr(dx.ptr_mut()).ptr(dy.bf16_ptr()).ptr(y.bf16_ptr()).ptr(r.ptr());
-    let launch = launch.ptr(cos.ptr()).ptr(sin.ptr()).ptr(positions.ptr());
+    let launch = kernel.slice(dx.slice_mut()).slice(dy.bf16_slice()).slice(y.bf16_slice()).slice(r.slice());
+    let launch = launch.slice(cos.slice()).slice(sin.slice()).slice(positions.slice());
     let launch = launch.u32(h).u32(y.rows()).u32(usize::from(beta != 0.0));
     // SAFETY: as in forward; dx and dy have the shape of y.
     unsafe { launch.run(blocks(y.rows() * d / 8, THREADS), THREADS, 0) }

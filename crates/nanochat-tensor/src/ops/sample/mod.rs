@@ -70,8 +70,8 @@ pub fn choose(logits: &Tensor, choices: &[Choice]) -> Chosen {
         words.extend([c.row as u32, top_k, floats[0], floats[1], floats[2], of_changed, low, high]);
     }
     let (words, chosen) = (Locked::of(gpu, &words), Locked::new(gpu, choices.len()));
-    let launch = gpu.kernel(sources::sample, "sample_choose").ptr(chosen.ptr()).ptr(logits.ptr());
-    let launch = launch.ptr(changed.as_ref().map_or(0, Buffer::ptr)).ptr(words.ptr()).u32(v);
+    let launch = gpu.kernel(sources::sample, "sample_choose").slice(chosen.slice()).slice(logits.slice());
+    let launch = launch.slice(changed.as_ref().map(Buffer::slice)).slice(words.slice()).u32(v);
     debug_assert_eq!(changed_rows as usize, penalized);
     // SAFETY: a block for each choice, whose rows of `logits` and `changed` exist.
     unsafe { launch.run([choices.len(), 1, 1], THREADS, 0) }
@@ -96,8 +96,8 @@ fn penalize(gpu: &Arc<Cuda>, logits: &Tensor, choices: &[Choice]) -> (Option<Buf
     }
     let (changed, counts) = (gpu.alloc(count * v, Dtype::F32), gpu.zeros(count * v, Dtype::F32));
     let [words, seen] = [words, seen].map(|values| gpu.upload(&values));
-    let launch = gpu.kernel(sources::sample, "sample_penalize").ptr(changed.ptr()).ptr(counts.ptr());
-    let launch = launch.ptr(logits.ptr()).ptr(words.ptr()).ptr(seen.ptr()).u32(v);
+    let launch = gpu.kernel(sources::sample, "sample_penalize").slice(changed.slice()).slice(counts.slice());
+    let launch = launch.slice(logits.slice()).slice(words.slice()).slice(seen.slice()).u32(v);
     // SAFETY: a block for each copy of a row; the tokens of each lie where its words say, and the kernel passes
     // over those outside the vocabulary.
     unsafe { launch.run([count, 1, 1], THREADS, 0) }
@@ -128,13 +128,14 @@ pub fn log_probabilities(
     let width = 1 + 2 * top;
     let of_rows: Vec<u32> = of.iter().map(|&row| row as u32).collect();
     let (of_rows, out) = (gpu.upload(&of_rows), gpu.alloc(of.len() * width, Dtype::F32));
-    let launch = gpu.kernel(sources::sample, "sample_log_probabilities").ptr(out.ptr()).ptr(logits.ptr());
-    let launch = launch.ptr(of_rows.ptr()).ptr(chosen.0.ptr()).u32(v).u32(top);
+    let launch =
+        gpu.kernel(sources::sample, "sample_log_probabilities").slice(out.slice()).slice(logits.slice());
+    let launch = launch.slice(of_rows.slice()).slice(chosen.0.slice()).u32(v).u32(top);
     // SAFETY: a block for each chosen token, all of them and their rows being there; out holds `width` values for each.
     unsafe { launch.run([of.len(), 1, 1], THREADS, 0) }
     chosen.0.used();
     let mut values = vec![0.0f32; out.len()];
-    gpu.download(out.ptr(), &mut values);
+    gpu.download(out.slice(), &mut values);
     let of_token = |values: &[f32]| {
         let (ids, logprobs) = values[1..].split_at(top);
         let pairs = ids.iter().map(|id| id.to_bits()).zip(logprobs.iter().copied());

@@ -13,7 +13,8 @@ pub fn take_rows(gpu: &Arc<Cuda>, x: &Tensor, index: &RowIndex) -> Tensor {
     let y = Tensor::unwritten(gpu, x.dtype(), &[index.len(), c]);
     let rows = index.on_gpu.get_or_init(|| gpu.upload(&index.rows));
     let vectors = index.len() * bytes / 16;
-    let launch = gpu.kernel(sources::take_rows, "take_rows").ptr(y.ptr()).ptr(x.ptr()).ptr(rows.ptr());
+    let launch =
+        gpu.kernel(sources::take_rows, "take_rows").slice(y.slice()).slice(x.slice()).slice(rows.slice());
     // SAFETY: every number is of a row of x, and y has a row for each; a thread for each 16 bytes of y.
     unsafe { launch.u32(bytes / 16).u64(vectors).run(blocks(vectors, THREADS), THREADS, 0) }
     y
