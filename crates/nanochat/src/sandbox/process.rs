@@ -53,8 +53,9 @@ impl Sandbox {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         #[cfg(target_os = "linux")]
         {
+            let Sandbox { python, own_root, landlock, .. } = self;
             let confined =
-                || super::linux::Confinement::new(&self.python, &arguments, folder.path(), self.landlock);
+                || super::linux::Confinement::new(python, &arguments, folder.path(), *own_root, *landlock);
             super::linux::limit(&mut command, self.confined.then(confined).transpose()?);
         }
         Ok(Process { child: command.spawn()?, report, length })
@@ -62,6 +63,11 @@ impl Sandbox {
 }
 
 impl Process {
+    #[cfg(all(test, target_os = "linux"))]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     #[cfg(target_os = "linux")]
     pub fn has_ended(&mut self) -> io::Result<bool> {
         super::linux::has_ended(self.child.id())

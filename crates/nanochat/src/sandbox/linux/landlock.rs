@@ -16,6 +16,12 @@ pub const NEWEST: ABI = ABI::V6;
 /// Where shared libraries of the system lie.
 const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
 
+/// Where Python, and the loader of its libraries, look for what they read.
+pub fn readable(python: &Python) -> impl Iterator<Item = &Path> {
+    let library = python.library.iter().map(PathBuf::as_path);
+    LIBRARIES.iter().map(Path::new).chain(library).chain([Path::new("/etc/ld.so.cache")])
+}
+
 /// Python's program, its library and the system's may be read, and files be made in `folder`. A kernel that does not
 /// know the first version of Landlock is refused. What later ones know, up to `newest`, is restricted where it can be:
 /// truncating, ioctl on devices, TCP, and from version 6 on signals and abstract sockets of processes outside.
@@ -39,10 +45,9 @@ pub fn ruleset(python: &Python, folder: &Path, newest: ABI) -> Result<RulesetCre
         let known = if path.is_dir() { AccessFs::from_all(newest) } else { AccessFs::from_file(newest) };
         (&mut ruleset).add_rule(PathBeneath::new(file, access & known)).map(drop)
     };
-    for path in LIBRARIES.iter().map(Path::new).chain(python.library.iter().map(PathBuf::as_path)) {
+    for path in readable(python) {
         allow(path, read)?;
     }
-    allow(Path::new("/etc/ld.so.cache"), read)?;
     allow(Path::new("/dev/null"), AccessFs::ReadFile | AccessFs::WriteFile)?;
     for path in loaders().iter().chain([&python.program]) {
         allow(path, read | AccessFs::Execute)?;

@@ -1,9 +1,11 @@
-//! The kernel's part of the sandbox: rlimits here, files in [`landlock`], system calls in [`seccomp`].
+//! The kernel's part of the sandbox: rlimits here, what there is to see in [`root`], files in [`landlock`], system
+//! calls in [`seccomp`].
 //!
 //! All is prepared before the fork; the child only makes system calls, as it must after the fork of a process with
 //! threads.
 
 mod landlock;
+mod root;
 mod seccomp;
 
 use std::ffi::CString;
@@ -19,15 +21,21 @@ use libc::{c_char, c_uint, pid_t, rlim_t};
 use seccompiler::BpfProgram;
 
 pub use self::landlock::{NEWEST, ruleset};
+use self::root::Root;
 use super::{LARGEST_FILE, MEMORY, OPEN_FILES, Python, WALL_CLOCK};
 
 /// Makes `command` limit itself before it becomes Python, and confine itself if it is to be confined.
 pub fn limit(command: &mut Command, confinement: Option<Confinement>) {
     let parent = std::process::id();
     let child = move || {
+        // First: it opens files, and the limits below might leave it no number for one.
+        if let Some(root) = confinement.as_ref().and_then(|confinement| confinement.root.as_ref()) {
+            root.enter()?;
+        }
         // SAFETY: plain system calls on values of our own.
         unsafe {
-            // A program does not outlive whoever started it, who may have died before the first call.
+            // A program does not outlive whoever started it, who may have died before this call. (One for another
+            // user would take it back.)
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
             if libc::getppid() as u32 != parent {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
@@ -75,6 +83,8 @@ pub fn has_ended(child: u32) -> io::Result<bool> {
 
 /// Everything that the child needs to lock itself in and become Python.
 pub struct Confinement {
+    /// None: the machine's.
+    root: Option<Root>,
     ruleset: OwnedFd,
     filter: BpfProgram,
     program: CString,
@@ -89,8 +99,16 @@ unsafe impl Send for Confinement {}
 unsafe impl Sync for Confinement {}
 
 impl Confinement {
-    /// Of Python with `arguments` to `folder`, with what Landlock knows up to `newest`.
-    pub fn new(python: &Python, arguments: &[&str], folder: &Path, newest: ABI) -> io::Result<Confinement> {
+    /// For Python with `arguments`: to `folder`, by what Landlock knows up to `newest`, and with `own_root` to the sight
+    /// of what it needs.
+    pub fn new(
+        python: &Python,
+        arguments: &[&str],
+        folder: &Path,
+        own_root: bool,
+        newest: ABI,
+    ) -> io::Result<Confinement> {
+        let root = own_root.then(|| Root::new(python, folder)).transpose()?;
         let ruleset: Option<OwnedFd> = ruleset(python, folder, newest).map_err(io::Error::other)?.into();
         let ruleset = ruleset.ok_or_else(|| io::Error::other("the kernel has no Landlock"))?;
         let program = CString::new(python.program.as_os_str().as_bytes())?;
@@ -99,7 +117,7 @@ impl Confinement {
         let pointers = [program.as_ptr()].into_iter().chain(texts.iter().map(|text| text.as_ptr()));
         let arguments = pointers.chain([std::ptr::null()]).collect();
         let filter = seccomp::filter(program.as_ptr() as u64).map_err(io::Error::other)?;
-        Ok(Confinement { ruleset, filter, program, arguments, _texts: texts })
+        Ok(Confinement { root, ruleset, filter, program, arguments, _texts: texts })
     }
 
     /// Returns only if it fails.

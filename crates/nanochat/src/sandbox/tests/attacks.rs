@@ -123,6 +123,45 @@ pub const REFUSED: &[&str] = &[
      assert ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(m)))() >= 0",
 ];
 
+/// Learn what lies outside, without opening it. `{secret}` is a file in `{folder}`.
+pub const HIDDEN: &[&str] = &[
+    "import os; assert os.stat('{secret}').st_size == 1",
+    "import os; assert any(os.path.isdir(fd) for fd in range(64) if os.path.exists(fd))", // before others open one
+    "import os; os.lstat('{secret}')",
+    "import os; assert os.access('{secret}', os.F_OK)",
+    "import os; os.readlink('{secret}')",
+    "import os; os.open('{secret}', os.O_PATH)",
+    "import os; os.stat('{folder}')",
+    "import os; os.stat('../' + os.path.basename('{folder}'))",
+    "import os; os.stat('../../../../../../../../{secret}')",
+    "import os; os.stat('secret', dir_fd=os.open('{folder}', os.O_PATH))",
+    "import os; os.stat('{secret}', dir_fd=os.open('..', os.O_PATH))",
+    // the old root, above the new one or the working directory
+    "import os; assert os.stat('..').st_dev != os.stat('/').st_dev",
+    "import os; assert os.stat('/..').st_ino != os.stat('/').st_ino",
+    "import os; os.stat('/etc/passwd')",
+    "import os; os.stat('/etc/hostname')",
+    "import os; os.stat('/proc')",
+    "import os; os.stat('/proc/self')",
+    "import os; os.stat('/sys')",
+    "import os; os.stat('/dev/zero')",
+    "import os; os.stat('/dev/shm')",
+    "import os; os.stat('/bin/true')",
+    "import os; os.stat('/usr/bin/env')",
+    "import os; os.stat('/usr/share')",
+    "import os; os.stat('/boot')",
+    "import os; os.stat('/home')",
+    "import os; os.stat('/run')",
+    "import os; os.stat('/srv')",
+    "import os; os.stat('/root/.bashrc')",
+    "import os; os.stat('/root/.ssh')",
+    "import os; os.stat('/var/log')",
+    "import os; assert os.getuid() == 0",
+    "import os; os.mkdir('/deeper')",
+    "import os; open('/escaped', 'w')",
+    "import os; open('../escaped', 'w')",
+];
+
 /// System calls that no program makes, whatever the arguments.
 pub const FORBIDDEN: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
