@@ -13,8 +13,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nanochat::checkpoint::{self, Stage};
+use nanochat::clean::CleanError;
 use nanochat::command_line::{CommandLine, quoted};
-use nanochat::dataset::{DataError, OnBadShard, Shards};
+use nanochat::dataset::{DatasetError, OnBadShard, Shards};
+use nanochat::file_error::FileError;
 use nanochat::language::TextLanguage;
 use nanochat::mix::Source;
 use nanochat::plan::{Gpu, Plan, PlanOptions, plan};
@@ -248,8 +250,13 @@ fn said(stage: &CommandLine) -> String {
     stage.to_string().trim_start_matches("nanochat ").to_string()
 }
 
+/// Whether a stage failed for the reason alone that the folder it makes is there.
 fn is_already_there(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(DataError::NotEmpty { .. }))
+    let file = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(DatasetError::File(file)), _) | (_, Some(CleanError::File(file))) => Some(file),
+        _ => error.downcast_ref(),
+    };
+    matches!(file, Some(FileError::NotEmpty { .. }))
 }
 
 fn save(record: &Record, path: &Path) -> Result<()> {
@@ -309,6 +316,16 @@ mod tests {
             let draws = stage.starts_with("train") || stage.starts_with("data make");
             assert_eq!(stage.contains(seed), draws, "{stage}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_there_is_told_from_other_failures() {
+        let there = || FileError::NotEmpty { path: "base_data".into() };
+        assert!(is_already_there(&DatasetError::from(there()).into())); // data make
+        assert!(is_already_there(&CleanError::from(there()).into())); // data clean
+        assert!(is_already_there(&there().into())); // data download
+        let busy = FileError::InTheMaking { path: "base_data".into() };
+        assert!(!is_already_there(&busy.into()));
     }
 
     #[test]

@@ -43,7 +43,7 @@ use encode::{Bpe, Merge};
 use split::Splitter;
 use vocab::Vocab;
 
-pub use special::SPECIAL_TOKENS;
+pub use special::{NoSpecial, SPECIAL_TOKENS};
 pub use split::DEFAULT_PATTERN;
 pub use stream::StreamDecoder;
 pub use train::{TrainOptions, train};
@@ -170,6 +170,11 @@ impl Tokenizer {
     /// The id of a special token by its full name, such as `<|bos|>`.
     pub fn special(&self, name: &str) -> Option<u32> {
         self.shared.added.iter().find(|token| token.name == name).map(|token| token.id)
+    }
+
+    /// The id of a special token that there must be.
+    pub fn need_special(&self, name: &'static str) -> Result<u32, NoSpecial> {
+        self.special(name).ok_or(NoSpecial(name))
     }
 
     /// Why decoding does not give every text back, which a few imported files bring about: empty for all others.

@@ -18,6 +18,11 @@ pub const SPECIAL_TOKENS: [&str; 9] = [
     "<|output_end|>",
 ];
 
+/// A tokenizer lacks the special token of this name.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the tokenizer has no {0} token; train or import one that has the chat tokens")]
+pub struct NoSpecial(pub &'static str);
+
 /// The nine names and `extra` ones behind them; refuses names that are empty, too long, or given twice.
 pub(crate) fn special_names(extra: &[String]) -> Result<Vec<String>, TokenizerError> {
     let mut names: Vec<String> = SPECIAL_TOKENS.map(String::from).to_vec();

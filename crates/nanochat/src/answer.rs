@@ -7,12 +7,6 @@ use nanochat_tokenizer::Tokenizer;
 
 use crate::conversation::{Content, Message, Part, PartKind, Role};
 
-/// The special tokens around parts that are not text.
-const AROUND: [(PartKind, &str, &str); 2] = [
-    (PartKind::Python, "<|python_start|>", "<|python_end|>"),
-    (PartKind::PythonOutput, "<|output_start|>", "<|output_end|>"),
-];
-
 /// The special tokens that end an answer.
 const STOPS: [&str; 2] = ["<|assistant_end|>", "<|bos|>"];
 
@@ -42,13 +36,16 @@ impl Reader {
     /// At the beginning of an answer.
     pub fn new(tokenizer: &Tokenizer) -> Reader {
         let meaning = |name: &str| {
-            let mut around = AROUND.into_iter().filter_map(|(kind, start, end)| match name {
-                _ if name == start => Some(Token::Opens(kind)),
-                _ if name == end => Some(Token::Closes(kind)),
-                _ => None,
+            let around = [PartKind::Python, PartKind::PythonOutput].into_iter().find_map(|kind| {
+                let (start, end) = kind.around()?;
+                match name {
+                    _ if name == start => Some(Token::Opens(kind)),
+                    _ if name == end => Some(Token::Closes(kind)),
+                    _ => None,
+                }
             });
             let other = if STOPS.contains(&name) { Token::Stops } else { Token::Stray };
-            around.next().unwrap_or(other)
+            around.unwrap_or(other)
         };
         let named = |name| Some((tokenizer.special(name)?, meaning(name)));
         Reader { special: tokenizer.special_names().filter_map(named).collect(), kind: PartKind::Text }
@@ -69,11 +66,6 @@ impl Reader {
         };
         token
     }
-}
-
-/// The special tokens that open and close a part of this kind; none around text.
-pub fn around(kind: PartKind) -> Option<(&'static str, &'static str)> {
-    AROUND.iter().find(|(of, ..)| *of == kind).map(|(_, start, end)| (*start, *end))
 }
 
 /// Generated tokens as the parts of an assistant message.

@@ -16,8 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Row};
 use crate::conversation::ConversationError;
-use crate::dataset::DataError;
-use crate::mixture::Mixture;
+use crate::mixture::{Mixture, MixtureError};
 
 /// Batches sorted together (fewer if the set is smaller: a batch must not repeat a conversation). More would
 /// save little padding and mix less.
@@ -53,7 +52,7 @@ pub struct Fitted {
 
 /// Reads and tokenises in a thread of its own, which ends when this is dropped.
 pub struct ChatLoader {
-    ahead: Receiver<Result<Next, DataError>>,
+    ahead: Receiver<Result<Next, ChatLoaderError>>,
     state: ChatState,
     fitted: Fitted,
 }
@@ -66,6 +65,19 @@ struct Next {
     fitted: Fitted,
 }
 
+/// Why there are no batches.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatLoaderError {
+    #[error(
+        "no conversation, of {read} in all, has anything to learn from (assistant text within {max_len} tokens)"
+    )]
+    NoTrainedTokens { read: usize, max_len: usize },
+    #[error(transparent)]
+    Mixture(#[from] MixtureError),
+    #[error(transparent)]
+    Conversation(#[from] ConversationError),
+}
+
 impl ChatLoader {
     /// Batches of up to (b, t), from the start or from a saved position.
     pub fn new(
@@ -74,16 +86,16 @@ impl ChatLoader {
         [b, t]: [usize; 2],
         seed: u64,
         from: Option<&ChatState>,
-    ) -> Result<ChatLoader, DataError> {
+    ) -> Result<ChatLoader, ChatLoaderError> {
         assert!(b * t > 0, "a batch of ({b}, {t})");
-        let padding = tokenizer.special("<|bos|>").ok_or(ConversationError::NoSpecial("<|bos|>"))?;
+        let padding = tokenizer.need_special("<|bos|>").map_err(ConversationError::from)?;
         let n = mixture.len();
         let state = match from {
             None => ChatState { epoch: 0, index: 0, batch: 0, conversations: n, fitted: Fitted::default() },
-            Some(state) if state.conversations != n => {
-                return Err(DataError::OtherConversations { saved: state.conversations, found: n });
+            Some(state) => {
+                mixture.check_same(state.conversations)?;
+                state.clone()
             }
-            Some(state) => state.clone(),
         };
         let (send, ahead) = sync_channel(BATCHES_AHEAD);
         let order = mixture.order(seed, state.epoch);
@@ -95,7 +107,7 @@ impl ChatLoader {
     }
 
     /// The next batch: T is the longest row's length, at most the `t` given.
-    pub fn next_batch(&mut self) -> Result<Batch, DataError> {
+    pub fn next_batch(&mut self) -> Result<Batch, ChatLoaderError> {
         let Next { batch, after, fitted } =
             self.ahead.recv().expect("the reader sends until it has sent an error")?;
         (self.state, self.fitted) = (after, fitted);
@@ -122,7 +134,7 @@ struct Reader {
     seed: u64,
     /// Of the epoch under way.
     order: Vec<u32>,
-    send: SyncSender<Result<Next, DataError>>,
+    send: SyncSender<Result<Next, ChatLoaderError>>,
 }
 
 impl Reader {
@@ -151,7 +163,7 @@ impl Reader {
 
     /// The rows of every batch of the window at `state`, in the order they are given; moves `state` to the next
     /// window.
-    fn window(&mut self, state: &mut ChatState) -> Result<Vec<Vec<Row>>, DataError> {
+    fn window(&mut self, state: &mut ChatState) -> Result<Vec<Vec<Row>>, ChatLoaderError> {
         let b = self.shape[0];
         let batches = (self.mixture.len() / b).clamp(1, BATCHES_PER_WINDOW);
         let key = [self.seed, WINDOW, state.epoch, state.index as u64];
@@ -172,7 +184,10 @@ impl Reader {
             barren = if rows.len() > before { 0 } else { barren + missing };
             // Each epoch has an order of its own: so many in a row have a whole one among them.
             if barren >= 2 * self.mixture.len() - 1 {
-                return Err(DataError::NoTrainedTokens { read: self.mixture.len(), max_len: self.shape[1] });
+                return Err(ChatLoaderError::NoTrainedTokens {
+                    read: self.mixture.len(),
+                    max_len: self.shape[1],
+                });
             }
         }
         state.batch = 0;
@@ -195,7 +210,7 @@ impl Reader {
     }
 
     /// A row, and whether it was cut.
-    fn render(&self, item: u32) -> Result<(Row, bool), DataError> {
+    fn render(&self, item: u32) -> Result<(Row, bool), ChatLoaderError> {
         // A row of t inputs has t targets: t + 1 tokens.
         let rendered = self.mixture.get(item as usize)?.render(&self.tokenizer, self.shape[1] + 1)?;
         let weighed = rendered.mask.iter().zip(&rendered.weights);
@@ -321,6 +336,6 @@ mod tests {
         let Fitted { kept, cut, skipped } = loader.fitted();
         assert!(kept == 9 && cut >= 3 && skipped >= 3, "{kept} {cut} {skipped}");
         let error = new(&conversations[2..]).next_batch().unwrap_err();
-        assert!(matches!(error, DataError::NoTrainedTokens { .. }), "{error}");
+        assert!(matches!(error, ChatLoaderError::NoTrainedTokens { .. }), "{error}");
     }
 }

@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
-use crate::dataset::DataError;
-use crate::mixture::Mixture;
+use crate::conversation::ConversationError;
+use crate::mixture::{Mixture, MixtureError};
 
 /// Conversations tokenised together, and how many such blocks are made ahead: a few MB.
 const BLOCK: usize = 256;
@@ -33,7 +33,7 @@ pub struct StreamState {
 pub struct ChatStream {
     shape: [usize; 2],
     conversations: usize,
-    ahead: Receiver<Result<Block, DataError>>,
+    ahead: Receiver<Result<Block, ChatStreamError>>,
     current: Block,
     /// The next token: which conversation of `current`, which token of it.
     conversation: usize,
@@ -47,6 +47,17 @@ struct Block {
     conversations: Vec<(Vec<u32>, Vec<f32>)>,
 }
 
+/// Why there are no batches.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatStreamError {
+    #[error("the saved position lies beyond its conversation: the data or the tokenizer is another one now")]
+    ChangedConversation,
+    #[error(transparent)]
+    Mixture(#[from] MixtureError),
+    #[error(transparent)]
+    Conversation(#[from] ConversationError),
+}
+
 impl ChatStream {
     /// Batches of (b, t), from the start or from a saved position.
     pub fn new(
@@ -55,15 +66,15 @@ impl ChatStream {
         [b, t]: [usize; 2],
         seed: u64,
         from: Option<&StreamState>,
-    ) -> Result<ChatStream, DataError> {
+    ) -> Result<ChatStream, ChatStreamError> {
         assert!(b * t > 0, "a batch of ({b}, {t})");
         let n = mixture.len();
         let (epoch, first, token) = match from {
             None => (0, 0, 0),
-            Some(state) if state.conversations != n => {
-                return Err(DataError::OtherConversations { saved: state.conversations, found: n });
+            Some(state) => {
+                mixture.check_same(state.conversations)?;
+                (state.epoch, state.index, state.token)
             }
-            Some(state) => (state.epoch, state.index, state.token),
         };
         let (send, ahead) = sync_channel(BLOCKS_AHEAD);
         let reader = Reader { mixture: mixture.clone(), tokenizer: tokenizer.clone(), seed, send };
@@ -72,7 +83,7 @@ impl ChatStream {
         Ok(ChatStream { shape: [b, t], conversations: n, ahead, current, conversation: 0, token })
     }
 
-    pub fn next_batch(&mut self) -> Result<Batch, DataError> {
+    pub fn next_batch(&mut self) -> Result<Batch, ChatStreamError> {
         let len = self.shape[0] * self.shape[1];
         let (mut tokens, mut weights) = (Vec::with_capacity(len + 1), Vec::with_capacity(len + 1));
         while tokens.len() < len + 1 {
@@ -81,7 +92,7 @@ impl ChatStream {
                 self.conversation = 0;
                 continue;
             };
-            let rest = ids.get(self.token..).ok_or(DataError::ChangedConversation)?;
+            let rest = ids.get(self.token..).ok_or(ChatStreamError::ChangedConversation)?;
             let n = rest.len().min(len + 1 - tokens.len());
             tokens.extend_from_slice(&rest[..n]);
             weights.extend_from_slice(&counts[self.token..self.token + n]);
@@ -115,7 +126,7 @@ struct Reader {
     mixture: Arc<Mixture>,
     tokenizer: Tokenizer,
     seed: u64,
-    send: SyncSender<Result<Block, DataError>>,
+    send: SyncSender<Result<Block, ChatStreamError>>,
 }
 
 impl Reader {
@@ -137,7 +148,7 @@ impl Reader {
         }
     }
 
-    fn tokens(&self, item: usize) -> Result<(Vec<u32>, Vec<f32>), DataError> {
+    fn tokens(&self, item: usize) -> Result<(Vec<u32>, Vec<f32>), ChatStreamError> {
         let rendered = self.mixture.get(item)?.render(&self.tokenizer, usize::MAX)?;
         Ok((rendered.ids, rendered.weights))
     }
@@ -198,6 +209,9 @@ mod tests {
         assert!(straight.progress() > 1.0);
         let other = StreamState { conversations: 5, ..straight.state() };
         let error = ChatStream::new(&mixture(600), &tokenizer(), [2, 90], 42, Some(&other));
-        assert!(matches!(error, Err(DataError::OtherConversations { saved: 5, found: 600 })));
+        assert!(matches!(
+            error,
+            Err(ChatStreamError::Mixture(MixtureError::OtherConversations { saved: 5, found: 600 }))
+        ));
     }
 }

@@ -26,6 +26,7 @@ pub mod encoding;
 pub mod engine;
 pub mod escape;
 pub mod exam_eval;
+pub mod file_error;
 pub mod file_lock;
 pub mod gpt;
 pub mod huggingface;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{DataError, at};
+use crate::file_error::{FileError, at};
 
 /// Far above any conversation or document; without a bound, a file without line ends fills the memory.
 pub const MAX_LINE: u64 = 64 << 20;
@@ -31,7 +31,7 @@ pub struct Lines {
 }
 
 /// Unpacks what is read from `file` if its name `path` ends in .gz or .zst.
-pub fn unpack(path: &Path, file: impl Read + Send + 'static) -> Result<Box<dyn BufRead + Send>, DataError> {
+pub fn unpack(path: &Path, file: impl Read + Send + 'static) -> Result<Box<dyn BufRead + Send>, FileError> {
     let file = BufReader::new(file);
     let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
     Ok(match extension.as_deref().and_then(|extension| extension.to_str()) {
@@ -42,7 +42,7 @@ pub fn unpack(path: &Path, file: impl Read + Send + 'static) -> Result<Box<dyn B
 }
 
 impl Lines {
-    pub fn open(path: &Path) -> Result<Lines, DataError> {
+    pub fn open(path: &Path) -> Result<Lines, FileError> {
         let file = File::open(path).map_err(at(path))?;
         Ok(Lines::new(path, unpack(path, file)?))
     }
@@ -77,14 +77,14 @@ impl Lines {
 }
 
 impl Iterator for Lines {
-    type Item = Result<(usize, Vec<u8>), DataError>;
+    type Item = Result<(usize, Vec<u8>), FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.read_line() {
             Ok(line) => Some(Ok((self.number, line?))),
             Err(reason) => {
                 self.reader = None;
-                Some(Err(DataError::Line { path: self.path.clone(), line: self.number, reason }))
+                Some(Err(FileError::Line { path: self.path.clone(), line: self.number, reason }))
             }
         }
     }

@@ -8,7 +8,8 @@ use indicatif::ProgressBar;
 use rayon::prelude::*;
 
 use crate::conversation::Conversation;
-use crate::dataset::{CHARS_PER_SHARD, DataError, ShardWriter, Split, Written, at};
+use crate::dataset::{CHARS_PER_SHARD, DatasetError, ShardWriter, Split, Written};
+use crate::file_error::{FileError, at};
 use crate::language::TextLanguage;
 use crate::partial_dir::PartialDir;
 use crate::values;
@@ -55,7 +56,7 @@ pub struct Made {
 
 /// Makes what is missing of `base_data/` and `chat_data/` in `base_dir`, so that after a kill the same
 /// command goes on; an error if nothing is. Each folder is complete or not there. Progress counts texts.
-pub fn make(options: &MakeOptions, base_dir: &Path, progress: &ProgressBar) -> Result<Made, DataError> {
+pub fn make(options: &MakeOptions, base_dir: &Path, progress: &ProgressBar) -> Result<Made, DatasetError> {
     let world = World::new(options.seed, &options.name, options.lang);
     let MakeOptions { documents, conversations, .. } = *options;
     let texts = [documents, conversations].map(|n| n + n.div_ceil(TEST_EVERY)).iter().sum::<u64>();
@@ -64,20 +65,25 @@ pub fn make(options: &MakeOptions, base_dir: &Path, progress: &ProgressBar) -> R
     let chat_dir = base_dir.join("chat_data");
     let chat = unless_there(write_conversations(&world, conversations, &chat_dir, progress))?;
     if base.is_none() && chat.is_none() {
-        return Err(DataError::NotEmpty { path: base_dir.join("base_data") });
+        return Err(FileError::NotEmpty { path: base_dir.join("base_data") }.into());
     }
     Ok(Made { documents: base, conversations: chat })
 }
 
-fn unless_there<T>(written: Result<T, DataError>) -> Result<Option<T>, DataError> {
+fn unless_there<T>(written: Result<T, DatasetError>) -> Result<Option<T>, DatasetError> {
     match written {
         Ok(written) => Ok(Some(written)),
-        Err(DataError::NotEmpty { .. }) => Ok(None),
+        Err(DatasetError::File(FileError::NotEmpty { .. })) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn write_documents(world: &World, n: u64, dir: &Path, progress: &ProgressBar) -> Result<Written, DataError> {
+fn write_documents(
+    world: &World,
+    n: u64,
+    dir: &Path,
+    progress: &ProgressBar,
+) -> Result<Written, DatasetError> {
     let mut writer = ShardWriter::create(dir, CHARS_PER_SHARD)?;
     for (from, to, n) in
         [(world::Split::Train, Split::Train, n), (world::Split::Test, Split::Val, n.div_ceil(TEST_EVERY))]
@@ -93,7 +99,7 @@ fn write_conversations(
     n: u64,
     dir: &Path,
     progress: &ProgressBar,
-) -> Result<[u64; 2], DataError> {
+) -> Result<[u64; 2], DatasetError> {
     let dir = PartialDir::create(dir)?;
     let counts = [n, n.div_ceil(TEST_EVERY)];
     let write = |name: &str, n: u64, make: &(dyn Fn(u64) -> Conversation + Sync)| {
@@ -122,9 +128,9 @@ fn write_conversations(
 fn in_order(
     n: u64,
     make: impl Fn(u64) -> String + Sync,
-    mut take: impl FnMut(String) -> Result<(), DataError>,
+    mut take: impl FnMut(String) -> Result<(), FileError>,
     progress: &ProgressBar,
-) -> Result<(), DataError> {
+) -> Result<(), FileError> {
     for start in (0..n).step_by(BATCH as usize) {
         let end = n.min(start + BATCH);
         let texts: Vec<String> = (start..end).into_par_iter().map(&make).collect();

@@ -10,7 +10,7 @@ use nanochat_tensor::Rng;
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{DataError, OnBadShard, ShardWriter, Shards, Split, Written};
+use crate::dataset::{DatasetError, OnBadShard, ShardWriter, Shards, Split, Written};
 
 /// Text of a source held back to shuffle its documents with one another.
 const SHUFFLE_BYTES: usize = 64 << 20;
@@ -120,7 +120,7 @@ impl Measure<'_> {
         }
     }
 
-    fn of_all(self, shards: &Shards, split: Split) -> Result<u64, DataError> {
+    fn of_all(self, shards: &Shards, split: Split) -> Result<u64, DatasetError> {
         use rayon::prelude::*;
         let chunks = shards.chunks(split, Default::default());
         chunks.map(|chunk| Ok(chunk?.texts.par_iter().flatten().map(|text| self.of(text)).sum::<u64>())).sum()
@@ -144,7 +144,7 @@ pub fn mix(
     out: &Path,
     options: &MixOptions,
     progress: &ProgressBar,
-) -> Result<(Vec<Taken>, Written), DataError> {
+) -> Result<(Vec<Taken>, Written), DatasetError> {
     let open = |source: &Source| Shards::open(&source.dir, OnBadShard::Refuse);
     let opened: Vec<Shards> = sources.iter().map(open).collect::<Result<_, _>>()?;
     let mut writer = ShardWriter::create(out, options.chars_per_shard)?;
@@ -161,7 +161,7 @@ fn mix_split(
     options: &MixOptions,
     progress: &ProgressBar,
     writer: &mut ShardWriter,
-) -> Result<Vec<Taken>, DataError> {
+) -> Result<Vec<Taken>, DatasetError> {
     let measure = options.measure;
     let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
     let available: Vec<u64> =
@@ -199,7 +199,7 @@ fn without_repetition(weights: &[f64], available: &[u64]) -> u64 {
 /// The training texts of several sources by weight, until each has been read once; those that end sooner are read
 /// again. What a tokenizer is trained on: before there are tokens, bytes are the best measure of them (4 to 5 a token in
 /// English and in Chinese alike, while characters differ by the factor two).
-pub fn texts(sources: &[(Shards, f64)]) -> impl Iterator<Item = Result<String, DataError>> {
+pub fn texts(sources: &[(Shards, f64)]) -> impl Iterator<Item = Result<String, DatasetError>> {
     let weights: Vec<f64> = sources.iter().map(|(_, weight)| *weight).collect();
     let mut readers: Vec<_> = sources.iter().map(|(shards, _)| shards.texts(Split::Train)).collect();
     let mut taken = vec![0; readers.len()];
@@ -226,7 +226,7 @@ struct Documents {
     split: Split,
     key: [u64; 3],
     epoch: u64,
-    reader: Box<dyn Iterator<Item = Result<String, DataError>>>,
+    reader: Box<dyn Iterator<Item = Result<String, DatasetError>>>,
     rng: Rng,
     held: Vec<String>,
     held_bytes: usize,
@@ -239,7 +239,7 @@ impl Documents {
         Documents { shards, split, key, epoch: 0, reader, rng, held: Vec::new(), held_bytes: 0 }
     }
 
-    fn next_text(&mut self) -> Result<String, DataError> {
+    fn next_text(&mut self) -> Result<String, DatasetError> {
         loop {
             while self.held_bytes < SHUFFLE_BYTES
                 && let Some(text) = self.reader.next()

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::atomic_file::{sync_names, sync_names_beside};
-use crate::dataset::{DataError, at};
+use crate::file_error::{FileError, at};
 use crate::file_lock::{open_or_make, try_lock};
 
 const LOCK: &str = ".nanochat.lock";
@@ -30,14 +30,14 @@ pub struct PartialDir {
 impl PartialDir {
     /// `dir` must not exist or be empty. What a killed process left of an earlier try is removed; a process that is
     /// still making the folder, and a partial folder that nanochat did not make, are errors.
-    pub fn create(dir: &Path) -> Result<PartialDir, DataError> {
+    pub fn create(dir: &Path) -> Result<PartialDir, FileError> {
         // Collecting the components drops a slash at the end, which would put the folder inside itself.
         let dir: PathBuf = dir.components().collect();
         let partial: PathBuf =
             [dir.as_os_str(), ".partial".as_ref()].into_iter().collect::<OsString>().into();
         if !is_free(&dir)? {
             sweep(&partial); // of a process killed between giving the name and tidying up
-            return Err(DataError::NotEmpty { path: dir });
+            return Err(FileError::NotEmpty { path: dir });
         }
         let lock = match claim(&partial, &dir) {
             Ok(lock) => lock,
@@ -48,7 +48,7 @@ impl PartialDir {
         };
         let made = PartialDir { content: partial.join(CONTENT), dir, partial, _lock: lock };
         if !is_free(&made.dir)? {
-            return Err(DataError::NotEmpty { path: made.dir.clone() }); // finished by another one meanwhile
+            return Err(FileError::NotEmpty { path: made.dir.clone() }); // finished by another one meanwhile
         }
         remove_if_there(&made.content).map_err(at(&made.content))?;
         fs::create_dir(&made.content).map_err(at(&made.content))?;
@@ -61,11 +61,11 @@ impl PartialDir {
     }
 
     /// Gives the folder its name; the files in it must have been synced.
-    pub fn commit(self) -> Result<(), DataError> {
+    pub fn commit(self) -> Result<(), FileError> {
         sync_names(&self.content).map_err(at(&self.content))?;
         // Replaces an empty folder.
         fs::rename(&self.content, &self.dir).map_err(|error| match error.kind() {
-            ErrorKind::DirectoryNotEmpty => DataError::NotEmpty { path: self.dir.clone() },
+            ErrorKind::DirectoryNotEmpty => FileError::NotEmpty { path: self.dir.clone() },
             _ => at(&self.dir)(error),
         })?;
         sync_names_beside(&self.dir).map_err(at(&self.dir))
@@ -79,7 +79,7 @@ impl Drop for PartialDir {
 }
 
 /// Not there or empty.
-fn is_free(dir: &Path) -> Result<bool, DataError> {
+fn is_free(dir: &Path) -> Result<bool, FileError> {
     match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         entries => Ok(entries.map_err(at(dir))?.next().is_none()),
@@ -87,21 +87,21 @@ fn is_free(dir: &Path) -> Result<bool, DataError> {
 }
 
 /// The lock on a partial folder, made if missing. A process killed before it made the lock file leaves an empty one.
-fn claim(partial: &Path, dir: &Path) -> Result<File, DataError> {
+fn claim(partial: &Path, dir: &Path) -> Result<File, FileError> {
     let lock = partial.join(LOCK);
     for _ in 0..TRIES {
         fs::create_dir_all(partial).map_err(at(partial))?;
         if !is_free(partial)? && !lock.exists() {
-            return Err(DataError::InTheWay { partial: partial.into(), dir: dir.into() });
+            return Err(FileError::InTheWay { partial: partial.into(), dir: dir.into() });
         }
         match try_lock(&lock, open_or_make) {
             Ok(Some(file)) => return Ok(file),
-            Ok(None) => return Err(DataError::InTheMaking { path: dir.into() }),
+            Ok(None) => return Err(FileError::InTheMaking { path: dir.into() }),
             Err(error) if error.kind() == ErrorKind::NotFound => {} // another process has just tidied up
             Err(error) => return Err(at(&lock)(error)),
         }
     }
-    Err(DataError::InTheMaking { path: dir.into() })
+    Err(FileError::InTheMaking { path: dir.into() })
 }
 
 /// Removes what a dead process left, an empty folder too; what holds files but no lock file, or one that is held, stays.
@@ -131,7 +131,7 @@ fn remove_if_there(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn make(dir: &Path) -> Result<(), DataError> {
+    fn make(dir: &Path) -> Result<(), FileError> {
         let made = PartialDir::create(dir)?;
         fs::write(made.path().join("file"), "whole").unwrap();
         made.commit()
@@ -156,7 +156,7 @@ mod tests {
         make(&dir).unwrap();
         assert_eq!(names(&temp.path().join("deeper")), ["out"]);
         assert_eq!(names(&dir), ["file"]);
-        assert!(matches!(make(&dir), Err(DataError::NotEmpty { .. })));
+        assert!(matches!(make(&dir), Err(FileError::NotEmpty { .. })));
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
         make(&dir).unwrap();
         assert_eq!((names(temp.path()), names(&dir)), (vec!["out".into()], vec!["file".into()]));
         leave(); // also where the folder is there already
-        assert!(matches!(make(&dir), Err(DataError::NotEmpty { .. })));
+        assert!(matches!(make(&dir), Err(FileError::NotEmpty { .. })));
         assert_eq!(names(temp.path()), ["out"]);
     }
 
@@ -214,7 +214,7 @@ mod tests {
         let made = PartialDir::create(&dir).unwrap();
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("other"), "").unwrap();
-        assert!(matches!(made.commit(), Err(DataError::NotEmpty { .. })));
+        assert!(matches!(made.commit(), Err(FileError::NotEmpty { .. })));
         assert_eq!((names(&dir), names(temp.path())), (vec!["other".into()], vec!["out".into()]));
     }
 }

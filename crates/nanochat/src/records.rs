@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 
-use crate::dataset::{DataError, at};
+use crate::file_error::{FileError, at};
 use crate::lines::{Lines, MAX_LINE, unpack};
 
 /// How much of a file tells what form it has.
@@ -48,12 +48,12 @@ enum Form {
 
 impl Place {
     /// An error about the text here.
-    pub fn error(self, path: &Path, reason: String) -> DataError {
+    pub fn error(self, path: &Path, reason: String) -> FileError {
         let reason = match self.element {
             Some(element) => format!("element {element} of the list: {reason}"),
             None => reason,
         };
-        DataError::Line { path: path.into(), line: self.line, reason }
+        FileError::Line { path: path.into(), line: self.line, reason }
     }
 }
 
@@ -67,7 +67,7 @@ impl std::fmt::Display for Place {
 }
 
 impl Records {
-    pub fn open(path: &Path) -> Result<Records, DataError> {
+    pub fn open(path: &Path) -> Result<Records, FileError> {
         Ok(Records::new(path, unpack(path, File::open(path).map_err(at(path))?)?))
     }
 
@@ -94,7 +94,7 @@ impl Records {
 }
 
 impl Iterator for Records {
-    type Item = Result<(Place, Vec<u8>), DataError>;
+    type Item = Result<(Place, Vec<u8>), FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let ended = match &mut self.source {
@@ -106,7 +106,7 @@ impl Iterator for Records {
             Source::Texts(texts) => match texts.read() {
                 Ok(Some(text)) => return Some(Ok(text)),
                 Ok(None) => None,
-                Err(reason) => Some(DataError::Line { path: self.path.clone(), line: texts.line, reason }),
+                Err(reason) => Some(FileError::Line { path: self.path.clone(), line: texts.line, reason }),
             },
         };
         self.source = Source::Ended;
@@ -296,7 +296,7 @@ mod tests {
 
     fn read(text: &str) -> Result<Vec<(String, String)>, String> {
         let (_temp, path) = write("a.json", text.as_bytes());
-        let record = |record: Result<(Place, Vec<u8>), DataError>| {
+        let record = |record: Result<(Place, Vec<u8>), FileError>| {
             let (place, text) = record.map_err(|error| error.to_string())?;
             Ok((place.to_string(), String::from_utf8(text).unwrap()))
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nanochat_tokenizer::Tokenizer;
 use rayon::prelude::*;
 
-use crate::dataset::{DataError, RowAt, Shards, Split};
+use crate::dataset::{DatasetError, RowAt, Shards, Split};
 use crate::language::detect;
 
 /// Upper ends (exclusive) of the classes of document length, in characters; one more class is above.
@@ -38,7 +38,7 @@ impl TextStats {
         split: Split,
         tokenizer: Option<&Tokenizer>,
         max_chars: u64,
-    ) -> Result<TextStats, DataError> {
+    ) -> Result<TextStats, DatasetError> {
         let mut sum = TextStats::default();
         for chunk in shards.chunks(split, RowAt::default()) {
             let texts = chunk?.texts;

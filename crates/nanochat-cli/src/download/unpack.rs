@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nanochat::atomic_file;
-use nanochat::dataset::DataError;
+use nanochat::file_error::FileError;
 use nanochat::partial_dir::PartialDir;
 use zip::ZipArchive;
 
@@ -76,7 +76,7 @@ impl NewFolders {
             Entry::Occupied(made) => made.into_mut(),
             Entry::Vacant(place) => place.insert(match PartialDir::create(&top) {
                 Ok(made) => Some(made),
-                Err(DataError::NotEmpty { .. }) => None,
+                Err(FileError::NotEmpty { .. }) => None,
                 Err(error) => return Err(error.into()),
             }),
         };

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use nanochat::dataset::{DataError, OnBadShard, Shards, Split};
+use nanochat::dataset::{DatasetError, OnBadShard, Shards, Split};
 use nanochat::escape;
 use nanochat::values;
 use nanochat_tokenizer::Tokenizer;
@@ -60,7 +60,7 @@ pub fn run(args: &EvalArgs, base_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// The beginning of a split, up to about `max_chars` characters.
-pub fn sample(shards: &Shards, split: Split, max_chars: usize) -> Result<Vec<String>, DataError> {
+pub fn sample(shards: &Shards, split: Split, max_chars: usize) -> Result<Vec<String>, DatasetError> {
     let (mut texts, mut chars) = (Vec::new(), 0);
     for text in shards.texts(split) {
         let text = text?;

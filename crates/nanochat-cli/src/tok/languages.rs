@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use nanochat::dataset::{DataError, Shards, Split};
+use nanochat::dataset::{DatasetError, Shards, Split};
 use nanochat::language::is_han;
 use nanochat::text_stats::TextStats;
 use nanochat_tokenizer::Tokenizer;
@@ -20,7 +20,7 @@ pub fn print(
     tokenizers: &[(String, Tokenizer)],
     corpora: &[(String, Shards)],
     max_chars: u64,
-) -> Result<(), DataError> {
+) -> Result<(), DatasetError> {
     println!(
         "{:<12}{:<20}{:>9}{:>9}{:>9}{:>11}",
         "language", "tokenizer", "tokens", "ch/tok", "B/tok", "fallback"
@@ -56,7 +56,7 @@ fn print_hanzi(
     tokenizers: &[(String, Tokenizer)],
     corpora: &[(String, Shards)],
     max_chars: u64,
-) -> Result<(), DataError> {
+) -> Result<(), DatasetError> {
     let hanzi = by_frequency(corpora, max_chars)?;
     if hanzi.len() < HANZI[0] {
         return Ok(());
@@ -84,7 +84,7 @@ fn ranks(characters: usize) -> Vec<usize> {
     ranks
 }
 
-fn by_frequency(corpora: &[(String, Shards)], max_chars: u64) -> Result<Vec<char>, DataError> {
+fn by_frequency(corpora: &[(String, Shards)], max_chars: u64) -> Result<Vec<char>, DatasetError> {
     let mut counts: HashMap<char, u64> = HashMap::new();
     for (_, shards) in corpora {
         let mut read = 0;

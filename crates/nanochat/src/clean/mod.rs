@@ -18,8 +18,9 @@ use indicatif::ProgressBar;
 use nanochat_tensor::Rng;
 use rayon::prelude::*;
 
-use crate::dataset::{DataError, ShardWriter, Split};
-use crate::ingest::{FileKind, InputFile, Oddities, ReadOptions, documents, input_files};
+use crate::dataset::{DatasetError, ShardWriter, Split};
+use crate::file_error::FileError;
+use crate::ingest::{FileKind, IngestError, InputFile, Oddities, ReadOptions, documents, input_files};
 use crate::language::{Detected, detect};
 use near::{Seen, Signature, Verdict, signature};
 pub use normalize::Width;
@@ -102,6 +103,19 @@ pub enum Dedup {
     None,
 }
 
+/// Why a corpus could not be cleaned.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanError {
+    #[error("--shard splits files, and there are only {found} files for {shards} shares")]
+    FewFiles { found: usize, shards: usize },
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
 /// Cleans the documents of `paths` (files, or folders and all below) into the new folder `out` of shards and [`REPORT_FILE`].
 /// Progress counts bytes of files.
 pub fn clean(
@@ -109,7 +123,7 @@ pub fn clean(
     out: &Path,
     options: &CleanOptions,
     progress: &ProgressBar,
-) -> Result<Cleaned, DataError> {
+) -> Result<Cleaned, CleanError> {
     let (files, passed) = input_files(paths)?;
     let files = files_of_shard(files, options)?;
     progress.set_length(files.iter().map(|(file, _)| file.len()).sum());
@@ -138,7 +152,7 @@ pub fn clean(
                 sink.take(split, document)?;
             }
         }
-        Ok::<_, DataError>(reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        Ok::<_, FileError>(reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
     let report = Cleaned { odd, ..sink.report };
     report.write(sink.writer.path())?;
@@ -150,7 +164,7 @@ pub fn clean(
 fn files_of_shard(
     files: Vec<InputFile>,
     options: &CleanOptions,
-) -> Result<Vec<(InputFile, Split)>, DataError> {
+) -> Result<Vec<(InputFile, Split)>, CleanError> {
     let next = files.iter().skip(1).map(|file| Some(file.path.parent())).chain([None]);
     let last: Vec<bool> =
         files.iter().zip(next).map(|(file, next)| Some(file.path.parent()) != next).collect();
@@ -164,12 +178,12 @@ fn files_of_shard(
     let found = files.len();
     let (i, n) = options.shard.unwrap_or((0, 1));
     if n > found {
-        return Err(DataError::FewFiles { found, shards: n });
+        return Err(CleanError::FewFiles { found, shards: n });
     }
     Ok(files.into_iter().zip(last).map(split).skip(i).step_by(n).collect())
 }
 
-type Batch = Result<(Split, Vec<String>), DataError>;
+type Batch = Result<(Split, Vec<String>), FileError>;
 
 /// Sends the documents of all files in batches, then ends; or an error, as the last thing. Gives what was odd in them.
 fn read(
@@ -292,7 +306,7 @@ struct Sink {
 }
 
 impl Sink {
-    fn take(&mut self, split: Split, document: Judged) -> Result<(), DataError> {
+    fn take(&mut self, split: Split, document: Judged) -> Result<(), FileError> {
         self.report.documents += 1;
         self.report.bytes += document.bytes as u64;
         self.report.lines_dropped += document.lines_dropped;
@@ -316,7 +330,7 @@ impl Sink {
         Ok(())
     }
 
-    fn write(&mut self, split: Split, text: &str, language: &'static str) -> Result<(), DataError> {
+    fn write(&mut self, split: Split, text: &str, language: &'static str) -> Result<(), FileError> {
         let kept: usize = self.report.languages.values().map(|[documents, _]| documents).sum();
         let by_share = if kept.is_multiple_of(self.val_every) { Split::Val } else { Split::Train };
         let [documents, chars] = self.report.languages.entry(language).or_default();

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::rules::Reason;
 use crate::atomic_file;
-use crate::dataset::{DataError, Written, at};
+use crate::dataset::Written;
+use crate::file_error::{FileError, at};
 use crate::ingest::{Oddities, PassedOver};
 
 /// Lies in the folder of shards, samples of dropped documents included.
@@ -43,7 +44,7 @@ pub struct Dropped {
 
 impl Cleaned {
     /// Into the folder that is being made: it takes its name with the report in it.
-    pub(super) fn write(&self, folder: &Path) -> Result<(), DataError> {
+    pub(super) fn write(&self, folder: &Path) -> Result<(), FileError> {
         let path = folder.join(REPORT_FILE);
         let text = serde_json::to_string_pretty(&self.as_json()).expect("strings and numbers are valid JSON");
         atomic_file::write(&path, text.as_bytes()).map_err(at(&path))

@@ -28,7 +28,7 @@ fn run(lines: &[&str], flags: &str) -> (Cleaned, Vec<String>) {
     cleaned(&[temp.path().join("in.jsonl")], &temp.path().join("out"), flags).unwrap()
 }
 
-fn cleaned(paths: &[PathBuf], out: &Path, flags: &str) -> Result<(Cleaned, Vec<String>), DataError> {
+fn cleaned(paths: &[PathBuf], out: &Path, flags: &str) -> Result<(Cleaned, Vec<String>), CleanError> {
     let report = clean(paths, out, &options(flags), &ProgressBar::hidden())?;
     let shards = Shards::open(out, OnBadShard::Refuse)?;
     let mut texts: Vec<String> = shards.texts(Split::Val).map(Result::unwrap).collect();

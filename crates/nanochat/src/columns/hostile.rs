@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::dataset::{DataError, OnBadShard, RowAt, Shards, Split};
+use crate::dataset::{DatasetError, OnBadShard, RowAt, Shards, Split};
 use crate::lines::MAX_LINE;
 use crate::table;
 
@@ -130,7 +130,7 @@ fn plain(texts: &[&[u8]]) -> Vec<u8> {
     texts.iter().flat_map(|text| [&(text.len() as u32).to_le_bytes(), *text].concat()).collect()
 }
 
-fn read(path: &Path) -> Result<Vec<String>, DataError> {
+fn read(path: &Path) -> Result<Vec<String>, DatasetError> {
     Shards::open_validation(path, OnBadShard::Refuse)?.texts(Split::Val).collect()
 }
 

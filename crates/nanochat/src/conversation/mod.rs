@@ -9,11 +9,12 @@ mod render;
 mod told;
 mod weight;
 
+use nanochat_tokenizer::NoSpecial;
 use serde::{Deserialize, Serialize};
 
 pub use example::Example;
 pub(crate) use fields::Fields;
-pub use read::Examples;
+pub use read::{Examples, ExamplesError};
 pub(crate) use read::{from_json, parse};
 pub use render::Rendered;
 pub(crate) use told::{Told, Unused};
@@ -61,6 +62,17 @@ pub enum PartKind {
     PythonOutput,
 }
 
+impl PartKind {
+    /// The special tokens that open and close a part of this kind; none around text.
+    pub fn around(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            PartKind::Text => None,
+            PartKind::Python => Some(("<|python_start|>", "<|python_end|>")),
+            PartKind::PythonOutput => Some(("<|output_start|>", "<|output_end|>")),
+        }
+    }
+}
+
 /// Why a conversation cannot be used. Messages are counted from 1.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConversationError {
@@ -76,8 +88,8 @@ pub enum ConversationError {
     ToolUse(usize),
     #[error("the conversation does not end with the assistant, so there is no answer to learn from")]
     NoAnswer,
-    #[error("the tokenizer has no {0} token; train or import one that has the chat tokens")]
-    NoSpecial(&'static str),
+    #[error(transparent)]
+    NoSpecial(#[from] NoSpecial),
 }
 
 impl Conversation {

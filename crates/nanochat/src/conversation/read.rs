@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::told::{Told, Unused};
+use super::told::{NothingToLearn, Told, Unused};
 use super::{Conversation, Example, forms};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::json::{self, Mended};
 use crate::lines::BadLines;
 use crate::records::{Place, Records};
@@ -32,6 +32,15 @@ pub(crate) fn from_json(value: Value) -> Result<Conversation, String> {
     Ok(forms::example(value, false, &mut Unused::default())?.conversation)
 }
 
+/// Why the conversations of a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ExamplesError {
+    #[error(transparent)]
+    NothingToLearn(#[from] NothingToLearn),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
 /// The valid conversations of a .json or .jsonl file (also .gz, .zst), each with its place. An error names the file and
 /// the line.
 pub struct Examples {
@@ -43,7 +52,7 @@ pub struct Examples {
 }
 
 impl Examples {
-    pub fn open(path: &Path, bad_lines: BadLines) -> Result<Examples, DataError> {
+    pub fn open(path: &Path, bad_lines: BadLines) -> Result<Examples, FileError> {
         let records = Records::open(path)?;
         Ok(Examples { path: path.into(), records, bad_lines, told: Told::default(), ended: false })
     }
@@ -55,13 +64,13 @@ impl Examples {
 }
 
 impl Iterator for Examples {
-    type Item = Result<(Place, Example), DataError>;
+    type Item = Result<(Place, Example), ExamplesError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.ended {
             let Some(record) = self.records.next() else {
                 self.ended = true;
-                return self.told.check(&self.path).err().map(Err);
+                return self.told.check(&self.path).err().map(|error| Err(error.into()));
             };
             let read = record.and_then(|(place, text)| {
                 let parsed = parse(&text).map_err(|reason| place.error(&self.path, reason));
@@ -69,7 +78,7 @@ impl Iterator for Examples {
                 Ok(example.map(|example| (place, example)))
             });
             if let Some(read) = read.transpose() {
-                return Some(read);
+                return Some(read.map_err(ExamplesError::from));
             }
         }
         None

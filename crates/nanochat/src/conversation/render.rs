@@ -3,9 +3,7 @@
 
 use std::borrow::Cow;
 
-use nanochat_tokenizer::Tokenizer;
-
-use crate::answer;
+use nanochat_tokenizer::{NoSpecial, Tokenizer};
 
 use super::{Content, Conversation, ConversationError, Message, Part, PartKind, Role};
 
@@ -156,10 +154,10 @@ struct Marks {
 }
 
 impl Marks {
-    fn of(tokenizer: &Tokenizer) -> Result<Marks, ConversationError> {
-        let id = |name| tokenizer.special(name).ok_or(ConversationError::NoSpecial(name));
-        let around = |kind| {
-            let (start, end) = answer::around(kind).expect("only text has nothing around it");
+    fn of(tokenizer: &Tokenizer) -> Result<Marks, NoSpecial> {
+        let id = |name| tokenizer.need_special(name);
+        let around = |kind: PartKind| {
+            let (start, end) = kind.around().expect("only text has nothing around it");
             Ok((id(start)?, id(end)?))
         };
         Ok(Marks {

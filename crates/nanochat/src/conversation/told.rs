@@ -1,13 +1,21 @@
 //! What of a file was left out or read otherwise than it stands there, counted, and told in sentences.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Example, read::Parsed};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::json::Mended;
 use crate::lines::BadLines;
 use crate::records::Place;
+
+/// A file of which nothing is of use.
+#[derive(Debug, thiserror::Error)]
+#[error("{path} has nothing to learn from: {reason}")]
+pub struct NothingToLearn {
+    path: PathBuf,
+    reason: String,
+}
 
 /// Places that a sentence names.
 const NAMED: usize = 3;
@@ -65,13 +73,13 @@ impl Told {
     /// Counts one text; what was read of it, unless it is bad and such are skipped.
     pub fn count<T>(
         &mut self,
-        read: Result<T, DataError>,
+        read: Result<T, FileError>,
         bad_lines: BadLines,
-    ) -> Result<Option<T>, DataError> {
+    ) -> Result<Option<T>, FileError> {
         self.read += 1;
         match read {
             Ok(read) => Ok(Some(read)),
-            Err(DataError::Line { line, reason, .. }) if bad_lines == BadLines::Skip => {
+            Err(FileError::Line { line, reason, .. }) if bad_lines == BadLines::Skip => {
                 self.bad.push(format!("line {line} ({reason})"));
                 Ok(None)
             }
@@ -101,9 +109,9 @@ impl Told {
     pub fn take(
         &mut self,
         place: Place,
-        parsed: Result<Parsed, DataError>,
+        parsed: Result<Parsed, FileError>,
         bad_lines: BadLines,
-    ) -> Result<Option<Example>, DataError> {
+    ) -> Result<Option<Example>, FileError> {
         let Some(Parsed { example, unused, mended }) = self.count(parsed, bad_lines)? else {
             return Ok(None);
         };
@@ -123,7 +131,7 @@ impl Told {
     }
 
     /// An error if nothing of the file was of use.
-    pub fn check(&self, path: &Path) -> Result<(), DataError> {
+    pub fn check(&self, path: &Path) -> Result<(), NothingToLearn> {
         let (bad, unlearned) = (&self.bad, &self.unlearned);
         let reason = match (bad.count, unlearned.count) {
             (0, 0) => return Ok(()),
@@ -131,7 +139,7 @@ impl Told {
             (_, 0) => format!("all that is in it is bad, to begin with {}", bad.first[0]),
             _ => format!("the weights of its conversations are 0, to begin with {}", unlearned.first[0]),
         };
-        Err(DataError::NothingToLearn { path: path.into(), reason })
+        Err(NothingToLearn { path: path.into(), reason })
     }
 
     /// A sentence for each thing that is to be told of the file.

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::dataset::DataError;
 use crate::draws::PythonRandom;
+use crate::file_error::FileError;
 use crate::table::{Row, rows};
 
 const SHUFFLE_SEED: i64 = 1337;
@@ -88,7 +88,7 @@ pub enum BundleError {
     #[error("the bundle has no task {label}; it has {all}")]
     Unknown { label: String, all: String },
     #[error(transparent)]
-    Data(#[from] DataError),
+    File(#[from] FileError),
 }
 
 impl Bundle {
@@ -136,7 +136,7 @@ impl Bundle {
         if !path.exists() {
             return Ok(None);
         }
-        let item = |row: Result<Row, DataError>| item(&row?, task.format);
+        let item = |row: Result<Row, FileError>| item(&row?, task.format);
         let mut items = rows(&path)?.map(item).collect::<Result<Vec<_>, _>>()?;
         PythonRandom::new(SHUFFLE_SEED).shuffle(&mut items);
         if limit > 0 {
@@ -156,7 +156,7 @@ impl Bundle {
     }
 }
 
-fn item(row: &Row, format: Format) -> Result<Item, DataError> {
+fn item(row: &Row, format: Format) -> Result<Item, FileError> {
     Ok(match format {
         Format::LanguageModeling => {
             let context = row.string("context")?.trim().to_string();
@@ -178,7 +178,7 @@ fn item(row: &Row, format: Format) -> Result<Item, DataError> {
 /// The part of YAML that the list is written in: `- ` begins a task, then `key: value` lines, where a value is plain,
 /// in double quotes, or in brackets.
 fn read_list(path: &Path) -> Result<Vec<BundleTask>, BundleError> {
-    let too_long = || DataError::BadFile { path: path.into(), reason: "it is not a list of tasks".into() };
+    let too_long = || FileError::BadFile { path: path.into(), reason: "it is not a list of tasks".into() };
     let length = std::fs::metadata(path).map_or(0, |file| file.len());
     let text = std::fs::read_to_string(path).ok().filter(|_| length <= MAX_YAML).ok_or_else(too_long)?;
     let mut tasks: Vec<(usize, HashMap<&str, String>)> = Vec::new();

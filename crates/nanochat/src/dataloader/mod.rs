@@ -14,11 +14,11 @@ mod source;
 mod tests;
 
 use nanochat_tensor::Comm;
-use nanochat_tokenizer::Tokenizer;
+use nanochat_tokenizer::{NoSpecial, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
-use crate::dataset::{DataError, Shards, Split};
+use crate::dataset::{DatasetError, Shards, Split};
 use crate::mix::furthest_behind;
 use source::Source;
 
@@ -51,6 +51,19 @@ pub struct DataLoader {
     current: usize,
 }
 
+/// Why a loader does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DataLoaderError {
+    #[error(
+        "the run was started with {saved} corpora, but now there are {found}; mix those it was started with"
+    )]
+    OtherSources { saved: usize, found: usize },
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    NoSpecial(#[from] NoSpecial),
+}
+
 impl DataLoader {
     /// Batches of (b, t), from the start or from a saved position. All ranks make the same loader and take the same
     /// batches of it.
@@ -61,7 +74,7 @@ impl DataLoader {
         shape: [usize; 2],
         from: Option<&LoaderState>,
         comm: &Comm,
-    ) -> Result<DataLoader, DataError> {
+    ) -> Result<DataLoader, DataLoaderError> {
         DataLoader::mixed(&[(shards.clone(), 1.0)], split, tokenizer, shape, from, comm)
     }
 
@@ -74,12 +87,12 @@ impl DataLoader {
         [b, t]: [usize; 2],
         from: Option<&LoaderState>,
         comm: &Comm,
-    ) -> Result<DataLoader, DataError> {
+    ) -> Result<DataLoader, DataLoaderError> {
         assert!(b * t > 0, "a batch of ({b}, {t})");
         if let Some(state) = from
             && state.sources.len() != corpora.len()
         {
-            return Err(DataError::OtherSources { saved: state.sources.len(), found: corpora.len() });
+            return Err(DataLoaderError::OtherSources { saved: state.sources.len(), found: corpora.len() });
         }
         let open = |(i, (shards, _)): (usize, &(Shards, f64))| {
             Source::open(shards, split, tokenizer, from.map(|state| &state.sources[i]), comm)
@@ -94,7 +107,7 @@ impl DataLoader {
 
     /// The next batch of the stream. Ranks wait here for each other's tokens; where one cannot read its part, it
     /// returns the error and the others lose it.
-    pub fn next_batch(&mut self) -> Result<Batch, DataError> {
+    pub fn next_batch(&mut self) -> Result<Batch, DatasetError> {
         let len = self.shape[0] * self.shape[1];
         let mut tokens = Vec::with_capacity(len + 1);
         while tokens.len() < len + 1 {

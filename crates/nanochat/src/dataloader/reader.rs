@@ -5,7 +5,7 @@ use std::sync::mpsc::SyncSender;
 use nanochat_tokenizer::Tokenizer;
 use rayon::prelude::*;
 
-use crate::dataset::{Chunk, DataError, RowAt, Shards, Share, Split};
+use crate::dataset::{Chunk, DatasetError, RowAt, Shards, Share, Split};
 
 /// Chunks tokenized ahead of training: a row group of 8 × 128 documents, so that all ranks work on theirs at once. A
 /// few MB, which hide a slow disk's hiccups, too.
@@ -30,7 +30,7 @@ pub(super) struct Reader {
     pub share: Share,
     pub tokenizer: Tokenizer,
     pub bos: u32,
-    pub send: SyncSender<Result<Tokens, DataError>>,
+    pub send: SyncSender<Result<Tokens, DatasetError>>,
 }
 
 impl Reader {

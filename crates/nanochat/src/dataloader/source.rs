@@ -10,17 +10,16 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use nanochat_tensor::Comm;
 use nanochat_tokenizer::Tokenizer;
 
-use super::SourceState;
 use super::reader::{CHUNKS_AHEAD, Place, Reader, Tokens};
-use crate::conversation::ConversationError;
-use crate::dataset::{DataError, RowAt, Shards, Share, Split};
+use super::{DataLoaderError, SourceState};
+use crate::dataset::{DatasetError, RowAt, Shards, Share, Split};
 
 pub(super) struct Source {
     shards: Shards,
     split: Split,
     comm: Comm,
     /// Chunks of this rank's row groups, in order, and one of them whose turn has not come.
-    ahead: Receiver<Result<Tokens, DataError>>,
+    ahead: Receiver<Result<Tokens, DatasetError>>,
     early: Option<Tokens>,
     chunk: Tokens,
     /// The next token: which document of `chunk`, which token of it.
@@ -38,9 +37,9 @@ impl Source {
         tokenizer: &Tokenizer,
         from: Option<&SourceState>,
         comm: &Comm,
-    ) -> Result<Source, DataError> {
+    ) -> Result<Source, DataLoaderError> {
         shards.check_not_empty(split)?;
-        let bos = tokenizer.special("<|bos|>").ok_or(ConversationError::NoSpecial("<|bos|>"))?;
+        let bos = tokenizer.need_special("<|bos|>")?;
         let place = match from {
             None => Place { epoch: 0, at: RowAt::default() },
             Some(state) => {
@@ -78,7 +77,7 @@ impl Source {
     }
 
     /// Appends the rest of the document at hand until there are `len` tokens; whether it is at its end.
-    pub fn take(&mut self, len: usize, tokens: &mut Vec<u32>) -> Result<bool, DataError> {
+    pub fn take(&mut self, len: usize, tokens: &mut Vec<u32>) -> Result<bool, DatasetError> {
         // Rows without text are passed over before they could be chosen.
         while self.chunk.documents.get(self.document).is_none_or(Vec::is_empty) {
             match self.document < self.chunk.documents.len() {
@@ -113,7 +112,7 @@ impl Source {
     }
 
     /// The next chunk, from the rank that it belongs to.
-    fn receive(&mut self) -> Result<(), DataError> {
+    fn receive(&mut self) -> Result<(), DatasetError> {
         let mut place = self.chunk.place;
         place.at.row += self.chunk.documents.len();
         loop {
@@ -137,7 +136,7 @@ impl Source {
     }
 
     /// The first row from `place` on that there is by the files' footers, perhaps of the next pass.
-    fn promised(&mut self, mut place: Place) -> Result<Place, DataError> {
+    fn promised(&mut self, mut place: Place) -> Result<Place, DatasetError> {
         loop {
             let at = place.at;
             match self.shards.row_groups(self.split, at.shard) {
@@ -156,7 +155,7 @@ impl Source {
     }
 
     /// This rank's chunk at `place`. None: what follows of that shard cannot be read, and is left out.
-    fn read(&mut self, place: Place) -> Result<Option<Vec<Vec<u32>>>, DataError> {
+    fn read(&mut self, place: Place) -> Result<Option<Vec<Vec<u32>>>, DatasetError> {
         loop {
             let next = match self.early.take() {
                 Some(early) => early,
@@ -186,8 +185,8 @@ impl Source {
         if is_mine { mine } else { from_bytes(&bytes) }
     }
 
-    fn changed(&self) -> DataError {
-        DataError::ChangedShard {
+    fn changed(&self) -> DatasetError {
+        DatasetError::ChangedShard {
             shard: self.shards.shard_name(self.split, self.chunk.place.at.shard).into(),
         }
     }

@@ -89,7 +89,7 @@ fn ranks_train_on_every_batch_once_whoever_resumes() {
         let of_ranks = on_ranks(world, |comm| {
             let mut loader = on_rank(&shards, [2, 300], Some(&state), &comm);
             let step = |_| mine_of(&comm, (0..5).map(|_| loader.next_batch())).collect();
-            let steps = (0..4).map(step).collect::<Result<Vec<Vec<Batch>>, DataError>>().unwrap();
+            let steps = (0..4).map(step).collect::<Result<Vec<Vec<Batch>>, DatasetError>>().unwrap();
             (steps, loader.state())
         });
         for step in 0..4 {
@@ -167,7 +167,7 @@ fn what_cannot_work_is_said_at_once() {
     {
         let changed = LoaderState { sources: vec![changed] };
         let error = new(Some(&changed)).unwrap().next_batch().unwrap_err();
-        assert!(matches!(error, DataError::ChangedShard { .. }), "{error}");
+        assert!(matches!(error, DatasetError::ChangedShard { .. }), "{error}");
     }
 }
 
@@ -217,5 +217,5 @@ fn a_corpus_of_nothing_but_damage_ends() {
         }
     }
     let error = loader(&shards, [1, 8], None).next_batch().unwrap_err();
-    assert!(matches!(error, DataError::Empty { .. }), "{error}");
+    assert!(matches!(error, DatasetError::Empty { .. }), "{error}");
 }

@@ -17,9 +17,9 @@ use crate::columns::Rows;
 pub use crate::columns::{ParquetTexts, is_guarded};
 use crate::counted::counted;
 use crate::escape;
+use crate::file_error::at;
 use crate::output;
-pub use error::DataError;
-pub(crate) use error::at;
+pub use error::DatasetError;
 pub use write::{CHARS_PER_SHARD, ShardWriter, Written};
 
 /// Rows read and tokenised together: enough for every core, little enough to be a bounded buffer.
@@ -87,11 +87,11 @@ pub struct Chunk {
 impl Shards {
     /// Opens every `*.parquet` of `dir` far enough to count row groups, which finds truncated
     /// downloads before a run starts.
-    pub fn open(dir: &Path, on_bad: OnBadShard) -> Result<Shards, DataError> {
+    pub fn open(dir: &Path, on_bad: OnBadShard) -> Result<Shards, DatasetError> {
         let mut paths = parquet_files(dir)?;
-        let last = paths.pop().ok_or_else(|| DataError::NoShards { dir: dir.into() })?;
+        let last = paths.pop().ok_or_else(|| DatasetError::NoShards { dir: dir.into() })?;
         if paths.is_empty() {
-            return Err(DataError::OneShard { dir: dir.into(), name: file_name(&last) });
+            return Err(DatasetError::OneShard { dir: dir.into(), name: file_name(&last) });
         }
         let shards = Shards::of_validation(dir, last, on_bad)?;
         let mut train = Vec::new();
@@ -105,22 +105,22 @@ impl Shards {
     }
 
     /// Validation alone: the last shard of a folder, which may be its only one, or a single file.
-    pub fn open_validation(path: &Path, on_bad: OnBadShard) -> Result<Shards, DataError> {
+    pub fn open_validation(path: &Path, on_bad: OnBadShard) -> Result<Shards, DatasetError> {
         let last = match path.is_dir() {
-            true => parquet_files(path)?.pop().ok_or_else(|| DataError::NoShards { dir: path.into() })?,
+            true => parquet_files(path)?.pop().ok_or_else(|| DatasetError::NoShards { dir: path.into() })?,
             false => path.into(),
         };
         Shards::of_validation(path, last, on_bad)
     }
 
-    fn of_validation(dir: &Path, val: PathBuf, on_bad: OnBadShard) -> Result<Shards, DataError> {
-        let bad = |(path, reason)| DataError::BadValidationShard { path, reason };
+    fn of_validation(dir: &Path, val: PathBuf, on_bad: OnBadShard) -> Result<Shards, DatasetError> {
+        let bad = |(path, reason)| DatasetError::BadValidationShard { path, reason };
         let val = [Shard::open(val).map_err(bad)?].into();
         Ok(Shards { dir: dir.into(), train: Arc::new([]), val, on_bad, warned: Arc::default() })
     }
 
     /// All texts of a split in order, for training a tokenizer.
-    pub fn texts(&self, split: Split) -> impl Iterator<Item = Result<String, DataError>> + use<> {
+    pub fn texts(&self, split: Split) -> impl Iterator<Item = Result<String, DatasetError>> + use<> {
         let mut chunks = self.chunks(split, RowAt::default()).peekable();
         let empty = chunks.peek().is_none().then(|| Err(self.empty(split)));
         empty.into_iter().chain(chunks.flat_map(|chunk| match chunk {
@@ -150,7 +150,7 @@ impl Shards {
         self.list(split).get(shard).map(|shard| &*shard.rows)
     }
 
-    pub(crate) fn check_not_empty(&self, split: Split) -> Result<(), DataError> {
+    pub(crate) fn check_not_empty(&self, split: Split) -> Result<(), DatasetError> {
         match self.list(split).iter().all(|shard| shard.rows.is_empty()) {
             true => Err(self.empty(split)),
             false => Ok(()),
@@ -177,15 +177,15 @@ impl Shards {
         &self.list(split)[index].name
     }
 
-    pub(crate) fn shard_index(&self, split: Split, name: &str) -> Result<usize, DataError> {
+    pub(crate) fn shard_index(&self, split: Split, name: &str) -> Result<usize, DatasetError> {
         self.list(split)
             .iter()
             .position(|shard| shard.name == name)
-            .ok_or_else(|| DataError::LostShard { dir: self.dir.clone(), shard: name.into() })
+            .ok_or_else(|| DatasetError::LostShard { dir: self.dir.clone(), shard: name.into() })
     }
 
-    pub(crate) fn empty(&self, split: Split) -> DataError {
-        DataError::Empty { dir: self.dir.clone(), split: split.name() }
+    pub(crate) fn empty(&self, split: Split) -> DatasetError {
+        DatasetError::Empty { dir: self.dir.clone(), split: split.name() }
     }
 
     fn list(&self, split: Split) -> &Arc<[Shard]> {
@@ -195,12 +195,12 @@ impl Shards {
         }
     }
 
-    fn bad(&self, path: &Path, reason: String) -> Result<(), DataError> {
+    fn bad(&self, path: &Path, reason: String) -> Result<(), DatasetError> {
         if self.val.iter().any(|shard| shard.path == path) {
-            return Err(DataError::BadValidationShard { path: path.into(), reason });
+            return Err(DatasetError::BadValidationShard { path: path.into(), reason });
         }
         if self.on_bad == OnBadShard::Refuse {
-            return Err(DataError::BadShard { path: path.into(), reason });
+            return Err(DatasetError::BadShard { path: path.into(), reason });
         }
         self.warn_once(path, &format!("skipping shard {} ({reason})", path.display()));
         Ok(())
@@ -244,7 +244,7 @@ pub struct Chunks {
 }
 
 impl Iterator for Chunks {
-    type Item = Result<Chunk, DataError>;
+    type Item = Result<Chunk, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while let Some(shard) = self.shards.list(self.split).get(self.at.shard).cloned() {
@@ -315,11 +315,11 @@ fn file_name(path: &Path) -> String {
 }
 
 /// The `*.parquet` files of a folder, sorted by name.
-fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let mut paths = Vec::new();
     let entries = std::fs::read_dir(dir).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => DataError::NoFolder { dir: dir.into() },
-        _ => at(dir)(error),
+        ErrorKind::NotFound => DatasetError::NoFolder { dir: dir.into() },
+        _ => at(dir)(error).into(),
     })?;
     for entry in entries {
         let path = entry.map_err(at(dir))?.path();

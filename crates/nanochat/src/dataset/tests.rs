@@ -61,7 +61,7 @@ fn a_corpus_without_both_splits_is_not_written() {
     let dir = temp.path().join("data");
     let mut writer = ShardWriter::create(&dir, 1_000).unwrap();
     writer.push(Split::Train, "alone").unwrap();
-    assert!(matches!(writer.finish(), Err(DataError::TooFewDocuments { train: 1, val: 0, .. })));
+    assert!(matches!(writer.finish(), Err(DatasetError::TooFewDocuments { train: 1, val: 0, .. })));
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0, "nothing is left behind");
 }
 
@@ -84,7 +84,7 @@ fn a_bad_shard_is_refused_or_skipped() {
     fs::write(&bad, &good).unwrap();
     fs::write(dir.join("shard_00004.parquet"), b"").unwrap();
     let error = Shards::open(&dir, OnBadShard::Skip).unwrap_err();
-    assert!(matches!(error, DataError::BadValidationShard { .. }), "{error}");
+    assert!(matches!(error, DatasetError::BadValidationShard { .. }), "{error}");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_shard_that_vanishes_or_rots_after_opening_is_named() {
                 Some(content) => fs::write(&victim, content).unwrap(),
                 None => fs::remove_file(&victim).unwrap(),
             }
-            let outcome: Result<Vec<String>, DataError> = shards.texts(Split::Train).collect();
+            let outcome: Result<Vec<String>, DatasetError> = shards.texts(Split::Train).collect();
             match policy {
                 OnBadShard::Refuse => {
                     assert!(outcome.unwrap_err().to_string().contains("shard_00000.parquet"));

@@ -10,8 +10,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-use super::{DataError, Split, at};
+use super::{DatasetError, Split};
 use crate::columns::reason;
+use crate::file_error::{FileError, at};
 use crate::lines::MAX_LINE;
 use crate::partial_dir::PartialDir;
 
@@ -44,7 +45,7 @@ pub struct Written {
 
 impl ShardWriter {
     /// `dir` must not exist or be empty.
-    pub fn create(dir: &Path, chars_per_shard: usize) -> Result<ShardWriter, DataError> {
+    pub fn create(dir: &Path, chars_per_shard: usize) -> Result<ShardWriter, FileError> {
         let dir = PartialDir::create(dir)?;
         let val = ShardFile::create(dir.path().join("validation"))?;
         Ok(ShardWriter { dir, chars_per_shard, train: None, val, written: Written::default() })
@@ -55,11 +56,11 @@ impl ShardWriter {
         self.dir.path()
     }
 
-    pub fn push(&mut self, split: Split, text: &str) -> Result<(), DataError> {
+    pub fn push(&mut self, split: Split, text: &str) -> Result<(), FileError> {
         if text.len() as u64 > MAX_LINE {
             // No reader takes it.
             let reason = format!("a document is longer than {} MiB; split it", MAX_LINE >> 20);
-            return Err(DataError::Write { path: self.dir.path().into(), reason });
+            return Err(FileError::Write { path: self.dir.path().into(), reason });
         }
         let chars = text.chars().count();
         self.written.chars += chars;
@@ -78,10 +79,10 @@ impl ShardWriter {
     }
 
     /// Closes the last files and gives the folder its name.
-    pub fn finish(mut self) -> Result<Written, DataError> {
+    pub fn finish(mut self) -> Result<Written, DatasetError> {
         let Written { train_documents: train, val_documents: val, .. } = self.written;
         if train == 0 || val == 0 {
-            return Err(DataError::TooFewDocuments { train, val, left_out: String::new() });
+            return Err(DatasetError::TooFewDocuments { train, val, left_out: String::new() });
         }
         self.close_train()?;
         let last = self.shard_path(self.written.shards);
@@ -92,7 +93,7 @@ impl ShardWriter {
         Ok(self.written)
     }
 
-    fn close_train(&mut self) -> Result<(), DataError> {
+    fn close_train(&mut self) -> Result<(), FileError> {
         if let Some(mut shard) = self.train.take() {
             shard.close()?;
             self.written.shards += 1;
@@ -116,12 +117,12 @@ struct ShardFile {
 }
 
 impl ShardFile {
-    fn create(path: PathBuf) -> Result<ShardFile, DataError> {
+    fn create(path: PathBuf) -> Result<ShardFile, FileError> {
         let file = File::create(&path).map_err(at(&path))?;
         ShardFile::over(path, file)
     }
 
-    fn over(path: PathBuf, file: File) -> Result<ShardFile, DataError> {
+    fn over(path: PathBuf, file: File) -> Result<ShardFile, FileError> {
         let schema = Arc::new(parse_message_type(SCHEMA).expect("the schema is a constant"));
         let level = ZstdLevel::try_new(3).expect("3 is a level of zstd");
         let properties = WriterProperties::builder()
@@ -134,7 +135,7 @@ impl ShardFile {
         Ok(ShardFile { path, writer, rows: Vec::with_capacity(ROWS_PER_GROUP), bytes: 0, chars: 0 })
     }
 
-    fn push(&mut self, text: &str, chars: usize) -> Result<(), DataError> {
+    fn push(&mut self, text: &str, chars: usize) -> Result<(), FileError> {
         self.rows.push(text.into());
         self.bytes += text.len();
         self.chars += chars;
@@ -142,7 +143,7 @@ impl ShardFile {
         if is_full { self.write_row_group() } else { Ok(()) }
     }
 
-    fn write_row_group(&mut self) -> Result<(), DataError> {
+    fn write_row_group(&mut self) -> Result<(), FileError> {
         let mut write = || {
             let mut group = self.writer.next_row_group()?;
             let mut column = group.next_column()?.expect("the schema has one column");
@@ -156,7 +157,7 @@ impl ShardFile {
         Ok(())
     }
 
-    fn close(&mut self) -> Result<(), DataError> {
+    fn close(&mut self) -> Result<(), FileError> {
         if !self.rows.is_empty() {
             self.write_row_group()?;
         }
@@ -165,8 +166,8 @@ impl ShardFile {
     }
 }
 
-fn write_error(path: &Path, error: parquet::errors::ParquetError) -> DataError {
-    DataError::Write { path: path.into(), reason: reason(error) }
+fn write_error(path: &Path, error: parquet::errors::ParquetError) -> FileError {
+    FileError::Write { path: path.into(), reason: reason(error) }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use nanochat_tokenizer::Tokenizer;
 
 use super::pages::{Owner, Sequence};
 use super::request::{Event, Finish, Request, RequestId};
-use crate::answer::{self, Reader, Token};
+use crate::answer::{Reader, Token};
 use crate::calculator::calculate;
 use crate::conversation::PartKind;
 use crate::sampler::{Drawn, Seen};
@@ -48,7 +48,7 @@ impl<'t> Tools<'t> {
     /// model goes on by itself.
     fn answer(&self, python: &[u32]) -> Vec<u32> {
         let result = |tokenizer: &Tokenizer| {
-            let (start, end) = answer::around(PartKind::PythonOutput)?;
+            let (start, end) = PartKind::PythonOutput.around()?;
             let (start, end) = (tokenizer.special(start)?, tokenizer.special(end)?);
             let result = calculate(&tokenizer.decode(python))?;
             Some([vec![start], tokenizer.encode(&result), vec![end]].concat())

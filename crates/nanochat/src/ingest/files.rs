@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::IngestError;
 use crate::counted::{counted, plural};
-use crate::dataset::{DataError, at};
+use crate::file_error::{FileError, at};
 
 pub(crate) struct InputFile {
     pub path: PathBuf,
@@ -51,7 +52,7 @@ impl InputFile {
 }
 
 /// The files of `paths`, at least one, and what was passed over among them.
-pub(crate) fn input_files(paths: &[PathBuf]) -> Result<(Vec<InputFile>, PassedOver), DataError> {
+pub(crate) fn input_files(paths: &[PathBuf]) -> Result<(Vec<InputFile>, PassedOver), IngestError> {
     let (mut files, mut passed) = (Vec::new(), PassedOver::default());
     for path in paths {
         let before = files.len();
@@ -64,14 +65,14 @@ pub(crate) fn input_files(paths: &[PathBuf]) -> Result<(Vec<InputFile>, PassedOv
         let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
         let only: Vec<String> = passed.kinds.iter().map(|(kind, n)| kind.said(*n)).collect();
         let only = if only.is_empty() { String::new() } else { format!(", only {}", only.join(", ")) };
-        return Err(DataError::NoFiles(names.join(", ") + &only));
+        return Err(IngestError::NoFiles(names.join(", ") + &only));
     }
     Ok((files, passed))
 }
 
 /// Adds a file, or the files of a folder and those below in the order of their names. Hidden entries
 /// and links to folders are passed over.
-fn list(path: &Path, files: &mut Vec<InputFile>, passed: &mut PassedOver) -> Result<(), DataError> {
+fn list(path: &Path, files: &mut Vec<InputFile>, passed: &mut PassedOver) -> Result<(), FileError> {
     if path.metadata().map_err(at(path))?.is_dir() {
         let entries = std::fs::read_dir(path).map_err(at(path))?;
         let mut entries = entries.collect::<Result<Vec<_>, _>>().map_err(at(path))?;

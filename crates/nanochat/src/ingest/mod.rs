@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use nanochat_tensor::Rng;
 
-use crate::dataset::{DataError, ShardWriter, Written};
+use crate::dataset::{DatasetError, ShardWriter, Written};
 use crate::encoding::Encoding;
+use crate::file_error::FileError;
 use crate::lines::BadLines;
 pub use files::{FileKind, PassedOver, Unread};
 pub(crate) use files::{InputFile, input_files};
@@ -77,6 +78,17 @@ pub struct Count {
     pub documents: usize,
 }
 
+/// Why files did not become a corpus.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    #[error("nothing to read: found no .txt, .md, .json, .jsonl, .csv, .tsv or .parquet files in {0}")]
+    NoFiles(String),
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
 /// Writes the text of `paths` (files, or folders and all below) into the new folder `out`. Progress counts bytes
 /// of files. Without a seed, files are read in the order given, those of a folder by name.
 pub fn ingest(
@@ -84,7 +96,7 @@ pub fn ingest(
     out: &Path,
     options: &IngestOptions,
     progress: &ProgressBar,
-) -> Result<Ingested, DataError> {
+) -> Result<Ingested, IngestError> {
     let (mut files, passed) = input_files(paths)?;
     if let Some(seed) = options.seed {
         Rng::new(&[seed, 0]).shuffle(&mut files);

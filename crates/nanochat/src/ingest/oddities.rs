@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::counted::counted;
-use crate::dataset::DataError;
+use crate::dataset::DatasetError;
 use crate::encoding::{Encoding, Malformed};
 
 /// Places kept of each kind: enough to look at, few enough to print.
@@ -82,12 +82,12 @@ impl Oddities {
     }
 
     /// Where too little is left to write, `error` also says what was left out.
-    pub(crate) fn explain(&self, error: DataError) -> DataError {
+    pub(crate) fn explain(&self, error: DatasetError) -> DatasetError {
         match error {
-            DataError::TooFewDocuments { train, val, .. } => {
+            DatasetError::TooFewDocuments { train, val, .. } => {
                 let left_out: String =
                     self.sentences().into_iter().map(|sentence| format!("; {sentence}")).collect();
-                DataError::TooFewDocuments { train, val, left_out }
+                DatasetError::TooFewDocuments { train, val, left_out }
             }
             error => error,
         }

@@ -9,8 +9,9 @@ use serde_json::Value;
 use super::field::text_of;
 use super::oddities::Found;
 use super::{FileKind, InputFile, Oddities, Oddity, ReadOptions};
-use crate::dataset::{CHUNK_ROWS, DataError, ParquetTexts, at};
+use crate::dataset::{CHUNK_ROWS, ParquetTexts};
 use crate::encoding::{Encoding, Text};
+use crate::file_error::{FileError, at};
 use crate::json::{self, Mended};
 use crate::lines::{BadLines, Lines, MAX_LINE, unpack};
 use crate::records::Records;
@@ -26,8 +27,8 @@ pub fn documents(
     options: &ReadOptions,
     progress: &ProgressBar,
     odd: &mut Oddities,
-    take: &mut impl FnMut(&str) -> Result<(), DataError>,
-) -> Result<(), DataError> {
+    take: &mut impl FnMut(&str) -> Result<(), FileError>,
+) -> Result<(), FileError> {
     let foreign = Found::default();
     let mut reading = Reading { file, options, odd, take, documents: 0, foreign, sample: Vec::new() };
     let path = &file.path;
@@ -61,8 +62,8 @@ struct Reading<'a, T> {
     sample: Vec<u8>,
 }
 
-impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
-    fn text(&mut self, mut text: Box<dyn BufRead + Send>) -> Result<(), DataError> {
+impl<T: FnMut(&str) -> Result<(), FileError>> Reading<'_, T> {
+    fn text(&mut self, mut text: Box<dyn BufRead + Send>) -> Result<(), FileError> {
         let InputFile { path, kind } = self.file;
         match kind {
             FileKind::Text if self.options.split_lines => {
@@ -77,7 +78,7 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
                 if bytes.len() as u64 > MAX_LINE {
                     let limit = MAX_LINE >> 20;
                     let reason = format!("as one document it is over {limit} MiB; use --split-lines");
-                    return Err(DataError::BadFile { path: path.clone(), reason });
+                    return Err(FileError::BadFile { path: path.clone(), reason });
                 }
                 self.document(None, &bytes)?;
             }
@@ -100,7 +101,7 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
         Ok(())
     }
 
-    fn object(&mut self, line: usize, value: &Value, mended: Mended) -> Result<(), DataError> {
+    fn object(&mut self, line: usize, value: &Value, mended: Mended) -> Result<(), FileError> {
         let text = match text_of(value, &self.options.field) {
             Ok(text) => text,
             Err(reason) => return self.bad(line, &reason),
@@ -114,9 +115,9 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
         (self.take)(text)
     }
 
-    fn table(&mut self, mut table: Table) -> Result<(), DataError> {
+    fn table(&mut self, mut table: Table) -> Result<(), FileError> {
         let (InputFile { path, .. }, ReadOptions { field, .. }) = (self.file, self.options);
-        let error = |line, reason| DataError::Line { path: path.clone(), line, reason };
+        let error = |line, reason| FileError::Line { path: path.clone(), line, reason };
         if !table.advance().map_err(|reason| error(table.line, reason))? {
             return Ok(());
         }
@@ -137,9 +138,9 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
         Ok(())
     }
 
-    fn parquet(&mut self) -> Result<(), DataError> {
+    fn parquet(&mut self) -> Result<(), FileError> {
         let InputFile { path, .. } = self.file;
-        let bad = |reason: String| DataError::BadFile { path: path.clone(), reason };
+        let bad = |reason: String| FileError::BadFile { path: path.clone(), reason };
         let texts = ParquetTexts::open(path, &self.options.field).map_err(bad)?;
         let mut row = 0;
         for row_group in 0..texts.num_row_groups() {
@@ -158,7 +159,7 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
         Ok(())
     }
 
-    fn document(&mut self, line: Option<usize>, bytes: &[u8]) -> Result<(), DataError> {
+    fn document(&mut self, line: Option<usize>, bytes: &[u8]) -> Result<(), FileError> {
         let Ok(text) = std::str::from_utf8(bytes) else {
             self.foreign(line, bytes);
             return Ok(());
@@ -174,7 +175,7 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
         self.sample.extend(&bytes[..bytes.len().min(SAMPLE - self.sample.len())]);
     }
 
-    fn bad(&mut self, line: usize, reason: &str) -> Result<(), DataError> {
+    fn bad(&mut self, line: usize, reason: &str) -> Result<(), FileError> {
         let InputFile { path, .. } = self.file;
         match self.options.bad_lines {
             BadLines::Skip => {
@@ -183,13 +184,13 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
             }
             BadLines::Fail => {
                 let reason = format!("{reason}; --bad-lines skip leaves such lines out");
-                Err(DataError::Line { path: path.clone(), line, reason })
+                Err(FileError::Line { path: path.clone(), line, reason })
             }
         }
     }
 
     /// Reports the documents that are not UTF-8: now it is known how many there are in the file.
-    fn end(mut self, looks_like: Option<Encoding>) -> Result<(), DataError> {
+    fn end(mut self, looks_like: Option<Encoding>) -> Result<(), FileError> {
         if self.foreign.count == 0 {
             return Ok(());
         }
@@ -216,6 +217,6 @@ impl<T: FnMut(&str) -> Result<(), DataError>> Reading<'_, T> {
         };
         let hint = if hint.is_empty() { hint } else { format!("; {hint}") };
         let reason = format!("{what}{hint}; --bad-lines skip leaves such documents out");
-        Err(DataError::BadFile { path: self.file.path.clone(), reason })
+        Err(FileError::BadFile { path: self.file.path.clone(), reason })
     }
 }

@@ -3,7 +3,8 @@
 use nanochat_tensor::Rng;
 
 use super::{FileKind, IngestOptions, Ingested, InputFile};
-use crate::dataset::{DataError, ShardWriter, Split};
+use crate::dataset::{DatasetError, ShardWriter, Split};
+use crate::file_error::FileError;
 
 /// Text held back to shuffle documents with one another.
 const SHUFFLE_BYTES: usize = 256 << 20;
@@ -38,7 +39,7 @@ impl Sink {
         self.report.kinds.entry(file.kind).or_default().files += 1;
     }
 
-    pub fn add(&mut self, text: &str) -> Result<(), DataError> {
+    pub fn add(&mut self, text: &str) -> Result<(), FileError> {
         let text = text.trim_start_matches('\u{feff}');
         let nuls = text.bytes().filter(|&byte| byte == 0).count();
         let text = if nuls > 0 { text.replace('\0', "") } else { text.to_owned() };
@@ -60,7 +61,7 @@ impl Sink {
         Ok(())
     }
 
-    pub fn finish(mut self) -> Result<Ingested, DataError> {
+    pub fn finish(mut self) -> Result<Ingested, DatasetError> {
         while let Some(shuffle) = &mut self.shuffle
             && !shuffle.held.is_empty()
         {
@@ -70,7 +71,7 @@ impl Sink {
         Ok(Ingested { written: self.writer.finish()?, ..self.report })
     }
 
-    fn write(&mut self, text: &str) -> Result<(), DataError> {
+    fn write(&mut self, text: &str) -> Result<(), FileError> {
         let split = if self.written.is_multiple_of(self.val_every) { Split::Val } else { Split::Train };
         self.written += 1;
         self.writer.push(split, text)

@@ -31,7 +31,7 @@ impl Folder {
         Folder(temp)
     }
 
-    fn ingest(&self, options: &IngestOptions) -> Result<Ingested, DataError> {
+    fn ingest(&self, options: &IngestOptions) -> Result<Ingested, IngestError> {
         let _ = fs::remove_dir_all(self.0.path().join("out"));
         ingest(&[self.0.path().join("in")], &self.0.path().join("out"), options, &ProgressBar::hidden())
     }

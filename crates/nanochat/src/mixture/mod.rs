@@ -27,8 +27,8 @@ use std::path::Path;
 use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::conversation::{Conversation, Example};
-use crate::dataset::DataError;
+use crate::conversation::{Conversation, Example, ExamplesError};
+use crate::file_error::FileError;
 use crate::json;
 use crate::lines::BadLines;
 use crate::records::Records;
@@ -44,10 +44,10 @@ const SHUFFLE: u64 = 1;
 pub trait Conversations: Send + Sync {
     fn len(&self) -> usize;
 
-    fn get(&self, index: usize) -> Result<Conversation, DataError>;
+    fn get(&self, index: usize) -> Result<Conversation, FileError>;
 
     /// A conversation with the weights that its data gives it.
-    fn example(&self, index: usize) -> Result<Example, DataError> {
+    fn example(&self, index: usize) -> Result<Example, FileError> {
         self.get(index).map(Example::from)
     }
 
@@ -62,7 +62,7 @@ pub trait Conversations: Send + Sync {
     }
 
     /// Whether `answer` is right, if these conversations have a grading of their own.
-    fn grade(&self, _index: usize, _answer: &str) -> Result<Option<bool>, DataError> {
+    fn grade(&self, _index: usize, _answer: &str) -> Result<Option<bool>, MixtureError> {
         Ok(None)
     }
 
@@ -76,7 +76,7 @@ impl Conversations for Box<dyn tasks::Task> {
         self.as_ref().len()
     }
 
-    fn get(&self, index: usize) -> Result<Conversation, DataError> {
+    fn get(&self, index: usize) -> Result<Conversation, FileError> {
         Ok(self.conversation(index))
     }
 
@@ -84,7 +84,7 @@ impl Conversations for Box<dyn tasks::Task> {
         self.note().map(|note| format!("{}: {note}", self.name())).into_iter().collect()
     }
 
-    fn grade(&self, index: usize, answer: &str) -> Result<Option<bool>, DataError> {
+    fn grade(&self, index: usize, answer: &str) -> Result<Option<bool>, MixtureError> {
         let graded = (self.kind() != Grading::Talk).then(|| self.as_ref().grade(index, answer)).transpose();
         graded.map_err(|error| bad(self.name(), error.to_string()))
     }
@@ -95,7 +95,7 @@ impl Conversations for Vec<Conversation> {
         self.len()
     }
 
-    fn get(&self, index: usize) -> Result<Conversation, DataError> {
+    fn get(&self, index: usize) -> Result<Conversation, FileError> {
         Ok(self[index].clone())
     }
 }
@@ -120,6 +120,22 @@ pub struct MixtureArgs {
     pub bad_lines: BadLines,
 }
 
+/// Why there is nothing to learn from a mixture.
+#[derive(Debug, thiserror::Error)]
+pub enum MixtureError {
+    #[error("the mixture {mixture} cannot be used: {reason}")]
+    Unusable { mixture: String, reason: String },
+    #[error(
+        "the run was started with {saved} conversations, but now there are {found}; \
+         use the data and the sequence length it was started with"
+    )]
+    OtherConversations { saved: usize, found: usize },
+    #[error(transparent)]
+    Examples(#[from] ExamplesError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
 /// All conversations of one epoch.
 pub struct Mixture {
     tasks: Vec<Task>,
@@ -136,7 +152,7 @@ struct Task {
 impl MixtureArgs {
     /// The mixtures to learn from and to measure on (`val` may be empty). `stage` is mid, sft or rl; what files
     /// of the mixture need in temporary space lies in `base_dir`.
-    pub fn open(&self, stage: &str, base_dir: &Path) -> Result<[Mixture; 2], DataError> {
+    pub fn open(&self, stage: &str, base_dir: &Path) -> Result<[Mixture; 2], MixtureError> {
         // What flags replace is not even read.
         let (recipe, folder) = match self.data.is_empty() || self.val_data.is_empty() {
             true => read_recipe(&self.mixture, stage, base_dir)?,
@@ -181,7 +197,7 @@ impl Mixture {
         base_dir: &Path,
         split: Split,
         bad_lines: BadLines,
-    ) -> Result<Mixture, DataError> {
+    ) -> Result<Mixture, MixtureError> {
         let mut mixture = Mixture { tasks: Vec::new(), items: Vec::new() };
         for entry in entries {
             if entry.optional && is_file(&entry.data) && !folder.join(&entry.data).exists() {
@@ -198,7 +214,7 @@ impl Mixture {
         Ok(mixture)
     }
 
-    fn add(&mut self, entry: &Entry, conversations: Box<dyn Conversations>) -> Result<(), DataError> {
+    fn add(&mut self, entry: &Entry, conversations: Box<dyn Conversations>) -> Result<(), MixtureError> {
         let there = conversations.len();
         let n = entry.limit.unwrap_or(usize::MAX).min(there.saturating_sub(entry.start));
         if n == 0 {
@@ -220,6 +236,12 @@ impl Mixture {
         self.items.is_empty()
     }
 
+    /// An error if a run that was started with so many conversations cannot go on with these.
+    pub fn check_same(&self, saved: usize) -> Result<(), MixtureError> {
+        let found = self.len();
+        if found == saved { Ok(()) } else { Err(MixtureError::OtherConversations { saved, found }) }
+    }
+
     /// The order of an epoch: a permutation of 0..len that follows from seed and epoch.
     pub fn order(&self, seed: u64, epoch: u64) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.len() as u32).collect();
@@ -228,7 +250,7 @@ impl Mixture {
     }
 
     /// A conversation, and how much its tokens count.
-    pub fn get(&self, index: usize) -> Result<Example, DataError> {
+    pub fn get(&self, index: usize) -> Result<Example, MixtureError> {
         let (task, index) = self.items[index];
         let Task { conversations, weight, .. } = &self.tasks[task as usize];
         let example = conversations.example(index as usize)?;
@@ -247,7 +269,7 @@ impl Mixture {
 
     /// 1 for a right answer to a conversation's last question, else 0. None if its own answer does not say what is
     /// right.
-    pub fn reward(&self, index: usize, answer: &str) -> Result<Option<f32>, DataError> {
+    pub fn reward(&self, index: usize, answer: &str) -> Result<Option<f32>, MixtureError> {
         let (task, index) = self.items[index];
         let Task { conversations, reward, .. } = &self.tasks[task as usize];
         Ok(match conversations.grade(index as usize, answer)? {
@@ -257,8 +279,8 @@ impl Mixture {
     }
 }
 
-fn bad(mixture: &str, reason: String) -> DataError {
-    DataError::Mixture { mixture: mixture.to_string(), reason }
+fn bad(mixture: &str, reason: String) -> MixtureError {
+    MixtureError::Unusable { mixture: mixture.to_string(), reason }
 }
 
 fn is_file(data: &str) -> bool {
@@ -272,7 +294,7 @@ fn open_task(
     base_dir: &Path,
     split: Split,
     bad_lines: BadLines,
-) -> Result<Box<dyn Conversations>, DataError> {
+) -> Result<Box<dyn Conversations>, MixtureError> {
     let path = folder.join(&entry.data);
     let task = |name: &str| {
         let folders = Folders { bad_lines, ..Folders::of(base_dir) };
@@ -292,7 +314,7 @@ fn open_task(
 }
 
 /// Whether a file holds questions with answers to be graded, as [`crate::tasks`] reads them, and not conversations.
-fn has_questions(path: &Path) -> Result<bool, DataError> {
+fn has_questions(path: &Path) -> Result<bool, FileError> {
     // What cannot be read is named by the reading that follows.
     let first = Records::open(path)?.find_map(|record| json::parse(&record.ok()?.1).ok());
     let first = first.map_or(serde_json::Value::Null, |(value, _)| value);

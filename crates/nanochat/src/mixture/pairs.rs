@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Conversations;
 use crate::conversation::{Content, Conversation, Message, Role};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::lines::Lines;
 
 pub struct Pairs {
@@ -14,11 +14,11 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    pub fn open(path: &Path) -> Result<Pairs, DataError> {
+    pub fn open(path: &Path) -> Result<Pairs, FileError> {
         let mut rows = Vec::new();
         for line in Lines::open(path)? {
             let (line, bytes) = line?;
-            let error = |reason: &str| DataError::Line { path: path.into(), line, reason: reason.into() };
+            let error = |reason: &str| FileError::Line { path: path.into(), line, reason: reason.into() };
             let text = std::str::from_utf8(&bytes).map_err(|_| error("not UTF-8"))?;
             match text.split('\t').map(str::trim).collect::<Vec<_>>()[..] {
                 [a, b] if !a.is_empty() && !b.is_empty() => rows.push([a, b].map(String::from)),
@@ -27,7 +27,7 @@ impl Pairs {
         }
         if rows.len() < 2 {
             let reason = "the first line names the two languages, the others are pairs".into();
-            return Err(DataError::Line { path: path.into(), line: 1, reason });
+            return Err(FileError::Line { path: path.into(), line: 1, reason });
         }
         Ok(Pairs { languages: rows.remove(0), pairs: rows })
     }
@@ -38,7 +38,7 @@ impl Conversations for Pairs {
         2 * self.pairs.len()
     }
 
-    fn get(&self, index: usize) -> Result<Conversation, DataError> {
+    fn get(&self, index: usize) -> Result<Conversation, FileError> {
         let (pair, from, to) = (&self.pairs[index / 2], index % 2, 1 - index % 2);
         let ask = match self.languages[to].as_str() {
             "中文" | "汉语" => "翻译成中文：",

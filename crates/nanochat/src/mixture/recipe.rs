@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use super::bad;
-use crate::dataset::DataError;
+use super::{MixtureError, bad};
 use crate::reward::Reward;
 
 /// Mixtures by the name that `--mixture` takes and the stage.
@@ -60,7 +59,7 @@ fn one() -> f64 {
 }
 
 /// A built-in mixture, whose files lie in `base_dir`, or a user's, whose files lie beside it.
-pub fn read_recipe(name: &str, stage: &str, base_dir: &Path) -> Result<(Recipe, PathBuf), DataError> {
+pub fn read_recipe(name: &str, stage: &str, base_dir: &Path) -> Result<(Recipe, PathBuf), MixtureError> {
     let known = BUILT_IN.iter().find(|(known, of, _)| *known == name && *of == stage);
     let (text, folder) = match known {
         Some((_, _, text)) => (text.to_string(), base_dir.to_path_buf()),
@@ -83,7 +82,7 @@ pub fn one_line(error: &toml::de::Error) -> String {
 }
 
 /// `chat.jsonl,limit=1000,repeat=2`
-pub fn parse_flag(flag: &str) -> Result<Entry, DataError> {
+pub fn parse_flag(flag: &str) -> Result<Entry, MixtureError> {
     let mut words = flag.split(',');
     let data = words.next().unwrap_or_default().to_string();
     let mut entry = Entry {

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use super::Conversations;
-use crate::conversation::{Conversation, Example, Told, parse};
-use crate::dataset::{DataError, at};
+use crate::conversation::{Conversation, Example, ExamplesError, Told, parse};
+use crate::file_error::{FileError, at};
 use crate::lines::BadLines;
 use crate::records::{Place, Records};
 
@@ -33,7 +33,7 @@ pub struct JsonFile {
 impl JsonFile {
     /// The conversations of `path` (.json, .jsonl, .gz, .zst) but those that weigh nothing; temporary space is taken in
     /// `temporary`.
-    pub fn open(path: &Path, bad_lines: BadLines, temporary: &Path) -> Result<JsonFile, DataError> {
+    pub fn open(path: &Path, bad_lines: BadLines, temporary: &Path) -> Result<JsonFile, ExamplesError> {
         let spool = Spool::create(temporary)?;
         let mut writer = BufWriter::with_capacity(1 << 20, &spool.file);
         let (mut starts, mut lines, mut told) = (vec![0], Vec::new(), Told::default());
@@ -64,7 +64,7 @@ impl JsonFile {
 }
 
 /// The next texts to be checked together.
-fn batch(records: &mut Records) -> Result<Vec<(Place, Vec<u8>)>, DataError> {
+fn batch(records: &mut Records) -> Result<Vec<(Place, Vec<u8>)>, FileError> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while batch.len() < BATCH && bytes < BATCH_BYTES {
         let Some(record) = records.next().transpose()? else { break };
@@ -79,11 +79,11 @@ impl Conversations for JsonFile {
         self.lines.len()
     }
 
-    fn get(&self, index: usize) -> Result<Conversation, DataError> {
+    fn get(&self, index: usize) -> Result<Conversation, FileError> {
         Ok(self.example(index)?.conversation)
     }
 
-    fn example(&self, index: usize) -> Result<Example, DataError> {
+    fn example(&self, index: usize) -> Result<Example, FileError> {
         let (start, end) = (self.starts[index], self.starts[index + 1]);
         let mut text = vec![0; (end - start) as usize];
         self.spool.read(start, &mut text).map_err(at(&self.spool.path))?;
@@ -110,7 +110,7 @@ struct Spool {
 }
 
 impl Spool {
-    fn create(folder: &Path) -> Result<Spool, DataError> {
+    fn create(folder: &Path) -> Result<Spool, FileError> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name =
             format!("conversations.{}.{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));

@@ -5,7 +5,7 @@ use nanochat_tensor::Rng;
 
 use super::Conversations;
 use crate::conversation::{Content, Conversation, Message, Part, PartKind, Role};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::tasks::Split;
 
 /// As many as nanochat's own SpellingBee in mid-training.
@@ -25,7 +25,7 @@ impl Conversations for ZhArithmetic {
         LEN
     }
 
-    fn get(&self, index: usize) -> Result<Conversation, DataError> {
+    fn get(&self, index: usize) -> Result<Conversation, FileError> {
         let rng = &mut Rng::new(&[SEED, self.split as u64, index as u64]);
         let (operator, a, b) = loop {
             let operator = rng.below(3);

@@ -16,10 +16,9 @@ use super::run::{Run, RunSettings, is_due};
 use super::source::SourceArgs;
 use super::task_eval::{TaskEval, TaskEvalArgs};
 use crate::batch::Batch;
-use crate::chat_loader::{ChatLoader, Fitted};
+use crate::chat_loader::{ChatLoader, ChatLoaderError, Fitted};
 use crate::checkpoint::Stage;
 use crate::counted::counted;
-use crate::dataset::DataError;
 use crate::gpt::Gpt;
 use crate::gpt::Rates;
 use crate::mixture::{Mixture, MixtureArgs};
@@ -132,7 +131,7 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm
             Ok(batch)
         };
         let all = (0..grad_accum_steps).map(next);
-        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, DataError>>();
+        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, ChatLoaderError>>();
         let micro_batches = part("feeding", feed)?;
         let scheduled = schedule.at(step);
         let result = train::step(&mut model, &mut optimizer, &micro_batches, scheduled)
@@ -188,15 +187,15 @@ fn validation_loss(
     mixture: &Arc<Mixture>,
     rows: [usize; 2],
     comm: &Comm,
-) -> Result<f64, DataError> {
+) -> Result<f64, ChatLoaderError> {
     let mut loader = ChatLoader::new(mixture, tokenizer, rows, 0, None)?;
     let batches = (0..VAL_CONVERSATIONS.min(mixture.len()).div_ceil(rows[0])).map(|_| loader.next_batch());
-    let measured = |batch: Result<Batch, DataError>| {
+    let measured = |batch: Result<Batch, ChatLoaderError>| {
         let batch = batch?.regular(&model.device(), rows[0], rows[1]);
         let weight = batch.weights.iter().map(|&w| f64::from(w)).sum::<f64>();
         Ok((f64::from(model.loss_sum(&Tape::off(), &batch).0.item()), weight))
     };
-    let mine = ranks::mine_of(comm, batches).map(measured).collect::<Result<Vec<_>, DataError>>()?;
+    let mine = ranks::mine_of(comm, batches).map(measured).collect::<Result<Vec<_>, ChatLoaderError>>()?;
     let all = ranks::gather(comm, mine);
     let sum = |of: fn(&(f64, f64)) -> f64| all.iter().map(of).sum::<f64>();
     Ok(sum(|measured| measured.0) / sum(|measured| measured.1))

@@ -9,20 +9,20 @@ use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use serde_json::Value;
 
 use super::{Row, Rows};
-use crate::dataset::{DataError, at};
 use crate::encoding::Text;
+use crate::file_error::{FileError, at};
 use crate::lines::{MAX_LINE, unpack};
 
 /// Fields of a record: where each ends takes eight bytes, so that a line of commas would fill the memory.
 const MAX_FIELDS: usize = 1 << 16;
 
 /// The records of a file as rows. `columns` names them; without, the first record does.
-pub fn rows(path: &Path, separator: u8, columns: Option<&[&str]>) -> Result<Rows, DataError> {
+pub fn rows(path: &Path, separator: u8, columns: Option<&[&str]>) -> Result<Rows, FileError> {
     let file = std::fs::File::open(path).map_err(at(path))?;
     let text = Text::new(unpack(path, file)?, None).map_err(at(path))?;
     if let Some(encoding) = text.decoded_from {
         let reason = format!("it is {}, not UTF-8", encoding.name());
-        return Err(DataError::BadFile { path: path.into(), reason });
+        return Err(FileError::BadFile { path: path.into(), reason });
     }
     let mut table = Table::new(text.reader, separator);
     let path: Arc<Path> = path.into();

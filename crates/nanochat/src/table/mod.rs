@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::json::{self, Mended};
 use crate::records::{Place, Records};
 pub(crate) use csv::Table;
@@ -24,10 +24,10 @@ pub struct Row {
     columns: Map<String, Value>,
 }
 
-pub type Rows = Box<dyn Iterator<Item = Result<Row, DataError>>>;
+pub type Rows = Box<dyn Iterator<Item = Result<Row, FileError>>>;
 
 /// The rows of a file, by its ending. The first row of a .csv or .tsv file names its columns.
-pub fn rows(path: &Path) -> Result<Rows, DataError> {
+pub fn rows(path: &Path) -> Result<Rows, FileError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
     match plain.unwrap_or(&name).rsplit_once('.') {
@@ -39,11 +39,11 @@ pub fn rows(path: &Path) -> Result<Rows, DataError> {
 }
 
 /// The rows of a .csv file without a row of names.
-pub fn csv_rows(path: &Path, columns: &[&str]) -> Result<Rows, DataError> {
+pub fn csv_rows(path: &Path, columns: &[&str]) -> Result<Rows, FileError> {
     csv::rows(path, b',', Some(columns))
 }
 
-fn json_rows(path: &Path) -> Result<Rows, DataError> {
+fn json_rows(path: &Path) -> Result<Rows, FileError> {
     let shared: Arc<Path> = path.into();
     Ok(Box::new(Records::open(path)?.map(move |record| {
         let (place, text) = record?;
@@ -52,7 +52,7 @@ fn json_rows(path: &Path) -> Result<Rows, DataError> {
 }
 
 /// The row that a JSON text is, and what had to be mended to read it.
-pub fn json_row(path: &Arc<Path>, place: Place, text: &[u8]) -> Result<(Row, Mended), DataError> {
+pub fn json_row(path: &Arc<Path>, place: Place, text: &[u8]) -> Result<(Row, Mended), FileError> {
     match json::parse(text) {
         Ok((Value::Object(columns), mended)) => {
             Ok((Row { path: path.clone(), number: place.line, columns }, mended))
@@ -64,11 +64,11 @@ pub fn json_row(path: &Arc<Path>, place: Place, text: &[u8]) -> Result<(Row, Men
 
 impl Row {
     /// An error about this row.
-    pub fn bad(&self, reason: impl Into<String>) -> DataError {
+    pub fn bad(&self, reason: impl Into<String>) -> FileError {
         let (path, reason) = (self.path.to_path_buf(), reason.into());
         match path.extension().is_some_and(|extension| extension == "parquet") {
-            true => DataError::Row { path, row: self.number, reason },
-            false => DataError::Line { path, line: self.number, reason },
+            true => FileError::Row { path, row: self.number, reason },
+            false => FileError::Line { path, line: self.number, reason },
         }
     }
 
@@ -81,7 +81,7 @@ impl Row {
         self.columns.get(column).filter(|value| !value.is_null())
     }
 
-    pub fn value(&self, column: &str) -> Result<&Value, DataError> {
+    pub fn value(&self, column: &str) -> Result<&Value, FileError> {
         self.get(column).ok_or_else(|| {
             let names: Vec<&str> = self.columns.keys().map(String::as_str).collect();
             self.bad(format!("no `{column}`, only {}", names.join(", ")))
@@ -89,19 +89,19 @@ impl Row {
     }
 
     /// A string, which may be blank: some choices of real sets are.
-    pub fn string(&self, column: &str) -> Result<&str, DataError> {
+    pub fn string(&self, column: &str) -> Result<&str, FileError> {
         let text = self.value(column)?.as_str();
         text.ok_or_else(|| self.bad(format!("`{column}` is not a string")))
     }
 
     /// A string that is not blank.
-    pub fn text(&self, column: &str) -> Result<&str, DataError> {
+    pub fn text(&self, column: &str) -> Result<&str, FileError> {
         let text = self.string(column)?;
         if text.trim().is_empty() { Err(self.bad(format!("`{column}` is empty"))) } else { Ok(text) }
     }
 
     /// A list of strings.
-    pub fn strings(&self, column: &str) -> Result<Vec<String>, DataError> {
+    pub fn strings(&self, column: &str) -> Result<Vec<String>, FileError> {
         let strings = self.value(column)?.as_array().and_then(|list| {
             list.iter().map(|value| value.as_str().map(String::from)).collect::<Option<Vec<_>>>()
         });
@@ -109,7 +109,7 @@ impl Row {
     }
 
     /// A whole number below `count`.
-    pub fn index(&self, column: &str, count: usize) -> Result<usize, DataError> {
+    pub fn index(&self, column: &str, count: usize) -> Result<usize, FileError> {
         let index = self.value(column)?.as_u64().and_then(|index| usize::try_from(index).ok());
         index
             .filter(|&index| index < count)
@@ -117,7 +117,7 @@ impl Row {
     }
 
     /// The row that the struct in `column` holds.
-    pub fn inner(&self, column: &str) -> Result<Row, DataError> {
+    pub fn inner(&self, column: &str) -> Result<Row, FileError> {
         match self.value(column)? {
             Value::Object(columns) => Ok(Row { columns: columns.clone(), ..self.clone() }),
             _ => Err(self.bad(format!("`{column}` is not a struct"))),
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    fn read(name: &str, text: &[u8]) -> Result<Vec<Row>, DataError> {
+    fn read(name: &str, text: &[u8]) -> Result<Vec<Row>, FileError> {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join(name);
         std::fs::write(&path, text).unwrap();

@@ -13,7 +13,7 @@ use serde_json::{Map, Number, Value};
 use super::nested::{Leaf, Node};
 use super::{Row, Rows};
 use crate::columns::{Budget, Columns, guarded, reason};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::lines::MAX_LINE;
 
 /// Of a row with all its columns: two of the longest documents.
@@ -21,10 +21,10 @@ const MAX_ROW: usize = 2 * MAX_LINE as usize;
 /// What a value of a row counts at least.
 const VALUE_BYTES: usize = 16;
 
-pub fn rows(path: &Path) -> Result<Rows, DataError> {
+pub fn rows(path: &Path) -> Result<Rows, FileError> {
     let shared: Arc<Path> = path.into();
     let opened = guarded(|| Columns::open(path).map(Records::open));
-    let mut records = Some(opened.map_err(|reason| DataError::BadFile { path: path.into(), reason })?);
+    let mut records = Some(opened.map_err(|reason| FileError::BadFile { path: path.into(), reason })?);
     let mut number = 0;
     Ok(Box::new(std::iter::from_fn(move || {
         number += 1;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::multiple_choice::{MultipleChoice, Question, letters};
 use super::{Split, TaskError, files, sets};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::table::Row;
 
 /// `name` is ARC-Easy or ARC-Challenge. Test items may also be those of a CORE bundle.
@@ -19,7 +19,7 @@ pub fn open(name: &'static str, split: Split, folder: &Path) -> Result<MultipleC
     Ok(MultipleChoice::new(name, questions))
 }
 
-fn question(row: &Row) -> Result<Question, DataError> {
+fn question(row: &Row) -> Result<Question, FileError> {
     if row.get("query").is_some() {
         return bundle_question(row);
     }
@@ -36,7 +36,7 @@ fn question(row: &Row) -> Result<Question, DataError> {
 }
 
 /// A bundle's item has no labels of its own.
-fn bundle_question(row: &Row) -> Result<Question, DataError> {
+fn bundle_question(row: &Row) -> Result<Question, FileError> {
     let question = row.text("query")?.trim_start_matches("Question: ").to_string();
     let choices = row.strings("choices")?;
     let right = row.index("gold", choices.len())?;

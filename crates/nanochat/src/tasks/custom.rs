@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 
 use super::multiple_choice::{MultipleChoice, Question, letters};
 use super::{Grading, Task, TaskError, talk};
-use crate::conversation::{Conversation, Fields, Told, Unused, from_json};
-use crate::dataset::DataError;
+use crate::conversation::{Conversation, ExamplesError, Fields, Told, Unused, from_json};
+use crate::file_error::FileError;
 use crate::json;
 use crate::lines::BadLines;
 use crate::records::Records;
@@ -76,8 +76,8 @@ pub fn open(path: &Path, bad_lines: BadLines) -> Result<Box<dyn Task>, TaskError
 fn read<T>(
     path: &Path,
     bad_lines: BadLines,
-    item: impl Fn(&Row) -> Result<T, DataError>,
-) -> Result<(Vec<T>, Option<String>), DataError> {
+    item: impl Fn(&Row) -> Result<T, FileError>,
+) -> Result<(Vec<T>, Option<String>), ExamplesError> {
     let (mut items, mut told, shared) = (Vec::new(), Told::default(), Arc::<Path>::from(path));
     for record in Records::open(path)? {
         let (place, text) = record?;
@@ -94,14 +94,14 @@ fn read<T>(
 }
 
 /// The keys that are not used; an error for one that changes the question.
-fn unused(row: &Row) -> Result<Unused, DataError> {
+fn unused(row: &Row) -> Result<Unused, FileError> {
     let (mut fields, mut unused) = (Fields::new(row.columns().clone(), false), Unused::default());
     KEYS.iter().for_each(|key| drop(fields.take(key)));
     fields.finish("", &mut unused).map_err(|reason| row.bad(reason))?;
     Ok(unused)
 }
 
-fn choice(row: &Row) -> Result<Question, DataError> {
+fn choice(row: &Row) -> Result<Question, FileError> {
     if let Some(key) = ["messages", "system"].into_iter().find(|key| row.get(key).is_some()) {
         return Err(row.bad(format!("`{key}` is not used with choices; write all into `question`")));
     }
@@ -117,7 +117,7 @@ fn choice(row: &Row) -> Result<Question, DataError> {
     Ok(Question { question: row.text("question")?.into(), choices, letters, right })
 }
 
-fn item(row: &Row) -> Result<Item, DataError> {
+fn item(row: &Row) -> Result<Item, FileError> {
     if row.get("choices").is_some() {
         return Err(row.bad("this line has choices, but the first line has none"));
     }

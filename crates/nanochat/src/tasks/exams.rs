@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::multiple_choice::Question;
 use super::{TaskError, ceval, cmmlu, files, mmlu};
-use crate::dataset::DataError;
 use crate::draws::permutation;
+use crate::file_error::FileError;
 use crate::table::{Row, csv_rows, rows};
 
 /// Draws which questions a limit leaves: of all subjects alike.
@@ -115,14 +115,14 @@ impl Exam {
             let subject = subject(&file);
             // MMLU's repository has every subject once more in one folder.
             if subject != "all" {
-                let questions: Result<Vec<Question>, DataError> = self.read(&file)?.collect();
+                let questions: Result<Vec<Question>, FileError> = self.read(&file)?.collect();
                 subjects.entry(subject).or_default().extend(questions?);
             }
         }
         Ok(subjects)
     }
 
-    fn read(&self, file: &Path) -> Result<impl Iterator<Item = Result<Question, DataError>>, DataError> {
+    fn read(&self, file: &Path) -> Result<impl Iterator<Item = Result<Question, FileError>>, FileError> {
         let is_mmlu = self.name == "MMLU";
         let rows = match is_mmlu && file.extension().is_some_and(|extension| extension == "csv") {
             true => csv_rows(file, &mmlu::COLUMNS)?, // the original files have no row of names

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Split, TaskError, split_name};
-use crate::dataset::{DataError, at};
+use crate::file_error::{FileError, at};
 
 /// The files of the first pattern that matches any, sorted. A pattern is a path below `folder` with any number of
 /// `*` in each of its parts.
@@ -31,7 +31,7 @@ pub fn find(
 }
 
 /// What in `folder` has a name that fits; nothing if there is no such folder.
-fn matches(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, DataError> {
+fn matches(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, FileError> {
     if !pattern.contains('*') {
         return Ok(Some(folder.join(pattern)).filter(|path| path.exists()).into_iter().collect());
     }

@@ -8,7 +8,7 @@ use regex::Regex;
 
 use super::{Grading, Split, Task, TaskError, exchange, files, sets};
 use crate::conversation::{Content, Conversation, Part, PartKind};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::table::Row;
 
 pub struct Gsm8k {
@@ -35,7 +35,7 @@ impl Gsm8k {
     }
 }
 
-fn problem(row: &Row) -> Result<Problem, DataError> {
+fn problem(row: &Row) -> Result<Problem, FileError> {
     let solution = parts(row.text("answer")?);
     let answer = solution.iter().rev().find(|part| part.kind == PartKind::Text);
     let answer = answer.and_then(|part| final_answer(&part.text));

@@ -7,7 +7,7 @@ use regex::Regex;
 
 use super::{Grading, Split, Task, TaskError, exchange, files, sets};
 use crate::conversation::{Content, Conversation};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::sandbox::{Outcome, Sandbox, Trial};
 use crate::table::Row;
 
@@ -44,7 +44,7 @@ impl HumanEval {
     }
 }
 
-fn problem(row: &Row) -> Result<Problem, DataError> {
+fn problem(row: &Row) -> Result<Problem, FileError> {
     let text = |column| row.text(column).map(String::from);
     Ok(Problem {
         prompt: text("prompt")?,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::multiple_choice::{MultipleChoice, Question, letters};
 use super::{Split, TaskError, files, sets};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::table::{Row, csv_rows, rows};
 
 pub const COLUMNS: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
@@ -22,7 +22,7 @@ pub fn open(split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
     Ok(MultipleChoice::new("MMLU", sets::shuffled_by(&files, open, question)?))
 }
 
-pub fn question(row: &Row) -> Result<Question, DataError> {
+pub fn question(row: &Row) -> Result<Question, FileError> {
     if row.get("A").is_some() {
         return Question::from_columns(row, ["question", "answer"]);
     }

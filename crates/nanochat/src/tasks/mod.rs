@@ -31,8 +31,8 @@ pub use multiple_choice::Question;
 pub use slice::Slice;
 
 use crate::chinese;
-use crate::conversation::{Content, Conversation, Message, Role};
-use crate::dataset::DataError;
+use crate::conversation::{Content, Conversation, ExamplesError, Message, Role};
+use crate::file_error::FileError;
 use crate::lines::BadLines;
 use crate::sandbox::SandboxError;
 pub use crate::world::Split;
@@ -158,7 +158,9 @@ pub enum TaskError {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
-    Data(#[from] DataError),
+    Examples(#[from] ExamplesError),
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 /// The task of that name (case, hyphens and underscores do not matter), or the one in a file of the user's.

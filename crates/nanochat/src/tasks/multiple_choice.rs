@@ -3,7 +3,7 @@
 use super::{Grading, Split, Task, TaskError, exchange};
 use crate::chinese;
 use crate::conversation::{Content, Conversation};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::table::Row;
 
 pub struct MultipleChoice {
@@ -30,7 +30,7 @@ pub struct Question {
 
 impl Question {
     /// Question, four choices and the right letter in columns of these names.
-    pub fn from_columns(row: &Row, [question, answer]: [&str; 2]) -> Result<Question, DataError> {
+    pub fn from_columns(row: &Row, [question, answer]: [&str; 2]) -> Result<Question, FileError> {
         let letters = letters(4);
         let choices = letters
             .iter()

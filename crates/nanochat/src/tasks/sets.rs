@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::TaskError;
-use crate::dataset::DataError;
 use crate::draws::permutation;
+use crate::file_error::FileError;
 use crate::table::{Row, Rows, rows};
 
 /// The seed of `datasets.shuffle` in the reference.
@@ -13,7 +13,7 @@ const SHUFFLE_SEED: u32 = 42;
 /// One item of each row of `files`, in the reference's order: shuffled, so that any first items are a fair sample.
 pub fn shuffled<T>(
     files: &[PathBuf],
-    item: impl Fn(&Row) -> Result<T, DataError>,
+    item: impl Fn(&Row) -> Result<T, FileError>,
 ) -> Result<Vec<T>, TaskError> {
     shuffled_by(files, rows, item)
 }
@@ -21,8 +21,8 @@ pub fn shuffled<T>(
 /// As [`shuffled`], of files that `open` reads.
 pub fn shuffled_by<T>(
     files: &[PathBuf],
-    open: impl Fn(&Path) -> Result<Rows, DataError>,
-    item: impl Fn(&Row) -> Result<T, DataError>,
+    open: impl Fn(&Path) -> Result<Rows, FileError>,
+    item: impl Fn(&Row) -> Result<T, FileError>,
 ) -> Result<Vec<T>, TaskError> {
     let mut items = Vec::new();
     for file in files {

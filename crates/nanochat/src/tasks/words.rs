@@ -6,7 +6,7 @@ use std::path::Path;
 use nanochat_tensor::Rng;
 
 use super::{Split, TaskError};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::lines::Lines;
 use crate::world::compounds;
 
@@ -33,8 +33,8 @@ pub fn open(split: Split, folder: &Path) -> Result<Vec<String>, TaskError> {
 }
 
 /// One word a line.
-fn read(path: &Path) -> Result<Vec<String>, DataError> {
-    let word = |line: Result<(usize, Vec<u8>), DataError>| {
+fn read(path: &Path) -> Result<Vec<String>, FileError> {
+    let word = |line: Result<(usize, Vec<u8>), FileError>| {
         let (line, bytes) = line?;
         let word = String::from_utf8_lossy(&bytes).to_lowercase();
         if word.chars().all(char::is_alphabetic) && word.chars().count() <= MAX_LETTERS {
@@ -42,7 +42,7 @@ fn read(path: &Path) -> Result<Vec<String>, DataError> {
         }
         let shown: String = word.chars().take(MAX_LETTERS).collect();
         let reason = format!("{shown:?} is not a word of at most {MAX_LETTERS} letters");
-        Err(DataError::Line { path: path.into(), line, reason })
+        Err(FileError::Line { path: path.into(), line, reason })
     };
     Lines::open(path)?.map(word).collect()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::talk::{self, Talk};
 use super::{Grading, Split, Task, TaskError};
 use crate::conversation::{Content, Conversation, Message, Role};
-use crate::dataset::DataError;
+use crate::file_error::FileError;
 use crate::lines::Lines;
 use crate::world::{self, Question};
 
@@ -35,11 +35,11 @@ pub fn questions(
         return Err(TaskError::NoSplit { task: "a world's questions", split: "training" });
     }
     let path = folder.join("questions.jsonl");
-    let question = |line: Result<(usize, Vec<u8>), DataError>| {
+    let question = |line: Result<(usize, Vec<u8>), FileError>| {
         let (line, bytes) = line?;
         serde_json::from_slice::<Question>(&bytes).map_err(|error| {
             let reason = format!("not a question ({error}); `nanochat data make` writes them");
-            DataError::Line { path: path.clone(), line, reason }
+            FileError::Line { path: path.clone(), line, reason }
         })
     };
     let mut questions = Lines::open(&path)?.map(question).collect::<Result<Vec<_>, _>>()?;

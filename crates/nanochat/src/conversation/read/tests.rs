@@ -249,7 +249,7 @@ fn file(name: &str, text: &str, bad_lines: BadLines) -> (Vec<Result<String, Stri
     let path = temp.path().join(name);
     std::fs::write(&path, text).unwrap();
     let mut examples = Examples::open(&path, bad_lines).unwrap();
-    let place = |read: Result<(Place, Example), DataError>| match read {
+    let place = |read: Result<(Place, Example), ExamplesError>| match read {
         Ok((place, _)) => Ok(place.to_string()),
         Err(error) => Err(error.to_string()),
     };

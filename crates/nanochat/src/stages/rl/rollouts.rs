@@ -145,8 +145,8 @@ mod tests {
     use super::*;
     use crate::config::GptConfig;
     use crate::conversation::{Conversation, from_json};
-    use crate::dataset::DataError;
-    use crate::mixture::Conversations;
+    use crate::file_error::FileError;
+    use crate::mixture::{Conversations, MixtureError};
     use crate::stages::rl::weighted_by_advantage;
     use crate::testing::tokenizer;
 
@@ -158,12 +158,12 @@ mod tests {
             1
         }
 
-        fn get(&self, _: usize) -> Result<Conversation, DataError> {
+        fn get(&self, _: usize) -> Result<Conversation, FileError> {
             let messages = r#"[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]"#;
             Ok(from_json(serde_json::from_str(messages).unwrap()).unwrap())
         }
 
-        fn grade(&self, _: usize, answer: &str) -> Result<Option<bool>, DataError> {
+        fn grade(&self, _: usize, answer: &str) -> Result<Option<bool>, MixtureError> {
             Ok(Some(answer.chars().count().is_multiple_of(2)))
         }
     }
