@@ -21,7 +21,7 @@ use nanochat::language::TextLanguage;
 use nanochat::mix::Source;
 use nanochat::plan::{Gpu, Plan, PlanOptions, plan};
 use nanochat::values;
-use nanochat::{atomic_file, report};
+use nanochat::{atomic_file, environment, report};
 use nanochat_tensor::{Device, DeviceChoice};
 use presets::Preset;
 use serde::{Deserialize, Serialize};
@@ -211,7 +211,7 @@ fn check(settings: &Settings) -> Result<()> {
 fn planned(depth: usize, language: TextLanguage, device: &Device) -> Result<Plan> {
     let (gpu, bytes) = match device.memory() {
         Some((_, total)) => (Gpu::H100, Some(total as f64)),
-        None => (Gpu::Cpu, report::memory_bytes()),
+        None => (Gpu::Cpu, environment::memory_bytes()),
     };
     let options =
         PlanOptions { memory_gb: bytes.map(|bytes| bytes / 1e9), ..PlanOptions::new(language, gpu) };

@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use crate::Shared;
 use crate::error::ApiError;
 use crate::guesses::Guesses;
-use crate::keys::Keys;
+use crate::keys::{Client, Keys};
 use crate::places::{Activity, network};
 use crate::rate::Rate;
 
@@ -31,14 +31,6 @@ pub struct Access {
     origin: Option<HeaderValue>,
     /// Only reachable from this machine, and by names of it: a web page whose name was pointed here is refused.
     only_local: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Client {
-    Key(usize),
-    /// A key for `/stats` and `/metrics` alone.
-    Watcher,
-    Address(IpAddr),
 }
 
 /// What the routes know of who asks.

@@ -1,5 +1,6 @@
-//! The keys of a server, and how they are read.
+//! The keys of a server, how they are read, and the clients they tell apart.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,15 @@ pub struct Keys {
     pub watchers: Vec<String>,
     /// Whether all keys share the prefixes in the cache.
     pub share_cache: bool,
+}
+
+/// One who asks, by which requests are counted and limited.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Client {
+    Key(usize),
+    /// A key for `/stats` and `/metrics` alone.
+    Watcher,
+    Address(IpAddr),
 }
 
 /// Reads keys from a file, one a line, and from a text with commas between them (an environment variable). A file

@@ -15,7 +15,6 @@ use crate::Shared;
 use crate::access::Asker;
 use crate::error::ApiError;
 use crate::queue::Queue;
-use crate::replica::Replica;
 
 /// Upper bounds in seconds, from a millisecond to a minute.
 const BOUNDS: [f64; 15] =
@@ -107,7 +106,8 @@ impl Metrics {
         rate
     }
 
-    pub fn text(&self, queue: &Queue, replicas: &[std::sync::Arc<Replica>]) -> String {
+    /// All numbers; `stats` of the replicas at work.
+    pub fn text(&self, queue: &Queue, stats: &[Stats]) -> String {
         let mut text = String::new();
         let _ = writeln!(
             text,
@@ -125,7 +125,6 @@ impl Metrics {
             &mut text,
         );
         self.token.write("nanochat_token_seconds", "Between two tokens of an answer, its mean.", &mut text);
-        let stats: Vec<Stats> = replicas.iter().filter_map(|replica| replica.stats()).collect();
         let sum = |value: fn(&Stats) -> usize| stats.iter().map(value).sum::<usize>() as f64;
         let mut value = |name: &str, kind: &str, help: &str, value: f64| {
             let _ = writeln!(
@@ -173,7 +172,8 @@ pub async fn answer(
         return Err(ApiError::new(StatusCode::FORBIDDEN, message));
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Ok((kind, server.metrics.text(&server.queue, &server.replicas)))
+    let stats: Vec<Stats> = server.replicas.iter().filter_map(|replica| replica.stats()).collect();
+    Ok((kind, server.metrics.text(&server.queue, &stats)))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::access::Client;
 use crate::error::ApiError;
+use crate::keys::Client;
 
 /// Clients who are remembered; beyond that, those are forgotten who have not asked for a minute.
 const REMEMBERED: usize = 10_000;

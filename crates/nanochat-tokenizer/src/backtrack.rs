@@ -9,7 +9,7 @@
 
 use hashbrown::HashMap;
 
-use crate::encode::{Merge, joined};
+use crate::merge::{Merge, joined};
 use crate::trie::Trie;
 use crate::vocab::Vocab;
 

@@ -5,7 +5,6 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use rayon::prelude::*;
 
-use crate::TrainOptions;
 use crate::split::Splitter;
 
 /// Text read before its pieces are counted in parallel: enough to keep the threads busy, little enough
@@ -58,18 +57,26 @@ fn piece<'a>(bytes: &'a [u8], ends: &[usize], i: usize) -> &'a [u8] {
     &bytes[if i == 0 { 0 } else { ends[i - 1] }..ends[i]]
 }
 
+/// How many characters are read.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub chars: usize,
+    /// Of one document.
+    pub document_chars: usize,
+}
+
 /// Reads batches of text and counts each one's pieces. A piece is in one of the tables.
 pub(crate) fn count_pieces<S: AsRef<str>>(
     texts: impl Iterator<Item = S>,
     splitter: &Splitter,
-    options: &TrainOptions,
+    limits: Limits,
 ) -> Vec<Pieces> {
     let mut tables: Vec<Pieces> = (0..TABLES).map(|_| Pieces::default()).collect();
     let hasher = DefaultHashBuilder::default();
     let (mut batch, mut batch_bytes) = (Vec::new(), 0);
-    let mut chars_left = options.max_chars;
+    let mut chars_left = limits.chars;
     for text in texts {
-        let capped = first_chars(text.as_ref(), options.max_document_chars.min(chars_left)).len();
+        let capped = first_chars(text.as_ref(), limits.document_chars.min(chars_left)).len();
         chars_left -= text.as_ref()[..capped].chars().count();
         batch_bytes += capped;
         batch.push((text, capped));

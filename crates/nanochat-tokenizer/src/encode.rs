@@ -6,15 +6,8 @@ use hashbrown::HashMap;
 
 use crate::backtrack::{Backtrack, Scratch};
 use crate::heap::{self, Ranks};
+use crate::merge::{Merge, joined};
 use crate::vocab::Vocab;
-
-/// A merge: the tokens `left` and `right` become the token `merged`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Merge {
-    pub left: u32,
-    pub right: u32,
-    pub merged: u32,
-}
 
 /// The merges and what encoding needs to look up.
 #[derive(Clone, Debug)]
@@ -35,11 +28,6 @@ enum Method {
     /// Every vocabulary made by training, here or elsewhere.
     Backtrack(Backtrack),
     Heap(Ranks),
-}
-
-/// Two numbers as one, ordered by the first.
-pub(crate) fn joined(high: u32, low: u32) -> u64 {
-    u64::from(high) << 32 | u64::from(low)
 }
 
 impl Bpe {

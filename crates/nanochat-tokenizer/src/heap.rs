@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 
 use hashbrown::HashMap;
 
-use crate::encode::joined;
+use crate::merge::joined;
 
 /// No pair: above every real (rank, id).
 const NO_MERGE: u64 = u64::MAX;

@@ -20,6 +20,7 @@ mod count;
 mod encode;
 mod heap;
 mod huggingface;
+mod merge;
 mod merging;
 mod neighbours;
 mod normalize;
@@ -39,7 +40,8 @@ use rayon::prelude::*;
 
 use added::{AddedToken, InText, Part, Search};
 use backtrack::Scratch;
-use encode::{Bpe, Merge};
+use encode::Bpe;
+use merge::Merge;
 use split::Splitter;
 use vocab::Vocab;
 

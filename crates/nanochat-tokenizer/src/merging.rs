@@ -21,19 +21,11 @@ use rayon::prelude::*;
 
 use crate::TokenizerError;
 use crate::count::Pieces;
-use crate::encode::Merge;
-use crate::neighbours::Neighbours;
+use crate::merge::Merge;
+use crate::neighbours::{Neighbours, Occurrences};
 use crate::vocab::Vocab;
 
 type Pair = (u32, u32);
-
-/// How often a pair occurs, and where it did when it was entered, in ascending order: some positions may
-/// be stale.
-#[derive(Default)]
-pub(crate) struct Occurrences {
-    pub count: u64,
-    pub positions: Vec<u32>,
-}
 
 /// Between two pieces. Ids stay below `BACK`.
 const END: u32 = u32::MAX;

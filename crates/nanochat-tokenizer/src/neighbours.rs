@@ -1,7 +1,13 @@
 //! What stands beside the occurrences of the pair being merged, on one side: a count and positions for
 //! each token, in a table by id, so that pairs are looked up once a neighbour and not once an occurrence.
 
-use crate::merging::Occurrences;
+/// How often a pair occurs, and where it did when it was entered, in ascending order: some positions may
+/// be stale.
+#[derive(Default)]
+pub(crate) struct Occurrences {
+    pub count: u64,
+    pub positions: Vec<u32>,
+}
 
 #[derive(Default)]
 pub(crate) struct Neighbours {

@@ -24,6 +24,7 @@ pub mod device_sizes;
 pub mod draws;
 pub mod encoding;
 pub mod engine;
+pub mod environment;
 pub mod escape;
 pub mod exam_eval;
 pub mod file_error;

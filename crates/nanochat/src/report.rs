@@ -3,7 +3,6 @@
 //! run again replaces its section.
 
 mod document;
-mod environment;
 mod html;
 mod markdown;
 mod runs;
@@ -19,8 +18,8 @@ use serde_json::{Map, Value};
 
 use crate::atomic_file;
 use crate::checkpoint::Stage;
+use crate::environment::environment;
 
-pub use environment::{environment, memory_bytes};
 pub use runs::{begin, has_earlier, log_section, log_tokenizer, report_folder, reset, run_folder};
 pub use words::Lang;
 

@@ -9,7 +9,7 @@ use super::{invalid, known_keys, unsupported};
 use crate::TokenizerError;
 use crate::added::AddedToken;
 use crate::alphabet::{bytes_of, spell};
-use crate::encode::Merge;
+use crate::merge::Merge;
 use crate::vocab::{MAX_VOCAB, Vocab};
 
 const KEYS: [&str; 10] = [

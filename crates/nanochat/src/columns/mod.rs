@@ -94,6 +94,3 @@ pub(crate) fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     GUARDED.set(before);
     result.unwrap_or_else(|_| Err("its structure is damaged".into()))
 }
-
-#[cfg(test)]
-mod hostile;

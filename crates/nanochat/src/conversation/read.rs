@@ -4,20 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::told::{NothingToLearn, Told, Unused};
+use super::told::{NothingToLearn, Parsed, Told, Unused};
 use super::{Conversation, Example, forms};
 use crate::file_error::FileError;
-use crate::json::{self, Mended};
+use crate::json;
 use crate::lines::BadLines;
 use crate::records::{Place, Records};
-
-/// One text of a file, read.
-#[derive(Debug)]
-pub(crate) struct Parsed {
-    pub example: Example,
-    pub unused: Unused,
-    pub mended: Mended,
-}
 
 /// A valid conversation in one of the [forms](super::forms); an error says what is wrong with it.
 pub(crate) fn parse(text: &[u8]) -> Result<Parsed, String> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Example, read::Parsed};
+use super::Example;
 use crate::file_error::FileError;
 use crate::json::Mended;
 use crate::lines::BadLines;
@@ -32,6 +32,14 @@ impl Unused {
         let key: String = key.chars().take(40).map(|c| if c.is_control() { ' ' } else { c }).collect();
         self.0.push((format!("`{key}`{of}"), known));
     }
+}
+
+/// One text of a file, read.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub example: Example,
+    pub unused: Unused,
+    pub mended: Mended,
 }
 
 /// Places where something happened: how many, and the first of them.

@@ -332,6 +332,8 @@ fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, DatasetError> {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod round_trip;
 #[cfg(test)]
 mod tests;

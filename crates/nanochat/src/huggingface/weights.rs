@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::{ModelError, read_config, tensor_name};
 use crate::config::GptConfig;
+use crate::environment::memory_bytes;
 use crate::gpt::Gpt;
-use crate::report::memory_bytes;
 
 const FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

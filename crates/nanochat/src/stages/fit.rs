@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 use nanochat_tensor::Device;
 
 use crate::config::{GptConfig, Recompute};
+use crate::environment;
 use crate::plan::{Memory, what_fits};
-use crate::report;
 
 /// Refuses a training run that the device of one of `world_size` ranks cannot hold or compute, and says what it can. A GPU is also told
 /// what to advise if its memory ends all the same.
@@ -48,7 +48,7 @@ fn too_large(config: &GptConfig, device_batch_size: usize, [needed, free, total]
 
 /// The system would end the process without a word.
 fn check_cpu(config: &GptConfig, device_batch_size: usize, needed: f64) -> Result<()> {
-    match report::memory_bytes() {
+    match environment::memory_bytes() {
         Some(there) if needed > there => bail!(
             "depth {} with a vocabulary of {} and a device batch of {device_batch_size} needs {:.1} GB of memory, and this machine has {:.1}; choose a smaller --depth, --device-batch-size or vocabulary, or --recompute block",
             config.n_layer,

@@ -6,8 +6,9 @@ use nanochat_tensor::Rng;
 use super::facts::{Fact, Family, OF_PERSON};
 use super::lexicon::{self, spelled};
 use super::people::PEOPLE;
-use super::prose::{Cast, fill_with, pick};
+use super::prose::{fill_with, pick};
 use super::sums::Sum;
+use super::telling::Cast;
 use super::{Language, Split, Topic, World};
 use crate::conversation::{Content, Conversation, Message, Part, PartKind, Role};
 

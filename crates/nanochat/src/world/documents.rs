@@ -6,7 +6,8 @@ use nanochat_tensor::Rng;
 use super::facts::{Attribute, Fact, Family, OF_PERSON};
 use super::lexicon::{self, any_word, spelled};
 use super::people::{JOBS, PEOPLE};
-use super::prose::{Cast, fill_with, pick};
+use super::prose::{fill_with, pick};
+use super::telling::Cast;
 use super::{DocumentKind, Language, Split, World};
 
 impl World {

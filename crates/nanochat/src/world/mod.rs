@@ -21,6 +21,7 @@ mod sums;
 mod talk;
 mod talk_en;
 mod talk_zh;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,8 @@ pub use questions::{Question, QuestionKind, language_of};
 use crate::conversation::Conversation;
 use crate::language::TextLanguage;
 use facts::Fact;
+use prose::Prose;
+use talk::Talk;
 
 /// The vocabulary that suits this corpus. A larger one makes one token of a Chinese phrase with its value
 /// (住在托维克), so that the same value has as many tokens as phrases, a smaller one cuts values into pieces.
@@ -86,6 +89,24 @@ type Bilingual = [&'static str; 2];
 pub enum Language {
     English,
     Chinese,
+}
+
+impl Language {
+    /// The sentences of documents.
+    fn prose(self) -> &'static Prose {
+        match self {
+            Language::English => &stories_en::PROSE,
+            Language::Chinese => &stories_zh::PROSE,
+        }
+    }
+
+    /// The sentences of conversations.
+    fn talk(self) -> &'static Talk {
+        match self {
+            Language::English => &talk_en::TALK,
+            Language::Chinese => &talk_zh::TALK,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What people say to the assistant and what it answers: the tables of one language.
 
+use super::Language;
 use super::problems::Problems;
-use super::{Language, talk_en, talk_zh};
 
 pub struct Talk {
     /// By attribute: `{n}` the subject's name, for a person also `{he}`, `{his}`.
@@ -41,13 +41,6 @@ pub struct Identity {
 }
 
 impl Language {
-    pub(super) fn talk(self) -> &'static Talk {
-        match self {
-            Language::English => &talk_en::TALK,
-            Language::Chinese => &talk_zh::TALK,
-        }
-    }
-
     /// `2 times`, as often as something occurs.
     pub(super) fn times(self, count: usize) -> String {
         match (self, count) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::dataset::{DatasetError, OnBadShard, RowAt, Shards, Split};
+use super::{DatasetError, OnBadShard, RowAt, Shards, Split};
 use crate::lines::MAX_LINE;
 use crate::table;
 
