@@ -4,15 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nanochat_tensor::Comm;
-use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
-use super::run::{Run, is_due};
+use super::run::{Learner, Point, Run};
 use crate::core_eval::{self, Bundle};
 use crate::escape;
-use crate::gpt::Gpt;
 use crate::output::tell;
-use crate::report::Section;
 use crate::values;
 
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
@@ -62,24 +59,18 @@ impl CoreMetric {
         Ok(CoreMetric { bundle, every, max_per_task })
     }
 
-    /// CORE into the run's metrics and the stage's section, if `step` is one to measure at.
-    pub fn measure(
-        &self,
-        run: &mut Run,
-        [step, last_step]: [usize; 2],
-        model: &Gpt,
-        tokenizer: &Tokenizer,
-        section: &mut Section,
-    ) -> Result<()> {
-        let due = step == last_step || (step > 0 && is_due(step, self.every));
+    /// CORE into the run's metrics and its section, where it is due.
+    pub fn measure(&self, run: &mut Run, point: Point, learner: &Learner) -> Result<()> {
+        let (step, due) = (point.step, point.is_due_after_start(self.every));
+        let (model, tokenizer) = (&learner.model, learner.tokenizer);
         let Some(bundle) = self.bundle.as_ref().filter(|_| due) else { return Ok(()) };
         let scores = core_eval::evaluate(model, tokenizer, bundle, self.max_per_task, &run.comm, |_| ())?;
         run.log(step, &[(scores.metric(), scores.mean)])?;
         let cropped = scores.cropped_items();
         let said = cropped.as_ref().map_or(String::new(), |items| format!(", {items} cropped"));
         run.say(&format!("step {step}: {} {:.4}{said}", scores.name(), scores.mean));
-        section.metrics.insert(scores.name(), scores.mean.into());
-        section.results.insert("few-shot items cropped".into(), cropped.into());
+        run.section.metrics.insert(scores.name(), scores.mean.into());
+        run.section.results.insert("few-shot items cropped".into(), cropped.into());
         Ok(())
     }
 }

@@ -3,31 +3,23 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Context, Result};
-use nanochat_tensor::profile::part;
 use nanochat_tensor::{Comm, Device};
-use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::base::grad_accum_steps;
 use super::fit;
-use super::run::{Run, RunSettings, is_due};
+use super::run::{Learner, Point, Run, RunSettings, Training, micro_batches};
 use super::source::SourceArgs;
 use crate::chat_stream::ChatStream;
 use crate::checkpoint::Stage;
 use crate::counted::counted;
-use crate::gpt::Gpt;
 use crate::gpt::Rates;
 use crate::loss_eval::bits_per_byte;
 use crate::mixture::{Mixture, MixtureArgs};
-use crate::optim::Optimizer;
-use crate::ranks;
-use crate::report::{Column, Section};
 use crate::schedule;
-use crate::train;
 use crate::values;
 
 /// Settings of mid-training.
@@ -77,59 +69,74 @@ pub fn run(settings: &MidSettings, base_dir: &Path, device: &Device, comm: &Comm
     let mut run = Run::open(base_dir, Stage::Mid, &source.tag, &settings.run, settings, device, comm)?;
     run.say(&format!("starting from {}", source.folder.display()));
     run.say_unused(&[&train_mixture, &val]);
-    let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
-    let (mut model, mut optimizer, position) =
-        run.restore(&tokenizer, device, || source.model, new_optimizer)?;
-    model.recompute = settings.run.recompute;
-    model.recipe = settings.run.precision.recipe(&model.device());
+    let (learner, position) = run.restore(&tokenizer, || source.model, settings.rates, 0.0)?;
     let seed = settings.run.seed;
-    let mut stream = ChatStream::new(&train_mixture, &tokenizer, rows, seed, position.as_ref())?;
+    let stream = ChatStream::new(&train_mixture, &tokenizer, rows, seed, position.as_ref())?;
     let conversations = train_mixture.len();
     let of = counted(conversations, "conversation");
     run.say(&format!("{}: {of}, steps of {total_batch_size} tokens", source.tag));
     run.note_idle(grad_accum_steps);
-    let mut section = Section { column: Some(Column::Mid), ..Section::new("Mid-training") };
-    section.results.insert("conversations".into(), conversations.into());
-    run.show_progress("mid", settings.num_iterations.unwrap_or(run.first_step() + 1));
+    run.section.results.insert("conversations".into(), conversations.into());
+    run.show_progress(settings.num_iterations.unwrap_or(run.first_step() + 1));
+    run.train(Mid { settings, learner, stream, val, rows, total_batch_size, grad_accum_steps })
+}
 
-    for step in run.first_step().. {
-        let progress = match settings.num_iterations {
+struct Mid<'a> {
+    settings: &'a MidSettings,
+    learner: Learner<'a>,
+    stream: ChatStream,
+    val: Arc<Mixture>,
+    rows: [usize; 2],
+    total_batch_size: usize,
+    grad_accum_steps: usize,
+}
+
+impl Mid<'_> {
+    /// The share of the run that is done after `step` steps.
+    fn progress(&self, step: usize) -> f64 {
+        match self.settings.num_iterations {
             Some(n) => step as f64 / n.max(1) as f64,
-            None => stream.progress(),
-        };
-        let last = progress >= 1.0;
-        if run.is_save_due(step, last) {
-            run.save(step, &model, &tokenizer, &optimizer, json!(stream.state()))?;
+            None => self.stream.progress(),
         }
-        if run.is_interrupted() && !last {
-            return Err(run.interrupted(step));
-        }
-        let due = last || is_due(step, settings.eval_every);
-        if !val.is_empty() && due {
-            let bpb = chat_bpb(&model, &tokenizer, &val, rows, settings.eval_tokens, comm)?;
+    }
+}
+
+impl Training for Mid<'_> {
+    fn learner(&self) -> &Learner<'_> {
+        &self.learner
+    }
+
+    fn position(&self) -> Value {
+        json!(self.stream.state())
+    }
+
+    fn is_done(&self, step: usize) -> bool {
+        self.progress(step) >= 1.0
+    }
+
+    fn measure(&mut self, run: &mut Run, point: Point) -> Result<()> {
+        let step = point.step;
+        if !self.val.is_empty() && point.is_due(self.settings.eval_every) {
+            let bpb = chat_bpb(&self.learner, &self.val, self.rows, self.settings.eval_tokens, &run.comm)?;
             run.log_measured(step, "chat_bpb", "chat_bpb", bpb)?;
-            section.metrics.insert("chat bpb".into(), bpb.into());
+            run.section.metrics.insert("chat bpb".into(), bpb.into());
         }
-        if last {
-            section.results.insert("steps".into(), step.into());
-            section.results.insert("tokens".into(), (step * total_batch_size).into());
-            break;
+        if point.last {
+            run.section.results.insert("steps".into(), step.into());
+            run.section.results.insert("tokens".into(), (step * self.total_batch_size).into());
         }
-        let started = Instant::now();
-        run.begin_step(step, device);
-        let all = (0..grad_accum_steps).map(|_| stream.next_batch());
-        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, _>>();
-        let micro_batches = part("feeding", feed)?;
-        let scheduled = schedule::by_progress(step, progress, settings.warmdown_ratio);
-        let result = train::step(&mut model, &mut optimizer, &micro_batches, scheduled)
-            .map_err(|diverged| run.diverged(step, diverged))?;
-        if settings.num_iterations.is_none() {
+        Ok(())
+    }
+
+    fn step(&mut self, run: &mut Run, step: usize) -> Result<()> {
+        let scheduled = schedule::by_progress(step, self.progress(step), self.settings.warmdown_ratio);
+        let stream = &mut self.stream;
+        let micro_batches = micro_batches(&run.comm, self.grad_accum_steps, || stream.next_batch())?;
+        if self.settings.num_iterations.is_none() {
             run.expect_steps(((step + 1) as f64 / stream.progress()).ceil() as usize);
         }
-        let seconds = started.elapsed().as_secs_f64();
-        run.log_step(step, result, total_batch_size, seconds, scheduled.lr_multiplier)?;
+        run.learn(step, &mut self.learner, &micro_batches, self.total_batch_size, scheduled, || ())
     }
-    run.finish(base_dir, section)
 }
 
 /// Rows in a forward pass and tokens in a step: as given, or as the base run had them.
@@ -151,13 +158,13 @@ fn batch_sizes(settings: &MidSettings, source: &Path) -> Result<[usize; 2]> {
 
 /// Over `tokens` tokens of the mixture in a fixed order, at most all of it.
 fn chat_bpb(
-    model: &Gpt,
-    tokenizer: &Tokenizer,
+    learner: &Learner,
     mixture: &Arc<Mixture>,
     rows: [usize; 2],
     tokens: usize,
     comm: &Comm,
 ) -> Result<f64> {
+    let Learner { tokenizer, model, .. } = learner;
     let mut stream = ChatStream::new(mixture, tokenizer, rows, 0, None)?;
     let next = |batch| (batch == 0 || stream.progress() < 1.0).then(|| stream.next_batch());
     let batches = (0..tokens.div_ceil(rows[0] * rows[1]).max(1)).map_while(next);

@@ -2,31 +2,24 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Result, bail};
-use nanochat_tensor::profile::part;
 use nanochat_tensor::{Comm, Device, Tape};
-use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::fit;
-use super::run::{Run, RunSettings, is_due};
+use super::run::{Learner, Point, Run, RunSettings, Training, micro_batches};
 use super::source::SourceArgs;
 use super::task_eval::{TaskEval, TaskEvalArgs};
 use crate::batch::Batch;
 use crate::chat_loader::{ChatLoader, ChatLoaderError, Fitted};
 use crate::checkpoint::Stage;
 use crate::counted::counted;
-use crate::gpt::Gpt;
 use crate::gpt::Rates;
 use crate::mixture::{Mixture, MixtureArgs};
-use crate::optim::Optimizer;
 use crate::ranks;
-use crate::report::{Column, Section};
 use crate::schedule::Schedule;
-use crate::train;
 use crate::values;
 
 /// Settings of supervised finetuning.
@@ -84,13 +77,9 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm
     let mut run = Run::open(base_dir, Stage::Sft, &tag, &settings.run, settings, device, comm)?;
     run.say(&format!("starting from {}", source.folder.display()));
     run.say_unused(&[&train_mixture, &val]);
-    let new_optimizer = |model: &Gpt| Optimizer::new(model, settings.rates, 0.0, comm);
-    let (mut model, mut optimizer, position) =
-        run.restore(&tokenizer, device, || source.model, new_optimizer)?;
-    model.recompute = settings.run.recompute;
-    model.recipe = settings.run.precision.recipe(&model.device());
+    let (learner, position) = run.restore(&tokenizer, || source.model, settings.rates, 0.0)?;
     let rows = [settings.device_batch_size, config.sequence_len];
-    let mut loader = ChatLoader::new(&train_mixture, &tokenizer, rows, settings.run.seed, position.as_ref())?;
+    let loader = ChatLoader::new(&train_mixture, &tokenizer, rows, settings.run.seed, position.as_ref())?;
     let schedule = Schedule::Linear { num_iterations, init_lr_frac: settings.init_lr_frac };
     run.say(&format!(
         "{tag}: {}, {} of {}",
@@ -99,46 +88,71 @@ pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm
         settings.target_examples_per_step
     ));
     run.note_idle(grad_accum_steps);
-    let mut section = Section { column: Some(Column::Sft), ..Section::new("Chat finetuning") };
-    section.results.insert("conversations".into(), conversations.into());
-    run.show_progress("sft", num_iterations);
+    run.section.results.insert("conversations".into(), conversations.into());
+    run.show_progress(num_iterations);
+    run.train(Sft {
+        settings,
+        learner,
+        loader,
+        schedule,
+        val,
+        task_eval,
+        rows,
+        grad_accum_steps,
+        num_iterations,
+    })
+}
 
-    for step in run.first_step()..=num_iterations {
-        let last = step == num_iterations;
-        if run.is_save_due(step, last) {
-            run.save(step, &model, &tokenizer, &optimizer, json!(loader.state()))?;
-        }
-        if run.is_interrupted() && !last {
-            return Err(run.interrupted(step));
-        }
-        let due = last || is_due(step, settings.eval_every);
-        if !val.is_empty() && due {
-            let loss = validation_loss(&model, &tokenizer, &val, rows, comm)?;
-            run.log_measured(step, "val_loss", "validation loss", loss)?;
-            section.metrics.insert("val loss".into(), loss.into());
-        }
-        task_eval.measure(&mut run, [step, num_iterations], &model, &tokenizer)?;
-        if last {
-            tell_fitted(&run, loader.fitted(), &mut section);
-            break;
-        }
-        let started = Instant::now();
-        run.begin_step(step, device);
-        let mut tokens = 0;
-        let next = |_| {
-            let batch = loader.next_batch()?.regular(device, rows[0], rows[1]);
-            tokens += batch.inputs.len();
-            Ok(batch)
-        };
-        let all = (0..grad_accum_steps).map(next);
-        let feed = || ranks::mine_of(comm, all).collect::<Result<Vec<_>, ChatLoaderError>>();
-        let micro_batches = part("feeding", feed)?;
-        let scheduled = schedule.at(step);
-        let result = train::step(&mut model, &mut optimizer, &micro_batches, scheduled)
-            .map_err(|diverged| run.diverged(step, diverged))?;
-        run.log_step(step, result, tokens, started.elapsed().as_secs_f64(), scheduled.lr_multiplier)?;
+struct Sft<'a> {
+    settings: &'a SftSettings,
+    learner: Learner<'a>,
+    loader: ChatLoader,
+    schedule: Schedule,
+    val: Arc<Mixture>,
+    task_eval: TaskEval,
+    rows: [usize; 2],
+    grad_accum_steps: usize,
+    num_iterations: usize,
+}
+
+impl Training for Sft<'_> {
+    fn learner(&self) -> &Learner<'_> {
+        &self.learner
     }
-    run.finish(base_dir, section)
+
+    fn position(&self) -> Value {
+        json!(self.loader.state())
+    }
+
+    fn is_done(&self, step: usize) -> bool {
+        step >= self.num_iterations
+    }
+
+    fn measure(&mut self, run: &mut Run, point: Point) -> Result<()> {
+        if !self.val.is_empty() && point.is_due(self.settings.eval_every) {
+            let loss = validation_loss(&self.learner, &self.val, self.rows, &run.comm)?;
+            run.log_measured(point.step, "val_loss", "validation loss", loss)?;
+            run.section.metrics.insert("val loss".into(), loss.into());
+        }
+        self.task_eval.measure(run, point, &self.learner)?;
+        if point.last {
+            tell_fitted(run, self.loader.fitted());
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, run: &mut Run, step: usize) -> Result<()> {
+        let (device, [b, t]) = (self.learner.model.device(), self.rows);
+        let mut tokens = 0;
+        let next = || {
+            let batch = self.loader.next_batch()?.regular(&device, b, t);
+            tokens += batch.inputs.len();
+            Ok::<_, ChatLoaderError>(batch)
+        };
+        let micro_batches = micro_batches(&run.comm, self.grad_accum_steps, next)?;
+        let scheduled = self.schedule.at(step);
+        run.learn(step, &mut self.learner, &micro_batches, tokens, scheduled, || ())
+    }
 }
 
 fn grad_accum_steps(settings: &SftSettings) -> Result<usize> {
@@ -170,24 +184,24 @@ fn num_iterations(settings: &SftSettings, conversations: usize) -> Result<usize>
     }
 }
 
-fn tell_fitted(run: &Run, Fitted { kept, cut, skipped }: Fitted, section: &mut Section) {
+fn tell_fitted(run: &mut Run, Fitted { kept, cut, skipped }: Fitted) {
     let read = kept + skipped;
     run.say(&format!(
         "{} read, {cut} cut to the model's length, {skipped} left out for having nothing to learn",
         counted(read, "conversation")
     ));
-    section.results.insert("cut to the model's length".into(), cut.into());
-    section.results.insert("left out".into(), skipped.into());
+    run.section.results.insert("cut to the model's length".into(), cut.into());
+    run.section.results.insert("left out".into(), skipped.into());
 }
 
 /// Mean nll over the assistant's tokens, of the same conversations each time.
 fn validation_loss(
-    model: &Gpt,
-    tokenizer: &Tokenizer,
+    learner: &Learner,
     mixture: &Arc<Mixture>,
     rows: [usize; 2],
     comm: &Comm,
 ) -> Result<f64, ChatLoaderError> {
+    let Learner { tokenizer, model, .. } = learner;
     let mut loader = ChatLoader::new(mixture, tokenizer, rows, 0, None)?;
     let batches = (0..VAL_CONVERSATIONS.min(mixture.len()).div_ceil(rows[0])).map(|_| loader.next_batch());
     let measured = |batch: Result<Batch, ChatLoaderError>| {

@@ -4,12 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
-use super::run::{Run, is_due};
+use super::run::{Learner, Point, Run};
 use crate::chat_eval::{self, ChatEvalOptions};
-use crate::gpt::Gpt;
 use crate::sampler::SampleOptions;
 use crate::tasks::{self, Folders, Slice, Split, Task};
 use crate::values;
@@ -48,15 +46,10 @@ impl TaskEval {
         Ok(TaskEval { tasks, every: args.eval_task_every })
     }
 
-    /// Greedy answers, as `accuracy NAME` into the run's metrics, if `step` is one to measure at.
-    pub fn measure(
-        &self,
-        run: &mut Run,
-        [step, last_step]: [usize; 2],
-        model: &Gpt,
-        tokenizer: &Tokenizer,
-    ) -> Result<()> {
-        let due = step == last_step || is_due(step, self.every);
+    /// Greedy answers, as `accuracy NAME` into the run's metrics, where they are due.
+    pub fn measure(&self, run: &mut Run, point: Point, learner: &Learner) -> Result<()> {
+        let (step, due) = (point.step, point.is_due(self.every));
+        let (model, tokenizer) = (&learner.model, learner.tokenizer);
         for task in self.tasks.iter().filter(|_| due) {
             let sample = SampleOptions::GREEDY;
             let options = ChatEvalOptions { max_tokens: MAX_TOKENS, samples: 1, sample, keep_wrong: 0 };

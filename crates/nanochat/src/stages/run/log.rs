@@ -1,7 +1,7 @@
 //! What a run writes down and tells while it goes on: steps, measurements, and a recording of a few steps.
 
 use anyhow::{Context, Result};
-use nanochat_tensor::{Device, profile as recorder};
+use nanochat_tensor::profile as recorder;
 
 use super::Run;
 use crate::mixture::Mixture;
@@ -13,9 +13,9 @@ const UNRECORDED: usize = 2;
 
 impl Run {
     /// Called when a step begins, before it is fed: the steps of `--profile` are recorded from here.
-    pub fn begin_step(&self, step: usize, device: &Device) {
+    pub(super) fn begin_recording(&self, step: usize) {
         if self.settings.profile > 0 && self.writer.is_some() && step == self.first_step() + UNRECORDED {
-            recorder::start(device.clock());
+            recorder::start(self.device.clock());
         }
     }
 
@@ -44,16 +44,9 @@ open {} in ui.perfetto.dev",
     }
 
     /// Logs one training step and moves the progress on.
-    pub fn log_step(
-        &mut self,
-        step: usize,
-        result: StepResult,
-        tokens: usize,
-        seconds: f64,
-        lr: f32,
-    ) -> Result<()> {
+    pub(super) fn log_step(&mut self, step: usize, result: StepResult, tokens: usize, lr: f32) -> Result<()> {
+        let tokens_per_second = tokens as f64 / self.step_seconds();
         self.end_step(step)?;
-        let tokens_per_second = tokens as f64 / seconds;
         self.log(
             step,
             &[

@@ -1,35 +1,34 @@
-//! What the stages share around their loops: where a run lives, resuming, saving, interrupts, progress.
+//! What the stages share: where a run lives, resuming, the loop over its steps with saving, interrupts and measuring,
+//! and its report.
 
 mod folder;
 mod interrupt;
 mod log;
 mod progress;
 mod replaced;
+mod saving;
 mod settings;
+mod training;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nanochat_tensor::{Comm, Device};
-use nanochat_tokenizer::Tokenizer;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use self::folder::{Writer, cannot_go_on, open_folder};
+use self::folder::{Writer, open_folder};
 use self::interrupt::Interrupt;
 pub use self::interrupt::{ignores_hangup, watch_signals};
 use self::progress::Progress;
 pub use self::settings::RunSettings;
 use self::settings::{kept, recorded};
-use crate::checkpoint::{Checkpoints, Stage, TrainState, load_folder};
+pub use self::training::{Learner, Point, Training, micro_batches};
+use crate::checkpoint::{Checkpoints, Stage, TrainState};
 use crate::curve::stage_charts;
-use crate::gpt::Gpt;
 use crate::metrics::{METRICS_FILE, read_metrics};
-use crate::optim::Optimizer;
 use crate::report::{self, Section};
-use crate::train::Diverged;
 
 /// The run was asked to stop by a signal; everything is saved.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +44,12 @@ pub struct Interrupted {
 pub struct Run {
     pub comm: Comm,
     pub checkpoints: Checkpoints,
+    /// What the stage has to report, filled while it runs.
+    pub section: Section,
+    stage: Stage,
+    base_dir: PathBuf,
     model_tag: String,
+    device: Device,
     /// Where it goes on; None: from the beginning.
     pub resumed: Option<TrainState>,
     /// The first rank's.
@@ -55,18 +59,20 @@ pub struct Run {
     /// A checkpoint saved by this process whose weights have not given a finite loss yet.
     unproven: Option<usize>,
     interrupt: Interrupt,
-    /// The ranks have agreed to stop.
-    stopping: bool,
-    /// The step to save at is the last one.
-    at_end: bool,
     progress: Progress,
     seconds_before: f64,
     started: Instant,
+    step_started: Instant,
 }
 
-/// Whether `step` is one of every `every`; 0: none is.
-pub fn is_due(step: usize, every: usize) -> bool {
-    every > 0 && step.is_multiple_of(every)
+/// The name of a stage's section in the report.
+fn title(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Base => "Base training",
+        Stage::Mid => "Mid-training",
+        Stage::Sft => "Chat finetuning",
+        Stage::Rl => "Reinforcement learning",
+    }
 }
 
 impl Run {
@@ -100,53 +106,22 @@ impl Run {
         Ok(Run {
             comm: comm.clone(),
             checkpoints,
+            section: Section { column: Some(stage.into()), ..Section::new(title(stage)) },
+            stage,
+            base_dir: base_dir.into(),
             model_tag: model_tag.into(),
+            device: device.clone(),
             resumed,
             writer,
             settings: settings.clone(),
             all_settings,
             unproven: None,
             interrupt: Interrupt::hold(comm.is_first())?,
-            stopping: false,
-            at_end: false,
             progress: Progress::hidden(),
             seconds_before,
             started: Instant::now(),
+            step_started: Instant::now(),
         })
-    }
-
-    /// Weights, optimizer and loader position (None: the beginning) to start with: the resumed
-    /// checkpoint's, or new ones.
-    pub fn restore<Position: DeserializeOwned>(
-        &self,
-        tokenizer: &Tokenizer,
-        device: &Device,
-        new_model: impl FnOnce() -> Gpt,
-        new_optimizer: impl Fn(&Gpt) -> Optimizer,
-    ) -> Result<(Gpt, Optimizer, Option<Position>)> {
-        let Some(state) = &self.resumed else {
-            let model = new_model().to_device(device)?;
-            let optimizer = new_optimizer(&model);
-            return Ok((model, optimizer, None));
-        };
-        let folder = self.checkpoints.folder(state.step);
-        let read = || -> Result<_> {
-            let loaded = load_folder(&folder)?.to_device(device)?;
-            let mut optimizer = new_optimizer(&loaded.model);
-            self.checkpoints.load_optimizer(state, &mut optimizer)?;
-            let position = serde_json::from_value(state.position.clone())
-                .context("train_state.json has no loader position")?;
-            Ok((loaded, optimizer, position))
-        };
-        let (loaded, optimizer, position) =
-            read().with_context(|| cannot_go_on(&self.checkpoints, state.step))?;
-        if loaded.tokenizer.to_json() != tokenizer.to_json() {
-            bail!(
-                "the tokenizer is not the one that {} was trained with; put that one back or start anew with --overwrite",
-                folder.display()
-            );
-        }
-        Ok((loaded.model, optimizer, Some(position)))
     }
 
     /// The step to begin with.
@@ -155,9 +130,9 @@ impl Run {
     }
 
     /// Shows progress towards `num_iterations` steps from here on.
-    pub fn show_progress(&mut self, name: &str, num_iterations: usize) {
+    pub fn show_progress(&mut self, num_iterations: usize) {
         if self.writer.is_some() {
-            self.progress = Progress::new(name, self.first_step(), num_iterations);
+            self.progress = Progress::new(self.stage.name(), self.first_step(), num_iterations);
         }
         self.started = Instant::now();
     }
@@ -170,23 +145,8 @@ impl Run {
     }
 
     /// Seconds of training, over all sessions of the run.
-    pub fn seconds(&self) -> f64 {
+    fn seconds(&self) -> f64 {
         self.seconds_before + self.started.elapsed().as_secs_f64()
-    }
-
-    /// Whether any rank has been asked to stop: as of the last `is_save_due`, so that all stop at one step.
-    pub fn is_interrupted(&self) -> bool {
-        self.stopping
-    }
-
-    /// Whether `step`, the number of steps done, is one to save at. The ranks ask this together, once a step.
-    pub fn is_save_due(&mut self, step: usize, last: bool) -> bool {
-        let mut asked = [f64::from(u8::from(self.interrupt.asked().is_some()))];
-        self.comm.sum_f64(&mut asked);
-        self.stopping = asked[0] > 0.0;
-        self.at_end = last;
-        let new = step > self.first_step() || self.resumed.is_none();
-        new && (last || self.stopping || (step > 0 && is_due(step, self.settings.save_every)))
     }
 
     /// Says so where a step's `n` micro-batches leave some ranks waiting for the others.
@@ -199,80 +159,22 @@ impl Run {
         }
     }
 
-    pub fn save(
-        &mut self,
-        step: usize,
-        model: &Gpt,
-        tokenizer: &Tokenizer,
-        optimizer: &Optimizer,
-        position: Value,
-    ) -> Result<()> {
-        let state = TrainState {
-            step,
-            optimizer_steps: optimizer.steps(),
-            position,
-            settings: self.all_settings.clone(),
-            seconds: self.seconds(),
-            finished: Some(self.at_end),
-        };
-        let tensors = optimizer.tensors();
-        self.unproven = Some(step);
-        if self.writer.is_some() {
-            let folder = self.checkpoints.save(model, tokenizer, &tensors, &state)?;
-            self.say(&format!("step {step}: saved {}", folder.display()));
-        }
-        Ok(())
-    }
-
-    /// The sentence of a run whose loss is no number any more. A checkpoint of these very weights goes:
-    /// the last one must be one to go on from.
-    pub fn diverged(&mut self, step: usize, diverged: Diverged) -> anyhow::Error {
-        self.progress.finish();
-        if self.unproven.take() == Some(step)
-            && self.writer.is_some()
-            && let Err(error) = self.checkpoints.delete(step)
-        {
-            return error.into();
-        }
-        let last = match self.checkpoints.steps().last() {
-            Some(last) => format!("the last checkpoint is of step {last}"),
-            None => "there is no checkpoint".into(),
-        };
-        anyhow::Error::new(diverged).context(format!("training stopped at step {step} ({last})"))
-    }
-
-    /// Deletes checkpoints beyond `--keep`, once the last one is known to be sound.
-    fn prune(&mut self) -> Result<()> {
-        match self.unproven.take() {
-            Some(_) if self.writer.is_some() => Ok(self.checkpoints.prune(self.settings.keep)?),
-            _ => Ok(()),
-        }
-    }
-
-    /// The sentence of an interrupted run.
-    pub fn interrupted(&self, step: usize) -> anyhow::Error {
-        self.progress.finish();
-        let folder = self.checkpoints.folder(step).display().to_string();
-        // Another rank may have been asked.
-        let code = interrupt::code(self.interrupt.asked().unwrap_or(signal_hook::consts::SIGINT));
-        Interrupted { step, folder, code }.into()
-    }
-
     /// Ends a run that reached its horizon: its section of the report, with settings and curves.
-    pub fn finish(&mut self, base_dir: &Path, mut section: Section) -> Result<()> {
+    fn finish(&mut self) -> Result<()> {
         self.end_recording()?;
         self.progress.finish();
         self.prune()?;
         if self.writer.is_none() {
             return Ok(());
         }
+        let mut section = std::mem::take(&mut self.section);
         section.seconds = self.seconds();
         section.settings = self.all_settings.as_object().cloned().unwrap_or_default();
         let metrics = read_metrics(&self.checkpoints.dir().join(METRICS_FILE))?;
-        let folder = report::run_folder(base_dir, &self.model_tag);
+        let folder = report::run_folder(&self.base_dir, &self.model_tag);
         section.charts = stage_charts(&section.title, &metrics, &folder)
             .with_context(|| format!("failed to draw into {}", folder.display()))?;
-        report::log_section(base_dir, &self.model_tag, &section)?;
+        report::log_section(&self.base_dir, &self.model_tag, &section)?;
         eprintln!("{} took {:.0} s", section.title, section.seconds);
         Ok(())
     }
