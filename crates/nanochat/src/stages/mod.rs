@@ -2,6 +2,7 @@
 
 pub mod base;
 mod core_metric;
+mod epochs;
 pub mod fit;
 pub mod mid;
 pub mod rl;

@@ -8,6 +8,7 @@ use nanochat_tensor::{Comm, Device, Tape};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::epochs::Epochs;
 use super::fit;
 use super::run::{Learner, Point, Run, RunSettings, Training, micro_batches};
 use super::source::SourceArgs;
@@ -164,24 +165,10 @@ fn grad_accum_steps(settings: &SftSettings) -> Result<usize> {
 }
 
 fn num_iterations(settings: &SftSettings, conversations: usize) -> Result<usize> {
-    let per_step = settings.target_examples_per_step;
-    let examples = settings.num_epochs * conversations as f64;
-    match settings.num_iterations.unwrap_or((examples / per_step as f64) as usize) {
-        0 => bail!(
-            "a step takes {per_step} conversations, but {} times {} is less; say --num-epochs {}, or lower --target-examples-per-step and --device-batch-size",
-            settings.num_epochs,
-            counted(conversations, "conversation"),
-            per_step.div_ceil(conversations.max(1))
-        ),
-        iterations if iterations as u64 > values::MOST_STEPS => {
-            bail!(
-                "--num-epochs {} are {iterations:.2e} steps, and {} are the most",
-                settings.num_epochs,
-                values::MOST_STEPS
-            )
-        }
-        iterations => Ok(iterations),
-    }
+    let (num_epochs, per_step) = (settings.num_epochs, settings.target_examples_per_step);
+    let smaller_step = "--target-examples-per-step and --device-batch-size";
+    Epochs { num_epochs, per_step, item: "conversation", smaller_step }
+        .steps(conversations, settings.num_iterations)
 }
 
 fn tell_fitted(run: &mut Run, Fitted { kept, cut, skipped }: Fitted) {

@@ -5,11 +5,11 @@ use nanochat_tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::rollouts::Sampling;
-use crate::counted::counted;
 use crate::device_sizes::DeviceSizes;
 use crate::gpt::Rates;
 use crate::mixture::MixtureArgs;
 use crate::sampler::SampleOptions;
+use crate::stages::epochs::Epochs;
 use crate::stages::run::RunSettings;
 use crate::stages::source::SourceArgs;
 use crate::values;
@@ -98,24 +98,9 @@ impl RlSettings {
 
     /// Steps to train: as given, or as many as the epochs take.
     pub(super) fn steps(&self, questions: usize) -> Result<usize> {
-        let per_step = self.examples_per_step;
-        let asked = self.num_epochs * questions as f64;
-        match self.num_iterations.unwrap_or((asked / per_step as f64) as usize) {
-            0 => bail!(
-                "a step takes {per_step} questions, but {} times {} is less; say --num-epochs {}, or lower --examples-per-step",
-                self.num_epochs,
-                counted(questions, "question"),
-                per_step.div_ceil(questions.max(1))
-            ),
-            iterations if iterations as u64 > values::MOST_STEPS => {
-                bail!(
-                    "--num-epochs {} are {iterations:.2e} steps, and {} are the most",
-                    self.num_epochs,
-                    values::MOST_STEPS
-                )
-            }
-            iterations => Ok(iterations),
-        }
+        let (num_epochs, per_step) = (self.num_epochs, self.examples_per_step);
+        let smaller_step = "--examples-per-step";
+        Epochs { num_epochs, per_step, item: "question", smaller_step }.steps(questions, self.num_iterations)
     }
 
     /// How `samples` answers to each question are drawn.
