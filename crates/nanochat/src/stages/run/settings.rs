@@ -117,7 +117,30 @@ pub(super) fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Args, Parser};
+
     use super::*;
+    use crate::stages::{base::BaseSettings, mid::MidSettings, rl::RlSettings, sft::SftSettings};
+
+    #[derive(Parser)]
+    struct Line<S: Args> {
+        #[command(flatten)]
+        settings: S,
+    }
+
+    fn names<S: Args + Serialize>() -> Vec<String> {
+        let settings = json!(Line::<S>::parse_from(["train"]).settings);
+        settings.as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn what_may_change_is_named_as_in_a_stage() {
+        let stages =
+            [names::<BaseSettings>(), names::<MidSettings>(), names::<SftSettings>(), names::<RlSettings>()];
+        for free in FREE {
+            assert!(stages.iter().flatten().any(|name| name == free), "no stage has a setting {free}");
+        }
+    }
 
     #[test]
     fn a_gpu_run_is_recorded_in_bf16_and_refuses_another_precision() {
