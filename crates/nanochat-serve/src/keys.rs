@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::options::ServeOptions;
+
 /// Who may ask a server, and for what. Without keys everybody may.
 #[derive(Default)]
 pub struct Keys {
@@ -14,6 +16,19 @@ pub struct Keys {
     pub watchers: Vec<String>,
     /// Whether all keys share the prefixes in the cache.
     pub share_cache: bool,
+}
+
+impl Keys {
+    /// Reads the keys that the options name.
+    pub fn read(options: &ServeOptions) -> Result<Keys> {
+        let clients = read_keys(options.api_keys.as_deref(), options.listed_keys.as_deref())?;
+        let watchers = read_keys(options.metrics_keys.as_deref(), None)?;
+        ensure!(
+            watchers.is_empty() || !clients.is_empty(),
+            "--metrics-keys needs --api-keys: without keys everybody may read everything"
+        );
+        Ok(Keys { clients, watchers, share_cache: options.share_cache })
+    }
 }
 
 /// One who asks, by which requests are counted and limited.
@@ -27,7 +42,7 @@ pub enum Client {
 
 /// Reads keys from a file, one a line, and from a text with commas between them (an environment variable). A file
 /// without keys and a key of less than 8 characters are errors.
-pub fn read_keys(file: Option<&Path>, listed: Option<&str>) -> Result<Vec<String>> {
+fn read_keys(file: Option<&Path>, listed: Option<&str>) -> Result<Vec<String>> {
     let mut keys: Vec<String> = Vec::new();
     if let Some(file) = file {
         let text =

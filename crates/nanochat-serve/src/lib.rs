@@ -39,15 +39,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use nanochat::engine::EngineOptions;
 use nanochat::gpt::Gpt;
 use nanochat_tensor::Device;
 use nanochat_tokenizer::Tokenizer;
 use serde_json::Value;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -161,13 +161,7 @@ pub fn run(
     options: &ServeOptions,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
-    let clients = keys::read_keys(options.api_keys.as_deref(), options.listed_keys.as_deref())?;
-    let watchers = keys::read_keys(options.metrics_keys.as_deref(), None)?;
-    ensure!(
-        watchers.is_empty() || !clients.is_empty(),
-        "--metrics-keys needs --api-keys: without keys everybody may read everything"
-    );
-    let keys = Keys { clients, watchers, share_cache: options.share_cache };
+    let keys = Keys::read(options)?;
     let cores = std::thread::available_parallelism()?.get();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -179,22 +173,10 @@ pub fn run(
         listener.with_context(|| format!("failed to listen on {address}; --port takes another"))?;
     let bound = listener.local_addr()?;
     let (queue, metrics) = (Arc::new(Queue::new(options.max_queue)), Arc::new(Metrics::default()));
-    let engine = |device: &Device| {
-        let for_batch = EngineOptions::for_batch(device, options.max_rows);
-        let cache_bytes = options.cache_mib.map_or(for_batch.cache_bytes, |mib| mib << 20);
-        let (weights, max_rows) = (options.weights, options.max_rows);
-        EngineOptions { weights, max_rows, cache_bytes, ..for_batch }
-    };
     let context = model.config.sequence_len;
     let tokenizer_info = tokens::tokenizer_info(&tokenizer, &model.config);
-    let copies = devices.iter().map(|device| model.clone().to_device(device));
-    let copies: Vec<Gpt> = copies.collect::<Result<_, _>>()?;
-    drop(model); // the replicas have their own
-    let start = |(i, (model, device)): (usize, (Gpt, &Device))| {
-        replica::start(i, model, tokenizer.clone(), engine(device), queue.clone(), metrics.clone())
-    };
-    let (replicas, threads): (Vec<_>, Vec<_>) =
-        copies.into_iter().zip(devices).enumerate().map(start).unzip();
+    let replicas = replica::start_all(model, &tokenizer, devices, options, &queue, &metrics)?;
+    let (replicas, threads): (Vec<_>, Vec<_>) = replicas.into_iter().unzip();
     let server = Arc::new(Server {
         model: name,
         marks: Marks::of(&tokenizer)?,
@@ -212,34 +194,43 @@ pub fn run(
     if server.access.is_open() && !bound.ip().is_loopback() {
         eprintln!("warning: anyone who reaches {bound} can use this server; --api-keys FILE asks for keys");
     }
-    let grace = Duration::from_secs(options.grace);
-    let places = Arc::new(Places::new(options.connections_per_address, CONNECTIONS));
-    runtime.block_on(async {
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let (counted, signals) = watch::channel(0);
-        tokio::spawn(async move {
-            loop {
-                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-                counted.send_modify(|count| *count += 1);
-            }
-        });
-        let nth = |n| {
-            let mut signals = signals.clone();
-            async move { drop(signals.wait_for(|count| *count >= n).await) }
-        };
-        let stop = async {
-            nth(1).await;
-            eprintln!("stopping: running answers have {} s; another signal ends them now", grace.as_secs());
-            queue.drain();
-        };
-        let late = async {
-            tokio::select! { () = nth(2) => {}, () = tokio::time::sleep(grace) => {} }
-        };
-        ready(bound);
-        connection::serve(listener, router(server), places, stop, late, || queue.abort()).await;
-        anyhow::Ok(())
-    })?;
+    runtime.block_on(serve_until_stopped(listener, server, options, || ready(bound)))?;
     queue.abort();
     threads.into_iter().for_each(|thread| drop(thread.join())); // a failed one has said why
+    Ok(())
+}
+
+/// Serves until a signal, then lets running answers finish until another one comes or their grace is over.
+async fn serve_until_stopped(
+    listener: TcpListener,
+    server: Arc<Server>,
+    options: &ServeOptions,
+    ready: impl FnOnce(),
+) -> Result<()> {
+    let grace = Duration::from_secs(options.grace);
+    let places = Arc::new(Places::new(options.connections_per_address, CONNECTIONS));
+    let queue = server.queue.clone();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (counted, signals) = watch::channel(0);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            counted.send_modify(|count| *count += 1);
+        }
+    });
+    let nth = |n| {
+        let mut signals = signals.clone();
+        async move { drop(signals.wait_for(|count| *count >= n).await) }
+    };
+    let stop = async {
+        nth(1).await;
+        eprintln!("stopping: running answers have {} s; another signal ends them now", grace.as_secs());
+        queue.drain();
+    };
+    let late = async {
+        tokio::select! { () = nth(2) => {}, () = tokio::time::sleep(grace) => {} }
+    };
+    ready();
+    connection::serve(listener, router(server), places, stop, late, || queue.abort()).await;
     Ok(())
 }

@@ -7,13 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use anyhow::Result;
 use nanochat::engine::{Engine, EngineOptions, Event, RequestId, Stats};
 use nanochat::escape;
 use nanochat::gpt::Gpt;
+use nanochat_tensor::Device;
 use nanochat_tensor::cuda::gpu_failure;
 use nanochat_tokenizer::Tokenizer;
 
 use crate::metrics::Metrics;
+use crate::options::ServeOptions;
 use crate::queue::{Job, Queue, Update, Work};
 
 /// What the rest of the server sees of a replica.
@@ -33,8 +36,32 @@ impl Replica {
     }
 }
 
+/// A copy of the model on each device, and the thread that computes with it. All take from one queue.
+pub fn start_all(
+    model: Gpt,
+    tokenizer: &Tokenizer,
+    devices: &[Device],
+    options: &ServeOptions,
+    queue: &Arc<Queue>,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<(Arc<Replica>, JoinHandle<()>)>> {
+    let engine = |device: &Device| {
+        let for_batch = EngineOptions::for_batch(device, options.max_rows);
+        let cache_bytes = options.cache_mib.map_or(for_batch.cache_bytes, |mib| mib << 20);
+        let (weights, max_rows) = (options.weights, options.max_rows);
+        EngineOptions { weights, max_rows, cache_bytes, ..for_batch }
+    };
+    let copies = devices.iter().map(|device| model.clone().to_device(device));
+    let copies: Vec<Gpt> = copies.collect::<Result<_, _>>()?;
+    drop(model); // the replicas have their own
+    let start = |(i, (model, device)): (usize, (Gpt, &Device))| {
+        start(i, model, tokenizer.clone(), engine(device), queue.clone(), metrics.clone())
+    };
+    Ok(copies.into_iter().zip(devices).enumerate().map(start).collect())
+}
+
 /// Starts the thread; it ends when the queue says so, or when the device fails.
-pub fn start(
+fn start(
     index: usize,
     model: Gpt,
     tokenizer: Tokenizer,
