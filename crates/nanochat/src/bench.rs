@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::batch::Batch;
 use crate::config::{GptConfig, Precision, Recompute};
+use crate::device_sizes::DeviceSizes;
 use crate::gpt::Gpt;
 use crate::gpt::Rates;
 use crate::optim::{Optimizer, ScheduleValues};
@@ -61,7 +62,7 @@ pub struct TrainBench {
     #[command(flatten)]
     pub sizes: Sizes,
     /// Tokens in one optimizer step
-    #[arg(long, value_parser = values::amount, default_value_t = 524_288)]
+    #[arg(long, value_parser = values::amount, default_value_t = DeviceSizes::GPU.step_tokens)]
     pub total_batch_size: usize,
     /// Steps that are timed, after two short ones that are not
     #[arg(long, value_parser = values::count, default_value_t = 2)]

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use self::options::{check, in_range};
 use crate::config::{GptConfig, ModelOptions, Recompute};
+use crate::dataset::CHARS_PER_SHARD;
 use crate::language::TextLanguage;
 
 pub use figures::Gpu;
@@ -23,7 +24,6 @@ pub use options::{PlanError, PlanOptions};
 pub use rates::LearningRates;
 pub use scaling::Scaling;
 
-const CHARACTERS_A_SHARD: f64 = 250e6;
 /// Largest device batch that is chosen without being asked for: more gives no speed.
 const LARGEST_BATCH: usize = 32;
 /// Part of a device's memory that a plan may use; the rest is workspaces, fragments and the runtime.
@@ -157,7 +157,7 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
         chars_per_token,
         characters,
         shards: shards(characters),
-        epochs: options.shards.map(|n| characters / ((n - 1) as f64 * CHARACTERS_A_SHARD)),
+        epochs: options.shards.map(|n| characters / ((n - 1) as f64 * CHARS_PER_SHARD as f64)),
         memory: memory(&model, device_batch_size, options),
         memory_available: available_memory(options),
         recompute: options.recompute,
@@ -236,7 +236,7 @@ fn available_memory(options: &PlanOptions) -> f64 {
 
 /// With 10 % more text than needed, since documents differ; whole tens, as people download them.
 fn shards(characters: f64) -> usize {
-    let needed = (1.1 * characters / CHARACTERS_A_SHARD).ceil() as usize;
+    let needed = (1.1 * characters / CHARS_PER_SHARD as f64).ceil() as usize;
     if needed <= 10 { needed.max(2) } else { needed.next_multiple_of(10) }
 }
 

@@ -32,5 +32,7 @@ pub mod sample;
 pub(crate) mod take_rows;
 
 pub use limits::ShapeLimits;
-pub use linear_softcap_cross_entropy::{softcap, softcapped_logits};
+pub use linear_softcap_cross_entropy::{
+    CPU_LOGITS, GPU_LOGIT_ROWS, SOFTCAP, cpu_logit_rows, softcap, softcapped_logits,
+};
 pub use rms_norm::EPS;

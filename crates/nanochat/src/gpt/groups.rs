@@ -6,18 +6,23 @@ use super::GptConfig;
 use super::weights::WeightRole;
 use crate::values;
 
+/// The usual learning rates: the defaults of [`Rates`].
+pub const MATRIX_LR: f64 = 0.02;
+pub const EMBEDDING_LR: f64 = 0.2;
+pub const UNEMBEDDING_LR: f64 = 0.004;
+
 /// Learning rates before the schedule. Those of embedding and head are for n_embd 768 and are scaled
 /// by (n_embd / 768)^−½.
 #[derive(Clone, Copy, Debug, clap::Args, Serialize, Deserialize)]
 pub struct Rates {
     /// Learning rate of the matrices (Muon)
-    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.02)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = MATRIX_LR as f32)]
     pub matrix_lr: f32,
     /// Learning rate of the embedding (AdamW)
-    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.2)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = EMBEDDING_LR as f32)]
     pub embedding_lr: f32,
     /// Learning rate of the head (AdamW)
-    #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.004)]
+    #[arg(long, value_parser = values::at_least_zero, default_value_t = UNEMBEDDING_LR as f32)]
     pub unembedding_lr: f32,
     /// Weight decay of embedding and head
     #[arg(long, value_parser = values::at_least_zero, default_value_t = 0.0)]

@@ -25,7 +25,7 @@ pub(crate) use on_rows::RowBuffers;
 use on_tape::{OnTape, Tokens};
 use weights::{Init, Weight, Weights};
 
-pub use groups::{ParamGroup, Rates, Rule};
+pub use groups::{EMBEDDING_LR, MATRIX_LR, ParamGroup, Rates, Rule, UNEMBEDDING_LR};
 pub use sizes::KeptValues;
 pub use weights::WeightRole;
 

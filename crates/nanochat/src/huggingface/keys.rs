@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 /// Logits are capped at this, and the loss relies on it: its exponents need no largest logit.
-pub const SOFTCAP: f64 = 15.0;
+pub const SOFTCAP: f64 = nanochat_tensor::ops::SOFTCAP as f64;
 
 /// Keys whose values are read.
 const READ: [&str; 13] = [
@@ -154,4 +154,15 @@ fn fixed(known: &[(&str, &[&str])], key: &str, name: &str, value: &Value) -> Res
 fn is_same(value: &Value, json: &str) -> bool {
     let wanted: Value = serde_json::from_str(json).expect("JSON in this file");
     *value == wanted || value.as_f64().is_some_and(|value| wanted.as_f64() == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_softcap_that_is_computed_is_taken() {
+        assert_eq!(check("final_logit_softcapping", &SOFTCAP.into()), Ok(()));
+        assert!(check("final_logit_softcapping", &30.0.into()).is_err());
+    }
 }

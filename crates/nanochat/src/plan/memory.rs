@@ -1,14 +1,10 @@
 //! What lies in a device's memory during training, by part.
 
+use nanochat_tensor::ops::{GPU_LOGIT_ROWS, cpu_logit_rows};
 use serde::Serialize;
 
 use crate::config::{GptConfig, Recompute};
 use crate::gpt::WeightRole;
-
-/// Rows of logits that exist at a time on a GPU.
-const GPU_LOGIT_ROWS: usize = 4_096;
-/// Logits that exist at a time on the CPU, in bf16, as in its `linear_softcap_cross_entropy`.
-const CPU_LOGITS: usize = 32 << 20;
 
 /// Bytes on each device.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -41,7 +37,7 @@ impl Memory {
     /// with. It holds `lm_head`'s gradient of its own micro-step beside the sum. `--precision f32` takes less.
     pub fn cpu(model: &GptConfig, device_batch: usize, world_size: usize, recompute: Recompute) -> Memory {
         let (head, tokens) = (model.params_of(WeightRole::Unembedding), device_batch * model.sequence_len);
-        let rows = (CPU_LOGITS / model.vocab_size).clamp(48, 1_024).min(tokens);
+        let rows = cpu_logit_rows(model.vocab_size).min(tokens);
         Memory {
             weights: (4 * model.params()) as f64,
             gradients: (4 * model.params()) as f64,

@@ -4,13 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::figures::Gpu;
 use crate::config::{ConfigError, GptConfig, ModelOptions, Recompute};
+use crate::device_sizes::DeviceSizes;
 use crate::language::TextLanguage;
 use crate::values;
 
 /// Tokens a step at which the default learning rates were found.
-pub(super) const USUAL_BATCH: usize = 524_288;
-/// Rows of 2,048 tokens in it.
-const USUAL_ROWS: usize = 256;
+pub(super) const USUAL_BATCH: usize = DeviceSizes::GPU.step_tokens;
+/// Rows of a GPU's length in it.
+const USUAL_ROWS: usize = USUAL_BATCH / DeviceSizes::GPU.row_tokens;
 
 /// What a plan is asked for.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::PlanOptions;
 use super::options::USUAL_BATCH;
+use crate::gpt::{EMBEDDING_LR, MATRIX_LR, UNEMBEDDING_LR};
 use crate::language::TextLanguage;
 
 /// How far from the usual batch the rule is followed; above it nothing was measured.
@@ -32,7 +33,8 @@ pub struct LearningRates {
 }
 
 /// Of `nanochat train base`.
-const DEFAULT: LearningRates = LearningRates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004 };
+const DEFAULT: LearningRates =
+    LearningRates { matrix_lr: MATRIX_LR, embedding_lr: EMBEDDING_LR, unembedding_lr: UNEMBEDDING_LR };
 /// Of matrices, on Chinese text.
 const CHINESE_MATRIX_LR: f64 = 0.022;
 

@@ -18,7 +18,7 @@ use crate::reuse::{self, Values};
 use crate::simd::vectorized;
 
 /// Values of g held at a time: 64 MiB, 512 rows of a vocabulary of 65,536.
-const CHUNK_LOGITS: usize = 32 << 20;
+pub const CHUNK_LOGITS: usize = 32 << 20;
 
 /// Most rows in a chunk: every segment has a dx for each.
 const CHUNK_ROWS: usize = 1_024;
@@ -40,6 +40,11 @@ struct Head {
     c: usize,
 }
 
+/// Rows whose g is held at a time.
+pub fn chunk_rows(v: usize) -> usize {
+    (CHUNK_LOGITS / v).clamp(ROWS, CHUNK_ROWS)
+}
+
 pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -> Output {
     let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
     let w = Mat::new(lm_head.data(), v, c);
@@ -47,7 +52,7 @@ pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -
     let rows: Vec<usize> = (0..n).filter(|&n| weights[n] != 0.0).collect();
     let (mut nll, mut dx, mut dw) = (vec![0.0; n], reuse::zeros(n * c), reuse::zeros(v * c));
     let segment = v.div_ceil(SEGMENTS).next_multiple_of(COLS);
-    let chunk_rows = (CHUNK_LOGITS / v).clamp(ROWS, CHUNK_ROWS);
+    let chunk_rows = chunk_rows(v);
     let mut g = Values::any(v.next_multiple_of(BLOCK) * chunk_rows.min(rows.len()).div_ceil(2));
     for rows in rows.chunks(chunk_rows) {
         let mut x_rows = rows_of(x, rows);

@@ -6,7 +6,7 @@ use crate::{Dtype, Tensor};
 
 /// Rows of logits that exist at a time: 512 MiB in bf16 for a vocabulary of 65,536, and products large enough
 /// for full speed.
-const CHUNK_ROWS: usize = 4_096;
+pub const CHUNK_ROWS: usize = 4_096;
 const THREADS: u32 = 512;
 
 pub fn softcap_logits(gpu: &Arc<Cuda>, logits: &mut Tensor) {

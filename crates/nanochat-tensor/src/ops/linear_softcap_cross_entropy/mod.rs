@@ -12,7 +12,18 @@ mod cuda;
 mod segments;
 
 /// Logits are squashed into ±SOFTCAP (Gemma 2's final softcap).
-const SOFTCAP: f32 = 15.0;
+pub const SOFTCAP: f32 = 15.0;
+
+/// Rows of logits that a GPU holds at a time while it trains.
+pub const GPU_LOGIT_ROWS: usize = cuda::CHUNK_ROWS;
+
+/// Logits that the CPU holds at a time while it trains in bf16, of a large vocabulary.
+pub const CPU_LOGITS: usize = bf16::CHUNK_LOGITS;
+
+/// Rows of logits that the CPU holds at a time while it trains in bf16.
+pub fn cpu_logit_rows(vocab_size: usize) -> usize {
+    bf16::chunk_rows(vocab_size)
+}
 
 /// What a forward pass gives.
 struct Output {
