@@ -1,15 +1,17 @@
 //! `nanochat plan`: what a run takes, as tables for people or JSON for programs.
 
+mod details;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nanochat::counted::counted;
-use nanochat::gpt::{KeptValues, WeightRole};
 use nanochat::language::TextLanguage;
 use nanochat::plan::{Gpu, Plan, PlanOptions, all_depths, largest_within, plan};
 use nanochat::values;
 use nanochat_tokenizer::Tokenizer;
+
+use self::details::{cost_rows, memory_rows, training_rows};
 
 /// Say what a training run takes: parameters, tokens, steps, memory, time, money
 #[derive(clap::Args)]
@@ -124,101 +126,9 @@ fn overview(plans: &[Plan]) -> String {
 
 /// Everything about one run, with the reasons.
 fn details(plan: &Plan, options: &PlanOptions) -> String {
-    let (model, memory) = (&plan.model, &plan.memory);
-    let (b, t, c, v) = (plan.device_batch_size, model.sequence_len, model.n_embd, model.vocab_size);
-    let (on_cpu, world) = (options.gpu == Gpu::Cpu, options.gpus);
-    let [matrices, embedding, head] = [WeightRole::Matrix, WeightRole::Embedding, WeightRole::Unembedding]
-        .map(|role| short(model.params_of(role) as f64));
-    let mut rows = vec![
-        (
-            "model",
-            format!(
-                "d{}: {}, width {c}, {} of {}",
-                plan.depth,
-                counted(model.n_layer, "layer"),
-                counted(model.n_head, "head"),
-                model.head_dim()
-            ),
-            format!("vocabulary {}, {}", grouped(v), counted(model.n_kv_head, "key-value head")),
-        ),
-        (
-            "parameters",
-            grouped(plan.params),
-            format!("{matrices} in matrices, {embedding} in embeddings, {head} in lm_head"),
-        ),
-        ("tokens", short(plan.tokens as f64), format!("{} for each parameter", plan.tokens_per_param)),
-        ("steps", grouped(plan.steps), format!("of {} tokens", grouped(plan.total_batch_size))),
-        (
-            "grad_accum_steps",
-            grouped(plan.grad_accum_steps),
-            format!(
-                "each of {} of {} tokens on {}",
-                counted(b, "sequence"),
-                grouped(t),
-                counted(world, "device")
-            ),
-        ),
-        (
-            "text",
-            format!("{} characters", short(plan.characters)),
-            format!("{:.2} characters a token", plan.chars_per_token),
-        ),
-        ("shards", grouped(plan.shards), "of 250M characters, 10 % spare".to_string()),
-    ];
-    if let (Some(epochs), Some(shards)) = (plan.epochs, options.shards) {
-        rows.push(("epochs", format!("{epochs:.2}"), format!("of {shards} shards, the last for validation")));
-    }
-    let kept = KeptValues::of(model).a_layer(options.recompute);
-    let explain = |gpu: &str, cpu: &str| if on_cpu { cpu.to_string() } else { gpu.to_string() };
-    rows.extend([
-        (
-            "memory",
-            gigabytes(memory.total()),
-            format!("of {} on each device, a tenth kept free", gigabytes(plan.memory_available)),
-        ),
-        (
-            "  weights",
-            gigabytes(memory.weights),
-            explain("all f32, matrices and lm_head also a bf16 copy", "all f32"),
-        ),
-        ("  gradients", gigabytes(memory.gradients), "all f32".to_string()),
-        (
-            "  optimizer",
-            gigabytes(memory.optimizer),
-            format!(
-                "Muon 1 value for each of {matrices}, AdamW 2 for each other, over {}",
-                counted(world, "device")
-            ),
-        ),
-        (
-            "  activations",
-            gigabytes(memory.activations),
-            format!("{kept}·B·T·C = {kept}·{b}·{t}·{c} {} values a layer", explain("bf16", "f32")),
-        ),
-        (
-            "  logits",
-            gigabytes(memory.logits),
-            explain(
-                "4,096 rows at a time, and lm_head's gradient (V·C)",
-                "a chunk of 32 Mi values in bf16, lm_head in bf16 twice, its gradient (V·C)",
-            ),
-        ),
-        ("compute", format!("{:.3e} FLOPs", plan.flops), format!("MFU {:.0} %", 100.0 * options.mfu)),
-    ]);
-    if let Some(scaling) = plan.scaling {
-        rows.push((
-            "scaling",
-            format!("{:.1} %", 100.0 * scaling.efficiency),
-            format!(
-                "a step of {:.0} ms and {:.1} ms of waiting for the {:.1} ms that gradients and weights travel",
-                scaling.compute_ms, scaling.exposed_ms, scaling.communication_ms
-            ),
-        ));
-    }
-    rows.push(("pretraining", duration(plan.pretraining.hours), format!("${:.2}", plan.pretraining.dollars)));
-    if !on_cpu {
-        rows.push(("whole run", duration(plan.whole_run.hours), format!("${:.2}", plan.whole_run.dollars)));
-    }
+    let mut rows = training_rows(plan, options);
+    rows.extend(memory_rows(plan, options));
+    rows.extend(cost_rows(plan, options));
     let rows: Vec<_> = rows.into_iter().map(|(name, value, note)| [name.to_string(), value, note]).collect();
     // Advice stands before the commands and is a comment to a shell: all from here on can be pasted into one.
     let advice = plan.suggestions.iter().map(|line| format!("# {line}\n"));
