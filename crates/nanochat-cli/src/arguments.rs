@@ -1,5 +1,5 @@
-//! The command line before clap sees it: `--max_seq_len` is `--max-seq-len`, and `--config run.toml`
-//! stands for the flags in that file.
+//! Rewrites the command line before clap parses it: `--max_seq_len` becomes `--max-seq-len`, and `--config run.toml`
+//! becomes the flags in that file.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nanochat::mixture::one_line;
 use toml::{Table, Value};
 
-/// Rewrites the arguments. Flags that are also on the command line win over the file's.
+/// Rewrites the arguments. Flags on the command line override the file's.
 pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
     let mut expanded = Vec::with_capacity(args.len());
     let mut args = args.into_iter();
@@ -37,14 +37,14 @@ pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
     Ok(expanded)
 }
 
-/// What follows `start` in an argument, whose rest may be a path of any bytes.
+/// Returns the rest of an argument after `start`; the rest may be a path of any bytes.
 fn after(arg: &OsStr, start: &str) -> Option<OsString> {
     let rest = arg.as_encoded_bytes().strip_prefix(start.as_bytes())?;
     // SAFETY: the bytes are those of an OsStr, split right after a part that is UTF-8.
     Some(unsafe { OsStr::from_encoded_bytes_unchecked(rest) }.to_owned())
 }
 
-/// The name of a flag, before any `=`.
+/// Returns the name of a flag, before any `=`.
 fn flag_name(arg: &OsStr) -> Option<String> {
     let flag = arg.as_encoded_bytes().strip_prefix(b"--")?;
     let name = flag.split(|byte| *byte == b'=').next().unwrap_or(flag);
@@ -58,7 +58,7 @@ fn hyphens(arg: OsString) -> OsString {
     flag
 }
 
-/// The flags of a TOML file, by name: `depth = 4` is `--depth=4`, `resume = true` is `--resume`, and a
+/// Reads the flags of a TOML file, by name: `depth = 4` becomes `--depth=4`, `resume = true` becomes `--resume`, and a
 /// list repeats its flag.
 fn read(path: &Path) -> Result<Vec<(String, Vec<String>)>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;

@@ -1,4 +1,4 @@
-//! `nanochat bench`: how fast this machine is.
+//! `nanochat bench`: measures the speed of this machine.
 
 use anyhow::Result;
 use nanochat::bench::infer::{InferBench, InferSpeed, infer};
@@ -14,23 +14,23 @@ use serde::Serialize;
 #[derive(clap::Subcommand)]
 pub enum BenchCommand {
     /// Time training steps on random tokens
-    Train(Command<TrainBench>),
-    /// Time each op of a training step alone, and the step beside them
-    Ops(Command<OpsBench>),
+    Train(WithJson<TrainBench>),
+    /// Time each op of a training step alone, compared with the whole step
+    Ops(WithJson<OpsBench>),
     /// Time answers: the first token, and decoding at several batch sizes
-    Infer(Command<InferBench>),
+    Infer(WithJson<InferBench>),
     /// Time a tokenizer on your text and on texts that are hard for it
-    Tok(Command<TokBench>),
-    /// Time a step of reinforcement learning: answers, and learning from them
-    Rl(Command<RlBench>),
-    /// Time each kernel of a decode step on a GPU, and the step beside them
-    Decode(Command<DecodeBench>),
-    /// Load a running server: first tokens, time per token, throughput
-    Serve(Command<ServeBench>),
+    Tok(WithJson<TokBench>),
+    /// Time a step of reinforcement learning: generating answers, and training on them
+    Rl(WithJson<RlBench>),
+    /// Time each kernel of a decode step on a GPU, compared with the whole step
+    Decode(WithJson<DecodeBench>),
+    /// Load a running server: time to the first token, time per token, throughput
+    Serve(WithJson<ServeBench>),
 }
 
 #[derive(clap::Args)]
-pub struct Command<Bench: clap::Args> {
+pub struct WithJson<Bench: clap::Args> {
     #[command(flatten)]
     bench: Bench,
     /// Print JSON
@@ -49,7 +49,7 @@ pub fn run(command: BenchCommand, device: &Device, comm: &Comm) -> Result<()> {
         BenchCommand::Tok(command) => show(command.json, &tok(&command.bench)?, print_tok),
         BenchCommand::Rl(command) => show(command.json, &rl(&command.bench, device)?, print_rl),
         BenchCommand::Decode(command) => show(command.json, &decode(&command.bench, device)?, print_decode),
-        BenchCommand::Serve(Command { bench, json }) => {
+        BenchCommand::Serve(WithJson { bench, json }) => {
             let key = std::env::var("NANOCHAT_API_KEY").ok();
             show(json, &nanochat_serve::bench::run(&ServeBench { key, ..bench })?, print_serve)
         }

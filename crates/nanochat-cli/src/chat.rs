@@ -1,4 +1,4 @@
-//! `nanochat chat`: talk to a model in the terminal.
+//! `nanochat chat`: a conversation with a model in the terminal.
 
 mod printer;
 
@@ -22,13 +22,13 @@ use printer::Printer;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-/// Which model to use.
+/// The model to load.
 #[derive(clap::Args)]
 pub struct ModelArgs {
     /// A model folder: any NanoChat folder of Hugging Face transformers
     #[arg(short = 'm', long = "model", value_name = "FOLDER", conflicts_with_all = ["model_tag", "step"])]
     folder: Option<PathBuf>,
-    /// Stage the model comes from [default: the last that has finished: rl, else sft, mid, base]
+    /// Training stage of the model [default: the last that has finished: rl, else sft, mid, base]
     #[arg(long, value_enum)]
     source: Option<Stage>,
     /// Name of the run [default: the deepest model]
@@ -55,7 +55,7 @@ impl ModelArgs {
         })
     }
 
-    /// Says which checkpoint it is, and what a base model is not; nothing of a folder that was named.
+    /// Prints which checkpoint was loaded, and that a base model does not chat; nothing for an explicit folder.
     pub fn tell(&self, loaded: &LoadedModel) {
         if let Some(found) = self.run_of(loaded) {
             let base = if self.is_base(loaded) { "; a base model is not trained to chat" } else { "" };
@@ -63,7 +63,7 @@ impl ModelArgs {
         }
     }
 
-    /// Says what is measured, wherever it lies, and gives its run.
+    /// Prints which model is evaluated, and returns its run.
     pub fn tell_measured(&self, loaded: &LoadedModel) -> Option<Found> {
         let folder = loaded.folder.display();
         match Found::of(&loaded.folder) {
@@ -73,12 +73,12 @@ impl ModelArgs {
         self.run_of(loaded)
     }
 
-    /// The run whose report an evaluation belongs to; None for a folder that was named.
+    /// Returns the run whose report an evaluation belongs to; None for an explicit folder.
     pub fn run_of(&self, loaded: &LoadedModel) -> Option<Found> {
         Found::of(&loaded.folder).filter(|_| self.folder.is_none())
     }
 
-    /// Whether the model was never taught to chat, so that it can only go on with a text.
+    /// Whether the model was not trained to chat, so that it can only continue a text.
     fn is_base(&self, loaded: &LoadedModel) -> bool {
         self.source == Some(Stage::Base)
             || (self.folder.is_none() && Stage::of(&loaded.folder) == Some(Stage::Base))
@@ -89,7 +89,7 @@ impl ModelArgs {
 pub struct ChatCommand {
     #[command(flatten)]
     model: ModelArgs,
-    /// Answer this and leave
+    /// Answer this and exit
     #[arg(short = 'p', long)]
     prompt: Option<String>,
     /// A system message for the whole conversation
@@ -129,7 +129,7 @@ pub fn run(command: &ChatCommand, base_dir: &Path, device: &Device) -> Result<()
     let for_batch = EngineOptions::for_batch(device, command.samples);
     let options = EngineOptions { weights: command.weights, ..for_batch };
     let engine = Engine::with_options(&model, Some(&tokenizer), options);
-    drop(model); // the engine has its own weights, half as large or smaller
+    drop(model); // the engine has its own weights, of half the size or less
     let interrupt = Arc::new(AtomicBool::new(false));
     let mut chat = Chat {
         engine,
@@ -165,13 +165,13 @@ struct Chat<'m> {
     samples: usize,
     system: Option<String>,
     messages: Vec<Message>,
-    /// Answers given: each has its own random stream.
+    /// The number of answers so far, which selects the random stream.
     turn: u64,
     interrupt: Arc<AtomicBool>,
 }
 
 impl Chat<'_> {
-    /// Reads lines until the end.
+    /// Reads and answers lines until the end of input.
     fn talk(&mut self, base_dir: &Path) -> Result<()> {
         eprintln!("{}", self.folder.display());
         eprintln!(
@@ -184,13 +184,13 @@ impl Chat<'_> {
         );
         let mut editor = DefaultEditor::new().context("failed to open the terminal")?;
         let history = base_dir.join("chat_history.txt");
-        let _ = editor.load_history(&history); // there is none the first time
+        let _ = editor.load_history(&history); // missing the first time
         loop {
             match editor.readline("\n> ") {
                 Ok(line) if line.trim().is_empty() => continue,
                 Ok(line) => {
                     let _ = editor.add_history_entry(&line);
-                    let _ = editor.append_history(&history); // a read-only folder costs the history only
+                    let _ = editor.append_history(&history); // a read-only folder loses only the history
                     match self.command(line.trim()) {
                         Some(ControlFlow::Break(())) => return Ok(()),
                         Some(ControlFlow::Continue(())) => {}
@@ -208,7 +208,7 @@ impl Chat<'_> {
         }
     }
 
-    /// Carries out a line that is a command; None: it is none.
+    /// Runs a line that is a command; None if it is not one.
     fn command(&mut self, line: &str) -> Option<ControlFlow<()>> {
         if matches!(line, "quit" | "exit" | "/quit" | "/exit") {
             return Some(ControlFlow::Break(()));
@@ -253,7 +253,7 @@ impl Chat<'_> {
         Ok(format!("{name} is {value}"))
     }
 
-    /// Answers `line`, streaming, and remembers both.
+    /// Answers `line`, streaming, and adds both to the conversation.
     fn say(&mut self, line: &str) -> Result<()> {
         let tokenizer = self.tokenizer;
         let prompt = if self.completes { self.text_prompt(line) } else { self.chat_prompt(line)? };
@@ -302,7 +302,7 @@ impl Chat<'_> {
         [vec![bos], tokenizer.encode(text)].concat()
     }
 
-    /// The conversation so far with `line` at its end; the oldest turns go when it gets too long.
+    /// Returns the prompt of the conversation with `line` at its end; drops the oldest turns if it is too long.
     fn chat_prompt(&mut self, line: &str) -> Result<Vec<u32>> {
         let context = self.engine.context();
         let room = context.saturating_sub(self.max_tokens.min(context / 2));
@@ -337,7 +337,7 @@ impl Chat<'_> {
         }
     }
 
-    /// An answer without a word cannot stand in a conversation; its question goes with it.
+    /// Removes an empty answer together with its question, since a conversation may not contain one.
     fn forget_empty_answer(&mut self) {
         if self.messages.last().is_some_and(|message| message.content.text().trim().is_empty()) {
             self.messages.truncate(self.messages.len() - 2);

@@ -1,4 +1,4 @@
-//! `nanochat data`: where pretraining text and conversations come from.
+//! `nanochat data`: makes pretraining text and conversations.
 
 mod clean;
 mod mix;
@@ -21,7 +21,7 @@ pub enum DataCommand {
     },
     /// Turn .txt, .md, .json, .jsonl, .csv, .tsv (also .gz, .zst) and .parquet files into pretraining shards
     Ingest {
-        /// Files, or folders with all below them
+        /// Files, or folders (with all their subfolders)
         #[arg(required = true)]
         paths: Vec<PathBuf>,
         /// The new folder of shards [default: base_data in the base directory]
@@ -30,18 +30,18 @@ pub enum DataCommand {
         #[command(flatten)]
         options: IngestOptions,
     },
-    /// Clean text into shards: one form, rules of quality, languages, no (near) duplicates
+    /// Clean text into shards: normalize, filter by quality rules and language, remove (near) duplicates
     Clean(clean::CleanArgs),
     /// Mix folders of shards by weight, such as zh=0.7:corpus/zh en=0.3:corpus/en
     Mix(mix::MixArgs),
-    /// Count documents, characters, languages, lengths and tokens; epochs of a run
+    /// Count documents, characters, languages, lengths and tokens; compute the epochs of a run
     Stats(stats::StatsArgs),
-    /// Fetch public sets, any Hugging Face repository, or files by URL; resumes and verifies
+    /// Download public data sets, any Hugging Face repository, or files by URL; resumes and verifies
     Download(crate::download::DownloadArgs),
 }
 
 impl DataCommand {
-    /// Whether it writes a folder.
+    /// Whether the command writes a folder.
     pub fn makes(&self) -> bool {
         !matches!(self, DataCommand::Stats(_))
     }
@@ -100,7 +100,7 @@ fn print_written(written: &Written, out: &Path) {
     );
 }
 
-/// Figures to stdout, what was left out to stderr.
+/// Prints figures to stdout, and what was left out to stderr.
 fn print_ingested(report: &Ingested, out: &Path) {
     for (kind, count) in &report.kinds {
         let files = plural(count.files, "file");
@@ -116,7 +116,7 @@ fn print_ingested(report: &Ingested, out: &Path) {
     }
 }
 
-/// What was not read, left out or mended, to stderr.
+/// Prints what was not read, left out or repaired to stderr.
 fn print_odd(passed: &PassedOver, odd: &Oddities) {
     for sentence in passed.sentences().into_iter().chain(odd.sentences()) {
         eprintln!("{sentence}");

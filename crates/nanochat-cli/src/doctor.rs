@@ -1,4 +1,4 @@
-//! `nanochat doctor`: what training on a GPU needs, what of it is here, and how to get the rest.
+//! `nanochat doctor`: checks what training on a GPU needs, and says how to install what is missing.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use nanochat_tensor::DeviceChoice;
 use nanochat_tensor::cuda::libraries::{self, NCCL, NEEDED, Needed, dotted};
 use nanochat_tensor::cuda::{Cuda, cache_folder};
 
-/// Fails only where a GPU was asked for (`--device cuda`) and cannot be used.
+/// Fails only if a GPU was requested (`--device cuda`) and cannot be used.
 pub fn run(wanted: DeviceChoice) -> Result<()> {
     line("driver", &driver());
     for library in NEEDED.into_iter().chain([NCCL]) {
@@ -29,7 +29,7 @@ pub fn run(wanted: DeviceChoice) -> Result<()> {
     }
 }
 
-/// The sentence of an error without its advice to run this command, whose lines above say more.
+/// Returns an error's sentence without its advice to run this command.
 fn reason(sentence: &str) -> &str {
     match sentence.split_once(';') {
         Some((reason, advice)) if advice.contains("`nanochat doctor`") => reason,
@@ -51,7 +51,7 @@ fn driver() -> String {
     format!("{number}, runs CUDA up to {}", dotted(cuda))
 }
 
-/// The driver's own number, such as 580.95.05.
+/// Returns the driver's version, such as 580.95.05.
 fn driver_number() -> Option<String> {
     let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
     let is_number = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
@@ -69,7 +69,7 @@ fn found_or_missing(library: &Needed) -> String {
     }
 }
 
-/// By the generation of CUDA that the driver runs.
+/// Returns how to install a library for the CUDA version that the driver supports.
 fn how_to_get(library: &Needed) -> String {
     let Needed { wheel, package, .. } = library;
     if *wheel == NCCL.wheel {

@@ -1,4 +1,4 @@
-//! `nanochat eval`: measure a model.
+//! `nanochat eval`: measures a model.
 
 mod chat;
 mod core;
@@ -21,11 +21,11 @@ use crate::chat::ModelArgs;
 
 #[derive(clap::Subcommand)]
 pub enum EvalCommand {
-    /// Put tasks to a chat model: ARC, MMLU, GSM8K, HumanEval, C-Eval, AGIEval and more, or a file of your own
+    /// Grade a chat model on tasks: ARC, MMLU, GSM8K, HumanEval, C-Eval, AGIEval and more, or a file of your own
     Chat(chat::ChatArgs),
     /// Compute CORE, the few-shot score of base models, from a bundle of 22 tasks
     Core(core::CoreArgs),
-    /// Put C-Eval, CMMLU and MMLU to a model as plain text, with solved questions before each
+    /// Grade a model on C-Eval, CMMLU and MMLU as plain text, with solved questions before each
     Exam(exam::ExamArgs),
     /// Measure bits per byte on training and validation text
     Bpb(BpbArgs),
@@ -38,7 +38,7 @@ pub struct BpbArgs {
     /// Folder of parquet shards [default: {base-dir}/base_data]
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// Tokens of each split to measure on
+    /// Tokens of each split to measure
     #[arg(long, value_parser = values::amount, default_value_t = 262_144)]
     eval_tokens: usize,
     /// Rows in one forward pass
@@ -61,7 +61,7 @@ pub fn run(command: &EvalCommand, base_dir: &Path, device: &Device, comm: &Comm)
     }
 }
 
-/// A line of a table of scores.
+/// Returns a line of a table of scores.
 fn row(name: &str, score: &Score) -> String {
     let [low, high] = score.interval().map(|share| 100.0 * share);
     let (percent, Score { right, total }) = (100.0 * score.share(), score);

@@ -1,4 +1,4 @@
-//! `nanochat export`: a checkpoint's model without its training state.
+//! `nanochat export`: writes a checkpoint's model without its training state.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::chat::ModelArgs;
 
 #[derive(clap::Args)]
 pub struct ExportCommand {
-    /// The new folder; complete or not there
+    /// Folder to write; must not exist. It appears only when complete
     out: PathBuf,
     #[command(flatten)]
     model: ModelArgs,

@@ -1,7 +1,7 @@
-//! The `nanochat` command: one match over what it can do.
+//! The `nanochat` command: parses the command line and runs one subcommand.
 
 #[macro_use]
-mod output; // first: its macros hold from here on
+mod output; // first, since its macros apply from here on
 
 mod arguments;
 mod bench;
@@ -40,20 +40,20 @@ use nanochat_tensor::{Comm, Device, DeviceChoice};
 
 /// From raw text to a chat model of your own, on a laptop or on GPUs.
 ///
-/// `nanochat speedrun` does all of it; every step is also a command of its own.
+/// `nanochat speedrun` runs every step; each step is also a command of its own.
 #[derive(Parser)]
 #[command(name = "nanochat", version, propagate_version = true)]
 pub struct Cli {
-    /// Folder that everything a run makes lives under [default: ~/.cache/nanochat]
+    /// Folder for everything that a run makes [default: ~/.cache/nanochat]
     #[arg(long, global = true, env = "NANOCHAT_BASE_DIR", value_name = "FOLDER", hide_env_values = true)]
     base_dir: Option<PathBuf>,
-    /// What to compute on: cpu or cuda (NVIDIA GPUs, in bf16) [default: cpu; cuda with --gpus]
+    /// Device to compute on: cpu or cuda (NVIDIA GPUs, in bf16) [default: cpu; cuda with --gpus]
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
-    /// GPUs of this machine that work together, a process on each (with --device cpu: processes)
+    /// Number of this machine's GPUs to use, with one process each (with --device cpu: number of processes)
     #[arg(long, global = true, value_name = "N", value_parser = values::whole::<usize, 1, 64>)]
     gpus: Option<usize>,
-    /// Seconds after which a process gives up waiting for the others, at the start and in a step
+    /// Seconds after which a process stops waiting for the others, at the start and in a step
     #[arg(
         long,
         global = true,
@@ -64,9 +64,9 @@ pub struct Cli {
         default_value_t = 600
     )]
     rank_timeout: u64,
-    /// TOML file of flags: `depth = 4` is --depth=4; flags on the command line win
+    /// TOML file of flags: `depth = 4` is --depth=4; flags on the command line override it
     #[arg(long = "config", global = true, value_name = "FILE")]
-    _config: Option<PathBuf>, // `arguments::expand` has put its flags in its place
+    _config: Option<PathBuf>, // `arguments::expand` has replaced it by its flags
     #[command(subcommand)]
     command: Command,
 }
@@ -75,17 +75,17 @@ pub struct Cli {
 enum Command {
     /// Data, tokenizer, training, evaluation and report in one go
     Speedrun(speedrun::SpeedrunCommand),
-    /// Talk to a model
+    /// Chat with a model
     Chat(chat::ChatCommand),
-    /// Serve a model: a web chat, and an API that OpenAI's clients speak
+    /// Serve a model: a web chat, and an OpenAI-compatible API
     Serve(serve::ServeCommand),
     /// Make training text: the built-in corpus, or your own files
     #[command(subcommand)]
     Data(data::DataCommand),
-    /// Fetch a model
+    /// Download a model
     #[command(subcommand)]
     Download(download::DownloadCommand),
-    /// Train, measure and look into a tokenizer
+    /// Train, measure and inspect a tokenizer
     #[command(subcommand)]
     Tok(tok::TokCommand),
     /// Train a model, one stage at a time
@@ -94,16 +94,16 @@ enum Command {
     /// Measure a model
     #[command(subcommand)]
     Eval(eval::EvalCommand),
-    /// What a run of some depth takes: parameters, tokens, memory, time, cost
+    /// Estimate a run of some depth: parameters, tokens, memory, time, cost
     Plan(Box<plan::PlanCommand>),
-    /// Put the report of a run together and print it
+    /// Write the report of a run and print it
     Report(report::ReportCommand),
-    /// Write a checkpoint's model as a Hugging Face folder of its own
+    /// Write a checkpoint's model as a separate Hugging Face folder
     Export(export::ExportCommand),
     /// Measure speed: of training, of answers, of a server
     #[command(subcommand)]
     Bench(bench::BenchCommand),
-    /// What this machine has for training on a GPU, and what is missing
+    /// Check what this machine has for training on a GPU, and what is missing
     Doctor,
 }
 
@@ -123,10 +123,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error, &args),
     };
-    // A client who leaves must not end a server.
+    // A client that disconnects must not end a server.
     ends_quietly.store(!cli.command.speaks_http() && !cli.command.makes(), Ordering::Relaxed);
     let base_dir = cli.base_dir.clone().filter(|folder| usual_base_dir().as_ref() != Some(folder));
-    // A GPU that fails at work, by running out of memory say, unwinds from wherever it was used.
+    // A GPU that fails at work, for example by running out of memory, unwinds from wherever it was used.
     match catch_unwind(AssertUnwindSafe(|| cli.run(&args))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => fail(&error, base_dir.as_deref()),
@@ -137,7 +137,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Parses the command line. `-1` after a flag is taken for its value, so that the flag's own range refuses it.
+/// Parses the command line. A `-1` after a flag is taken as its value, so that the flag's own range refuses it.
 fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     fn takes_numbers(command: clap::Command) -> clap::Command {
         command.allow_negative_numbers(true).mut_subcommands(takes_numbers)
@@ -145,7 +145,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&takes_numbers(Cli::command()).try_get_matches_from(args)?)
 }
 
-/// Prints what clap says of the arguments: in colours, unless it quotes one that a terminal would obey.
+/// Prints clap's error: in colours, unless it quotes an argument with terminal escapes.
 fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
     if let (ErrorKind::InvalidUtf8, Some(arg)) = (error.kind(), foreign(args)) {
         return fail(&anyhow::anyhow!("the argument {arg:?} is not UTF-8"), None);
@@ -158,8 +158,8 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The argument that must be UTF-8 and is not: clap says that there is one, and not which. With all others changed to UTF-8
-/// it is still refused.
+/// Returns the argument that is not valid UTF-8; clap reports that there is one, but not which. It is found by checking
+/// which argument is still refused when all others are changed to UTF-8.
 fn foreign(args: &[OsString]) -> Option<&OsString> {
     let changed = |arg: &OsString| OsString::from(arg.to_string_lossy().into_owned());
     let is_refused = |index: &usize| {
@@ -175,7 +175,7 @@ impl Command {
         matches!(self, Command::Speedrun(_) | Command::Train(_) | Command::Bench(_))
     }
 
-    /// Whether it makes something that must not be lost with code 0 when nobody reads what it says.
+    /// Whether the command makes something. Then a closed output pipe must not end it with code 0.
     fn makes(&self) -> bool {
         match self {
             Command::Speedrun(_) | Command::Train(_) | Command::Download(_) | Command::Export(_) => true,
@@ -189,22 +189,22 @@ impl Command {
         matches!(self, Command::Serve(_) | Command::Bench(bench::BenchCommand::Serve(_)))
     }
 
-    /// Whether it shares its work with the other ranks, if it is one of several.
+    /// Whether the command shares its work with the other ranks, if there are several.
     fn works_in_ranks(&self) -> bool {
         matches!(self, Command::Train(_) | Command::Eval(_) | Command::Bench(bench::BenchCommand::Train(_)))
     }
 
-    /// Whether it knows by itself what to do with `--gpus`.
+    /// Whether the command itself handles `--gpus`.
     fn counts_gpus(&self) -> bool {
         matches!(self, Command::Speedrun(_) | Command::Serve(_) | Command::Plan(_))
     }
 }
 
-/// A step frees and asks for the same large buffers again. glibc would give each of them back to the system and get it anew,
-/// a zeroed page at a time: a sixth of a step of a d4.
+/// Keeps freed memory in the process. A step frees and allocates the same large buffers again; glibc would return each
+/// to the system and get it back one zeroed page at a time: a sixth of a step of a d4.
 fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: changes two numbers of the allocator, under its own lock.
+    // SAFETY: sets two parameters of the allocator, under its own lock.
     unsafe {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
@@ -212,7 +212,7 @@ fn keep_freed_memory() {
 }
 
 impl Cli {
-    /// `args` are the command line that it was parsed from.
+    /// Runs the command; `args` is the command line that it was parsed from.
     fn run(self, args: &[OsString]) -> anyhow::Result<()> {
         let device = self.device.unwrap_or(match self.gpus {
             None => DeviceChoice::Cpu,
@@ -234,7 +234,7 @@ impl Cli {
         }
     }
 
-    /// Runs the command as one rank. `local_rank` is its number among the ranks of this machine; None: it is the only one.
+    /// Runs the command as one rank. `local_rank` is its number on this machine; None if it is the only one.
     fn run_on(self, device: DeviceChoice, local_rank: Option<usize>, comm: &Comm) -> anyhow::Result<()> {
         let base_dir = match self.base_dir {
             Some(dir) => dir,
@@ -246,7 +246,7 @@ impl Cli {
         if self.command.makes() {
             watch_signals()?;
         }
-        // The GPU of this rank, and the ranks by way of it.
+        // Opens the GPU of this rank, and connects the ranks' GPUs.
         let open = || -> anyhow::Result<(Device, Comm)> {
             let device = device.open(local_rank.unwrap_or(0))?;
             let comm = match local_rank {
@@ -282,7 +282,7 @@ impl Cli {
     }
 }
 
-/// The base folder of a command that does not say --base-dir.
+/// Returns the base folder of a command without --base-dir.
 fn usual_base_dir() -> Option<PathBuf> {
     std::env::var_os("NANOCHAT_BASE_DIR").map(PathBuf::from).or_else(|| default_base_dir().ok())
 }
@@ -294,8 +294,8 @@ fn default_base_dir() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Prints an error as one sentence, causes after colons; commands in it are for `base_dir`, if that is not the usual one. A run stopped on
-/// purpose ends with the code of Ctrl-C.
+/// Prints an error as one sentence, with causes after colons; commands in it are given `base_dir` if that is not the
+/// default. A run stopped on purpose ends with the code of Ctrl-C.
 fn fail(error: &anyhow::Error, base_dir: Option<&Path>) -> ExitCode {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         if !output::is_silent() {
@@ -314,7 +314,7 @@ fn fail(error: &anyhow::Error, base_dir: Option<&Path>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The command that goes on where this one has stopped, as a shell reads it. A speedrun knows where it was.
+/// Returns the command that resumes this one, quoted for a shell. A speedrun knows where it stopped.
 fn going_on() -> String {
     let mut words: Vec<OsString> = std::env::args_os().collect();
     let is = |word: &OsString, flag: &str| word.to_str().is_some_and(|word| word.replace('_', "-") == flag);
@@ -322,7 +322,7 @@ fn going_on() -> String {
         words.retain(|word| !is(word, "--overwrite") && !is(word, "--resume"));
         words.push("--resume".into());
     }
-    // The variable may have been set for this command alone.
+    // The variable may have been set for this command only.
     let named = |word: &OsString| word.to_string_lossy().replace('_', "-").starts_with("--base-dir");
     if let Some(folder) = std::env::var_os("NANOCHAT_BASE_DIR").filter(|_| !words.iter().any(named)) {
         words.extend(["--base-dir".into(), folder]);
@@ -330,10 +330,10 @@ fn going_on() -> String {
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// `nanochat report | head` is no error, as long as this holds.
+/// Makes a closed output pipe (`nanochat report | head`) end the program quietly, as long as the returned flag is set.
 fn end_quietly_when_nobody_reads() -> Arc<AtomicBool> {
     let holds = Arc::new(AtomicBool::new(true));
-    // Fails only for signals that cannot be caught, which SIGPIPE is not.
+    // Fails only for signals that cannot be caught, and SIGPIPE can.
     let _ = signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 0, holds.clone());
     holds
 }

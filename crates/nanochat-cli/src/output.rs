@@ -1,7 +1,7 @@
-//! What is printed: on a standard output that may be a full disk, and with names and texts of strangers in it.
+//! Printing to a standard output that may be a full disk, with untrusted names and texts.
 //!
-//! `print!`, `println!` and `eprintln!` of this crate are for people: what a terminal obeys is escaped, wherever it goes. Data is
-//! exact in a pipe and a file: answers, decoded text, JSON.
+//! `print!`, `println!` and `eprintln!` of this crate are for people: terminal escapes are escaped everywhere. Data
+//! (answers, decoded text, JSON) is exact in a pipe and a file.
 
 use std::fmt::Arguments;
 use std::io::{IsTerminal, Write};
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 static SILENT: AtomicBool = AtomicBool::new(false);
 
-/// From here on nothing is printed: this process is one of several ranks, and another speaks for all.
+/// Turns printing off: this process is one of several ranks, and another prints for all.
 pub fn silence() {
     SILENT.store(true, Ordering::Relaxed);
 }
@@ -21,7 +21,7 @@ pub fn is_silent() -> bool {
     SILENT.load(Ordering::Relaxed)
 }
 
-/// Whether colours may be printed: to a terminal, unless NO_COLOR is set to anything (no-color.org).
+/// Whether to print colours: on a terminal, unless NO_COLOR is set to anything (no-color.org).
 pub fn is_coloured() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -31,12 +31,12 @@ pub fn print(text: Arguments) {
     print_raw(&escape::text(&text.to_string()));
 }
 
-/// Writes a line to standard error, and goes on where nobody reads it; `eprintln!` of this crate calls it.
+/// Writes a line to standard error, ignoring errors; `eprintln!` of this crate calls it.
 pub fn tell(text: Arguments) {
     let _ = std::io::stderr().write_all(format!("{}\n", escape::text(&text.to_string())).as_bytes());
 }
 
-/// Prints data that a program may read: unchanged in a pipe or a file, escaped on a terminal.
+/// Prints data for programs: unchanged in a pipe or a file, escaped on a terminal.
 pub fn print_data(text: &str) {
     match std::io::stdout().is_terminal() {
         true => print_raw(&escape::text(text)),
@@ -44,7 +44,7 @@ pub fn print_data(text: &str) {
     }
 }
 
-/// Prints JSON over several lines, with escapes where a character could drive a terminal: `"\\u009b"`.
+/// Prints JSON over several lines, with escapes for characters that could control a terminal: `"\\u009b"`.
 pub fn print_json(value: &impl Serialize) -> serde_json::Result<()> {
     print_raw(&(json(value)? + "\n"));
     Ok(())
@@ -52,7 +52,7 @@ pub fn print_json(value: &impl Serialize) -> serde_json::Result<()> {
 
 fn json(value: &impl Serialize) -> serde_json::Result<String> {
     let text = serde_json::to_string_pretty(value)?;
-    // What is left of them stands within strings, and in the first plane.
+    // The remaining ones occur only in strings, and in the basic plane.
     let escaped = |c: char| match c {
         '\n' => "\n".to_string(),
         c if escape::is_control(c) => format!("\\u{:04x}", u32::from(c)),
@@ -61,8 +61,8 @@ fn json(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(if text.contains(escape::is_control) { text.chars().map(escaped).collect() } else { text })
 }
 
-/// Prints text unchanged. Where nothing can be written, as on a full disk, the program ends with a sentence; the standard
-/// library's `print!` panics.
+/// Prints text unchanged. If writing fails, as on a full disk, the program ends with a sentence; the standard library's
+/// `print!` would panic.
 pub fn print_raw(text: &str) {
     if is_silent() {
         return;

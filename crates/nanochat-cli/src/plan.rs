@@ -1,4 +1,4 @@
-//! `nanochat plan`: what a run takes, as tables for people or JSON for programs.
+//! `nanochat plan`: estimates a run, as tables for people or JSON for programs.
 
 mod details;
 
@@ -19,10 +19,10 @@ pub struct PlanCommand {
     /// Layers of the model [default: a table of d4 to d32]
     #[arg(long, value_parser = values::amount)]
     depth: Option<usize>,
-    /// Dollars that there are: plan the deepest model whose whole run they pay
+    /// Available dollars: plan the deepest model whose whole run costs no more
     #[arg(long, conflicts_with = "depth", value_parser = values::dollars)]
     budget: Option<f64>,
-    /// A tokenizer.json: its vocabulary, and its characters per token as measured
+    /// A tokenizer.json, for its vocabulary size and its measured characters per token
     #[arg(long, value_name = "FILE", conflicts_with = "chars_per_token")]
     tokenizer: Option<PathBuf>,
     /// Text to measure the tokenizer on [default: a paragraph in the language]
@@ -67,7 +67,7 @@ const CHINESE: &str = "这条河发源于小镇北面的山里，流经四十英
     只允许行人通过。两岸的农民种植小麦、苹果和豆子，市场上卖不完的就留到冬天吃。孩子们很小就知道，哪些水潭可以\
     游泳，哪些不可以。冬天河面结冰的时候，人们在冰上走路、滑冰、钓鱼，晚上围着炉子讲从前的故事。";
 
-/// Takes the vocabulary (unless one was asked for) and the characters per token from a tokenizer.
+/// Sets the vocabulary size (unless it was given) and the characters per token from a tokenizer.
 fn measure(tokenizer: &Path, text: Option<&Path>, options: &mut PlanOptions) -> Result<()> {
     let tokenizer = Tokenizer::from_file(tokenizer)?;
     let text = match (text, options.language) {
@@ -85,7 +85,7 @@ fn measure(tokenizer: &Path, text: Option<&Path>, options: &mut PlanOptions) -> 
     Ok(())
 }
 
-/// One line a depth.
+/// Returns a table with one line per depth.
 fn overview(plans: &[Plan]) -> String {
     let head = [
         "depth",
@@ -124,18 +124,18 @@ fn overview(plans: &[Plan]) -> String {
     table(&rows)
 }
 
-/// Everything about one run, with the reasons.
+/// Returns everything about one run, with the reasons.
 fn details(plan: &Plan, options: &PlanOptions) -> String {
     let mut rows = training_rows(plan, options);
     rows.extend(memory_rows(plan, options));
     rows.extend(cost_rows(plan, options));
     let rows: Vec<_> = rows.into_iter().map(|(name, value, note)| [name.to_string(), value, note]).collect();
-    // Advice stands before the commands and is a comment to a shell: all from here on can be pasted into one.
+    // Advice precedes the commands as shell comments, so that all lines from here on can be pasted into a shell.
     let advice = plan.suggestions.iter().map(|line| format!("# {line}\n"));
     aligned(&rows) + &advice.collect::<String>() + &commands(plan, options)
 }
 
-/// The commands of the run, as a shell takes them.
+/// Returns the commands of the run, for a shell.
 fn commands(plan: &Plan, options: &PlanOptions) -> String {
     let device = match (options.gpu, options.gpus) {
         (Gpu::Cpu, 1) => String::new(),
@@ -147,7 +147,7 @@ fn commands(plan: &Plan, options: &PlanOptions) -> String {
     format!("nanochat tok train --vocab-size {vocab}\nnanochat {device}train base {flags}\n")
 }
 
-/// Columns as wide as their widest cell, numbers to the right.
+/// Returns the rows in columns as wide as their widest cell, with numbers aligned to the right.
 fn table(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
@@ -165,7 +165,7 @@ fn aligned(rows: &[[String; 3]]) -> String {
     rows.iter().map(|[name, value, note]| format!("{name:first$}  {value:second$}  {note}\n")).collect()
 }
 
-/// 561.0M, 11.22B
+/// Returns a number such as 561.0M or 11.22B.
 fn short(number: f64) -> String {
     match number {
         1e12.. => format!("{:.2}T", number / 1e12),
@@ -175,7 +175,7 @@ fn short(number: f64) -> String {
     }
 }
 
-/// 21,400
+/// Returns a number such as 21,400.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -207,13 +207,13 @@ mod tests {
     use nanochat_tokenizer::{TrainOptions, train};
 
     #[derive(Parser)]
-    struct Line {
+    struct PlanLine {
         #[command(flatten)]
         command: PlanCommand,
     }
 
     fn defaults() -> PlanOptions {
-        Line::parse_from(["plan"]).command.options
+        PlanLine::parse_from(["plan"]).command.options
     }
 
     #[test]

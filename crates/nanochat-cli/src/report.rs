@@ -1,19 +1,21 @@
-//! `nanochat report`: the report of a run, written and shown.
+//! `nanochat report`: writes and prints the report of a run.
 
 use std::path::Path;
 
 use anyhow::Result;
-use nanochat::report::{HTML_FILE, Lang, REPORT_FILE, Written, generate, has_earlier, report_folder, reset};
+use nanochat::report::{
+    HTML_FILE, Lang, REPORT_FILE, WrittenReport, generate, has_earlier, report_folder, reset,
+};
 use nanochat::values;
 
-/// Put the report of a run together and print it
+/// Write the report of a run and print it
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ReportCommand {
     /// Name of the run [default: the one that reported last]
     #[arg(long)]
     model_tag: Option<String>,
-    /// Language of its own words
+    /// Language of the report's headings and labels
     #[arg(long, value_enum, default_value_t)]
     lang: Lang,
     #[command(subcommand)]
@@ -22,9 +24,9 @@ pub struct ReportCommand {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Delete the reports of all runs, and note what the machine costs for those to come
+    /// Delete the reports of all runs, and record the price of the machine for later ones
     Reset {
-        /// Dollars an hour that the machine costs, for the report's cost
+        /// Price of the machine in dollars an hour, for the report's cost
         #[arg(long, value_parser = values::dollars)]
         price: Option<f64>,
     },
@@ -37,7 +39,8 @@ pub fn run(command: ReportCommand, base_dir: &Path) -> Result<()> {
             eprintln!("there is no report in {} any more", report_folder(base_dir).display());
         }
         None => {
-            let Written { folder, text } = generate(base_dir, command.model_tag.as_deref(), command.lang)?;
+            let WrittenReport { folder, text } =
+                generate(base_dir, command.model_tag.as_deref(), command.lang)?;
             print!("{text}");
             let [markdown, html] = [REPORT_FILE, HTML_FILE].map(|file| folder.join(file));
             eprintln!("written to {} and {}", markdown.display(), html.display());

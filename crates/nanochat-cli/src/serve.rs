@@ -1,4 +1,4 @@
-//! `nanochat serve`: a model behind HTTP.
+//! `nanochat serve`: serves a model over HTTP.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::chat::ModelArgs;
 pub struct ServeCommand {
     #[command(flatten)]
     model: ModelArgs,
-    /// Copies of the model: with --device cuda one on each of the first N GPUs [default: 1, or --gpus]
+    /// Replicas of the model: with --device cuda one on each of the first N GPUs [default: 1, or --gpus]
     #[arg(long, value_name = "N", value_parser = values::count)]
     replicas: Option<usize>,
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub fn run(command: &ServeCommand, base_dir: &Path, device: DeviceChoice, gpus: 
     })
 }
 
-/// `nanochat-d4` for a checkpoint `chatsft_checkpoints/d4/step_000500`; of another folder its own name.
+/// Returns `nanochat-d4` for a checkpoint `chatsft_checkpoints/d4/step_000500`; the folder's own name for others.
 fn name(folder: &Path) -> String {
     let last = |folder: &Path| Some(folder.file_name()?.to_string_lossy().into_owned());
     match Found::of(folder) {

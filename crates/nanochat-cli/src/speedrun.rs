@@ -1,5 +1,5 @@
-//! `nanochat speedrun`: everything from nothing to a chat model. Each stage is a plain command that is
-//! printed before it runs; finished ones are skipped when the speedrun is run again.
+//! `nanochat speedrun`: all stages from nothing to a chat model. Each stage is a plain command that is printed before
+//! it runs; finished ones are skipped when the speedrun is run again.
 
 mod presets;
 
@@ -32,36 +32,36 @@ use crate::Cli;
 pub struct SpeedrunCommand {
     #[command(flatten)]
     settings: Settings,
-    /// Language of the report's own words [default: Chinese after --lang zh, else English]
+    /// Language of the report's headings and labels [default: Chinese after --lang zh, else English]
     #[arg(long, value_enum)]
     report_lang: Option<report::Lang>,
-    /// End with finetuning
+    /// Skip reinforcement learning
     #[arg(long)]
     no_rl: bool,
 }
 
-/// What a speedrun follows from; another one needs another base folder.
+/// The settings that determine a speedrun; other settings need another base folder.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 pub struct Settings {
-    /// How much to do
+    /// Size of the run
     #[arg(long, value_enum, default_value = "laptop")]
     preset: Preset,
-    /// Language of the text to learn from [default: mix of the built-in world, en of public text]
+    /// Language of the training text [default: mix for the built-in world, en for public text]
     #[arg(long, value_enum)]
     #[serde(default)]
     lang: Option<TextLanguage>,
     /// The assistant's name in the built-in world
     #[arg(long, default_value = WORLD_NAME)]
     name: String,
-    /// Of the built-in world, the initial weights and every random choice
+    /// Seed of the built-in world, the initial weights and every random choice
     #[arg(long, value_parser = values::seed, default_value_t = DEFAULT_SEED)]
     #[serde(default = "default_seed")]
     seed: u64,
-    /// From d4 on: cleaned text of yours by weight instead of the public sets, as zh=0.7:FOLDER; may be repeated
+    /// From d4 on: your own cleaned text by weight instead of the public sets, as zh=0.7:FOLDER; may be repeated
     #[arg(long, value_name = "NAME=WEIGHT:FOLDER")]
     #[serde(default)]
     data: Vec<Source>,
-    /// From d4 on: conversations of yours to learn from, a .jsonl file; may be repeated
+    /// From d4 on: your own conversations to train on, a .jsonl file; may be repeated
     #[arg(long, value_name = "FILE")]
     #[serde(default)]
     chat: Vec<String>,
@@ -77,7 +77,7 @@ impl Settings {
     }
 }
 
-/// As flags.
+/// The settings as flags.
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |value: &dyn fmt::Debug| format!("{value:?}").to_lowercase();
@@ -94,14 +94,14 @@ impl fmt::Display for Settings {
     }
 }
 
-/// What has been done in a base folder.
+/// The record of finished work in a base folder.
 #[derive(Serialize, Deserialize)]
 struct Record {
     #[serde(flatten)]
     settings: Settings,
-    /// Seconds by finished command.
+    /// The seconds taken by each finished command.
     finished: BTreeMap<String, f64>,
-    /// The command under way. Found by the next process, it was killed.
+    /// The running command. If the next process finds one, it was killed.
     #[serde(default)]
     started: Option<String>,
 }
@@ -117,7 +117,7 @@ pub fn run(
     gpus: Option<usize>,
 ) -> Result<()> {
     let path = base_dir.join("speedrun.json");
-    device.open(0)?; // a GPU that is not there is found before text is made for it
+    device.open(0)?; // fails early if there is no GPU
     let stages = stages(command, base_dir, device)?;
     let mut record = open(&path, &command.settings)?;
     for command_line in &stages {
@@ -131,7 +131,7 @@ pub fn run(
         let was_killed = record.started.replace(stage.clone()).as_ref() == Some(stage);
         save(&record, &path)?;
         let done = match run_stage(command_line, base_dir, device, gpus) {
-            // The kill came when the data was complete.
+            // It was killed after the data was complete.
             Err(error) if was_killed && is_already_there(&error) => Ok(()),
             done => done,
         };
@@ -155,7 +155,7 @@ pub fn run(
     Ok(())
 }
 
-/// The shortest command that talks to the model that was made: other runs may lie in the same folder.
+/// Returns the shortest command that chats with the model; other runs may be in the same folder.
 fn chat_with(base_dir: &Path, stage: Stage, tag: &str) -> Result<CommandLine> {
     let line = CommandLine::new(["chat"]).base_dir(base_dir, crate::usual_base_dir().as_deref());
     let made = checkpoint::find(base_dir, stage, Some(tag), None)?;
@@ -165,7 +165,7 @@ fn chat_with(base_dir: &Path, stage: Stage, tag: &str) -> Result<CommandLine> {
     }
 }
 
-/// The lines to run, one after the other. What would stop them late is found now.
+/// Returns the commands to run in order. Checks now what would make a late one fail.
 fn stages(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> Result<Vec<CommandLine>> {
     let settings = &command.settings;
     let mut lines = match settings.preset.depth() {
@@ -188,7 +188,7 @@ fn stages(command: &SpeedrunCommand, base_dir: &Path, device: DeviceChoice) -> R
     Ok(lines)
 }
 
-/// Refuses what a model of public text cannot be made of.
+/// Refuses settings that do not apply to a model of public text.
 fn check(settings: &Settings) -> Result<()> {
     if settings.name != WORLD_NAME {
         bail!(
@@ -207,7 +207,7 @@ fn check(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// The run of this depth on the device that is there, said in a line.
+/// Returns the plan of a run of this depth on the current device, and prints it in a line.
 fn planned(depth: usize, language: TextLanguage, device: &Device) -> Result<Plan> {
     let (gpu, bytes) = match device.memory() {
         Some((_, total)) => (Gpu::H100, Some(total as f64)),
@@ -225,8 +225,8 @@ fn planned(depth: usize, language: TextLanguage, device: &Device) -> Result<Plan
     Ok(plan)
 }
 
-/// Runs a stage in this process, or with `gpus` in ranks that end with it: one kill ends it all, one Ctrl-C saves it.
-/// Training stages go on where they were.
+/// Runs a stage in this process, or with `gpus` in ranks that end with it: one kill ends everything, one Ctrl-C saves
+/// it. Training stages resume.
 fn run_stage(stage: &CommandLine, base_dir: &Path, device: DeviceChoice, gpus: Option<usize>) -> Result<()> {
     let mut args: Vec<OsString> = ["nanochat", "--base-dir"].map(OsString::from).to_vec();
     args.extend([base_dir.into(), "--device".into(), device.to_string().into()]);
@@ -240,12 +240,12 @@ fn run_stage(stage: &CommandLine, base_dir: &Path, device: DeviceChoice, gpus: O
     Cli::try_parse_from(&args).context("failed to parse a stage of the speedrun")?.run(&args)
 }
 
-/// Whether it is one of the commands `nanochat NAME …`.
+/// Whether a stage is one of the commands `nanochat NAME …`.
 fn is(stage: &CommandLine, name: &str) -> bool {
     stage.arguments().first().is_some_and(|first| first == name)
 }
 
-/// A stage as one types it after `nanochat`; its name in the record.
+/// Returns a stage as typed after `nanochat`, which is also its name in the record.
 fn said(stage: &CommandLine) -> String {
     stage.to_string().trim_start_matches("nanochat ").to_string()
 }
@@ -283,7 +283,7 @@ fn open(path: &PathBuf, settings: &Settings) -> Result<Record> {
     Ok(record)
 }
 
-/// Words apart by spaces; single quotes hold spaces together.
+/// Splits a line into words at spaces; single quotes protect spaces.
 fn words(line: &str) -> Vec<String> {
     let split = |(i, part): (usize, &str)| match i % 2 {
         0 => part.split_whitespace().map(String::from).collect(),
@@ -298,11 +298,11 @@ mod tests {
 
     fn command(line: &str) -> SpeedrunCommand {
         #[derive(Parser)]
-        struct Line {
+        struct SpeedrunLine {
             #[command(flatten)]
             command: SpeedrunCommand,
         }
-        Line::parse_from(std::iter::once("speedrun".to_string()).chain(words(line))).command
+        SpeedrunLine::parse_from(std::iter::once("speedrun".to_string()).chain(words(line))).command
     }
 
     #[track_caller]
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(smoke.len(), 6, "{smoke:?}");
         assert!(smoke[0].contains("--lang zh"), "{}", smoke[0]);
         assert_all_parse(&lines("--preset smoke --lang zh --no-rl --seed 7", DeviceChoice::Cpu), "--seed 7");
-        // A GPU has kernels for the heads of d4 and none for those of d3.
+        // A GPU has kernels for the head size of d4, but not for that of d3.
         assert!(laptop[2].contains("--depth 3"));
         assert!(of("", DeviceChoice::Cuda)[2].contains("--depth 4"));
     }

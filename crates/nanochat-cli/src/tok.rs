@@ -1,4 +1,4 @@
-//! `nanochat tok`: make a tokenizer, measure it, and look inside.
+//! `nanochat tok`: trains, measures and inspects a tokenizer.
 
 mod eval;
 mod languages;
@@ -20,29 +20,29 @@ use nanochat::report::{Section, log_tokenizer};
 use nanochat::values;
 use nanochat_tokenizer::{DEFAULT_PATTERN, SPECIAL_TOKENS, Tokenizer, TrainOptions, train};
 
-/// Make a tokenizer, measure it, and look inside
+/// Train, measure and inspect a tokenizer
 #[derive(Debug, Subcommand)]
 pub enum TokCommand {
     /// Train a byte-level BPE tokenizer on the training shards
     Train(TrainArgs),
-    /// Measure compression on several kinds of text, also against other tokenizers
+    /// Measure compression on several kinds of text, also for other tokenizers
     Eval(eval::EvalArgs),
-    /// Compare vocabulary sizes by language: one training, a table
+    /// Compare vocabulary sizes by language: one training, one table
     Sizes(sizes::SizesArgs),
     /// Turn text into token ids
     Encode(EncodeArgs),
     /// Turn token ids into text
     Decode(DecodeArgs),
-    /// Print the vocabulary readably, with a count of what it holds
+    /// Print the vocabulary in readable form, with counts of its kinds of tokens
     Show(show::ShowArgs),
-    /// Print conversations as the model sees them, what it is trained on in colour
+    /// Print conversations as the model sees them, with trained tokens in colour
     Render(render::RenderArgs),
-    /// Take over a tokenizer.json made elsewhere (GPT-2, Llama 3, Qwen, … : any byte-level BPE)
+    /// Import a tokenizer.json made elsewhere (GPT-2, Llama 3, Qwen, … : any byte-level BPE)
     Import(ImportArgs),
 }
 
 impl TokCommand {
-    /// Whether it writes a tokenizer.
+    /// Whether the command writes a tokenizer.
     pub fn makes(&self) -> bool {
         matches!(self, TokCommand::Train(_) | TokCommand::Import(_))
     }
@@ -50,36 +50,36 @@ impl TokCommand {
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// Tokens in all: 256 bytes, merges, special tokens. Suggested: 65536 for English, 40000 for
-    /// Chinese, 50000 for both
+    /// Vocabulary size: 256 bytes, merges and special tokens. Suggested: 65536 for English, 40000 for Chinese, 50000
+    /// for both
     #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().vocab_size)]
     vocab_size: usize,
     /// Stop reading after this many characters
     #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_chars)]
     max_chars: usize,
-    /// Of each document, read no more than this many characters
+    /// Read at most this many characters of each document
     #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_document_chars)]
     doc_cap: usize,
-    /// A split pattern (regex) of your own: merges never cross the pieces it cuts [default: GPT-4's,
-    /// with digits in ones and twos]
+    /// Your own split pattern (regex): merges never cross the pieces that it cuts [default: GPT-4's, with digits in
+    /// ones and twos]
     #[arg(long, value_name = "REGEX")]
     pattern: Option<String>,
-    /// Special tokens of your own, such as '<|zh_start|>'; they get ids after nanochat's nine
+    /// Your own special tokens, such as '<|zh_start|>'; they get ids after nanochat's nine
     #[arg(long = "special", value_name = "NAME", num_args = 1..)]
     extra_special: Vec<String>,
     #[command(flatten)]
-    texts: Texts,
+    texts: TrainingTexts,
 }
 
-/// What a tokenizer is trained on.
+/// The text that a tokenizer is trained on.
 #[derive(Debug, Args)]
-struct Texts {
-    /// Folder of parquet shards; the last one is for validation and not read [default: base_data of the
-    /// base directory]
+struct TrainingTexts {
+    /// Folder of parquet shards; the last one is for validation and is not read [default: base_data of the base
+    /// directory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Several folders by weight, such as zh=0.5:corpus/zh en=0.5:corpus/en, in bytes, until each
-    /// has been read; those that end sooner are read again
+    /// Several folders by weight, such as zh=0.5:corpus/zh en=0.5:corpus/en, measured in bytes, until each has been
+    /// read once; shorter ones are repeated
     #[arg(long, value_name = "NAME=WEIGHT:DIR", num_args = 1.., conflicts_with = "data")]
     mix: Vec<nanochat::mix::Source>,
     /// What to do about a shard that cannot be read
@@ -94,7 +94,7 @@ struct Corpus {
     weight: f64,
 }
 
-impl Texts {
+impl TrainingTexts {
     fn open(&self, base_dir: &Path) -> anyhow::Result<Vec<Corpus>> {
         if self.mix.is_empty() {
             let shards =
@@ -109,7 +109,7 @@ impl Texts {
     }
 }
 
-/// Trains on the corpora by weight; also the bytes read.
+/// Trains on the corpora by weight; also returns the bytes read.
 fn train_on(corpora: &[Corpus], options: &TrainOptions) -> anyhow::Result<(Tokenizer, u64)> {
     let progress = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
         "{spinner} tokenizer: {bytes} of text read, {bytes_per_sec}",
@@ -132,9 +132,9 @@ fn train_on(corpora: &[Corpus], options: &TrainOptions) -> anyhow::Result<(Token
     }
 }
 
-/// Which tokenizer to use.
+/// The tokenizer to use.
 #[derive(Debug, Args)]
-struct Source {
+struct TokenizerSource {
     /// A tokenizer.json, or a folder with one [default: tokenizer/tokenizer.json of the base directory]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -142,18 +142,18 @@ struct Source {
 
 #[derive(Debug, Args)]
 pub struct EncodeArgs {
-    /// The text; without it, standard input is read to its end, final newline included
+    /// Text to encode; without it, standard input is read to its end, final newline included
     text: Option<String>,
     #[command(flatten)]
-    source: Source,
+    source: TokenizerSource,
 }
 
 #[derive(Debug, Args)]
 pub struct DecodeArgs {
-    /// Token ids; without them, standard input is read, ids apart by spaces, commas or newlines
+    /// Token ids to decode; without them, standard input is read, with ids separated by spaces, commas or newlines
     ids: Vec<String>,
     #[command(flatten)]
-    source: Source,
+    source: TokenizerSource,
 }
 
 #[derive(Debug, Args)]
@@ -162,7 +162,7 @@ pub struct ImportArgs {
     file: PathBuf,
 }
 
-/// Runs one `nanochat tok` command; what it makes goes to `base_dir`.
+/// Runs one `nanochat tok` command; output files are written to `base_dir`.
 pub fn run(command: TokCommand, base_dir: &Path) -> anyhow::Result<()> {
     match command {
         TokCommand::Train(args) => train_tokenizer(&args, base_dir),
@@ -176,23 +176,23 @@ pub fn run(command: TokCommand, base_dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Where the project's own tokenizer lives.
+/// Returns the path of the project's own tokenizer.
 pub fn tokenizer_path(base_dir: &Path) -> PathBuf {
     base_dir.join("tokenizer/tokenizer.json")
 }
 
-/// Shards under the base directory.
+/// Returns the folder of shards under the base directory.
 fn data_dir(base_dir: &Path) -> PathBuf {
     base_dir.join("base_data")
 }
 
-impl Source {
+impl TokenizerSource {
     fn load(&self, base_dir: &Path) -> anyhow::Result<Tokenizer> {
         tokenizer_at(self.tokenizer.as_deref(), base_dir)
     }
 }
 
-/// The tokenizer in `file` (or folder), or that of the base directory.
+/// Opens the tokenizer in `file` (or folder), or that of the base directory.
 pub fn tokenizer_at(file: Option<&Path>, base_dir: &Path) -> anyhow::Result<Tokenizer> {
     if let Some(file) = file {
         return read_tokenizer(file);
@@ -217,7 +217,7 @@ fn save_tokenizer(tokenizer: &Tokenizer, base_dir: &Path) -> anyhow::Result<Path
     let path = tokenizer_path(base_dir);
     atomic_file::write(&path, tokenizer.to_json().as_bytes())
         .with_context(|| format!("failed to write {}", path.display()))?;
-    log_tokenizer(base_dir, None)?; // what is told of the one before
+    log_tokenizer(base_dir, None)?; // deletes the section of the previous tokenizer
     Ok(path)
 }
 
@@ -290,7 +290,7 @@ fn decode(args: &DecodeArgs, base_dir: &Path) -> anyhow::Result<()> {
     let ids = words.map(|word| known_id(&tokenizer, word)).collect::<anyhow::Result<Vec<u32>>>()?;
     let mut stdout = std::io::stdout();
     let bytes = tokenizer.decode_bytes(&ids);
-    // The exact bytes, so that encode and decode undo each other; escapes and a newline are for eyes only.
+    // In a pipe the exact bytes, so that decode inverts encode; escapes and a newline only on a terminal.
     match stdout.is_terminal() {
         true => writeln!(stdout, "{}", escape::text(&String::from_utf8_lossy(&bytes)))?,
         false => stdout.write_all(&bytes)?,

@@ -1,4 +1,4 @@
-//! `nanochat train`: the stages, each alone.
+//! `nanochat train`: runs one training stage.
 
 use std::path::Path;
 
@@ -12,11 +12,11 @@ use nanochat_tensor::{Comm, Device};
 pub enum TrainCommand {
     /// Pretrain on shards of text
     Base(BaseSettings),
-    /// Go on with a base model on conversations, learned whole
+    /// Continue a base model on whole conversations (mid-training)
     Mid(MidSettings),
-    /// Finetune on conversations: on what the assistant says
+    /// Finetune on conversations, only on the assistant's messages
     Sft(SftSettings),
-    /// Reinforce right answers to questions that can be checked
+    /// Reinforcement learning on questions with checkable answers
     Rl(RlSettings),
 }
 

@@ -1,4 +1,4 @@
-//! `nanochat tok` by its binary: a tokenizer imported, used, and every mistake answered in one sentence.
+//! Tests the `nanochat tok` binary: an imported tokenizer, and one sentence for every mistake.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn output(mut command: Command) -> String {
     String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
 }
 
-/// What the command says on its way out with an error: one line.
+/// Returns the error of a command: one line.
 fn complaint(mut command: Command) -> String {
     let failed = command.assert().failure().get_output().clone();
     let said = String::from_utf8(failed.stderr).unwrap();
@@ -23,7 +23,7 @@ fn complaint(mut command: Command) -> String {
     said
 }
 
-/// A base directory with a small tokenizer in it, brought there by `tok import`.
+/// Makes a base directory with a small tokenizer, imported by `tok import`.
 fn with_tokenizer() -> tempfile::TempDir {
     let base = tempfile::tempdir().unwrap();
     let options = nanochat_tokenizer::TrainOptions { vocab_size: 290, ..Default::default() };
@@ -66,7 +66,7 @@ fn encode_and_decode_undo_each_other() {
     assert_eq!(output(tok(base.path(), &["decode", "97,", "98"])), "ab");
 }
 
-/// Imports a kind of file from the tokenizer's fixtures; also each of their texts with its ids.
+/// Imports one of the tokenizer's fixtures; also returns each of its texts with its ids.
 fn with_kind(name: &str) -> (tempfile::TempDir, String, Vec<(String, String)>) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nanochat-tokenizer/tests/fixtures");
     let json = |name: &str| -> serde_json::Value {

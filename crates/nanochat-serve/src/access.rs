@@ -1,4 +1,5 @@
-//! Who may ask, and how often: keys, a rate for each of them, origins of web pages.
+//! Access control: who may send requests (API keys), how often (a rate limit per client), and from which web pages
+//! (CORS).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,35 +15,39 @@ use subtle::ConstantTimeEq;
 
 use crate::Shared;
 use crate::error::ApiError;
-use crate::guesses::Guesses;
 use crate::keys::{Client, Keys};
-use crate::places::{Activity, network};
-use crate::rate::Rate;
+use crate::rate::RateLimiter;
+use crate::slots::{Activity, network};
+use crate::wrong_keys::WrongKeys;
 
+/// The access rules of a server: its keys, its rate limit and the web pages it answers.
 pub struct Access {
-    /// The keys of clients, followed by those that only read counts.
+    /// The API keys: first those of clients, then those that only read `/stats` and `/metrics`.
     keys: Vec<String>,
+    /// The number of client keys at the start of `keys`.
     clients: usize,
-    /// Whether all keys share the prefixes in the cache.
+    /// Whether all keys share the cached prompt prefixes.
     shares_cache: bool,
-    guesses: Guesses,
-    rate: Rate,
-    /// The web page that may ask from elsewhere.
+    wrong_keys: WrongKeys,
+    rate: RateLimiter,
+    /// The origin of the web page that may send requests from another address (CORS), if any.
     origin: Option<HeaderValue>,
-    /// Only reachable from this machine, and by names of it: a web page whose name was pointed here is refused.
+    /// Whether the server listens on loopback without keys. It then refuses host names other than those of this
+    /// machine: an attacker's page could otherwise reach it by pointing its own name at 127.0.0.1 (DNS rebinding).
     only_local: bool,
 }
 
 /// What the routes know of who asks.
 #[derive(Clone, Copy)]
-pub struct Asker {
-    /// The owner of the cached prefixes that its prompts may use.
+pub struct ClientRights {
+    /// The owner of the cached prefixes that its prompts may reuse.
     pub owner: Owner,
-    /// Whether it may read exact counts, from which the requests of others could be told.
+    /// Whether it may read exact counts, which reveal the lengths of other clients' requests.
     pub sees_counts: bool,
 }
 
 impl Access {
+    /// Makes the rules for a server that listens on `bound` and allows `per_minute` requests of each client.
     pub fn new(
         keys: Keys,
         per_minute: Option<u32>,
@@ -52,16 +57,17 @@ impl Access {
         let Keys { clients: mut keys, watchers, share_cache: shares_cache } = keys;
         let (clients, only_local) = (keys.len(), keys.is_empty() && bound.ip().is_loopback());
         keys.extend(watchers);
-        let (guesses, rate) = (Guesses::default(), Rate::new(per_minute));
-        Access { keys, clients, shares_cache, guesses, rate, origin, only_local }
+        let (wrong_keys, rate) = (WrongKeys::default(), RateLimiter::new(per_minute));
+        Access { keys, clients, shares_cache, wrong_keys, rate, origin, only_local }
     }
 
+    /// Whether the server answers without a key.
     pub fn is_open(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The client, and how long its answer has to wait. Every key is compared, whether one fits or not: time says
-    /// nothing about them.
+    /// Returns the client and how long to delay its answer. Every key is compared, even after a match, so that the time
+    /// taken reveals nothing about the keys.
     fn client(&self, headers: &HeaderMap, peer: IpAddr) -> (Result<Client, ApiError>, Duration) {
         let network = network(peer);
         if self.is_open() {
@@ -78,8 +84,8 @@ impl Access {
                 found = Some(i);
             }
         }
-        // Without a key nothing was guessed: pages ask so before their users are asked.
-        let wait = if given.is_empty() { Duration::ZERO } else { self.guesses.wait(network, found) };
+        // A missing key is no guess: the web page tries without one before it asks its user.
+        let wait = if given.is_empty() { Duration::ZERO } else { self.wrong_keys.wait(network, found) };
         let client = found.map(|i| if i < self.clients { Client::Key(i) } else { Client::Watcher });
         let wrong = || {
             let message = "this server wants a key: Authorization: Bearer KEY";
@@ -88,23 +94,24 @@ impl Access {
         (client.ok_or_else(wrong), wait)
     }
 
-    fn asker(&self, client: Client) -> Asker {
+    /// Returns the rights of `client`.
+    fn rights(&self, client: Client) -> ClientRights {
         match client {
             Client::Key(i) if !self.shares_cache => {
-                Asker { owner: 1 + i as Owner, sees_counts: self.clients == 1 }
+                ClientRights { owner: 1 + i as Owner, sees_counts: self.clients == 1 }
             }
-            Client::Key(_) => Asker { owner: 0, sees_counts: self.clients == 1 },
-            Client::Watcher | Client::Address(_) => Asker { owner: 0, sees_counts: true },
+            Client::Key(_) => ClientRights { owner: 0, sees_counts: self.clients == 1 },
+            Client::Watcher | Client::Address(_) => ClientRights { owner: 0, sees_counts: true },
         }
     }
 
-    /// Who sends `request`, once it has waited for what its address guessed wrong.
-    async fn admit(&self, request: &Parts) -> Result<Asker, ApiError> {
+    /// Returns the rights of the client that sends `request`, after the delay for wrong keys from its address.
+    async fn admit(&self, request: &Parts) -> Result<ClientRights, ApiError> {
         let peer = request.extensions.get::<SocketAddr>().map_or([0, 0, 0, 0].into(), SocketAddr::ip);
         let (client, wait) = self.client(&request.headers, peer);
         if !wait.is_zero() {
             let activity = request.extensions.get::<Arc<Activity>>().cloned().unwrap_or_default();
-            activity.set_blocked(true); // its place may go to another
+            activity.set_blocked(true); // its slot may go to another connection
             tokio::time::sleep(wait).await;
             activity.set_blocked(false);
         }
@@ -116,14 +123,15 @@ impl Access {
         if request.method == Method::POST {
             self.rate.limit(client)?;
         }
-        Ok(self.asker(client))
+        Ok(self.rights(client))
     }
 
-    /// Whether the web page from `origin` may ask from its own address; `*` lets every page.
+    /// Whether the web page with this `origin` may send requests; the setting `*` allows every page.
     fn allows(&self, origin: &HeaderValue) -> bool {
         self.origin.as_ref().is_some_and(|allowed| allowed == "*" || allowed == origin)
     }
 
+    /// Refuses a host name that is not this machine's, where only those are allowed.
     fn check_host(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let name = host.rsplit_once(':').map_or(host, |(name, port)| {
@@ -138,7 +146,8 @@ impl Access {
     }
 }
 
-/// In front of every route.
+/// Middleware in front of every route: checks the host, the key and the rate, answers preflight requests, counts the
+/// response and adds CORS headers.
 pub async fn check(State(server): State<Shared>, request: Request, next: Next) -> Response {
     let access = &server.access;
     let page = request.headers().get(header::ORIGIN).filter(|page| access.allows(page)).cloned();
@@ -153,9 +162,9 @@ pub async fn check(State(server): State<Shared>, request: Request, next: Next) -
     };
     let route = server.route_name(parts.uri.path());
     let mut response = match admitted {
-        Ok(asker) => {
-            if let Some(asker) = asker {
-                parts.extensions.insert(asker);
+        Ok(rights) => {
+            if let Some(rights) = rights {
+                parts.extensions.insert(rights);
             }
             next.run(Request::from_parts(parts, body)).await
         }
@@ -173,13 +182,13 @@ pub async fn check(State(server): State<Shared>, request: Request, next: Next) -
     response
 }
 
-/// The page itself holds no secret, and a load balancer has no key.
+/// Whether a path needs no key: the web page contains no secret, and a load balancer that checks health has no key.
 fn is_public(path: &str) -> bool {
     matches!(path, "/health" | "/ready") || crate::page::find(path).is_some()
 }
 
-/// What a browser asks before it lets `page` send a request: any header may come along, since packages for the API send
-/// their own (`x-stainless-os` and others), and none of them gives more than a program without a browser has.
+/// Answers a browser's CORS preflight request for `page`. All headers are allowed: API client libraries send their own
+/// (`x-stainless-os` and others), and a program outside a browser can send any header anyway.
 fn preflight(page: &HeaderValue, asked: Option<&HeaderValue>) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();

@@ -1,8 +1,8 @@
-//! A load generator for any server with `/v1/completions`: how soon answers begin, how fast they go on, how much comes
-//! out in all.
+//! A load generator for any server with `/v1/completions`. Measures the time to the first token, the time per token and
+//! the total throughput.
 //!
-//! Each client is a connection that sends its next request when an answer is over (a closed loop), so `clients` is also
-//! the number of answers under way.
+//! Each client is one connection that sends its next request when an answer is complete (a closed loop), so `clients`
+//! is also the number of concurrent answers.
 
 use std::time::{Duration, Instant};
 
@@ -18,50 +18,50 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-/// The load.
+/// The load to generate.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeBench {
-    /// Server to load; the key, if it wants one, comes from NANOCHAT_API_KEY
+    /// Server to load; if it requires a key, set NANOCHAT_API_KEY
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     pub url: String,
-    /// Clients at once
+    /// Concurrent clients
     #[arg(long, value_parser = values::count, default_value_t = 32)]
     pub clients: usize,
-    /// Requests in all [default: four of each client]
+    /// Total requests [default: four per client]
     #[arg(long, value_parser = values::count)]
     pub requests: Option<usize>,
-    /// Tokens in a prompt, drawn at random
+    /// Random tokens in each prompt
     #[arg(long, value_parser = values::count, default_value_t = 128)]
     pub prompt_tokens: usize,
     /// Longest answer, in tokens
     #[arg(long, value_parser = values::count, default_value_t = 128)]
     pub max_tokens: usize,
-    /// Prompts are drawn from the first N tokens of the vocabulary
+    /// Prompts are sampled from the first N tokens of the vocabulary
     #[arg(long, value_parser = values::count, default_value_t = 256)]
     pub vocab_size: usize,
-    /// Draws other prompts: a server caches the prefixes it has computed
+    /// Seed of the prompts; another one avoids the prefixes that the server has cached
     #[arg(long, value_parser = values::seed, default_value_t = 3)]
     pub seed: u64,
-    /// Key that the server wants.
+    /// The API key that the server requires.
     #[arg(skip)]
     pub key: Option<String>,
 }
 
-/// What was measured.
+/// The measured results.
 #[derive(Clone, Debug, Serialize)]
 pub struct ServeSpeed {
     pub requests: usize,
-    /// Told to come again (429); they were sent anew.
+    /// The number of 429 responses; each such request was sent again.
     pub refused: usize,
     pub tokens: usize,
     pub seconds: f64,
     pub tokens_per_second: f64,
     pub requests_per_second: f64,
-    /// From the request to the first event with text.
+    /// Milliseconds from a request to its first event with text.
     pub first_token_ms: Percentiles,
-    /// Between two tokens, the mean of each answer.
+    /// Milliseconds between two tokens, averaged over each answer.
     pub token_ms: Percentiles,
-    /// Of whole answers.
+    /// Milliseconds from a request to the end of its answer.
     pub answer_ms: Percentiles,
 }
 
@@ -73,7 +73,7 @@ pub struct Percentiles {
     pub max: f64,
 }
 
-struct Answer {
+struct TimedAnswer {
     first: Option<Duration>,
     whole: Duration,
     tokens: usize,
@@ -83,7 +83,7 @@ struct Answer {
 type Client = SendRequest<Full<Bytes>>;
 
 pub fn run(bench: &ServeBench) -> Result<ServeSpeed> {
-    // A thread reads some 100,000 tokens a second; where cores are few, they are the server's.
+    // One thread reads some 100,000 tokens a second; the server needs most of the cores.
     let threads = (std::thread::available_parallelism()?.get() / 4).max(1);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(measure(bench))
@@ -98,7 +98,7 @@ async fn measure(bench: &ServeBench) -> Result<ServeSpeed> {
     let started = Instant::now();
     let clients = (0..bench.clients.min(requests)).map(|client| {
         let (bench, address) = (bench.clone(), address.clone());
-        // Whoever is quick does not take the others' work: every client sends its share.
+        // Each client has a fixed share of the requests, so that fast clients do not take those of slow ones.
         let mine: Vec<usize> = (client..requests).step_by(bench.clients).collect();
         tokio::spawn(async move {
             let mut connection = None;
@@ -116,10 +116,10 @@ async fn measure(bench: &ServeBench) -> Result<ServeSpeed> {
     Ok(summary(&answers, started.elapsed().as_secs_f64()))
 }
 
-fn summary(answers: &[Answer], seconds: f64) -> ServeSpeed {
+fn summary(answers: &[TimedAnswer], seconds: f64) -> ServeSpeed {
     let tokens: usize = answers.iter().map(|answer| answer.tokens).sum();
     let ms = |duration: Duration| 1e3 * duration.as_secs_f64();
-    let token_ms = |answer: &Answer| {
+    let token_ms = |answer: &TimedAnswer| {
         let rest = answer.whole.checked_sub(answer.first?)?;
         (answer.tokens > 1).then(|| ms(rest) / (answer.tokens - 1) as f64)
     };
@@ -136,7 +136,7 @@ fn summary(answers: &[Answer], seconds: f64) -> ServeSpeed {
     }
 }
 
-/// By nearest rank.
+/// Returns percentiles by the nearest-rank method.
 fn percentiles(mut values: Vec<f64>) -> Percentiles {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| values.get(((share * values.len() as f64).ceil() as usize).max(1) - 1).copied();
@@ -144,13 +144,13 @@ fn percentiles(mut values: Vec<f64>) -> Percentiles {
     Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
 }
 
-/// Sends request `number` until it is taken in, and reads its answer.
+/// Sends request `number` until the server accepts it, and reads the answer.
 async fn ask(
     connection: &mut Option<Client>,
     bench: &ServeBench,
     address: &str,
     number: usize,
-) -> Result<Answer> {
+) -> Result<TimedAnswer> {
     let mut rng = Rng::new(&[bench.seed, number as u64]);
     let prompt: Vec<usize> = (0..bench.prompt_tokens).map(|_| rng.below(bench.vocab_size)).collect();
     let body = json!({
@@ -168,7 +168,7 @@ async fn ask(
         let response = send(connection, address, bench.key.as_deref(), body.to_string()).await?;
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             refused += 1;
-            let _ = response.into_body().collect().await?; // the connection serves again
+            let _ = response.into_body().collect().await?; // read to the end, so that the connection can be reused
             tokio::time::sleep(Duration::from_millis(200)).await;
             continue;
         }
@@ -201,7 +201,7 @@ async fn send(
     Ok(client.send_request(request).await?)
 }
 
-async fn read(response: Response<Incoming>, started: Instant, refused: usize) -> Result<Answer> {
+async fn read(response: Response<Incoming>, started: Instant, refused: usize) -> Result<TimedAnswer> {
     let status = response.status();
     let mut body = response.into_body();
     let (mut text, mut first, mut usage, mut whole) = (Vec::new(), None, None, false);
@@ -226,7 +226,7 @@ async fn read(response: Response<Incoming>, started: Instant, refused: usize) ->
     ensure!(status.is_success(), "the server answered {status}: {}", String::from_utf8_lossy(&text));
     ensure!(whole, "an answer broke off");
     let tokens = usage.context("the server does not say how many tokens an answer has")? as usize;
-    Ok(Answer { first, whole: started.elapsed(), tokens, refused })
+    Ok(TimedAnswer { first, whole: started.elapsed(), tokens, refused })
 }
 
 #[cfg(test)]

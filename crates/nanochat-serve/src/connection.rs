@@ -1,4 +1,4 @@
-//! Connections: each has a place, limits of time, and is drained at the end.
+//! HTTP connections: each takes a slot, has time limits, and is drained at shutdown.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,44 +18,44 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::client_io::{PacedSocket, RequestBody, ResponseBody};
 use crate::error::ApiError;
-use crate::paced::{Arriving, Leaving, PacedSocket};
-use crate::places::{Places, Taken};
+use crate::slots::{NoSlot, Slots};
 
-/// For the head of a request, and so for an idle connection too: both wait for a head.
+/// The time limit for the head of a request; also for an idle connection, which waits for a head.
 const HEAD: Duration = Duration::from_secs(20);
 
-/// A client may keep the server waiting for so long before it takes what is written.
+/// The longest time that a client may block the server's writes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Clients who are told at one time that there is no place for them; more are closed without a word.
+/// The most clients that are sent a refusal at one time; further ones are closed without a response.
 const TOLD: usize = 64;
 
-/// What a client gets to read why there is no place for it.
+/// The time that a client has to read why it was refused.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The system keeps so much for a client that has not taken it yet. By itself it would keep megabytes for each, and
-/// know of one who reads slowly only when a third of them was taken.
+/// The send buffer of a socket, in bytes. The system's default grows to megabytes per client, and a slow reader would
+/// be noticed only after a third of that was read.
 const AHEAD: u32 = 128 << 10;
 
-/// Clients whose connections wait to be accepted.
+/// The most connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
 
-/// Listens at `address`, inside a runtime.
+/// Listens at `address`. Must be called inside a Tokio runtime.
 pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?; // a server that was just stopped may start again
-    socket.set_send_buffer_size(AHEAD)?; // connections have it from here
+    socket.set_reuseaddr(true)?; // allows a restart right after a stop
+    socket.set_send_buffer_size(AHEAD)?; // accepted connections inherit it
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves until `stop` ends, then takes nothing more and lets what is under way finish until `late` ends; then `abort`
-/// tells it to end.
+/// Serves until `stop` resolves, then accepts no more and lets running requests finish until `late` resolves; then
+/// calls `abort`, which makes them end.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     stop: impl Future<Output = ()>,
     late: impl Future<Output = ()>,
     abort: impl FnOnce(),
@@ -73,26 +73,26 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(_) => {
-                // Out of file descriptors, say: whoever waits for nothing gives one up.
-                places.close_one();
+                // Probably out of file descriptors: closing an idle connection frees one.
+                slots.close_one();
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             }
         };
-        let place = match places.take(peer.ip()) {
-            Ok(place) => place,
-            Err(taken) => {
+        let slot = match slots.take(peer.ip()) {
+            Ok(slot) => slot,
+            Err(no_slot) => {
                 if let Ok(turn) = told.clone().try_acquire_owned() {
                     tokio::spawn(async move {
-                        let _ = timeout(FAREWELL, refuse(stream, taken)).await; // it may have left
+                        let _ = timeout(FAREWELL, refuse(stream, no_slot)).await; // fails if the client has left
                         drop(turn);
                     });
                 }
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true); // slower, but right, without it
-        let (service, activity) = (TowerToHyperService::new(router.clone()), place.activity.clone());
+        let _ = stream.set_nodelay(true); // without it responses are only slower
+        let (service, activity) = (TowerToHyperService::new(router.clone()), slot.activity.clone());
         let noted = service_fn(move |mut request: Request<Incoming>| {
             activity.asked();
             request.extensions_mut().insert::<SocketAddr>(peer);
@@ -100,18 +100,18 @@ pub async fn serve(
             if let Some(path) = crate::meant(request.uri().path()).and_then(|path| path.parse().ok()) {
                 *request.uri_mut() = path;
             }
-            let request = request.map(|body| Body::new(Arriving::new(body, activity.clone())));
+            let request = request.map(|body| Body::new(RequestBody::new(body, activity.clone())));
             let (answer, activity) = (hyper::service::Service::call(&service, request), activity.clone());
-            async move { answer.await.map(|answer| answer.map(|body| Leaving::new(body, activity))) }
+            async move { answer.await.map(|answer| answer.map(|body| ResponseBody::new(body, activity))) }
         });
-        let socket = PacedSocket::new(stream, place.activity.clone(), PATIENCE);
+        let socket = PacedSocket::new(stream, slot.activity.clone(), PATIENCE);
         let connection = drain.watch(http.serve_connection(TokioIo::new(socket), noted));
-        let number = place.number();
+        let number = slot.number();
         let task = tokio::spawn(async move {
-            let _ = connection.await; // a client who breaks off is no event
-            drop(place);
+            let _ = connection.await; // an aborted connection is not worth a message
+            drop(slot);
         });
-        places.runs(number, task.abort_handle());
+        slots.runs(number, task.abort_handle());
     }
     drop(listener);
     let drained = drain.shutdown();
@@ -122,17 +122,17 @@ pub async fn serve(
     };
     if !all_done {
         abort();
-        // Everybody is told why; then there is no more waiting.
+        // Running answers end with an error; their last bytes have two seconds to be sent.
         let _ = timeout(Duration::from_secs(2), drained).await;
     }
 }
 
-/// Says why there is no place. What the client sends meanwhile is thrown away: a socket closed on unread bytes would take
-/// the answer with it.
-async fn refuse(mut stream: TcpStream, taken: Taken) -> std::io::Result<()> {
-    let error = match taken {
-        Taken::ByAddress => ApiError::busy("your address has too many connections here; close some", 1),
-        Taken::ByAll => ApiError::crowded(),
+/// Responds why there is no free slot. Reads and discards what the client sends meanwhile: closing a socket with unread
+/// bytes would discard the response too.
+async fn refuse(mut stream: TcpStream, no_slot: NoSlot) -> std::io::Result<()> {
+    let error = match no_slot {
+        NoSlot::ForAddress => ApiError::busy("your address has too many connections here; close some", 1),
+        NoSlot::InServer => ApiError::crowded(),
     };
     let (status, body) = (error.status(), error.body().to_string());
     let head = "content-type: application/json\r\nconnection: close\r\nretry-after: 1";

@@ -1,4 +1,4 @@
-//! What went wrong, in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`.
+//! API errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use crate::queue::Refused;
 pub struct ApiError {
     status: StatusCode,
     message: String,
-    /// Which field of the request is meant.
+    /// The field of the request that the error is about.
     param: Option<Cow<'static, str>>,
     code: Option<&'static str>,
     retry_after: Option<u64>,
@@ -39,7 +39,7 @@ impl ApiError {
         ApiError { retry_after: Some(seconds), ..error }
     }
 
-    /// All connections are at work.
+    /// The error for a connection when every slot is held by a connection at work.
     pub fn crowded() -> ApiError {
         let message = "the server has as many connections as it can have; try again in a moment";
         ApiError { retry_after: Some(1), ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message) }
@@ -53,7 +53,7 @@ impl ApiError {
         self.status
     }
 
-    /// The answer broke off on the server's side.
+    /// The error for an answer that the server broke off, by shutting down or by a failure.
     pub fn lost(shutting_down: bool) -> ApiError {
         match shutting_down {
             true => Refused::Closed.into(),

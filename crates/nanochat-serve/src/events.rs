@@ -1,5 +1,5 @@
-//! Server-sent events: `data: {…}` and an empty line, as a body that ends when the client leaves or reads nothing for
-//! too long.
+//! Server-sent events (`data: {…}` and an empty line) as a response body that ends when the client leaves or stops
+//! reading.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,19 +13,19 @@ use hyper::body::Frame;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// Events that wait in front of a slow reader; behind them its answer waits as tokens.
+/// The number of events buffered for a slow reader; beyond that, its answer waits as tokens.
 const AHEAD: usize = 32;
 
-/// A reader who takes nothing for so long is gone.
+/// The time without reading after which a client counts as gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Events(mpsc::Sender<Bytes>);
 
-/// The client is gone.
+/// The error that the client has left.
 pub struct Gone;
 
 impl Events {
-    /// Sends `data`, which must be one line.
+    /// Sends `data`, which must be a single line.
     pub async fn send(&self, data: impl std::fmt::Display) -> Result<(), Gone> {
         let event = Bytes::from(format!("data: {data}\n\n"));
         match timeout(PATIENCE, self.0.send(event)).await {
@@ -34,26 +34,26 @@ impl Events {
         }
     }
 
-    /// Ends when the client has gone.
+    /// Resolves when the client has left.
     pub async fn gone(&self) {
         self.0.closed().await;
     }
 }
 
-/// An answer whose events `write` sends.
+/// Returns a response whose events are sent by `write`.
 pub fn respond<F>(write: impl FnOnce(Events) -> F) -> Response
 where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
     let (send, receive) = mpsc::channel(AHEAD);
     let writing = write(Events(send));
-    // An error says that nobody listens any more, so there is nobody to tell.
+    // An error means that the client has left, so there is nobody to report it to.
     tokio::spawn(async move { drop(writing.await) });
     let mut response = Response::new(Body::new(EventBody(receive)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no")); // nginx would hold events back
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no")); // keeps nginx from buffering events
     response
 }
 

@@ -1,5 +1,5 @@
-//! The fields of a JSON object, taken one by one. What nobody took is refused by its name, so that nothing a client
-//! asks for is ignored unseen.
+//! The fields of a JSON object, taken one by one. A field that no code takes is refused by its name, so that no part of
+//! a request is silently ignored.
 
 use std::borrow::Cow;
 
@@ -9,27 +9,27 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 
-/// An object of a request: the body, or one inside it.
+/// A JSON object of a request: the body, or an object inside it.
 pub struct Fields {
-    /// Where the object stands, such as `messages[1]`; empty: it is the body.
+    /// The object's path, such as `messages[1]`; empty for the body.
     at: String,
     values: Map<String, Value>,
 }
 
-/// What a body is read as.
+/// A type that can be read from the fields of a body.
 pub trait FromFields: Sized {
-    /// Takes the fields that it honours; the body may have no others.
+    /// Takes the fields that the type supports; any others in the body are refused.
     fn from_fields(fields: &mut Fields) -> Result<Self, ApiError>;
 }
 
 impl Fields {
-    /// A field that is null is as good as absent: many clients write out all that they know.
+    /// A null field counts as absent, since many clients write out every field that they know.
     fn new(at: String, mut values: Map<String, Value>) -> Fields {
         values.retain(|_, value| !value.is_null());
         Fields { at, values }
     }
 
-    /// The body as a whole.
+    /// Returns the fields of the whole body.
     pub fn of_body(body: Value) -> Result<Fields, ApiError> {
         match body {
             Value::Object(values) => Ok(Fields::new(String::new(), values)),
@@ -40,7 +40,7 @@ impl Fields {
         }
     }
 
-    /// An object inside the body; `at` says where.
+    /// Returns the fields of an object inside the body; `at` is its path.
     pub fn of(at: String, value: Value) -> Result<Fields, ApiError> {
         match value {
             Value::Object(values) => Ok(Fields::new(at, values)),
@@ -48,7 +48,7 @@ impl Fields {
         }
     }
 
-    /// The name of a field in full, such as `messages[1].content`.
+    /// Returns the full path of a field, such as `messages[1].content`.
     pub fn name(&self, field: &str) -> String {
         if self.at.is_empty() { field.to_string() } else { format!("{}.{field}", self.at) }
     }
@@ -61,14 +61,14 @@ impl Fields {
         self.values.remove(field)
     }
 
-    /// The error that says `what` of a field.
+    /// Returns the error that a field is `what`.
     pub fn bad(&self, field: &str, what: impl std::fmt::Display) -> ApiError {
         let name = self.name(field);
         let message = format!("{name} {what}");
         ApiError::bad(name, message)
     }
 
-    /// The error for a field that is no `wanted`.
+    /// Returns the error that a field is not of the `wanted` kind.
     pub fn wrong(&self, field: &str, wanted: &str, found: &Value) -> ApiError {
         wrong(self.name(field), wanted, found)
     }
@@ -95,7 +95,7 @@ impl Fields {
         self.read(field, "a number", |value| value.as_f64().map(|number| number as f32))
     }
 
-    /// A whole number of 64 bits, with or without a sign. `512.0` is one: languages without integers write them so.
+    /// Takes a signed 64-bit integer. `512.0` is one too: languages without integers write them so.
     pub fn whole(&mut self, field: &str) -> Result<Option<i128>, ApiError> {
         self.read(field, "a whole number", |value| match value.as_i64() {
             Some(number) => Some(i128::from(number)),
@@ -106,7 +106,7 @@ impl Fields {
         })
     }
 
-    /// A whole number that counts something.
+    /// Takes a non-negative integer.
     pub fn count(&mut self, field: &str) -> Result<Option<usize>, ApiError> {
         let Some(number) = self.whole(field)? else { return Ok(None) };
         let negative = |_| self.bad(field, format_args!("must not be negative, found {number}"));
@@ -126,7 +126,7 @@ impl Fields {
         self.take(field).map(|value| Fields::of(at, value)).transpose()
     }
 
-    /// A field with a form of its own; the type's own words say which.
+    /// Takes a field of type `T`; errors use the words of its `Deserialize`.
     pub fn own<T: DeserializeOwned>(&mut self, field: &str) -> Result<Option<T>, ApiError> {
         let Some(value) = self.take(field) else { return Ok(None) };
         serde_json::from_value(value)
@@ -134,20 +134,20 @@ impl Fields {
             .map_err(|error| ApiError::bad(self.name(field), error.to_string()))
     }
 
-    /// Refuses what is left.
+    /// Refuses the fields that were not taken.
     pub fn finish(&self) -> Result<(), ApiError> {
         match self.values.keys().next() {
             None => Ok(()),
             Some(field) => {
                 let name = self.name(&field.chars().take(100).collect::<String>());
-                let message = format!("Unrecognized request argument supplied: {name}"); // OpenAI's words
+                let message = format!("Unrecognized request argument supplied: {name}"); // OpenAI's wording
                 Err(ApiError::bad(name, message).code("unknown_parameter"))
             }
         }
     }
 }
 
-/// The error for `name`, which is no `wanted`.
+/// Returns the error that the value at path `name` is not of the `wanted` kind.
 pub fn wrong(name: String, wanted: &str, found: &Value) -> ApiError {
     let found = match found {
         Value::Number(number) => Cow::from(number.to_string()),
@@ -156,7 +156,7 @@ pub fn wrong(name: String, wanted: &str, found: &Value) -> ApiError {
     ApiError::bad(name.clone(), format!("{name} must be {wanted}, found {found}"))
 }
 
-/// What a value is, in JSON's words.
+/// Returns the JSON type name of a value.
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,4 +1,4 @@
-//! The samples of one HTTP request on their way: submitted together, followed through one channel, given up when dropped.
+//! The samples of one HTTP request: submitted together, received through one channel, and cancelled when dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,28 +10,30 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::Server;
 use crate::error::ApiError;
-use crate::queue::{Job, Scoring, Update, Work};
+use crate::queue::{Job, SampleUpdate, Scoring, Work};
 use crate::transcript::Transcript;
 
-/// What a client may see next.
+/// The next piece of output that a client may see.
 #[derive(Default)]
-pub struct Said {
+pub struct Delta {
     pub sample: usize,
     pub replica: usize,
     pub parts: Vec<Part>,
-    /// Of a token of the text, where log-probabilities were asked for.
+    /// The token of the text and its log-probabilities, if they were requested.
     pub logprobs: Option<(u32, Logprobs)>,
-    /// The same of a drawn token that the text does not show: a mark, a part of a tool call, the token that stopped it.
+    /// The same for a sampled token that the text does not show: a special token, a part of a tool call, the stop
+    /// token.
     pub unseen: Option<(u32, Logprobs)>,
-    /// Set in the sample's last one.
+    /// The finish reason, in the sample's last update.
     pub finish: Option<Finish>,
 }
 
+/// The samples of one request that are being generated.
 pub struct Generation {
-    updates: mpsc::UnboundedReceiver<(usize, Update)>,
+    updates: mpsc::UnboundedReceiver<(usize, SampleUpdate)>,
     samples: Vec<Sample>,
     open: usize,
-    /// Tokens of all samples, tool results included.
+    /// The number of tokens of all samples, tool results included.
     pub tokens: usize,
 }
 
@@ -42,7 +44,7 @@ struct Sample {
 }
 
 impl Generation {
-    /// Submits `requests` of `owner`, one sample each: all of them, or none where the queue is full.
+    /// Submits `requests` of `owner`, one per sample: all of them, or none if the queue is full.
     pub fn start(
         server: &Server,
         owner: Owner,
@@ -61,55 +63,60 @@ impl Generation {
         Ok(Generation { updates, open: samples.len(), samples, tokens: 0 })
     }
 
-    /// None: all samples are over.
-    pub async fn next(&mut self, server: &Server) -> Option<Result<Said, ApiError>> {
+    /// Returns the next output of any sample; None when all samples are finished.
+    pub async fn next(&mut self, server: &Server) -> Option<Result<Delta, ApiError>> {
         while self.open > 0 {
             let (sample, update) = self.updates.recv().await?;
-            if let Some(said) = self.follow(sample, update, server) {
-                return Some(said);
+            if let Some(delta) = self.follow(sample, update, server) {
+                return Some(delta);
             }
         }
         None
     }
 
-    fn follow(&mut self, index: usize, update: Update, server: &Server) -> Option<Result<Said, ApiError>> {
+    fn follow(
+        &mut self,
+        index: usize,
+        update: SampleUpdate,
+        server: &Server,
+    ) -> Option<Result<Delta, ApiError>> {
         let sample = &mut self.samples[index];
         if sample.over {
-            return None; // after a stop string
+            return None; // the sample ended at a stop string
         }
-        let mut said = Said { sample: index, ..Said::default() };
+        let mut delta = Delta { sample: index, ..Delta::default() };
         match update {
-            Update::Token { replica, id, logprobs } => {
+            SampleUpdate::Token { replica, id, logprobs } => {
                 self.tokens += 1;
                 let is_text = sample.transcript.in_text() && !server.tokenizer.is_special(id);
-                said.replica = replica;
-                said.parts = sample.transcript.push(id);
+                delta.replica = replica;
+                delta.parts = sample.transcript.push(id);
                 let of_token = logprobs.map(|logprobs| (id, logprobs));
-                (said.logprobs, said.unseen) = if is_text { (of_token, None) } else { (None, of_token) };
+                (delta.logprobs, delta.unseen) = if is_text { (of_token, None) } else { (None, of_token) };
                 if sample.transcript.stopped() {
                     sample.cancelled.store(true, Ordering::Relaxed);
-                    said.finish = Some(Finish::Stop);
+                    delta.finish = Some(Finish::Stop);
                 }
             }
-            Update::Stop { id, logprobs } => said.unseen = Some((id, logprobs)),
-            Update::Finished(finish) => {
-                said.parts = sample.transcript.finish();
+            SampleUpdate::Stop { id, logprobs } => delta.unseen = Some((id, logprobs)),
+            SampleUpdate::Finished(finish) => {
+                delta.parts = sample.transcript.finish();
                 let stopped = sample.transcript.stopped();
-                said.finish = Some(if stopped { Finish::Stop } else { finish });
+                delta.finish = Some(if stopped { Finish::Stop } else { finish });
             }
-            Update::Lost => return Some(Err(ApiError::lost(server.queue.is_draining()))),
+            SampleUpdate::Lost => return Some(Err(ApiError::lost(server.queue.is_draining()))),
         }
-        if said.finish.is_some() {
+        if delta.finish.is_some() {
             sample.over = true;
             self.open -= 1;
-        } else if said.parts.is_empty() && said.logprobs.is_none() && said.unseen.is_none() {
+        } else if delta.parts.is_empty() && delta.logprobs.is_none() && delta.unseen.is_none() {
             return None;
         }
-        Some(Ok(said))
+        Some(Ok(delta))
     }
 }
 
-/// Log-probabilities of `ids[1..]` under the model.
+/// Returns the log-probabilities of `ids[1..]` under the model, with the `top` likeliest tokens at each position.
 pub async fn score(server: &Server, ids: Vec<u32>, top: usize) -> Result<Vec<Logprobs>, ApiError> {
     let (reply, scored) = oneshot::channel();
     server.queue.push(vec![Work::Score(Scoring { ids, top, reply })])?;

@@ -10,11 +10,11 @@ use crate::options::ServeOptions;
 /// Who may ask a server, and for what. Without keys everybody may.
 #[derive(Default)]
 pub struct Keys {
-    /// The keys that may ask for answers.
+    /// The keys that may request answers.
     pub clients: Vec<String>,
-    /// The keys that see exact counts in `/stats` and `/metrics`, and do nothing else.
+    /// The keys that only read the exact counts in `/stats` and `/metrics`.
     pub watchers: Vec<String>,
-    /// Whether all keys share the prefixes in the cache.
+    /// Whether all keys share the cached prompt prefixes.
     pub share_cache: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The server: an OpenAI-compatible API and a web chat over the engine. Async lives only here.
+//! The HTTP server: an OpenAI-compatible API and a web chat on top of the engine. Only this crate uses async.
 //!
 //! ```text
 //! clients ── connection ── access ── openai/, native ── queue ──► replica (a thread with an Engine) × devices
@@ -6,32 +6,32 @@
 //!                                        └──────── generation ◄── updates of each sample
 //! ```
 //!
-//! Nothing is cancelled by hand: a client who leaves drops the receiving end of its updates, and the replica sees it
+//! Cancellation needs no message: a client that leaves drops the receiving end of its updates, and the replica notices
 //! before its next step.
 
 mod access;
-mod aside;
 pub mod bench;
-mod body;
+mod client_io;
 mod connection;
 mod error;
 mod events;
 mod fields;
 mod generation;
-mod guesses;
+mod json_body;
 mod keys;
 mod metrics;
 mod native;
+mod offload;
 mod openai;
 mod options;
-mod paced;
 mod page;
-mod places;
 mod queue;
 mod rate;
 mod replica;
-mod tokens;
+mod slots;
+mod tokenize;
 mod transcript;
+mod wrong_keys;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -54,26 +54,26 @@ use tokio::sync::watch;
 use access::Access;
 use error::ApiError;
 use keys::Keys;
-use metrics::Metrics;
+use metrics::ServerMetrics;
 use options::CONNECTIONS;
 pub use options::ServeOptions;
-use places::Places;
 use queue::Queue;
 use replica::Replica;
-use tokens::Marks;
+use slots::Slots;
+use tokenize::SpecialNames;
 
-/// What all requests share.
+/// The state shared by all requests.
 pub struct Server {
     model: String,
     tokenizer: Tokenizer,
-    marks: Marks,
+    marks: SpecialNames,
     tokenizer_info: Value,
     context: usize,
     queue: Arc<Queue>,
     replicas: Vec<Arc<Replica>>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ServerMetrics>,
     access: Access,
-    /// Seconds since 1970.
+    /// The start time, in seconds since 1970.
     started: u64,
     random: RandomState,
     drawn: AtomicU64,
@@ -86,7 +86,7 @@ impl Server {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
-    /// A number that nobody can guess, another one every time.
+    /// Returns an unpredictable number, a new one each time.
     fn fresh_seed(&self) -> u64 {
         self.random.hash_one(self.drawn.fetch_add(1, Ordering::Relaxed))
     }
@@ -99,7 +99,8 @@ impl Server {
         self.queue.replicas() > 0 && !self.queue.is_draining()
     }
 
-    /// The name under which requests are counted: what is unknown has one name, or strangers could make up many.
+    /// Returns the route name under which a request is counted. Unknown paths share one name; otherwise strangers could
+    /// create any number of counters.
     fn route_name(&self, path: &str) -> &'static str {
         ROUTES.iter().find(|route| **route == path).copied().unwrap_or("other")
     }
@@ -127,9 +128,9 @@ fn router(server: Shared) -> Router {
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{id}", get(openai::model))
         .route("/models", get(openai::models))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route("/tokenizer_info", get(tokens::info))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/tokenizer_info", get(tokenize::info))
         .route("/chat/completions", post(native::chat))
         .route("/stats", get(native::stats))
         .route("/health", get(native::health))
@@ -141,7 +142,7 @@ fn router(server: Shared) -> Router {
         .with_state(server)
 }
 
-/// The route that a client means who joined addresses with a slash too many, such as `http://host//v1/models/`.
+/// Returns the corrected path of a client that joined addresses with an extra slash, such as `http://host//v1/models/`.
 fn meant(path: &str) -> Option<String> {
     let steps: Vec<&str> = path.split('/').filter(|step| !step.is_empty()).collect();
     let meant = format!("/{}", steps.join("/"));
@@ -152,7 +153,8 @@ async fn wrong_method() -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this address takes another method")
 }
 
-/// Serves `model` on every one of `devices` until SIGTERM or Ctrl-C. `ready` is told the address when clients may come.
+/// Serves `model` on every one of `devices` until SIGTERM or Ctrl-C. Calls `ready` with the address once it accepts
+/// connections.
 pub fn run(
     model: Gpt,
     tokenizer: Tokenizer,
@@ -165,21 +167,21 @@ pub fn run(
     let cores = std::thread::available_parallelism()?.get();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(cores) // what goes there computes
+        .max_blocking_threads(cores) // this work is CPU-bound
         .build()?;
     let address = SocketAddr::new(options.host, options.port);
     let listener = runtime.block_on(connection::listen(address));
     let listener =
         listener.with_context(|| format!("failed to listen on {address}; --port takes another"))?;
     let bound = listener.local_addr()?;
-    let (queue, metrics) = (Arc::new(Queue::new(options.max_queue)), Arc::new(Metrics::default()));
+    let (queue, metrics) = (Arc::new(Queue::new(options.max_queue)), Arc::new(ServerMetrics::default()));
     let context = model.config.sequence_len;
-    let tokenizer_info = tokens::tokenizer_info(&tokenizer, &model.config);
+    let tokenizer_info = tokenize::tokenizer_info(&tokenizer, &model.config);
     let replicas = replica::start_all(model, &tokenizer, devices, options, &queue, &metrics)?;
     let (replicas, threads): (Vec<_>, Vec<_>) = replicas.into_iter().unzip();
     let server = Arc::new(Server {
         model: name,
-        marks: Marks::of(&tokenizer)?,
+        marks: SpecialNames::of(&tokenizer)?,
         tokenizer,
         tokenizer_info,
         context,
@@ -196,7 +198,7 @@ pub fn run(
     }
     runtime.block_on(serve_until_stopped(listener, server, options, || ready(bound)))?;
     queue.abort();
-    threads.into_iter().for_each(|thread| drop(thread.join())); // a failed one has said why
+    threads.into_iter().for_each(|thread| drop(thread.join())); // a failed thread has reported why
     Ok(())
 }
 
@@ -208,7 +210,7 @@ async fn serve_until_stopped(
     ready: impl FnOnce(),
 ) -> Result<()> {
     let grace = Duration::from_secs(options.grace);
-    let places = Arc::new(Places::new(options.connections_per_address, CONNECTIONS));
+    let slots = Arc::new(Slots::new(options.connections_per_address, CONNECTIONS));
     let queue = server.queue.clone();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (counted, signals) = watch::channel(0);
@@ -231,6 +233,6 @@ async fn serve_until_stopped(
         tokio::select! { () = nth(2) => {}, () = tokio::time::sleep(grace) => {} }
     };
     ready();
-    connection::serve(listener, router(server), places, stop, late, || queue.abort()).await;
+    connection::serve(listener, router(server), slots, stop, late, || queue.abort()).await;
     Ok(())
 }

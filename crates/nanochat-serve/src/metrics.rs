@@ -1,4 +1,4 @@
-//! Numbers for Prometheus, in its text format, version 0.0.4.
+//! Metrics for Prometheus, in its text format, version 0.0.4.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,11 +12,11 @@ use axum::http::{StatusCode, header};
 use nanochat::engine::Stats;
 
 use crate::Shared;
-use crate::access::Asker;
+use crate::access::ClientRights;
 use crate::error::ApiError;
 use crate::queue::Queue;
 
-/// Upper bounds in seconds, from a millisecond to a minute.
+/// The upper bounds of the histogram buckets, in seconds.
 const BOUNDS: [f64; 15] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
@@ -47,27 +47,27 @@ impl Histogram {
     }
 }
 
-/// Tokens generated since, and the rate of the last whole second.
-struct Rate {
+/// The tokens generated since a moment, and the rate of the last complete second.
+struct TokenRate {
     since: Instant,
     tokens: u64,
     per_second: f64,
 }
 
-pub struct Metrics {
+pub struct ServerMetrics {
     pub first_token: Histogram,
     pub token: Histogram,
-    /// Answers by route and status.
+    /// The number of responses by route and status.
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
     generated: AtomicU64,
     computed: AtomicU64,
-    rate: Mutex<Rate>,
+    rate: Mutex<TokenRate>,
 }
 
-impl Default for Metrics {
-    fn default() -> Metrics {
-        let rate = Rate { since: Instant::now(), tokens: 0, per_second: 0.0 };
-        Metrics {
+impl Default for ServerMetrics {
+    fn default() -> ServerMetrics {
+        let rate = TokenRate { since: Instant::now(), tokens: 0, per_second: 0.0 };
+        ServerMetrics {
             first_token: Histogram::default(),
             token: Histogram::default(),
             requests: Mutex::default(),
@@ -78,13 +78,13 @@ impl Default for Metrics {
     }
 }
 
-impl Metrics {
+impl ServerMetrics {
     pub fn answered(&self, route: &'static str, status: u16) {
         let mut requests = self.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *requests.entry((route, status)).or_default() += 1;
     }
 
-    /// Counts what a step of one replica did.
+    /// Adds the tokens of one step of a replica.
     pub fn step(&self, before: &Stats, after: &Stats) {
         let generated = after.generated_tokens - before.generated_tokens;
         self.generated.fetch_add(generated, Relaxed);
@@ -92,16 +92,16 @@ impl Metrics {
         self.rate().tokens += generated;
     }
 
-    /// Tokens a second, of all replicas.
+    /// Returns the tokens per second of all replicas.
     pub fn tokens_per_second(&self) -> f64 {
         self.rate().per_second
     }
 
-    fn rate(&self) -> std::sync::MutexGuard<'_, Rate> {
+    fn rate(&self) -> std::sync::MutexGuard<'_, TokenRate> {
         let mut rate = self.rate.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let seconds = rate.since.elapsed().as_secs_f64();
         if seconds >= 1.0 {
-            *rate = Rate { since: Instant::now(), tokens: 0, per_second: rate.tokens as f64 / seconds };
+            *rate = TokenRate { since: Instant::now(), tokens: 0, per_second: rate.tokens as f64 / seconds };
         }
         rate
     }
@@ -162,12 +162,12 @@ impl Metrics {
     }
 }
 
-/// `/metrics`.
+/// The route `/metrics`.
 pub async fn answer(
     State(server): State<Shared>,
-    Extension(asker): Extension<Asker>,
+    Extension(rights): Extension<ClientRights>,
 ) -> Result<([(header::HeaderName, &'static str); 1], String), ApiError> {
-    if !asker.sees_counts {
+    if !rights.sees_counts {
         let message = "exact counts tell of the requests of others; a key of --metrics-keys reads them";
         return Err(ApiError::new(StatusCode::FORBIDDEN, message));
     }

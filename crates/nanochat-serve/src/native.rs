@@ -1,4 +1,4 @@
-//! nanochat's own routes: `/chat/completions` as its web page speaks it, `/stats` and `/health`.
+//! nanochat's own routes: `/chat/completions` in the web page's form, `/stats` and `/health`.
 
 use std::ops::RangeInclusive;
 
@@ -11,13 +11,13 @@ use nanochat::engine::Request;
 use nanochat::sampler::SampleOptions;
 use serde_json::{Value, json};
 
-use crate::access::Asker;
-use crate::aside::aside;
-use crate::body::JsonBody;
+use crate::access::ClientRights;
 use crate::error::ApiError;
 use crate::events;
 use crate::fields::{Fields, FromFields};
 use crate::generation::Generation;
+use crate::json_body::JsonBody;
+use crate::offload::offload;
 use crate::openai::chat;
 use crate::openai::messages::messages;
 use crate::openai::sampling::within;
@@ -25,9 +25,9 @@ use crate::openai::turns::{alternating, prompt};
 use crate::openai::unsupported::refuse;
 use crate::{Server, Shared};
 
-/// What `/chat/completions` takes: the page's form or, where a model is named, OpenAI's. Clients of that API come here
-/// if their address ends before `/v1`.
-pub enum ChatRequest {
+/// The body of `/chat/completions`: the web page's form or, if it names a model, OpenAI's. OpenAI clients reach this
+/// route when their base URL lacks `/v1`.
+pub enum AnyChatRequest {
     Native(NativeRequest),
     OpenAi(Box<chat::ChatRequest>),
 }
@@ -39,11 +39,11 @@ pub struct NativeRequest {
     top_k: usize,
 }
 
-impl FromFields for ChatRequest {
-    fn from_fields(fields: &mut Fields) -> Result<ChatRequest, ApiError> {
+impl FromFields for AnyChatRequest {
+    fn from_fields(fields: &mut Fields) -> Result<AnyChatRequest, ApiError> {
         match fields.has("model") {
-            true => FromFields::from_fields(fields).map(|request| ChatRequest::OpenAi(Box::new(request))),
-            false => FromFields::from_fields(fields).map(ChatRequest::Native),
+            true => FromFields::from_fields(fields).map(|request| AnyChatRequest::OpenAi(Box::new(request))),
+            false => FromFields::from_fields(fields).map(AnyChatRequest::Native),
         }
     }
 }
@@ -79,7 +79,7 @@ fn whole(
     }
 }
 
-/// What a chat of nanochat's own server may have.
+/// Checks the limits of the original nanochat server: the number of messages and their lengths.
 fn check_limits(messages: &[Message]) -> Result<(), ApiError> {
     let bad = |message: String| Err(ApiError::bad("messages", message));
     if !(1..=500).contains(&messages.len()) {
@@ -99,31 +99,32 @@ fn check_limits(messages: &[Message]) -> Result<(), ApiError> {
     if all > 32_000 { bad(format!("32000 characters may be sent in all, found {all}")) } else { Ok(()) }
 }
 
-/// `data: {"token": "…", "gpu": 0}` for every piece of text, `data: {"done": true}` at the end.
+/// The route `/chat/completions`: streams `data: {"token": "…", "gpu": 0}` for every piece of text and `data: {"done":
+/// true}` at the end.
 pub async fn chat(
     State(server): State<Shared>,
-    Extension(asker): Extension<Asker>,
-    JsonBody(request, size): JsonBody<ChatRequest>,
+    Extension(rights): Extension<ClientRights>,
+    JsonBody(request, size): JsonBody<AnyChatRequest>,
 ) -> Result<Response, ApiError> {
     let request = match request {
-        ChatRequest::Native(request) => request,
-        ChatRequest::OpenAi(request) => return chat::answer(server, asker, *request, size).await,
+        AnyChatRequest::Native(request) => request,
+        AnyChatRequest::OpenAi(request) => return chat::answer(server, rights, *request, size).await,
     };
     let shared = server.clone();
-    let request = aside(size, move || prepare(&shared, request)).await?;
-    let mut generation = Generation::start(&server, asker.owner, vec![request], &[])?;
+    let request = offload(size, move || prepare(&shared, request)).await?;
+    let mut generation = Generation::start(&server, rights.owner, vec![request], &[])?;
     Ok(events::respond(async move |events| {
         loop {
-            let said = tokio::select! {
-                said = generation.next(&server) => said,
+            let delta = tokio::select! {
+                delta = generation.next(&server) => delta,
                 () = events.gone() => return Err(events::Gone),
             };
-            match said {
+            match delta {
                 None => return events.send(json!({"done": true})).await,
                 Some(Err(error)) => return events.send(error.body()).await,
-                Some(Ok(said)) => {
-                    for part in said.parts.iter().filter(|part| part.kind == PartKind::Text) {
-                        events.send(json!({"token": part.text, "gpu": said.replica})).await?;
+                Some(Ok(delta)) => {
+                    for part in delta.parts.iter().filter(|part| part.kind == PartKind::Text) {
+                        events.send(json!({"token": part.text, "gpu": delta.replica})).await?;
                     }
                 }
             }
@@ -131,7 +132,7 @@ pub async fn chat(
     }))
 }
 
-/// The engine's request for a chat in the page's form.
+/// Returns the engine's request for a chat in the web page's form.
 fn prepare(server: &Server, request: NativeRequest) -> Result<Request, ApiError> {
     let messages = alternating(request.messages)?;
     let options = SampleOptions {
@@ -159,17 +160,17 @@ pub async fn health(State(server): State<Shared>) -> Json<Value> {
     }))
 }
 
-/// 503 while a load balancer should send nobody here.
+/// The route `/ready`: 503 while a load balancer should send no requests here.
 pub async fn ready(State(server): State<Shared>) -> Response {
     let status = if server.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({"ready": server.is_ready()}))).into_response()
 }
 
-/// What the server is doing. Exact counts are left out for a key that is one of several: they would tell it how long the
-/// questions and answers of the others are.
-pub async fn stats(State(server): State<Shared>, Extension(asker): Extension<Asker>) -> Json<Value> {
+/// The route `/stats`. A key that is one of several gets no exact counts: they would reveal the lengths of other keys'
+/// questions and answers.
+pub async fn stats(State(server): State<Shared>, Extension(rights): Extension<ClientRights>) -> Json<Value> {
     let workers = server.replicas.iter().enumerate().map(|(i, replica)| {
-        if !asker.sees_counts {
+        if !rights.sees_counts {
             return json!({"gpu_id": i, "device": replica.device});
         }
         let stats = replica.stats().map(|stats| {
@@ -198,7 +199,7 @@ pub async fn stats(State(server): State<Shared>, Extension(asker): Extension<Ask
         "available_workers": server.queue.replicas().saturating_sub(running),
         "busy_workers": running,
         "queue_length": server.queue.len(),
-        "tokens_per_second": asker.sees_counts.then(|| server.metrics.tokens_per_second()),
+        "tokens_per_second": rights.sees_counts.then(|| server.metrics.tokens_per_second()),
         "workers": workers.collect::<Vec<_>>(),
     }))
 }

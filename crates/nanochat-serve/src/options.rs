@@ -1,4 +1,4 @@
-//! The flags of a server.
+//! The flags of `nanochat serve`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -7,51 +7,51 @@ use axum::http::HeaderValue;
 use nanochat::values;
 use nanochat_tensor::Dtype;
 
-/// Connections at once from each address that is not this machine's.
+/// The default limit of connections per address, for addresses other than this machine's.
 pub const CONNECTIONS: usize = 256;
 
-/// How a server works.
+/// The settings of a server.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeOptions {
-    /// Address to listen on; 0.0.0.0 is all of this machine's
+    /// Address to listen on; 0.0.0.0 means all of this machine's addresses
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub host: IpAddr,
-    /// Port to listen on; 0 takes a free one
+    /// Port to listen on; 0 chooses a free one
     #[arg(long, value_parser = values::whole::<u16, 0, 65_535>, default_value_t = 8000)]
     pub port: u16,
     /// Name of the model in the API [default: from its folder]
     #[arg(long)]
     pub name: Option<String>,
-    /// File with the keys that clients must show, one a line (or NANOCHAT_API_KEYS, apart by commas)
+    /// File with the API keys that clients must send, one per line (or NANOCHAT_API_KEYS, comma-separated)
     #[arg(long, value_name = "FILE")]
     pub api_keys: Option<PathBuf>,
-    /// More keys, apart by commas.
+    /// More keys, comma-separated, from NANOCHAT_API_KEYS.
     #[arg(skip)]
     pub listed_keys: Option<String>,
-    /// File with keys that read /stats and /metrics and do nothing else. With several keys in --api-keys only these see exact counts
+    /// File with keys that only read /stats and /metrics. If --api-keys has several keys, only these see exact counts
     #[arg(long, value_name = "FILE")]
     pub metrics_keys: Option<PathBuf>,
-    /// Keep prefixes of prompts for all keys together: a system text that they have in common is computed once, but by
-    /// how soon an answer comes a key can find out what others have asked [default: apart for each key]
+    /// Share cached prompt prefixes between all keys: a common system text is computed once, but response times can
+    /// reveal to one key what others have asked [default: a cache for each key]
     #[arg(long)]
     pub share_cache: bool,
-    /// Connections at once from each address (IPv6: each /64); 0: any number, as behind a proxy, where all come from its address
-    /// [default: 256, from this machine any number]
+    /// Concurrent connections per address (IPv6: per /64); 0: no limit, as needed behind a proxy, whose address they
+    /// all have [default: 256, no limit from this machine]
     #[arg(long, value_name = "N", value_parser = values::amount)]
     pub connections_per_address: Option<usize>,
-    /// Requests a minute that each key may make (without keys, each address) [default: any number]
+    /// Requests per minute for each key (without keys, for each address) [default: no limit]
     #[arg(long, value_name = "N", value_parser = values::whole::<u32, 1, 4_294_967_295>)]
     pub rate_limit: Option<u32>,
-    /// Web page that may ask from its own address, such as https://chat.example [default: none]
+    /// Origin of a web page that may send requests from another address, such as https://chat.example [default: none]
     #[arg(long, value_name = "ORIGIN")]
     pub cors_origin: Option<HeaderValue>,
-    /// Answers generated together on each device
+    /// Answers generated at once on each device
     #[arg(long, value_parser = values::count, default_value_t = 64)]
     pub max_rows: usize,
-    /// Answers that may wait for a place; more are told to come again (429)
+    /// Answers that may wait to be generated; further requests are refused (429)
     #[arg(long, value_parser = values::count, default_value_t = 256)]
     pub max_queue: usize,
-    /// Memory for keys and values on each device, in MiB [default: 1024; on a GPU up to 32768 of what is free]
+    /// Memory for cached keys and values on each device, in MiB [default: 1024; on a GPU up to 32768 of what is free]
     #[arg(long, value_parser = values::count)]
     pub cache_mib: Option<usize>,
     /// Weights on the CPU: f32, bf16 or int8

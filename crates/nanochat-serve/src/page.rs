@@ -1,4 +1,4 @@
-//! The web chat: a few files inside the program. `web/` is served as it is, there is no build step.
+//! The web chat: a few files compiled into the program. `web/` is served unchanged; there is no build step.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -6,14 +6,15 @@ use axum::response::{IntoResponse, Response};
 
 use crate::error::ApiError;
 
-/// Nothing from elsewhere, no inline script or style, and no way from text to markup at all.
+/// The content security policy: nothing from other origins, no inline scripts or styles, and no way to turn text into
+/// markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
 const JS: &str = "text/javascript; charset=utf-8";
 
-/// (path, kind, content)
+/// The files as (path, content type, content).
 const FILES: [(&str, &str, &str); 11] = [
     ("/", "text/html; charset=utf-8", include_str!("../web/index.html")),
     ("/style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
@@ -32,7 +33,7 @@ pub fn find(path: &str) -> Option<(&'static str, &'static str)> {
     FILES.iter().find(|(name, ..)| *name == path).map(|(_, kind, content)| (*kind, *content))
 }
 
-/// Everything that is no other route.
+/// The route for all paths that have no other one.
 pub async fn serve(method: Method, uri: Uri) -> Response {
     let Some((kind, content)) = find(uri.path()) else {
         let path: String = uri.path().chars().take(100).collect();
@@ -62,7 +63,7 @@ pub async fn serve(method: Method, uri: Uri) -> Response {
 mod tests {
     use super::*;
 
-    /// Text becomes nodes through textContent alone.
+    /// The page shows text through textContent only.
     #[test]
     fn no_file_makes_markup_from_text_or_fetches_from_elsewhere() {
         let forbidden = [

@@ -1,7 +1,8 @@
-//! The one queue in front of all replicas: bounded, so that a busy server says so instead of making people wait.
+//! The single queue in front of all replicas. It is bounded, so that a busy server refuses requests instead of letting
+//! them wait too long.
 //!
-//! A replica takes work when it has room, so no row waits behind one replica while another is free. Nobody cancels
-//! anything by hand: a client that leaves drops the receiving end, and whoever holds the job sees that.
+//! A replica takes work when it has room, so no request waits for one replica while another is idle. Cancellation needs
+//! no message: a client that leaves drops the receiving end, and the holder of the job notices.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,32 +13,32 @@ use nanochat::engine::{Finish, Owner, Request, RequestError};
 use nanochat::sampler::Logprobs;
 use tokio::sync::{mpsc, oneshot};
 
-/// What becomes of one sample.
+/// An event of one sample.
 #[derive(Debug)]
-pub enum Update {
+pub enum SampleUpdate {
     Token {
         replica: usize,
         id: u32,
         logprobs: Option<Logprobs>,
     },
-    /// The token that stopped the sample, where log-probabilities were asked for.
+    /// The stop token, if log-probabilities were requested.
     Stop {
         id: u32,
         logprobs: Logprobs,
     },
     Finished(Finish),
-    /// The server gave it up: it is shutting down, or a replica failed.
+    /// The server gave the sample up: it is shutting down, or a replica failed.
     Lost,
 }
 
-/// One sample to generate. Its updates end with `Finished` or `Lost`, whatever happens.
+/// One sample to generate. Its updates always end with `Finished` or `Lost`.
 pub struct Job {
-    /// The owner of the cached prefixes that it may use.
+    /// The owner of the cached prefixes that the sample may reuse.
     pub owner: Owner,
     pub request: Request,
     pub sample: usize,
     pub arrived: Instant,
-    updates: mpsc::UnboundedSender<(usize, Update)>,
+    updates: mpsc::UnboundedSender<(usize, SampleUpdate)>,
     cancelled: Arc<AtomicBool>,
     over: bool,
 }
@@ -47,32 +48,32 @@ impl Job {
         owner: Owner,
         request: Request,
         sample: usize,
-        updates: mpsc::UnboundedSender<(usize, Update)>,
+        updates: mpsc::UnboundedSender<(usize, SampleUpdate)>,
         cancelled: Arc<AtomicBool>,
     ) -> Job {
         Job { owner, request, sample, arrived: Instant::now(), updates, cancelled, over: false }
     }
 
-    /// Whether nobody waits for it any more.
+    /// Whether the client has left or cancelled.
     pub fn is_abandoned(&self) -> bool {
         self.updates.is_closed() || self.cancelled.load(Ordering::Relaxed)
     }
 
-    pub fn send(&mut self, update: Update) {
-        self.over |= matches!(update, Update::Finished(_) | Update::Lost);
-        let _ = self.updates.send((self.sample, update)); // the client may have left
+    pub fn send(&mut self, update: SampleUpdate) {
+        self.over |= matches!(update, SampleUpdate::Finished(_) | SampleUpdate::Lost);
+        let _ = self.updates.send((self.sample, update)); // fails if the client has left
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
         if !self.over {
-            self.send(Update::Lost);
+            self.send(SampleUpdate::Lost);
         }
     }
 }
 
-/// Log-probabilities of a given text.
+/// A request for the log-probabilities of a given text.
 pub struct Scoring {
     pub ids: Vec<u32>,
     pub top: usize,
@@ -93,7 +94,7 @@ impl Work {
     }
 }
 
-/// Why work was not taken in.
+/// The reason why work was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     Full,
@@ -104,16 +105,16 @@ pub struct Queue {
     limit: usize,
     waiting: Mutex<Waiting>,
     arrived: Condvar,
-    /// Replicas at work.
+    /// The number of running replicas.
     replicas: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Waiting {
     work: VecDeque<Work>,
-    /// Nothing new is taken in, what is there will be done.
+    /// Whether new work is refused while queued work is still done.
     draining: bool,
-    /// Replicas give up what they have.
+    /// Whether replicas must give up all their work.
     aborted: bool,
 }
 
@@ -126,7 +127,7 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Adds all of `work` or, where it does not fit, nothing.
+    /// Adds all of `work`, or nothing if it does not fit.
     pub fn push(&self, work: Vec<Work>) -> Result<(), Refused> {
         let mut waiting = self.waiting();
         if waiting.draining || self.replicas() == 0 {
@@ -143,7 +144,7 @@ impl Queue {
         Ok(())
     }
 
-    /// At most `room` pieces of work; an idle replica waits for the first. None: it is time to stop.
+    /// Takes at most `room` pieces of work; an idle replica blocks until there is one. Returns None when it must stop.
     pub fn take(&self, room: usize, idle: bool) -> Option<Vec<Work>> {
         let mut waiting = self.waiting();
         loop {
@@ -158,7 +159,7 @@ impl Queue {
             if waiting.draining {
                 return None;
             }
-            // Nothing wakes this thread when a client leaves: it looks once a second, and then drops that client's work.
+            // A client that leaves does not wake this thread, so it checks once a second for work to drop.
             let wait = self.arrived.wait_timeout(waiting, Duration::from_secs(1));
             waiting = wait.map_or_else(|poisoned| poisoned.into_inner().0, |(waiting, _)| waiting);
         }
@@ -176,7 +177,7 @@ impl Queue {
         self.replicas.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The last replica takes what is waiting with it: nobody would answer.
+    /// Removes a replica. When the last one ends, the queued work is dropped, since nobody would do it.
     pub fn replica_ended(&self) {
         let mut waiting = self.waiting();
         if self.replicas.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -188,13 +189,13 @@ impl Queue {
         self.waiting().draining
     }
 
-    /// Takes nothing more in.
+    /// Refuses new work from now on.
     pub fn drain(&self) {
         self.waiting().draining = true;
         self.arrived.notify_all();
     }
 
-    /// Gives up everything that is waiting or running.
+    /// Gives up all queued and running work.
     pub fn abort(&self) {
         let mut waiting = self.waiting();
         (waiting.draining, waiting.aborted) = (true, true);
@@ -208,7 +209,7 @@ mod tests {
     use super::*;
     use nanochat::sampler::SampleOptions;
 
-    fn job(updates: &mpsc::UnboundedSender<(usize, Update)>) -> Work {
+    fn job(updates: &mpsc::UnboundedSender<(usize, SampleUpdate)>) -> Work {
         let options = SampleOptions::default();
         let request = Request { prompt: vec![0], samples: 1, max_tokens: 1, options, stream: 0 };
         Work::Generate(Job::new(0, request, 0, updates.clone(), Arc::default()))
@@ -239,10 +240,10 @@ mod tests {
         let queue = Queue::new(3);
         let (here, mut seen) = mpsc::unbounded_channel();
         assert_eq!(queue.push(vec![job(&here)]), Err(Refused::Closed));
-        assert!(matches!(seen.try_recv(), Ok((0, Update::Lost))));
+        assert!(matches!(seen.try_recv(), Ok((0, SampleUpdate::Lost))));
         queue.replica_started();
         queue.push(vec![job(&here)]).unwrap();
         queue.replica_ended();
-        assert!(matches!(seen.try_recv(), Ok((0, Update::Lost))));
+        assert!(matches!(seen.try_recv(), Ok((0, SampleUpdate::Lost))));
     }
 }

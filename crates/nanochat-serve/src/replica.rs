@@ -1,5 +1,5 @@
-//! A replica: one engine on one device, in a thread of its own. It takes work from the queue when it has room, steps,
-//! and hands out what each step brought.
+//! A replica: one engine on one device, in a thread of its own. It takes work from the queue when it has room, runs
+//! steps, and sends each step's tokens to the clients.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,18 +15,18 @@ use nanochat_tensor::Device;
 use nanochat_tensor::cuda::gpu_failure;
 use nanochat_tokenizer::Tokenizer;
 
-use crate::metrics::Metrics;
+use crate::metrics::ServerMetrics;
 use crate::options::ServeOptions;
-use crate::queue::{Job, Queue, Update, Work};
+use crate::queue::{Job, Queue, SampleUpdate, Work};
 
-/// What the rest of the server sees of a replica.
+/// The view that the rest of the server has of a replica.
 pub struct Replica {
     pub device: String,
     stats: Mutex<Option<Stats>>,
 }
 
 impl Replica {
-    /// None: it has failed or stopped.
+    /// Returns the engine's statistics; None once the replica has failed or stopped.
     pub fn stats(&self) -> Option<Stats> {
         *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -43,7 +43,7 @@ pub fn start_all(
     devices: &[Device],
     options: &ServeOptions,
     queue: &Arc<Queue>,
-    metrics: &Arc<Metrics>,
+    metrics: &Arc<ServerMetrics>,
 ) -> Result<Vec<(Arc<Replica>, JoinHandle<()>)>> {
     let engine = |device: &Device| {
         let for_batch = EngineOptions::for_batch(device, options.max_rows);
@@ -67,7 +67,7 @@ fn start(
     tokenizer: Tokenizer,
     options: EngineOptions,
     queue: Arc<Queue>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ServerMetrics>,
 ) -> (Arc<Replica>, JoinHandle<()>) {
     let replica =
         Arc::new(Replica { device: model.device().to_string(), stats: Mutex::new(Some(Stats::default())) });
@@ -77,7 +77,7 @@ fn start(
         let served = catch_unwind(AssertUnwindSafe(|| {
             let engine = Engine::with_options(&model, Some(&tokenizer), options);
             drop(model); // the engine has its own weights
-            Worker { index, engine, queue: &queue, metrics: &metrics, active: HashMap::new() }
+            ReplicaThread { index, engine, queue: &queue, metrics: &metrics, active: HashMap::new() }
                 .serve(options.max_rows, &shared);
         }));
         shared.publish(None);
@@ -91,11 +91,11 @@ fn start(
     (replica, thread.spawn(work).expect("a thread for the replica"))
 }
 
-struct Worker<'a> {
+struct ReplicaThread<'a> {
     index: usize,
     engine: Engine<'a>,
     queue: &'a Queue,
-    metrics: &'a Metrics,
+    metrics: &'a ServerMetrics,
     active: HashMap<RequestId, Active>,
 }
 
@@ -105,7 +105,7 @@ struct Active {
     first: Option<Instant>,
 }
 
-impl Worker<'_> {
+impl ReplicaThread<'_> {
     fn serve(&mut self, max_rows: usize, replica: &Replica) {
         loop {
             let room = max_rows.saturating_sub(self.active.len());
@@ -122,7 +122,7 @@ impl Worker<'_> {
             let before = self.engine.stats();
             let events = self.engine.step();
             let stats = self.engine.stats();
-            // The counts come first: a client that has its answer finds it counted.
+            // The counts are updated first, so that a client that has its answer finds it counted.
             self.metrics.step(&before, &stats);
             replica.publish(Some(stats));
             events.into_iter().for_each(|event| self.hand_out(event));
@@ -132,11 +132,11 @@ impl Worker<'_> {
     fn begin(&mut self, work: Work) {
         match work {
             Work::Score(scoring) => {
-                let _ = scoring.reply.send(self.engine.score(&scoring.ids, scoring.top)); // or the client left
+                let _ = scoring.reply.send(self.engine.score(&scoring.ids, scoring.top)); // fails if the client has left
             }
             Work::Generate(job) => match self.engine.submit_for(job.owner, job.request.clone()) {
                 Ok(id) => drop(self.active.insert(id, Active { job, tokens: 0, first: None })),
-                // Requests are checked before they are queued; what is dropped here tells its client.
+                // Requests are checked before they are queued, so this is rare; dropping the job tells its client.
                 Err(error) => {
                     eprintln!("a request was refused by the engine: {}", escape::line(&error.to_string()))
                 }
@@ -153,11 +153,11 @@ impl Worker<'_> {
                     active.first = Some(Instant::now());
                     self.metrics.first_token.observe(active.job.arrived.elapsed());
                 }
-                active.job.send(Update::Token { replica: self.index, id, logprobs });
+                active.job.send(SampleUpdate::Token { replica: self.index, id, logprobs });
             }
             Event::Stop { request, id, logprobs, .. } => {
                 if let (Some(active), Some(logprobs)) = (self.active.get_mut(&request), logprobs) {
-                    active.job.send(Update::Stop { id, logprobs });
+                    active.job.send(SampleUpdate::Stop { id, logprobs });
                 }
             }
             Event::Finished { request, finish, .. } => {
@@ -165,7 +165,7 @@ impl Worker<'_> {
                 if let (Some(first), tokens @ 2..) = (active.first, active.tokens) {
                     self.metrics.token.observe(first.elapsed() / (tokens - 1));
                 }
-                active.job.send(Update::Finished(finish));
+                active.job.send(SampleUpdate::Finished(finish));
             }
         }
     }

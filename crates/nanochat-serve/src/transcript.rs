@@ -1,16 +1,18 @@
-//! From tokens to what a client may see: whole characters, tool calls apart from text, nothing of a stop string.
+//! Turns tokens into the output that a client sees: whole characters, tool calls apart from text, no part of a stop
+//! string.
 
 use nanochat::answer::{Reader, Token};
 use nanochat::conversation::{Part, PartKind};
+/// The state of one sample's output.
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
 pub struct Transcript {
     reader: Reader,
     decoder: StreamDecoder,
-    /// Of the part under way.
+    /// The kind of the current part.
     kind: PartKind,
     stops: Vec<String>,
-    /// Text that may be the beginning of a stop string.
+    /// Text held back because a stop string may begin with it.
     held: String,
     stopped: bool,
 }
@@ -27,17 +29,18 @@ impl Transcript {
         }
     }
 
-    /// Whether a stop string was said; nothing comes after it.
+    /// Whether a stop string has occurred; nothing is output after it.
     pub fn stopped(&self) -> bool {
         self.stopped
     }
 
-    /// Whether the next token that is not special belongs to the text.
+    /// Whether the next ordinary token belongs to the text.
     pub fn in_text(&self) -> bool {
         self.kind == PartKind::Text
     }
 
-    /// What the token adds, in order; empty while a character or a stop string is still open.
+    /// Returns the parts that the token completes, in order; none while a character or a possible stop string is
+    /// incomplete.
     pub fn push(&mut self, id: u32) -> Vec<Part> {
         if self.stopped {
             return Vec::new();
@@ -45,28 +48,28 @@ impl Transcript {
         let next = match self.reader.read(id) {
             Token::Of(_) => {
                 let text = self.decoder.push(id);
-                return self.said(text).into_iter().collect();
+                return self.emit(text).into_iter().collect();
             }
             Token::Opens(kind) => kind,
             Token::Closes(_) => PartKind::Text,
-            Token::Stops | Token::Stray => return Vec::new(), // say nothing
+            Token::Stops | Token::Stray => return Vec::new(), // without output
         };
         let rest = self.finish();
         self.kind = next;
         rest
     }
 
-    /// What is left when no token follows.
+    /// Returns the output that was held back, when no more tokens follow.
     pub fn finish(&mut self) -> Vec<Part> {
         let rest = self.decoder.finish();
-        let mut parts: Vec<Part> = self.said(rest).into_iter().collect();
+        let mut parts: Vec<Part> = self.emit(rest).into_iter().collect();
         if !self.stopped && !self.held.is_empty() {
             parts.push(Part { kind: PartKind::Text, text: std::mem::take(&mut self.held) });
         }
         parts
     }
 
-    fn said(&mut self, text: String) -> Option<Part> {
+    fn emit(&mut self, text: String) -> Option<Part> {
         let text = match self.kind {
             PartKind::Text if !self.stops.is_empty() => self.before_stop(text),
             _ => text,
@@ -95,8 +98,9 @@ mod tests {
     use super::*;
     use nanochat_tokenizer::{TrainOptions, train};
 
-    /// What is said of `text`, byte by byte: a part for each token that completes something.
-    fn said(text: &str, stops: &[&str]) -> (Vec<String>, bool) {
+    /// Feeds `text` byte by byte and returns the outputs, one per token that completes something, and whether it
+    /// stopped.
+    fn outputs(text: &str, stops: &[&str]) -> (Vec<String>, bool) {
         let tokenizer =
             train(["a"].iter(), &TrainOptions { vocab_size: 265, ..TrainOptions::default() }).unwrap();
         let stops: Vec<String> = stops.iter().map(|stop| stop.to_string()).collect();
@@ -109,11 +113,11 @@ mod tests {
 
     #[test]
     fn text_is_held_back_only_while_a_stop_string_may_come() {
-        assert_eq!(said("a你b", &[]).0, ["a", "你", "b"]);
-        assert_eq!(said("abcd", &["cd"]), (vec!["a".into(), "b".into()], true));
-        assert_eq!(said("abcx", &["cd"]), (vec!["a".into(), "b".into(), "cx".into()], false));
-        assert_eq!(said("ab\n\n", &["\n\n\n"]).0.concat(), "ab\n\n");
-        assert_eq!(said("aab。", &["ab", "。"]), (vec!["a".into()], true));
+        assert_eq!(outputs("a你b", &[]).0, ["a", "你", "b"]);
+        assert_eq!(outputs("abcd", &["cd"]), (vec!["a".into(), "b".into()], true));
+        assert_eq!(outputs("abcx", &["cd"]), (vec!["a".into(), "b".into(), "cx".into()], false));
+        assert_eq!(outputs("ab\n\n", &["\n\n\n"]).0.concat(), "ab\n\n");
+        assert_eq!(outputs("aab。", &["ab", "。"]), (vec!["a".into()], true));
     }
 
     #[test]

@@ -5,7 +5,7 @@ import { words } from "./words.js";
 
 const headers = () => (settings.apiKey ? { authorization: `Bearer ${settings.apiKey}` } : {});
 
-/** {id, max_model_len}, or null where the server is away or wants a key. */
+/** Returns {id, max_model_len}, or null if the server is unreachable or requires a key. */
 export async function model() {
   try {
     const response = await fetch("v1/models", { headers: headers() });
@@ -15,10 +15,10 @@ export async function model() {
   }
 }
 
-/** Of more the body of a request would be too large for the server; a model sees far less. */
+/** The most characters that are sent; a larger body would be refused, and a model sees far less. */
 const MOST_CHARACTERS = 100_000;
 
-/** The messages to send for a conversation: no answer without a word, and none of the oldest beyond the most characters. */
+/** Returns the messages to send: without empty answers, and without the oldest ones beyond the most characters. */
 export function messagesOf(nodes) {
   const messages = [];
   for (const { role, parts } of nodes) {
@@ -75,7 +75,7 @@ export async function answer(messages, signal, onDelta) {
   return result;
 }
 
-/** The JSON of each `data:` line. */
+/** Yields the JSON of each `data:` line. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

@@ -1,4 +1,4 @@
-// The page: which conversation is open, what is being answered, and what the keys and buttons do.
+// The page: the open conversation, the running answer, and the actions of keys and buttons.
 
 import * as api from "./api.js";
 import { byId, fitHeight, isSendKey, make } from "./dom.js";
@@ -9,16 +9,16 @@ import { translate, words } from "./words.js";
 
 const [input, log] = [byId("input"), byId("messages")];
 
-/** The conversation on the screen; null: a new one that has no message yet. */
+/** The conversation on the screen; null for a new one without messages. */
 let open = null;
 
-/** The answer under way: {chat, node, bubble, abort}. */
+/** The running answer: {chat, node, bubble, abort}. */
 let running = null;
 
-/** Whether the page is being left: an answer that breaks off then is no error, it is not finished. */
+/** Whether the page is being left: an answer interrupted by that is unfinished, not an error. */
 let leaving = false;
 
-/** An answer on its way is stored this often, in milliseconds. */
+/** The milliseconds between two saves of a running answer. */
 const STORE_EVERY = 1000;
 
 function draw() {
@@ -102,7 +102,7 @@ function say(text) {
   answer(open);
 }
 
-/** Answers the last message of `chat`, as it comes. */
+/** Streams an answer to the last message of `chat`. */
 async function answer(chat) {
   const { messages, dropped } = api.messagesOf(store.path(chat));
   const node = store.add(chat, chat.at, "assistant", []);
@@ -144,7 +144,7 @@ function append(parts, delta) {
   else parts.push({ type: part.type, text: part.text });
 }
 
-/** Once a frame at most; whoever has scrolled up stays there. */
+/** Draws an answer at most once per frame, and does not scroll a user who has scrolled up. */
 function drawSoon(mine) {
   if (mine.drawing) return;
   mine.drawing = true;
@@ -201,7 +201,7 @@ function rememberOpen() {
   history.replaceState(null, "", open ? `#${open.id}` : "#");
 }
 
-/** Whether `chat` is stored now. Nothing is dropped to make room: that is for the user to decide. */
+/** Whether `chat` is stored now. Nothing is deleted to make room: the user decides that. */
 function keep(chat) {
   rememberOpen();
   const kept = store.save(chat);
@@ -209,7 +209,7 @@ function keep(chat) {
   return kept;
 }
 
-/** Another tab stored or erased the conversation `id`. */
+/** Called when another tab has stored or erased the conversation `id`. */
 function changedElsewhere(id) {
   if (open && !store.find(open.id) && running?.chat !== open) open = null;
   const mine = open === null || open.id === id;

@@ -14,13 +14,13 @@ export function make(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** As high as its text. */
+/** Makes a text field as high as its text. */
 export function fitHeight(textarea) {
   textarea.style.height = "auto";
   textarea.style.height = `${textarea.scrollHeight}px`;
 }
 
-/** Enter sends, Shift+Enter does not, nor does the Enter that chooses a word in an input method. */
+/** Whether a key sends: Enter, but not Shift+Enter or the Enter that ends an input method's composition. */
 export function isSendKey(event) {
   return event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
 }

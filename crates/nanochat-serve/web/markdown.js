@@ -1,5 +1,5 @@
-// Markdown to nodes: paragraphs, headings, lists, quotes, tables, code; bold, italic, code, links inside a line. What
-// is not understood stays text. Every string of the model's ends in a text node.
+// Markdown to nodes: paragraphs, headings, lists, quotes, tables, code; bold, italic, code, links inside a line. Unknown
+// syntax stays text. Every string of the model becomes a text node.
 
 import { make } from "./dom.js";
 import { words } from "./words.js";
@@ -10,12 +10,12 @@ const ITEM = /^(\s*)(?:[-*+]|(\d{1,9})[.)])\s+(.*)$/;
 const RULE = /^\s*([-*_])(?:\s*\1){2,}\s*$/;
 const TABLE_RULE = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)+\|?\s*$/;
 
-/** The nodes of a text. */
+/** Returns the nodes of a text. */
 export function render(text) {
   return blocks(text.split("\n"), 0);
 }
 
-// `depth` bounds quotes and lists inside one another.
+// `depth` limits nested quotes and lists.
 function blocks(lines, depth) {
   const nodes = [];
   let i = 0;
@@ -83,14 +83,14 @@ function codeBlock(language, code) {
   return make("div", { class: "block" }, make("div", {}, make("span", {}, language), copy), make("pre", { tabindex: "0" }, make("code", {}, code)));
 }
 
-/** Puts `text` on the clipboard; the button says whether it is there. */
+/** Copies `text` to the clipboard and shows on the button whether that worked. */
 export async function copyText(text, button) {
   const copied = (await navigator.clipboard?.writeText(text).then(() => true, () => false)) || copySelected(text, button);
   button.textContent = copied ? words.copied : words.notCopied;
   setTimeout(() => (button.textContent = words.copy), copied ? 1500 : 4000);
 }
 
-/** Pages that came without encryption have no clipboard of their own, but may copy what is selected. */
+/** Copies a selection, since pages loaded over http have no clipboard API. */
 function copySelected(text, button) {
   const field = make("textarea", { class: "away", "aria-hidden": "true" });
   field.value = text;
@@ -109,7 +109,7 @@ function copySelected(text, button) {
 // Code before everything else: nothing inside it is markup.
 const INLINE = /(`+)([^`]|[^`][^]*?[^`])\1(?!`)|\*\*(\S(?:[^*]|\*(?!\*))*?)\*\*|\*([^\s*](?:[^*\n]*[^\s*])?)\*|\[([^\]\n]{1,300})\]\(([^\s()]{1,1000})\)/;
 
-/** The nodes of a line, `depth` deep inside others. */
+/** Returns the nodes of a line at nesting level `depth`. */
 function inline(text, depth) {
   const nodes = [];
   while (text) {
@@ -129,7 +129,7 @@ function inline(text, depth) {
   return nodes.filter((node) => node !== "");
 }
 
-/** Only to web pages: a link of another kind stays text. */
+/** Accepts only links to web pages; any other link stays text. */
 function link(label, address) {
   let url;
   try {

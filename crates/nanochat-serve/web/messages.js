@@ -1,4 +1,4 @@
-// Messages as nodes: what was said, tool calls, and what can be done with it.
+// Messages as nodes: their text, tool calls, and buttons.
 
 import { fitHeight, isSendKey, make } from "./dom.js";
 import { copyText, render } from "./markdown.js";
@@ -20,7 +20,7 @@ export function message(node, versions, act) {
   return element;
 }
 
-/** Writes a message anew into its bubble; `open`: more is to come. */
+/** Redraws a message in its bubble; `open`: more text will follow. */
 export function fill(bubble, node, open) {
   if (node.role === "user") {
     bubble.replaceChildren(textOf(node));
@@ -74,7 +74,7 @@ function actions(node, versions, act, element) {
   return row;
 }
 
-/** Puts a field in the message's place. */
+/** Replaces the message by a field to edit it. */
 function edit(node, element, act) {
   const field = make("textarea", { "aria-label": words.edit });
   field.value = textOf(node);

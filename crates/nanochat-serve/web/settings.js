@@ -22,7 +22,7 @@ function applyTheme() {
   document.documentElement.dataset.theme = theme;
 }
 
-/** `deleteAll` is called when the user has said so twice. */
+/** `deleteAll` is called after the user has confirmed. */
 export function setUp(deleteAll) {
   applyTheme();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);

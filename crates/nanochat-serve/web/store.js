@@ -1,11 +1,11 @@
-// Conversations, kept in the browser. Each has a key of its own, so that a tab writes only what it changes, and what two
-// tabs said is joined. A conversation is a tree: an edit or a new answer is a sibling of what it replaces, and `at`
-// names the leaf that is shown.
+// Conversations, stored in the browser. Each has its own key, so that a tab writes only what it changes, and the messages
+// of two tabs are merged. A conversation is a tree: an edit or a new answer is a sibling of the message it replaces, and `at`
+// is the id of the leaf that is shown.
 
 import { words } from "./words.js";
 
 const PREFIX = "nanochat.chat.";
-/** One list of all conversations, as older versions of this page kept them. */
+/** The key of the single list in which older versions of this page stored all conversations. */
 const OLD = "nanochat.chats";
 
 // id -> {id, title, changed, deleted?, at, nodes: {id: {id, parent, role, parts: [{type, text}], …}}}
@@ -32,7 +32,7 @@ function load() {
   }
 }
 
-/** Gives each conversation of the old list a key. Where both do not fit, the list shrinks as it is taken over. */
+/** Moves each conversation of the old list to its own key. If there is no room for both, the list shrinks meanwhile. */
 function takeOver(list) {
   if (!Array.isArray(list)) return;
   const left = list.filter((chat) => chat?.id && chat.nodes);
@@ -46,7 +46,7 @@ function takeOver(list) {
   localStorage.removeItem(OLD);
 }
 
-/** Stores `chat` with what other tabs stored of it. False: the storage is full or closed, and holds what it held before. */
+/** Stores `chat`, merged with what other tabs stored of it. Returns false if the storage is full or blocked; it is unchanged then. */
 export function save(chat) {
   try {
     const stored = parse(localStorage.getItem(PREFIX + chat.id));
@@ -58,7 +58,7 @@ export function save(chat) {
   }
 }
 
-/** Adds to `mine` what `theirs` has; of a message that both have, the one with more in it stays. */
+/** Adds to `mine` what `theirs` has; of a message in both, the one with more text is kept. */
 function join(mine, theirs) {
   const size = (node) => JSON.stringify(node).length;
   for (const node of Object.values(theirs.nodes)) {
@@ -89,7 +89,7 @@ const newestFirst = (found) => found.sort((a, b) => b.changed - a.changed);
 
 export const list = () => newestFirst([...chats.values()].filter((chat) => !chat.deleted));
 export const listDeleted = () => newestFirst([...chats.values()].filter((chat) => chat.deleted));
-/** A conversation that is there and not deleted. */
+/** Returns a conversation that exists and is not deleted. */
 export const find = (id) => (chats.get(id)?.deleted ? undefined : chats.get(id));
 
 export function create() {
@@ -98,14 +98,14 @@ export function create() {
   return chat;
 }
 
-/** Deletes a conversation, or has it back. Like `save` it says whether that is stored. */
+/** Deletes or restores a conversation. Like `save`, returns whether that is stored. */
 export function setDeleted(chat, deleted) {
   chat.deleted = deleted;
   chat.changed = Date.now();
   return save(chat);
 }
 
-/** Forgets conversations for good. */
+/** Erases conversations permanently. */
 export function erase(forgotten) {
   for (const chat of forgotten) {
     chats.delete(chat.id);
@@ -117,7 +117,7 @@ export function erase(forgotten) {
   }
 }
 
-/** A new message after `parent`; it is shown. */
+/** Adds a message after `parent` and shows it. */
 export function add(chat, parent, role, parts) {
   const node = { id: freshId(), parent, role, parts };
   chat.nodes[node.id] = node;
@@ -127,17 +127,17 @@ export function add(chat, parent, role, parts) {
   return node;
 }
 
-/** From the first message to the last that is shown. */
+/** Returns the shown messages, from first to last. */
 export function path(chat) {
   const nodes = [];
   for (let node = chat.nodes[chat.at]; node; node = chat.nodes[node.parent]) nodes.unshift(node);
   return nodes;
 }
 
-/** The versions of a message, oldest first. */
+/** Returns the versions of a message, oldest first. */
 export const siblings = (chat, node) => Object.values(chat.nodes).filter((other) => other.parent === node.parent);
 
-/** Shows the newest end of the branch that `node` begins. */
+/** Shows the newest leaf of the branch that begins with `node`. */
 export function show(chat, node) {
   for (let next = node; next; ) {
     chat.at = next.id;
@@ -148,7 +148,7 @@ export function show(chat, node) {
 
 export const textOf = (node) => node.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
 
-/** All that a message shows, calls of the calculator as lines of their own: `1+2 = 3`. */
+/** Returns the text of a message, with calculator calls as separate lines: `1+2 = 3`. */
 export function wholeTextOf(node) {
   const shown = { text: (text) => text, python: (text) => `\n${text}`, python_output: (text) => ` = ${text}\n` };
   return node.parts.map((part) => shown[part.type]?.(part.text) ?? part.text).join("").trim();

@@ -1,4 +1,4 @@
-// What the page says, in English and Chinese.
+// The page's texts, in English and Chinese.
 
 const WORDS = {
   en: {
@@ -46,7 +46,7 @@ const WORDS = {
 export const language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 export const words = WORDS[language];
 
-/** Fills in what the page's markup names: data-text, data-label, data-placeholder. */
+/** Fills in the texts that the markup refers to: data-text, data-label, data-placeholder. */
 export function translate() {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = words[node.dataset.text];

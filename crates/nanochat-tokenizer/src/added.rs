@@ -1,8 +1,8 @@
-//! Added tokens: known by their full names beside the vocabulary that merges reach. Special ones are the marks of a
-//! conversation, and no text becomes them. The others are words like `<think>` and runs of spaces: found in
-//! a text before it is cut into pieces, in the way of `tokenizers`, the leftmost first, of those the longest.
+//! Added tokens: tokens with a fixed name, beside the vocabulary that merges produce. Special ones mark the structure
+//! of a conversation, and no text encodes to them. The others are words like `<think>` and runs of spaces: they are
+//! found in a text before it is cut into pieces, as in `tokenizers`: the leftmost first, and the longest of those.
 //!
-//! The names of special tokens take part in that search, and stay text: behind `tokenizers`' `encode_special_tokens`.
+//! The names of special tokens take part in that search but stay text, like with `tokenizers`' `encode_special_tokens`.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde::{Deserialize, Serialize};
@@ -11,9 +11,11 @@ use crate::TokenizerError;
 use crate::alphabet::spell;
 use crate::normalize::nfc;
 
-/// Names of all added tokens, in bytes; the largest files in use have a tenth of it. Bounds the memory of the search.
+/// The most bytes in the names of all added tokens; the largest files in use have a tenth of it. Limits the memory of
+/// the search.
 const MAX_NAME_BYTES: usize = 1 << 17;
-/// One name; the longest in use are runs of 128 spaces. The search takes time quadratic in it to be built: 13 s for 42 KiB.
+/// The most bytes in one name; the longest in use are runs of 128 spaces. Building the search takes time quadratic in
+/// it: 13 s for 42 KiB.
 const MAX_NAME: usize = 1 << 10;
 
 /// An entry of `added_tokens`.
@@ -23,22 +25,22 @@ pub(crate) struct AddedToken {
     pub id: u32,
     #[serde(rename = "content")]
     pub name: String,
-    /// Not found inside a word.
+    /// Whether it is found only as a whole word.
     #[serde(default)]
     pub single_word: bool,
-    /// Takes the white space before it.
+    /// Whether it includes the white space before it.
     #[serde(default)]
     pub lstrip: bool,
-    /// Takes the white space behind it.
+    /// Whether it includes the white space after it.
     #[serde(default)]
     pub rstrip: bool,
-    /// Searched for in the text as normalized, not as given.
+    /// Whether it is searched for in the normalized text instead of the original.
     #[serde(default)]
     pub normalized: bool,
-    /// False for those that count as text.
+    /// Whether it is special; text becomes only those that are not.
     #[serde(default)]
     pub special: bool,
-    /// Whether the vocabulary lists it as well. Matters where merges are ignored: a piece can then become it.
+    /// Whether the vocabulary lists it too. This matters if merges are ignored: a piece can then become it.
     #[serde(skip)]
     pub listed: bool,
 }
@@ -49,24 +51,24 @@ impl AddedToken {
         AddedToken { id, name: name.into(), single_word, lstrip, rstrip, normalized, special: true, listed }
     }
 
-    /// Whether a piece of text that is its name becomes it where merges are ignored. The vocabulary is asked for the piece
-    /// as the alphabet writes it.
+    /// Whether a piece of text equal to its name becomes it if merges are ignored. The vocabulary is searched for the
+    /// piece in the byte alphabet's spelling.
     pub fn is_piece(&self) -> bool {
         self.listed && !self.special && spell(self.name.as_bytes()) == self.name
     }
 }
 
-/// The search for added tokens that are text.
+/// The search for added tokens in text.
 #[derive(Debug)]
 pub(crate) struct InText {
-    /// In the text as it is given.
+    /// The search in the text as given.
     pub given: Option<Search>,
-    /// In what is left, normalized.
+    /// The search in the remaining text, normalized.
     pub normalized: Option<Search>,
 }
 
 impl InText {
-    /// None if all are special, so that no text has to be searched.
+    /// Returns None if all tokens are special, so that no text has to be searched.
     pub fn new(added: &[AddedToken], composed: bool) -> Result<Option<InText>, TokenizerError> {
         if added.iter().all(|token| token.special) {
             return Ok(None);
@@ -88,9 +90,9 @@ impl InText {
     }
 }
 
-/// A part of a text.
+/// A stretch of a text: an added token or text between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part<'t> {
+pub(crate) enum TextPart<'t> {
     Text(&'t str),
     Token(u32),
 }
@@ -121,9 +123,9 @@ impl Search {
         Ok(Some(Search { names, tokens }))
     }
 
-    /// Visits the parts of `text` in order. White space that two tokens lay claim to can be in both, as in
-    /// `tokenizers`: a token of spaces is found although the one before took them.
-    pub fn for_each<'t>(&self, text: &'t str, visit: &mut impl FnMut(Part<'t>)) {
+    /// Visits the parts of `text` in order. White space claimed by two tokens can be in both, as in `tokenizers`: a
+    /// token of spaces is found although the one before it included them.
+    pub fn for_each<'t>(&self, text: &'t str, visit: &mut impl FnMut(TextPart<'t>)) {
         let (mut done, mut taken) = (0, 0);
         for found in self.names.find_iter(text) {
             let token = &self.tokens[found.pattern().as_usize()];
@@ -135,18 +137,18 @@ impl Search {
                 start = done.max(done.min(start) + text[done.min(start)..start].trim_end().len());
             }
             if token.rstrip {
-                // The white space behind it may be known already: no run is read twice.
+                // The end of the white space may be known already, so that no run is scanned twice.
                 end = if end < taken { taken } else { text.len() - text[end..].trim_start().len() };
                 taken = end;
             }
             if done < start {
-                visit(Part::Text(&text[done..start]));
+                visit(TextPart::Text(&text[done..start]));
             }
-            visit(Part::Token(token.id));
+            visit(TextPart::Token(token.id));
             done = end;
         }
         if done < text.len() {
-            visit(Part::Text(&text[done..]));
+            visit(TextPart::Text(&text[done..]));
         }
     }
 }
@@ -160,7 +162,7 @@ fn stands_alone(before: &str, behind: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn parts<'t>(tokens: &[AddedToken], text: &'t str) -> Vec<Part<'t>> {
+    fn parts<'t>(tokens: &[AddedToken], text: &'t str) -> Vec<TextPart<'t>> {
         let in_text = InText::new(tokens, false).unwrap().unwrap();
         let mut parts = Vec::new();
         in_text.given.unwrap().for_each(text, &mut |part| parts.push(part));
@@ -176,14 +178,20 @@ mod tests {
         let spaces = [token(2, "  "), token(3, "   ")];
         assert_eq!(
             parts(&spaces, "a      b  "),
-            [Part::Text("a"), Part::Token(3), Part::Token(3), Part::Text("b"), Part::Token(2)]
+            [
+                TextPart::Text("a"),
+                TextPart::Token(3),
+                TextPart::Token(3),
+                TextPart::Text("b"),
+                TextPart::Token(2)
+            ]
         );
     }
 
     #[test]
     fn special_tokens_stay_text_and_hide_what_they_hold() {
         let tokens = [AddedToken::special(1, "<|end|>"), token(2, "end"), token(3, "|><")];
-        assert_eq!(parts(&tokens, "<|end|><end"), [Part::Text("<|end|><"), Part::Token(2)]);
+        assert_eq!(parts(&tokens, "<|end|><end"), [TextPart::Text("<|end|><"), TextPart::Token(2)]);
         assert!(InText::new(&tokens[..1], false).unwrap().is_none());
     }
 
@@ -194,9 +202,15 @@ mod tests {
         let tokens = [left, right, token(3, "\t")];
         assert_eq!(
             parts(&tokens, "a \n<l> b<r>  c"),
-            [Part::Text("a"), Part::Token(1), Part::Text(" b"), Part::Token(2), Part::Text("c")]
+            [
+                TextPart::Text("a"),
+                TextPart::Token(1),
+                TextPart::Text(" b"),
+                TextPart::Token(2),
+                TextPart::Text("c")
+            ]
         );
-        assert_eq!(parts(&tokens, "<r>\t <l>"), [Part::Token(2), Part::Token(3), Part::Token(1)]);
+        assert_eq!(parts(&tokens, "<r>\t <l>"), [TextPart::Token(2), TextPart::Token(3), TextPart::Token(1)]);
     }
 
     #[test]
@@ -204,7 +218,7 @@ mod tests {
         let tokens = [AddedToken { single_word: true, ..token(1, "ab") }];
         assert_eq!(
             parts(&tokens, "ab cab ab_ 人ab -ab."),
-            [Part::Token(1), Part::Text(" cab ab_ 人ab -"), Part::Token(1), Part::Text(".")]
+            [TextPart::Token(1), TextPart::Text(" cab ab_ 人ab -"), TextPart::Token(1), TextPart::Text(".")]
         );
     }
 

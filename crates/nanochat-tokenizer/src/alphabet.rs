@@ -1,5 +1,5 @@
-//! GPT-2's alphabet, in which `tokenizer.json` writes tokens: one printable character for each byte. Printable Latin-1
-//! stands for itself, the other 68 bytes for the code points from U+0100 on.
+//! GPT-2's byte alphabet, in which `tokenizer.json` writes tokens: one printable character for each byte. Printable
+//! Latin-1 bytes stand for themselves, the other 68 for the code points from U+0100 on.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -21,7 +21,7 @@ pub(crate) fn spell(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| ALPHABET[usize::from(*byte)]).collect()
 }
 
-/// Reads the alphabet; none if a character is not of it.
+/// Reads text in the alphabet; None if it contains another character.
 pub(crate) fn bytes_of(token: &str) -> Option<Vec<u8>> {
     token.chars().map(|c| BYTES.get(&c).copied()).collect()
 }

@@ -1,11 +1,10 @@
-//! Encoding without merging, in time linear in the piece: the tokens are looked for from left to right.
+//! Encodes without merging, in time linear in the piece, by choosing tokens from left to right.
 //!
-//! Tokens in a row are what merging makes of their bytes if and only if each two neighbours are what it
-//! makes of theirs: the first merge across a boundary happens among the same tokens, whether there is more text
-//! around them or not. So the longest token that fits its predecessor is taken at every position; where
-//! none fits, the last one is taken back for a shorter one. No position is given up twice, since the
-//! tokens before it are the only ones it can have. The idea is that of GitHub's `bpe` crate (Antwerpen
-//! and Neubeck 2024).
+//! A sequence of tokens is the result of merging if and only if every two neighbours are the result of merging their
+//! own bytes: the first merge across a boundary involves the same tokens, whether there is more text around them or
+//! not. So the encoder takes the longest token that fits its predecessor at every position; if none fits, it replaces
+//! the last token by a shorter one. No position is abandoned twice, since the tokens before it are uniquely determined.
+//! The idea is that of GitHub's `bpe` crate (Antwerpen and Neubeck 2024).
 
 use hashbrown::HashMap;
 
@@ -13,36 +12,36 @@ use crate::merge::{Merge, joined};
 use crate::trie::Trie;
 use crate::vocab::Vocab;
 
-/// No shorter token.
+/// The value for no shorter token.
 const NONE: u32 = u32::MAX;
 
-/// Tokens by number: the 256 bytes, then all that merges reach, in the order of their merges.
+/// The tokens by number: the 256 bytes, then all results of merges, in the order of the merges.
 #[derive(Clone, Debug)]
 pub(crate) struct Backtrack {
     trie: Trie,
-    /// What each token was merged from.
+    /// The two tokens that each token was merged from.
     parts: Vec<[u32; 2]>,
     merged: MergedPairs,
-    /// The longest other token that a token begins with.
+    /// The longest other token that is a prefix of each token.
     shorter: Vec<u32>,
     lens: Vec<u32>,
     ids: Vec<u32>,
 }
 
-/// Working memory, kept from piece to piece.
+/// Working memory that is reused for each piece.
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub(crate) struct BacktrackScratch {
     tokens: Vec<u32>,
-    /// One bit a position: no tokens lead on from there to the end.
+    /// One bit per position: whether no tokens lead from there to the end.
     dead: Vec<u64>,
-    /// Tokens looked at, the measure of work.
+    /// The number of tokens tried, to measure the work.
     #[cfg(test)]
     pub tried: usize,
 }
 
 impl Backtrack {
-    /// None if a merge comes before one that makes its parts: then the order of merges is not what `stay_apart` takes
-    /// it for. `merges` by rank, no pair twice.
+    /// Returns None if a merge comes before one that makes its parts, because `stay_apart` relies on that order.
+    /// `merges` is by rank, without duplicate pairs.
     pub fn new(vocab: &Vocab, byte_ids: &[u32; 256], merges: &[Merge]) -> Option<Backtrack> {
         let mut parts: Vec<[u32; 2]> = (0..256).map(|byte| [byte, byte]).collect();
         let mut ids = byte_ids.to_vec();
@@ -54,8 +53,8 @@ impl Backtrack {
                 missed.extend([merge.left, merge.right].into_iter().filter(|id| !numbers.contains_key(id)));
                 continue;
             };
-            // Reached if the bytes of the two do become them. Another way to a token that is reached already is
-            // never taken.
+            // A token is reached if merging its bytes produces it. A second pair for a token that is already reached is
+            // never used.
             if !numbers.contains_key(&merge.merged) && stay_apart(&parts, &merged, left, right) {
                 let number = parts.len() as u32;
                 merged.insert(left, right, number);
@@ -78,14 +77,14 @@ impl Backtrack {
         Some(Backtrack { trie, parts, merged, shorter, lens, ids })
     }
 
-    /// Appends the tokens of `piece`, which is not empty, to `out`.
-    pub fn encode(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    /// Appends the tokens of `piece`, which must not be empty, to `out`.
+    pub fn encode(&self, piece: &[u8], scratch: &mut BacktrackScratch, out: &mut Vec<u32>) {
         let (mut token, len) = self.longest(piece);
         if len == piece.len() {
             out.push(self.ids[token as usize]);
             return;
         }
-        let Scratch { tokens, dead, .. } = scratch;
+        let BacktrackScratch { tokens, dead, .. } = scratch;
         tokens.clear();
         dead.clear();
         dead.resize(piece.len() / 64 + 1, 0);
@@ -122,11 +121,11 @@ impl Backtrack {
     }
 }
 
-/// Whether no merge crosses the boundary of `left` and `right` while their bytes become them. Undoes their
-/// merges, the latest first, and looks at each two tokens that stood side by side in between.
+/// Whether no merge crosses the boundary of `left` and `right` when their concatenated bytes are merged. Undoes their
+/// merges, the latest first, and checks every pair of tokens that were adjacent at the boundary in between.
 #[inline]
 fn stay_apart(parts: &[[u32; 2]], merged: &MergedPairs, mut left: u32, mut right: u32) -> bool {
-    // Merges below this one would have come before the merge that was undone last.
+    // A merge with a lower rank would have come before the merge that was undone last.
     let mut limit = u32::MAX;
     loop {
         if merged.get(left, right).is_some_and(|merged| merged < limit) {
@@ -139,15 +138,15 @@ fn stay_apart(parts: &[[u32; 2]], merged: &MergedPairs, mut left: u32, mut right
             limit = left;
             left = parts[left as usize][1];
         } else {
-            // Of two equal merges the left one comes first: the one across the boundary, not this one.
+            // Of two equal merges the left one comes first: here the one across the boundary.
             limit = right + 1;
             right = parts[right as usize][0];
         }
     }
 }
 
-/// Pairs and what they merge to. Nearly all pairs that are asked for do not merge: a few bits of a hash
-/// say so without a look at the table.
+/// The pairs and the tokens that they merge to. Most queried pairs do not merge, and a few bits of a hash tell so
+/// without a look at the table.
 #[derive(Clone, Debug)]
 struct MergedPairs {
     table: HashMap<u64, u32>,
@@ -156,7 +155,7 @@ struct MergedPairs {
 }
 
 impl MergedPairs {
-    /// 16 bits a pair: one question in 16 goes to the table for nothing.
+    /// Makes a table with 16 bits per pair: one query in 16 reaches the table for nothing.
     fn with_capacity(pairs: usize) -> MergedPairs {
         let bits = (16 * pairs).max(64).next_power_of_two();
         let table = HashMap::with_capacity(pairs);

@@ -1,4 +1,4 @@
-//! Counting the distinct pieces of a text, in parallel and in memory that follows the distinct text alone.
+//! Counts the distinct pieces of a text, in parallel and in memory proportional to the distinct text.
 
 use std::hash::BuildHasher;
 
@@ -7,17 +7,17 @@ use rayon::prelude::*;
 
 use crate::split::Splitter;
 
-/// Text read before its pieces are counted in parallel: enough to keep the threads busy, little enough
-/// to stay small beside the counts.
+/// The bytes of text read before their pieces are counted in parallel: enough to keep the threads busy, but small
+/// compared with the counts.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// Pieces are spread over so many tables by their hash, so that threads enter them side by side.
+/// The number of tables that pieces are distributed over by hash, so that threads can fill them in parallel.
 const TABLES: usize = 16;
 
-/// A piece with its hash and how often a part of the text holds it.
+/// A piece with its hash and its number of occurrences in a batch.
 type Counted<'t> = (u64, &'t str, u64);
 
-/// Distinct pieces, end to end in one buffer, with their counts.
+/// The distinct pieces, concatenated in one buffer, with their counts.
 #[derive(Default)]
 pub(crate) struct Pieces {
     bytes: Vec<u8>,
@@ -35,7 +35,7 @@ impl Pieces {
         &self.counts
     }
 
-    /// Of all pieces together.
+    /// Returns the total bytes of all pieces.
     pub fn num_bytes(&self) -> usize {
         self.bytes.len()
     }
@@ -91,7 +91,7 @@ pub(crate) fn count_pieces<S: AsRef<str>>(
     }
     count_batch(&batch, splitter, &hasher, &mut tables);
     for table in &mut tables {
-        table.index = HashTable::new(); // a third of the memory; counting is over
+        table.index = HashTable::new(); // frees a third of the memory, since counting is over
     }
     tables
 }
@@ -114,7 +114,7 @@ fn count_batch<S: AsRef<str>>(
             let mut by_table: [Vec<Counted>; TABLES] = Default::default();
             for (piece, count) in counts {
                 let hash = hasher.hash_one(piece.as_bytes());
-                // From the middle: a table uses the bits at both ends.
+                // Takes bits from the middle: a table uses the bits at both ends.
                 by_table[(hash >> 32) as usize % TABLES].push((hash, piece, count));
             }
             by_table
@@ -125,7 +125,7 @@ fn count_batch<S: AsRef<str>>(
     });
 }
 
-/// The first `n` characters of `text`.
+/// Returns the first `n` characters of `text`.
 fn first_chars(text: &str, n: usize) -> &str {
     if text.len() <= n {
         return text;

@@ -1,10 +1,10 @@
-//! Byte-level BPE encoding of one piece. By definition: start from its bytes, and while any neighbours form a
-//! known pair, merge the pair of the lowest rank, the leftmost of equals (Sennrich, Haddow and Birch
-//! 2016). `backtrack.rs` finds the same tokens without merging.
+//! Byte-level BPE encoding of one piece. The definition: start from its bytes, and while any neighbours form a known
+//! pair, merge the pair of the lowest rank, the leftmost of equals (Sennrich, Haddow and Birch 2016). `backtrack.rs`
+//! finds the same tokens without merging.
 
 use hashbrown::HashMap;
 
-use crate::backtrack::{Backtrack, Scratch};
+use crate::backtrack::{Backtrack, BacktrackScratch};
 use crate::heap::{self, Ranks};
 use crate::merge::{Merge, joined};
 use crate::vocab::Vocab;
@@ -14,24 +14,24 @@ use crate::vocab::Vocab;
 pub(crate) struct Bpe {
     pub vocab: Vocab,
     pub byte_ids: [u32; 256],
-    /// By rank.
+    /// The merges by rank.
     pub merges: Vec<Merge>,
-    /// A piece that is a token becomes that token, even if no merges lead to it (Llama 3).
+    /// Whether a piece that is a token becomes that token even if no merges produce it (Llama 3).
     pub ignore_merges: bool,
     method: Method,
-    /// Tokens by their bytes, only where merges are ignored.
+    /// The tokens by their bytes, only filled if merges are ignored.
     whole: HashMap<Vec<u8>, u32>,
 }
 
 #[derive(Clone, Debug)]
 enum Method {
-    /// Every vocabulary made by training, here or elsewhere.
+    /// For every vocabulary made by training, here or elsewhere.
     Backtrack(Backtrack),
     Heap(Ranks),
 }
 
 impl Bpe {
-    /// `excluded(id)`: tokens that no piece becomes as a whole.
+    /// Makes an encoder. No piece becomes a token for which `excluded(id)` is true.
     pub fn new(
         vocab: Vocab,
         byte_ids: [u32; 256],
@@ -40,7 +40,7 @@ impl Bpe {
         excluded: impl Fn(u32) -> bool,
     ) -> Bpe {
         let pair = |merge: &Merge| joined(merge.left, merge.right);
-        // Of a pair that is listed twice the last rank counts, as in `tokenizers`.
+        // If a pair is listed twice its last rank counts, as in `tokenizers`.
         let ranks: Ranks =
             (merges.iter().zip(0..)).map(|(merge, rank)| (pair(merge), joined(rank, merge.merged))).collect();
         let counts = |(merge, rank): &(&Merge, u32)| ranks[&pair(merge)] == joined(*rank, merge.merged);
@@ -56,7 +56,7 @@ impl Bpe {
 
     /// Appends the tokens of one piece to `out`.
     #[inline]
-    pub fn encode(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    pub fn encode(&self, piece: &[u8], scratch: &mut BacktrackScratch, out: &mut Vec<u32>) {
         if self.ignore_merges
             && let Some(id) = self.whole.get(piece)
         {
@@ -82,8 +82,8 @@ mod tests {
         vocab.iter().find(|(_, token)| *token == bytes).map(|(id, _)| id)
     }
 
-    /// A vocabulary from pairs of tokens, each merge by the numbers that its parts have among those before it. Ids run
-    /// down, so that they are not ranks.
+    /// Returns a vocabulary from pairs of tokens; each merge gives the numbers of its parts among the tokens before it.
+    /// Ids decrease, so that they differ from ranks.
     fn bpe(choices: &[(usize, usize)], shuffle: impl Fn(&mut Vec<Merge>)) -> Bpe {
         let mut tokens: Vec<Vec<u8>> = vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()];
         let mut parts = Vec::new();
@@ -108,7 +108,7 @@ mod tests {
         Bpe::new(vocab, byte_ids, merges, false, |_| false)
     }
 
-    /// The definition: lowest rank, leftmost, again and again.
+    /// Encodes by the definition: lowest rank, leftmost, again and again.
     fn slow(bpe: &Bpe, piece: &[u8]) -> Vec<u32> {
         let mut ids: Vec<u32> = piece.iter().map(|byte| bpe.byte_ids[usize::from(*byte)]).collect();
         let rank = |pair: &[u32]| bpe.merges.iter().rposition(|merge| pair == [merge.left, merge.right]);
@@ -122,7 +122,7 @@ mod tests {
 
     fn encode(bpe: &Bpe, piece: &[u8]) -> Vec<u32> {
         let mut ids = Vec::new();
-        bpe.encode(piece, &mut Scratch::default(), &mut ids);
+        bpe.encode(piece, &mut BacktrackScratch::default(), &mut ids);
         ids
     }
 
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_piece_that_is_a_token_can_ignore_merges() {
-        // "ab" + "c" never happens, since "bc" merges first.
+        // "ab" + "c" never occurs, since "bc" merges first.
         let bpe = bpe(&[(1, 2), (0, 1), (4, 2)], |_| {});
         let abc = token(&bpe.vocab, b"abc").unwrap();
         assert_eq!(encode(&bpe, b"abc").len(), 2);
@@ -176,16 +176,16 @@ mod tests {
         assert_eq!(encode(&lenient(abc), b"abc").len(), 2);
     }
 
-    /// Tokens looked at for each byte of `piece`.
+    /// Returns the number of tokens tried per byte of `piece`.
     fn work(bpe: &Bpe, piece: &[u8]) -> f64 {
-        let mut scratch = Scratch::default();
+        let mut scratch = BacktrackScratch::default();
         bpe.encode(piece, &mut scratch, &mut Vec::new());
         scratch.tried as f64 / piece.len() as f64
     }
 
     #[test]
     fn the_work_is_linear_in_the_piece() {
-        // Runs, doubled again and again, and words whose beginnings mislead.
+        // Runs that double again and again, and words with misleading prefixes.
         let choices = [(0, 0), (3, 3), (4, 4), (5, 5), (6, 0), (0, 1), (6, 8), (2, 0), (10, 1)];
         let runs = bpe(&choices, |_| {});
         assert!(matches!(runs.method, Method::Backtrack(_)));

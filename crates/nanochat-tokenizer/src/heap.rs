@@ -1,5 +1,5 @@
-//! Encoding by merging, for vocabularies whose merges come in no order that `backtrack.rs` could follow:
-//! tokens as a linked list over the positions of their first bytes, merges in a heap of (rank, position).
+//! Encodes by merging, for vocabularies whose order of merges `backtrack.rs` does not support: tokens are a linked list
+//! over the positions of their first bytes, and merges a heap of (rank, position).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,13 +8,13 @@ use hashbrown::HashMap;
 
 use crate::merge::joined;
 
-/// No pair: above every real (rank, id).
+/// The value for no merge, above every real (rank, id).
 const NO_MERGE: u64 = u64::MAX;
 
-/// left and right in one number → rank and merged id in one number, whose minimum is the next merge.
+/// A map from (left, right) in one number to (rank, merged id) in one number, whose minimum is the next merge.
 pub(crate) type Ranks = HashMap<u64, u64>;
 
-/// Appends the tokens of `ids`, which are those of single bytes, to `out`.
+/// Appends the tokens of a piece to `out`; `ids` are those of its single bytes.
 pub(crate) fn encode(ranks: &Ranks, mut ids: Vec<u32>, out: &mut Vec<u32>) {
     let find = |left: u32, right: u32| ranks.get(&joined(left, right)).copied().unwrap_or(NO_MERGE);
     let n = ids.len();
@@ -28,7 +28,7 @@ pub(crate) fn encode(ranks: &Ranks, mut ids: Vec<u32>, out: &mut Vec<u32>) {
         known.map(|(at, merge)| Reverse(entry(at, *merge))).collect::<Vec<_>>().into();
     while let Some(Reverse(popped)) = heap.pop() {
         let at = popped as u32 as usize;
-        // An entry whose position has another merge by now is stale.
+        // An entry is stale if its position has another merge by now.
         if merges[at] == NO_MERGE || entry(at, merges[at]) != popped {
             continue;
         }

@@ -1,9 +1,10 @@
 //! `tokenizer.json`, the file that `tokenizers` and `transformers` read and write.
 //!
-//! We write the file, and read any that holds a byte-level BPE: text becomes the ids that `tokenizers` gives it with
-//! `encode_special_tokens` (special tokens stay text) and without `add_special_tokens` (we put those ourselves). What would become
-//! others is refused by name. Every key is honoured, or named here as one that changes no id: the post-processor, the
-//! decoder (tokens are bytes), `unk_token`, `fuse_unk` and `byte_fallback` (every byte is a token, so nothing is unknown).
+//! We write the file, and read any that holds a byte-level BPE: text becomes the same ids as in `tokenizers` with
+//! `encode_special_tokens` (special tokens stay text) and without `add_special_tokens` (we add those ourselves). A file
+//! that would give other ids is refused by name. Every key is supported, or listed here as one that changes no id: the
+//! post-processor, the decoder (tokens are bytes), `unk_token`, `fuse_unk` and `byte_fallback` (every byte is a token,
+//! so nothing is unknown).
 
 mod model;
 mod steps;
@@ -18,7 +19,7 @@ use crate::alphabet::spell;
 use crate::split::Splitter;
 use crate::{Tokenizer, TokenizerError};
 
-/// The largest files in use have 30 MB.
+/// The largest file that is read, in bytes; those in use have up to 30 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 const KEYS: [&str; 9] = [
@@ -58,7 +59,7 @@ impl Tokenizer {
                 return unsupported(format!("it {does} ({key}); set {key:?} to null"));
             }
         }
-        // Special tokens around a text and the way back to text are our own.
+        // Special tokens around a text and decoding are our own.
         steps::check("post_processor", &part("post_processor"), &steps::POST_PROCESSORS)?;
         steps::check("decoder", &part("decoder"), &["ByteLevel"])?;
         let nfc = steps::read_normalizer(&part("normalizer"))?;
@@ -72,7 +73,7 @@ impl Tokenizer {
         Tokenizer::assemble(vocab, byte_ids, merges, ignore_merges, splitter, nfc, added)
     }
 
-    /// The text of a `tokenizer.json` that `tokenizers` reads.
+    /// Returns the text of a `tokenizer.json` that `tokenizers` can read.
     pub fn to_json(&self) -> String {
         let shared = &*self.shared;
         let added_name = |id| {
@@ -106,9 +107,9 @@ impl Tokenizer {
         serde_json::to_string_pretty(&file).expect("plain JSON values")
     }
 
-    /// Added tokens that the written vocabulary leaves out. `tokenizers` gives those the ids behind the number of tokens listed,
-    /// whatever the file says, so that they are safer inside; but where merges are ignored, a piece of text could
-    /// become a token that is listed.
+    /// Returns the added tokens that the written vocabulary omits. `tokenizers` gives those the ids after the number of
+    /// listed tokens, whatever the file says, so that listing them is safer; but if merges are ignored, a piece of text
+    /// could become a listed token.
     fn unlisted(&self) -> HashSet<u32> {
         let shared = &*self.shared;
         let unlisted = shared.added.iter().filter(|token| shared.bpe.ignore_merges && !token.listed);

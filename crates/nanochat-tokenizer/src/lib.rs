@@ -38,8 +38,8 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use rayon::prelude::*;
 
-use added::{AddedToken, InText, Part, Search};
-use backtrack::Scratch;
+use added::{AddedToken, InText, Search, TextPart};
+use backtrack::BacktrackScratch;
 use encode::Bpe;
 use merge::Merge;
 use split::Splitter;
@@ -50,25 +50,25 @@ pub use split::DEFAULT_PATTERN;
 pub use stream::StreamDecoder;
 pub use train::{TrainOptions, train};
 
-/// Text to token ids and back. Cloning is cheap; all clones share one vocabulary.
+/// A tokenizer: text to token ids and back. Cloning is cheap; all clones share one vocabulary.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    shared: Arc<Shared>,
+    shared: Arc<TokenizerParts>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct TokenizerParts {
     bpe: Bpe,
     splitter: Splitter,
-    /// Text is brought to Unicode's composed form first (Qwen's files ask for it; ours never do).
+    /// Whether text is first normalized to Unicode's composed form, NFC (Qwen's files require it; ours never do).
     nfc: bool,
-    /// In id order.
+    /// The added tokens in id order.
     added: Vec<AddedToken>,
-    /// None where all added tokens are special, as ours are.
+    /// The search for added tokens in text; None if all are special, as ours are.
     in_text: Option<InText>,
 }
 
-/// Why there is no tokenizer. Each message is whole: no cause is left for a chain to print a second time.
+/// The reason why a tokenizer cannot be made. Messages include their causes, so there is no source.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     #[error(
@@ -102,12 +102,13 @@ pub enum TokenizerError {
 }
 
 impl Tokenizer {
-    /// Number of ids, special tokens included (and holes, if an imported file has some).
+    /// Returns the number of ids, special tokens included (and gaps, if an imported file has some).
     pub fn vocab_size(&self) -> usize {
         self.shared.bpe.vocab.len()
     }
 
-    /// The tokens of `text`. Names of special tokens in it stay plain text; those of other added tokens become them.
+    /// Returns the tokens of `text`. Names of special tokens stay plain text; names of other added tokens become those
+    /// tokens.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3);
         self.encode_into(text, &mut ids);
@@ -116,15 +117,15 @@ impl Tokenizer {
 
     /// Appends the tokens of `text` to `ids`.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
-        let mut scratch = Scratch::default();
+        let mut scratch = BacktrackScratch::default();
         let Some(InText { given, normalized }) = &self.shared.in_text else {
             return self.encode_pieces(&self.normalized(text), &mut scratch, ids);
         };
         search(given, text, &mut |part| match part {
-            Part::Token(id) => ids.push(id),
-            Part::Text(text) => search(normalized, &self.normalized(text), &mut |part| match part {
-                Part::Token(id) => ids.push(id),
-                Part::Text(text) => self.encode_pieces(text, &mut scratch, ids),
+            TextPart::Token(id) => ids.push(id),
+            TextPart::Text(text) => search(normalized, &self.normalized(text), &mut |part| match part {
+                TextPart::Token(id) => ids.push(id),
+                TextPart::Text(text) => self.encode_pieces(text, &mut scratch, ids),
             }),
         });
     }
@@ -133,32 +134,32 @@ impl Tokenizer {
         if self.shared.nfc { normalize::nfc(text) } else { Cow::Borrowed(text) }
     }
 
-    fn encode_pieces(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let Shared { bpe, splitter, .. } = &*self.shared;
+    fn encode_pieces(&self, text: &str, scratch: &mut BacktrackScratch, ids: &mut Vec<u32>) {
+        let TokenizerParts { bpe, splitter, .. } = &*self.shared;
         splitter.for_each_bytes(text, &mut |piece| bpe.encode(piece, scratch, ids));
     }
 
-    /// Encodes texts in parallel, results in their order.
+    /// Encodes texts in parallel; the results are in the same order.
     pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Vec<Vec<u32>> {
         texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
     }
 
-    /// The bytes of `ids`, end to end: special tokens give their names, unknown ids nothing.
+    /// Returns the concatenated bytes of `ids`: special tokens become their names, unknown ids nothing.
     pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
         ids.iter().flat_map(|id| self.token_bytes(*id).unwrap_or_default()).copied().collect()
     }
 
-    /// As `decode_bytes`, as text: bytes that are not UTF-8 become U+FFFD.
+    /// Decodes like `decode_bytes`, into text: invalid UTF-8 becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         String::from_utf8_lossy(&self.decode_bytes(ids)).into_owned()
     }
 
-    /// The bytes of one token (a special token's name); none for an id that no token has.
+    /// Returns the bytes of one token (a special token's name); None for an id without a token.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         self.shared.bpe.vocab.get(id)
     }
 
-    /// Length in bytes by id, 0 for special tokens: what makes bits per byte exact.
+    /// Returns the length in bytes of each token by id, 0 for special tokens; used to compute exact bits per byte.
     pub fn byte_lengths(&self) -> Vec<u32> {
         let length = |id| if self.is_special(id) { 0 } else { self.token_bytes(id).map_or(0, <[u8]>::len) };
         (0..self.vocab_size() as u32).map(|id| length(id) as u32).collect()
@@ -169,7 +170,7 @@ impl Tokenizer {
         added.binary_search_by_key(&id, |token| token.id).is_ok_and(|i| added[i].special)
     }
 
-    /// The id of a special token by its full name, such as `<|bos|>`.
+    /// Returns the id of a special token by its full name, such as `<|bos|>`.
     pub fn special(&self, name: &str) -> Option<u32> {
         self.shared.added.iter().find(|token| token.name == name).map(|token| token.id)
     }
@@ -187,14 +188,14 @@ impl Tokenizer {
         self.shared.splitter.alterations().chain(taken).collect()
     }
 
-    /// Names of the special tokens, in id order.
+    /// Returns the names of the special tokens, in id order.
     pub fn special_names(&self) -> impl Iterator<Item = &str> {
         self.shared.added.iter().filter(|token| token.special).map(|token| token.name.as_str())
     }
 
-    /// The same tokenizer with all of `names` as special tokens; those it lacks get ids behind its last.
+    /// Returns the same tokenizer with all of `names` as special tokens; missing ones get ids after the last.
     pub fn with_special(&self, names: &[&str]) -> Result<Tokenizer, TokenizerError> {
-        let Shared { bpe, splitter, nfc, added, .. } = &*self.shared;
+        let TokenizerParts { bpe, splitter, nfc, added, .. } = &*self.shared;
         let (mut vocab, mut added) = (bpe.vocab.clone(), added.clone());
         for name in names {
             match added.iter_mut().find(|token| token.name == *name) {
@@ -209,10 +210,10 @@ impl Tokenizer {
         Tokenizer::assemble(vocab, bpe.byte_ids, merges, bpe.ignore_merges, splitter.clone(), *nfc, added)
     }
 
-    /// The tokenizer that training to a smaller vocabulary would have given: merges are made in the order of
-    /// their ids, so it is a prefix of this one. Only for tokenizers that were trained here.
+    /// Returns the tokenizer that training to a smaller vocabulary would have given: a prefix of this one, since ids
+    /// follow the order of merges. Only for tokenizers that were trained here.
     pub fn with_vocab_size(&self, vocab_size: usize) -> Result<Tokenizer, TokenizerError> {
-        let Shared { bpe, splitter, added, .. } = &*self.shared;
+        let TokenizerParts { bpe, splitter, added, .. } = &*self.shared;
         let least = 256 + added.len();
         if vocab_size < least {
             return Err(TokenizerError::VocabTooSmall { asked: vocab_size, specials: added.len(), least });
@@ -232,7 +233,7 @@ impl Tokenizer {
         Tokenizer::trained(vocab, bpe.byte_ids, merges, splitter.clone(), &names)
     }
 
-    /// A new vocabulary, with the special tokens `names` behind its last id.
+    /// Makes a tokenizer from a new vocabulary, with the special tokens `names` after its last id.
     fn trained(
         mut vocab: Vocab,
         byte_ids: [u32; 256],
@@ -245,7 +246,7 @@ impl Tokenizer {
         Tokenizer::assemble(vocab, byte_ids, merges, false, splitter, false, added)
     }
 
-    /// Puts the parts together.
+    /// Makes a tokenizer from its parts.
     fn assemble(
         vocab: Vocab,
         byte_ids: [u32; 256],
@@ -267,19 +268,20 @@ impl Tokenizer {
         let aside =
             added.iter().filter(|token| !token.is_piece()).map(|token| token.id).collect::<HashSet<_>>();
         let bpe = Bpe::new(vocab, byte_ids, merges, ignore_merges, |id| aside.contains(&id));
-        Ok(Tokenizer { shared: Arc::new(Shared { bpe, splitter, nfc, added, in_text }) })
+        Ok(Tokenizer { shared: Arc::new(TokenizerParts { bpe, splitter, nfc, added, in_text }) })
     }
 }
 
-/// Visits the parts of `text`, which is one where nothing is searched for.
-fn search<'t>(search: &Option<Search>, text: &'t str, visit: &mut impl FnMut(Part<'t>)) {
+/// Visits the parts of `text`; it is a single part if there is nothing to search for.
+fn search<'t>(search: &Option<Search>, text: &'t str, visit: &mut impl FnMut(TextPart<'t>)) {
     match search {
         Some(search) => search.for_each(text, visit),
-        None => visit(Part::Text(text)),
+        None => visit(TextPart::Text(text)),
     }
 }
 
-/// A file names tokens by their spelling, so no added token may be spelled like one of the vocabulary.
+/// Refuses an added token that is spelled like one of the vocabulary, because a file identifies tokens by their
+/// spelling.
 fn check_spelling(vocab: &Vocab, added: &[AddedToken]) -> Result<(), TokenizerError> {
     let added_ids: HashSet<u32> = added.iter().map(|token| token.id).collect();
     let ordinary = vocab.iter().filter(|(id, _)| !added_ids.contains(id));

@@ -1,14 +1,13 @@
-//! Merging the most frequent pair of neighbouring tokens, again and again.
+//! BPE training: merges the most frequent pair of neighbouring tokens, again and again.
 //!
-//! All distinct pieces lie in one array of symbols, one slot per byte. A token occupies as many slots as
-//! it has bytes: its id in the first, and in the last the way back to the first, so that both neighbours
-//! of a token are found without links. Pieces of equal counts lie side by side, so that a few runs give
-//! the count of every slot.
+//! All distinct pieces are in one array of symbols, one slot per byte. A token occupies as many slots as it has bytes:
+//! the first holds its id, the last the distance to the first, so that both neighbours of a token are found without
+//! links. Pieces of equal counts are adjacent, so that a few runs give the count of every slot.
 //!
-//! Where a pair stands is listed only while the pair is frequent enough to be merged soon: a pair's count
-//! never grows once its younger token is made, so one that is below a floor stays below it. When no pair
-//! above the floor is left, the floor falls and the array is read again: two or three times for a large vocabulary. Most
-//! pairs are rare and never listed. That is about 14 bytes of memory per byte of distinct text.
+//! The positions of a pair are listed only while the pair is frequent enough to be merged soon: its count never grows
+//! once its younger token is made, so a pair below a threshold (the floor) stays below it. When no pair above the floor
+//! is left, the floor is lowered and the array is scanned again: two or three times for a large vocabulary. Most pairs
+//! are rare and never listed. That takes about 14 bytes of memory per byte of distinct text.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -29,22 +28,22 @@ type Pair = (u32, u32);
 
 /// Between two pieces. Ids stay below `BACK`.
 const END: u32 = u32::MAX;
-/// Marks all slots of a token but the first. In its last slot the rest is the way to the first one.
+/// Marks all slots of a token except the first. In its last slot the other bits are the distance to the first.
 const BACK: u32 = 1 << 31;
 
-/// Positions whose slots are read ahead of use, as many as a processor keeps waiting for memory.
+/// The number of slots that are prefetched, as many as a processor has outstanding memory reads.
 const AHEAD: usize = 32;
 
-/// The state of merging.
+/// The state of the training.
 pub(crate) struct Merging {
     symbols: Vec<u32>,
-    /// Slots from here on, up to the next run, are of pieces that occur so often.
+    /// Runs of pieces with the same count: (first slot, count).
     runs: Vec<(u32, u64)>,
     vocab: Vocab,
-    /// Every pair that occurs `floor` times or more, but for those that may not merge.
+    /// Every pair that occurs at least `floor` times, except those that may not merge.
     pairs: HashMap<Pair, Occurrences>,
     floor: u64,
-    /// Most frequent first, then smallest. An entry that claims too much is corrected when it comes up.
+    /// The pairs, most frequent first, then smallest. An entry whose count is too high is corrected when it is popped.
     queue: BinaryHeap<(u64, Reverse<Pair>)>,
     before: Neighbours,
     after: Neighbours,
@@ -83,8 +82,8 @@ impl Merging {
         })
     }
 
-    /// Merges until the vocabulary has `vocab_size` tokens or no pair is left. Never makes one of the
-    /// `reserved` tokens: tokenizer.json would write it like a special token.
+    /// Merges until the vocabulary has `vocab_size` tokens or no pair is left. Never makes one of the `reserved`
+    /// tokens, which tokenizer.json would write like a special token.
     pub fn run(mut self, vocab_size: usize, reserved: &HashSet<Vec<u8>>) -> (Vocab, Vec<Merge>) {
         let mut merges = Vec::with_capacity(vocab_size - 256);
         while self.vocab.len() < vocab_size
@@ -119,8 +118,8 @@ impl Merging {
         }
     }
 
-    /// Lowers the floor and lists the pairs above it: a first reading bounds each pair's count by that of all pairs
-    /// with its hash, a second one counts and lists those whose bound reaches the floor.
+    /// Lowers the floor and lists the pairs above it: a first scan bounds each pair's count by that of all pairs with
+    /// the same hash, a second one counts and lists those whose bound reaches the floor.
     fn list_pairs(&mut self) {
         self.pairs = HashMap::new();
         let parts = self.parts(rayon::current_num_threads());
@@ -138,7 +137,7 @@ impl Merging {
             .collect();
         let bound = |bucket: usize| bounds.iter().map(|bounds| bounds[bucket]).sum::<u64>();
         let most = (0..1 << bits).map(bound).max().unwrap_or(0);
-        // The root steps down fast while pairs above it are few, and slowly where most pairs are.
+        // The square root lowers the floor fast while few pairs are above it, and slowly where most pairs are.
         let floor = most.isqrt().min(self.floor / 2).max(1);
         let reaches: Vec<bool> = (0..1 << bits).map(|bucket| bound(bucket) >= floor).collect();
         drop(bounds);
@@ -168,7 +167,7 @@ impl Merging {
         self.floor = floor;
     }
 
-    /// About `n` ranges of slots of equal size, each of whole pieces.
+    /// Returns about `n` ranges of slots of equal size, each of whole pieces.
     fn parts(&self, n: usize) -> Vec<Range<usize>> {
         let slots = self.symbols.len();
         let piece_end = |at: usize| at + self.symbols[at..].iter().position(|s| *s == END).unwrap_or(0);
@@ -198,14 +197,13 @@ impl Merging {
         }
     }
 
-    /// Where the run of the slot `at` ends, and how often its pieces occur.
+    /// Returns the end of the run of the slot `at`, and the count of its pieces.
     fn run_at(&self, at: u32) -> (u32, u64) {
         let next = self.runs.partition_point(|(start, _)| *start <= at);
         (self.runs.get(next).map_or(u32::MAX, |(start, _)| *start), self.runs[next - 1].1)
     }
 
-    /// Replaces `pair` by `merged` wherever it stands, from left to right as in encoding (of aaa the first
-    /// two merge).
+    /// Replaces `pair` by `merged` everywhere, from left to right as in encoding (of aaa the first two merge).
     fn merge(&mut self, pair: Pair, merged: u32) {
         let (left, right) = pair;
         let positions = self.pairs.remove(&pair).expect("a pair of the queue").positions;
@@ -233,8 +231,7 @@ impl Merging {
             self.symbols[at] = merged;
             self.symbols[at + merged_len - 1] = BACK | (merged_len - 1) as u32;
         }
-        // In abab the pair (ab, a) is entered after the first merge and left with the second: what is entered
-        // comes first.
+        // In abab the pair (ab, a) is added by the first merge and removed by the second, so additions are done first.
         for (next, seen) in self.after.take(self.floor) {
             self.leave((right, next), seen.count);
             self.enter((merged, next), seen);
@@ -245,14 +242,13 @@ impl Merging {
         }
     }
 
-    /// Brings slots into the cache, all at once: branches on slots that are not there would wait for memory one after
-    /// the other.
+    /// Loads slots into the cache, all at once: branches on missing slots would wait for memory one after the other.
     fn read_ahead(&self, positions: &[u32], merged_len: usize) {
         let both_ends = |at: usize| self.symbols[at - 1] ^ self.symbols[at + merged_len];
         black_box(positions.iter().fold(0, |all, at| all ^ both_ends(*at as usize)));
     }
 
-    /// Start of the token that ends before `at`, none at the start of a piece.
+    /// Returns the start of the token that ends before `at`; None at the start of a piece.
     fn token_before(&self, at: usize) -> Option<usize> {
         match self.symbols[at - 1] {
             END => None,
@@ -265,7 +261,7 @@ impl Merging {
         self.vocab.get(id).map_or(0, <[u8]>::len)
     }
 
-    /// Enters a new pair, if it reaches the floor.
+    /// Adds a new pair, if it reaches the floor.
     fn enter(&mut self, pair: Pair, seen: Occurrences) {
         if seen.count >= self.floor {
             self.queue.push((seen.count, Reverse(pair)));
@@ -273,7 +269,7 @@ impl Merging {
         }
     }
 
-    /// Counts `pair` less often; below the floor it is forgotten. The pair being merged is forgotten already.
+    /// Reduces the count of `pair`, and drops it below the floor. The pair being merged is already dropped.
     fn leave(&mut self, pair: Pair, count: u64) {
         if let Entry::Occupied(mut known) = self.pairs.entry(pair) {
             known.get_mut().count -= count;

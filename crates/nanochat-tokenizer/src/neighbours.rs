@@ -1,5 +1,5 @@
-//! What stands beside the occurrences of the pair being merged, on one side: a count and positions for
-//! each token, in a table by id, so that pairs are looked up once a neighbour and not once an occurrence.
+//! The tokens beside the occurrences of the pair being merged, on one side: a count and positions for each token, in a
+//! table by id, so that pairs are looked up once per neighbour and not once per occurrence.
 
 /// How often a pair occurs, and where it did when it was entered, in ascending order: some positions may
 /// be stale.
@@ -11,15 +11,15 @@ pub(crate) struct Occurrences {
 
 #[derive(Default)]
 pub(crate) struct Neighbours {
-    /// By id; zero for all but `ids`.
+    /// The occurrences by token id; zero for all but `ids`.
     counts: Vec<Occurrences>,
     ids: Vec<u32>,
-    /// Id and position of each sight, in order.
+    /// The id and position of each sighting, in order.
     sights: Vec<(u32, u32)>,
 }
 
 impl Neighbours {
-    /// The token `id` stands beside an occurrence that counts `count` times; the pair of both is at `at`.
+    /// Records that the token `id` is beside an occurrence with count `count`; the pair of both is at `at`.
     #[inline]
     pub fn see(&mut self, id: u32, at: u32, count: u64) {
         if self.counts.len() <= id as usize {
@@ -33,7 +33,7 @@ impl Neighbours {
         self.sights.push((id, at));
     }
 
-    /// All neighbours, those seen `floor` times or more with their positions; forgets them.
+    /// Returns all neighbours, with positions for those seen at least `floor` times; clears the table.
     pub fn take(&mut self, floor: u64) -> Vec<(u32, Occurrences)> {
         for (id, at) in self.sights.drain(..) {
             let known = &mut self.counts[id as usize];

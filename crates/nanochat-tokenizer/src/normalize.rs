@@ -1,7 +1,7 @@
-//! Unicode's composed form (NFC), as `tokenizers` makes it.
+//! Normalizes to Unicode's composed form (NFC), as `tokenizers` does.
 //!
-//! Its tables are those of Unicode 9.0: what came later it neither composes nor reorders. We know more characters, so
-//! the later ones are kept out, each a border between the stretches that are composed.
+//! `tokenizers` has the tables of Unicode 9.0 and neither composes nor reorders later characters. Our tables are newer,
+//! so later characters are left out of normalization, which applies to the stretches between them.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -9,9 +9,9 @@ use std::sync::LazyLock;
 use regex_syntax::hir::{Class, ClassUnicode, HirKind};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-/// `text` in composed form.
+/// Returns `text` in composed form.
 pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
-    // A text that is composed by today's tables is so by the old ones.
+    // A text that is composed by today's tables is also composed by the old ones.
     if is_nfc(text) {
         return Cow::Borrowed(text);
     }

@@ -1,11 +1,11 @@
-//! Special tokens: the marks of a conversation. Text never encodes to them; code that renders
-//! conversations puts their ids.
+//! Special tokens, which mark the structure of a conversation. Text never encodes to them; the code that renders
+//! conversations inserts their ids.
 
 use crate::TokenizerError;
 use crate::alphabet::bytes_of;
 
-/// nanochat's special tokens. In a tokenizer trained here they hold the last nine ids, in this order;
-/// own ones (`TrainOptions::extra_special`) follow after them, in the order given.
+/// nanochat's special tokens. In a tokenizer trained here they have the last nine ids, in this order, before those of
+/// `TrainOptions::extra_special`.
 pub const SPECIAL_TOKENS: [&str; 9] = [
     "<|bos|>",
     "<|user_start|>",

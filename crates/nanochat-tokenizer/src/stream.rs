@@ -1,5 +1,5 @@
-//! Decoding token by token for a screen. A Chinese character is three bytes and often two tokens; what
-//! is not yet a whole character waits for the next token.
+//! Decodes token by token for a screen. A Chinese character is three bytes and often two tokens; an incomplete
+//! character waits for the next token.
 
 use crate::Tokenizer;
 
@@ -15,8 +15,8 @@ impl StreamDecoder {
         StreamDecoder { tokenizer: tokenizer.clone(), pending: Vec::new() }
     }
 
-    /// The text that `id` completes, empty while a character is still cut. Special tokens give their
-    /// names, unknown ids nothing. Bytes that can no longer become a character give U+FFFD.
+    /// Returns the text that `id` completes, empty while a character is incomplete. Special tokens become their names,
+    /// unknown ids nothing. Bytes that can no longer become a character give U+FFFD.
     pub fn push(&mut self, id: u32) -> String {
         self.pending.extend_from_slice(self.tokenizer.token_bytes(id).unwrap_or_default());
         let complete = complete_len(&self.pending);
@@ -25,15 +25,15 @@ impl StreamDecoder {
         text
     }
 
-    /// The end of the stream: U+FFFD for a character that was never completed.
+    /// Ends the stream: returns U+FFFD for an incomplete character.
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 }
 
-/// Bytes before a character whose end is missing.
+/// Returns the number of bytes before an incomplete last character.
 fn complete_len(bytes: &[u8]) -> usize {
-    // A character has at most four bytes, so only the last three can belong to a cut one.
+    // A character has at most four bytes, so only the last three can belong to an incomplete one.
     let tail = bytes.len().saturating_sub(3);
     for start in tail..bytes.len() {
         match std::str::from_utf8(&bytes[start..]) {

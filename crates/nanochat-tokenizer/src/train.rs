@@ -11,18 +11,18 @@ use crate::split::{DEFAULT_PATTERN, Splitter};
 use crate::vocab::MAX_VOCAB;
 use crate::{Tokenizer, TokenizerError};
 
-/// What to train; the defaults are the reference's.
+/// The options of training; the defaults are the reference's.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
-    /// Tokens in all: 256 bytes, merges, special tokens.
+    /// The vocabulary size: 256 bytes, merges and special tokens.
     pub vocab_size: usize,
     /// A split pattern other than the default (see `DEFAULT_PATTERN`).
     pub pattern: Option<String>,
-    /// Own special tokens, after nanochat's nine.
+    /// The user's own special tokens, after nanochat's nine.
     pub extra_special: Vec<String>,
-    /// Stop reading after this many characters.
+    /// The number of characters after which reading stops.
     pub max_chars: usize,
-    /// Of one document, read no more than this.
+    /// The most characters that are read of one document.
     pub max_document_chars: usize,
 }
 

@@ -1,39 +1,40 @@
 //! A trie over bytes as a double array (Aoe 1989): a step is one look at one node.
 
-/// No value; as a parent, that of a free node.
+/// No value; also the parent of a free node.
 const NONE: u32 = u32::MAX;
 
-/// The parent of the root, which is nobody's child.
+/// The parent of the root, which is no real node.
 const NOBODY: u32 = u32::MAX - 1;
 
-/// Nodes lie in blocks of 256, so that `base ^ byte` stays within the block of `base`.
+/// Nodes are in blocks of 256, so that `base ^ byte` stays within the block of `base`.
 const BLOCK: usize = 256;
 
-/// Blocks with room that are tried for the children of a node. More of them: fuller blocks, slower building.
+/// The number of blocks with room that are tried for the children of a node. More make blocks fuller and building
+/// slower.
 const OPEN_BLOCKS: usize = 8;
 
-/// The child of a node by `byte` is the node `base ^ byte`, if that one names it as its parent.
+/// A node. Its child by `byte` is the node `base ^ byte`, if that one names it as its parent.
 #[derive(Clone, Copy, Debug)]
-struct Node {
+struct TrieNode {
     base: u32,
     parent: u32,
     value: u32,
 }
 
-const FREE: Node = Node { base: 0, parent: NONE, value: NONE };
+const FREE: TrieNode = TrieNode { base: 0, parent: NONE, value: NONE };
 
-/// Byte strings with a number each.
+/// A map from byte strings to numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct Trie {
-    nodes: Vec<Node>,
+    nodes: Vec<TrieNode>,
 }
 
 impl Trie {
-    /// The trie of `entries`: sorted by their bytes, none empty, none twice.
+    /// Makes the trie of `entries`, which must be sorted by their bytes, not empty and distinct.
     pub fn new(entries: &[(&[u8], u32)]) -> Trie {
         let mut trie = Trie { nodes: vec![FREE; BLOCK] };
         trie.nodes[0].parent = NOBODY;
-        // First nodes of blocks that may have room.
+        // The first nodes of blocks that may have room.
         let mut room = vec![0];
         let mut open = vec![(0, 0, entries)];
         while let Some((node, depth, below)) = open.pop() {
@@ -58,7 +59,7 @@ impl Trie {
         trie
     }
 
-    /// A base whose nodes for all of `bytes` are free.
+    /// Returns a base whose nodes for all of `bytes` are free.
     fn place(&mut self, bytes: &[u8], room: &mut Vec<usize>) -> usize {
         for i in (0..room.len()).rev() {
             let block = room[i];
@@ -69,7 +70,7 @@ impl Trie {
                 return base;
             }
             if bytes.len() == 1 {
-                room.remove(i); // not one free node
+                room.remove(i); // the block is full
             }
         }
         let block = self.nodes.len();
@@ -81,13 +82,13 @@ impl Trie {
         block
     }
 
-    /// Value and length of the longest entry that `text` begins with.
+    /// Returns the value and length of the longest entry that is a prefix of `text`.
     #[inline]
     pub fn longest(&self, text: &[u8]) -> Option<(u32, usize)> {
         let (mut node, mut found, mut len) = (0, NONE, 0);
         for (i, byte) in text.iter().enumerate() {
             let child = self.nodes[node].base as usize ^ usize::from(*byte);
-            let Node { parent, value, .. } = self.nodes[child];
+            let TrieNode { parent, value, .. } = self.nodes[child];
             if parent as usize != node {
                 break;
             }

@@ -1,4 +1,4 @@
-//! How fast a model trains: the step of training on random tokens, timed; and each of its ops alone.
+//! Measures how fast a model trains: a training step on random tokens, and each of its ops alone.
 
 mod decode;
 pub mod infer;
@@ -30,10 +30,10 @@ pub use ops::{Ceiling, OpSpeed, OpsBench, OpsSpeed, ops};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// The model and the micro-batch that are timed.
+/// The sizes of the model and of the micro-batch to time.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Sizes {
-    /// Layers; width is 64 times as much
+pub struct BenchSizes {
+    /// Layers; the width is 64 times this number
     #[arg(long, value_parser = values::amount, default_value_t = 4)]
     pub depth: usize,
     /// Rows in one forward pass
@@ -45,31 +45,31 @@ pub struct Sizes {
     /// Size of the vocabulary
     #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
-    /// What is computed a second time in the backward pass instead of kept
+    /// What the backward pass recomputes instead of keeping it in memory
     #[arg(long, value_enum, default_value_t)]
     pub recompute: Recompute,
-    /// What the products of training round to on the CPU (a GPU trains in bf16)
+    /// What the matrix products of training round to on the CPU (a GPU trains in bf16)
     #[arg(long, value_enum, default_value_t)]
     pub precision: Precision,
-    /// What the device can do at its best, in TFLOP/s [default: a GPU's by its name]
+    /// Peak speed of the device, in TFLOP/s [default: looked up by the GPU's name]
     #[arg(long, value_parser = values::positive)]
     pub peak_tflops: Option<f64>,
 }
 
-/// What is timed.
+/// The training step to time.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TrainBench {
     #[command(flatten)]
-    pub sizes: Sizes,
+    pub sizes: BenchSizes,
     /// Tokens in one optimizer step
     #[arg(long, value_parser = values::amount, default_value_t = DeviceSizes::GPU.step_tokens)]
     pub total_batch_size: usize,
-    /// Steps that are timed, after two short ones that are not
+    /// Timed steps, after two short ones that are not timed
     #[arg(long, value_parser = values::count, default_value_t = 2)]
     pub steps: usize,
 }
 
-/// What was measured.
+/// The measured speed of training.
 #[derive(Clone, Debug, Serialize)]
 pub struct TrainSpeed {
     pub device: String,
@@ -79,39 +79,40 @@ pub struct TrainSpeed {
     pub recompute: Recompute,
     pub precision: Precision,
     pub tokens_per_second: f64,
-    /// Share of the peak FLOP/s; None where the peak is not known. What is recomputed does not count.
+    /// The share of the peak FLOP/s; None if the peak is unknown. Recomputed work does not count.
     pub mfu: Option<f64>,
     pub micro_step_ms: f64,
     pub optimizer_ms: f64,
-    /// Time of all kernels and copies of one more step, each measured by itself, as a share of a timed step's
-    /// time: what is missing to 1 the GPU waited. None where kernels are not timed, as on the CPU.
+    /// The time of all kernels and copies of one further step, each measured by itself, as a share of a timed step's
+    /// time; the GPU idled for the rest. None where kernels are not timed, as on the CPU.
     pub gpu_busy: Option<f64>,
-    /// None on one rank.
+    /// The comparison of all ranks with single ones; None for one rank.
     pub ranks: Option<RanksSpeed>,
     pub peak_memory_gib: Option<f64>,
-    /// What `nanochat plan` says of the same.
+    /// The memory that `nanochat plan` predicts for this run.
     pub planned_memory_gib: f64,
-    /// Loss of the last micro-batch: a speed without a number that is right is worth nothing.
+    /// The loss of the last micro-batch, to verify that the measured step computes correctly.
     pub loss: f32,
 }
 
-/// What was measured of several ranks.
+/// The measured speed of several ranks.
 #[derive(Clone, Debug, Serialize)]
 pub struct RanksSpeed {
     pub count: usize,
-    /// Tokens a second of a rank that does the same step by itself, all ranks at the same time.
+    /// Tokens per second of one rank that runs the same step without communication, measured on all ranks at once.
     pub alone_tokens_per_second: f64,
-    /// Speed over that, and the share that it is of as many ranks apart.
+    /// The speedup over that single rank, and its share of a perfect speedup.
     pub times: f64,
     pub efficiency: f64,
-    /// Of a step in which GPUs were giving each other gradients and weights; None on the CPU, which does nothing else then.
+    /// Milliseconds of a step spent in collectives of gradients and weights; None on the CPU, where they do not overlap
+    /// with computing.
     pub collectives_ms: Option<f64>,
-    /// Of these the ones in which computing waited, and their share of the step.
+    /// The part of these in which computing waited, in milliseconds, and its share of the step.
     pub exposed_ms: Option<f64>,
     pub exposed: Option<f64>,
 }
 
-impl Sizes {
+impl BenchSizes {
     fn config(&self) -> Result<GptConfig> {
         Ok(GptConfig::from_depth(self.depth, self.vocab_size, self.max_seq_len)?)
     }
@@ -121,7 +122,7 @@ impl Sizes {
     }
 }
 
-/// Times training, of all ranks together and then of each alone.
+/// Times training: first all ranks together, then each rank alone.
 pub fn train(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<TrainSpeed> {
     let (mut speed, communication_ms) = train_in(bench, device, comm)?;
     if comm.world_size() > 1 || communication_ms.is_some() {
@@ -141,7 +142,7 @@ pub fn train(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<TrainSp
     Ok(speed)
 }
 
-/// The speed of these ranks, and `communication_ms` of a step.
+/// Returns the speed of these ranks, and the `communication_ms` of a step.
 fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSpeed, Option<[f64; 2]>)> {
     let sizes = &bench.sizes;
     let (config, micro_tokens) = (sizes.config()?, sizes.micro_tokens());
@@ -159,7 +160,7 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
     let rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&model, rates, 1.0, comm);
     let batch = random_batch(config.vocab_size, [sizes.device_batch_size, sizes.max_seq_len]);
-    // A fresh model's head and projections are zero, and zeros multiply faster than real values.
+    // The head and the projections of a fresh model are zero, and zeros multiply faster than real values.
     for _ in 0..2 {
         step(&mut model, &mut optimizer, &batch, 2.min(micro_steps), scale, device);
     }
@@ -213,7 +214,7 @@ fn train_in(bench: &TrainBench, device: &Device, comm: &Comm) -> Result<(TrainSp
     Ok((speed, recorded.as_deref().and_then(communication_ms)))
 }
 
-/// Seconds of the micro-steps and of the optimizer, and the last loss.
+/// Runs one step and returns the seconds of the micro-steps, those of the optimizer, and the last loss.
 fn step(
     model: &mut Gpt,
     optimizer: &mut Optimizer,
@@ -249,7 +250,7 @@ fn random_batch(vocab_size: usize, shape: [usize; 2]) -> Batch {
     Batch { weights: vec![1.0; inputs.len()], inputs, targets, shape }
 }
 
-/// Dense bf16 TFLOP/s of a card, by its data sheet.
+/// Returns the dense bf16 TFLOP/s of a GPU according to its data sheet.
 fn peak_tflops(name: &str) -> Option<f64> {
     let table = [
         ("H200", 989.0),

@@ -1,4 +1,4 @@
-//! Where a run takes place: code, machine, software.
+//! Describes where a run takes place: code, machine, software.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Map, Value};
 
-/// Facts by name; what this system does not tell is left out.
+/// Returns facts by name, without those that this system does not provide.
 pub fn environment() -> Map<String, Value> {
     let facts = [
         ("nanochat", Some(env!("CARGO_PKG_VERSION").to_string())),
@@ -31,13 +31,13 @@ fn memory() -> Option<String> {
     Some(format!("{:.1} GiB", memory_bytes()? / f64::from(1 << 30)))
 }
 
-/// `580.159.04` of `NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build`.
+/// Returns `580.159.04` from `NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build`.
 fn version(line: String) -> String {
     let is_version = |word: &&str| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit());
     line.split_whitespace().find(is_version).map_or(line.clone(), String::from)
 }
 
-/// NVIDIA's, as the driver names them.
+/// Returns the names of NVIDIA GPUs, as the driver reports them.
 fn gpus() -> Option<String> {
     let entries = fs::read_dir("/proc/driver/nvidia/gpus").ok()?;
     let model = |entry: fs::DirEntry| {
@@ -50,20 +50,20 @@ fn gpus() -> Option<String> {
     Some(if alike { format!("{} × {first}", models.len()) } else { models.join(", ") })
 }
 
-/// Memory of this machine, where the system tells.
+/// Returns the memory of this machine, if the system reports it.
 pub fn memory_bytes() -> Option<f64> {
     let kibibytes = line_value("/proc/meminfo", "MemTotal", ':')?;
     Some(1024.0 * kibibytes.trim_end_matches("kB").trim().parse::<f64>().ok()?)
 }
 
-/// The value on the first line of `path` that starts with `key`.
+/// Returns the value on the first line of `path` that starts with `key`.
 fn line_value(path: &str, key: &str, separator: char) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let (_, value) = text.lines().find(|line| line.starts_with(key))?.split_once(separator)?;
     Some(value.trim().trim_matches('"').to_string())
 }
 
-/// Output of git in the working folder, if that is a checkout of nanochat and of nothing else.
+/// Runs git in the working folder, if that is a checkout of nanochat, and returns its output.
 fn git(arguments: &[&str]) -> Option<String> {
     let run = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).output().ok().filter(|o| o.status.success())?;
@@ -80,7 +80,7 @@ fn git_commit() -> Option<String> {
     Some(if changed { format!("{commit} with changes") } else { commit })
 }
 
-/// Files and lines that git tracks in our languages.
+/// Counts the files and lines that git tracks in the project's languages.
 fn code_size() -> Option<String> {
     let top = git(&["rev-parse", "--show-toplevel"])?;
     let files = git(&["ls-files", "*.rs", "*.cu", "*.cuh"])?;

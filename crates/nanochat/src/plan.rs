@@ -1,4 +1,4 @@
-//! What a training run takes, before it is started: parameters, tokens, steps, shards, memory, time, money.
+//! Plans a training run before it starts: parameters, tokens, steps, shards, memory, time and cost.
 //!
 //! Everything follows from `depth` by nanochat's rules. A configuration that cannot run is refused with
 //! the nearest one that can.
@@ -26,10 +26,10 @@ pub use scaling::Scaling;
 
 /// Largest device batch that is chosen without being asked for: more gives no speed.
 const LARGEST_BATCH: usize = 32;
-/// Part of a device's memory that a plan may use; the rest is workspaces, fragments and the runtime.
+/// The share of a device's memory that a plan may use; the rest is for workspaces, fragmentation and the runtime.
 const USABLE_MEMORY: f64 = 0.9;
-/// H100-hours that all stages but pretraining take together, for each layer: 3.6 minutes on 8×H100. Fitted,
-/// with an MFU of 0.5, to the published whole runs of d4 (15 min) to d32 (33 h); the error is below 20 %.
+/// The H100-hours of all stages except pretraining, per layer: 3.6 minutes on 8×H100. Fitted, with an MFU of 0.5, to
+/// the published whole runs of d4 (15 min) to d32 (33 h); the error is below 20 %.
 const OTHER_STAGES_HOURS_A_LAYER: f64 = 0.48;
 /// The depths of nanochat's guides.
 const DEPTHS: [usize; 9] = [4, 6, 8, 10, 12, 16, 20, 26, 32];
@@ -41,7 +41,7 @@ pub struct Bill {
     pub dollars: f64,
 }
 
-/// A run that can be started as it stands.
+/// A run that can be started with these settings.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     pub depth: usize,
@@ -57,32 +57,32 @@ pub struct Plan {
     pub grad_accum_steps: usize,
     pub chars_per_token: f64,
     pub characters: f64,
-    /// Enough for one epoch, with a margin of 10 %.
+    /// The shards for one epoch, with a margin of 10 %.
     pub shards: usize,
-    /// How often the shards given in the options are read, the last of them being for validation.
+    /// The number of times that the shards given in the options are read; the last of them is for validation.
     pub epochs: Option<f64>,
-    /// Bytes on each device.
+    /// The memory on each device, in bytes.
     pub memory: Memory,
     pub memory_available: f64,
     pub recompute: Recompute,
     pub flops: f64,
-    /// What several GPUs lose by giving each other gradients and weights.
+    /// The time that several GPUs spend on exchanging gradients and weights.
     pub scaling: Option<Scaling>,
     pub pretraining: Bill,
-    /// From raw text to the report; on the CPU pretraining alone.
+    /// The cost from raw text to the report; on the CPU only of pretraining.
     pub whole_run: Bill,
     pub learning_rates: LearningRates,
-    /// What else is advised for text and sizes like these, a sentence each.
+    /// Further advice for such text and sizes, one sentence each.
     pub suggestions: Vec<String>,
 }
 
 impl Plan {
-    /// Shards for a part of the tokens in one language: 0.5 is half of them.
+    /// Returns the shards needed for a share of the tokens in one language; 0.5 is half of them.
     pub fn shards_of(&self, language: TextLanguage, share: f64) -> usize {
         shards(share * self.tokens as f64 * language.chars_per_token(false))
     }
 
-    /// The run as flags of `nanochat train base`, given a tokenizer of the plan's vocabulary.
+    /// Returns the run as flags of `nanochat train base`, for a tokenizer with the plan's vocabulary size.
     pub fn train_flags(&self) -> String {
         let mut flags = format!(
             "--depth {} --max-seq-len {} --device-batch-size {} --total-batch-size {} --target-param-data-ratio {}",
@@ -100,7 +100,7 @@ impl Plan {
     }
 }
 
-/// The run of one depth.
+/// Returns the plan of a run of one depth.
 pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     check(depth, options)?;
     let model = options.config(depth)?;
@@ -170,14 +170,14 @@ pub fn plan(depth: usize, options: &PlanOptions) -> Result<Plan, PlanError> {
     })
 }
 
-/// The runs of the guides' depths, d4 to d32; depths that do not fit are left out, unless none does.
+/// Returns the plans for the depths of the guides, d4 to d32, without those that do not fit, unless none fits.
 pub fn all_depths(options: &PlanOptions) -> Result<Vec<Plan>, PlanError> {
     let (plans, mut errors): (Vec<_>, Vec<_>) =
         DEPTHS.iter().map(|depth| plan(*depth, options)).partition(Result::is_ok);
     if plans.is_empty() { Err(errors.swap_remove(0).unwrap_err()) } else { plans.into_iter().collect() }
 }
 
-/// The deepest model whose whole run costs at most `budget` dollars.
+/// Returns the plan of the deepest model whose whole run costs at most `budget` dollars.
 pub fn largest_within(budget: f64, options: &PlanOptions) -> Result<Plan, PlanError> {
     in_range("--budget", budget, 0.0, 1e12)?;
     let plans: Vec<_> = (2..=DEEPEST).step_by(2).map(|depth| plan(depth, options)).collect();
@@ -191,7 +191,8 @@ pub fn largest_within(budget: f64, options: &PlanOptions) -> Result<Plan, PlanEr
     }
 }
 
-/// The device batch asked for if it fits, or the largest power of two that fits and, if one does, divides.
+/// Returns the requested device batch if it fits, else the largest power of two that fits and, if one does, divides the
+/// total batch.
 fn device_batch(depth: usize, model: &GptConfig, options: &PlanOptions) -> Result<usize, PlanError> {
     let usable = USABLE_MEMORY * available_memory(options);
     let needed = |batch| memory(model, batch, options).total();
@@ -214,7 +215,7 @@ fn device_batch(depth: usize, model: &GptConfig, options: &PlanOptions) -> Resul
         return Ok(fitting.find(divides).unwrap_or(largest));
     };
     if needed(device_batch) > usable {
-        let bound = usable / memory(model, 1, options).activations; // by the activations alone
+        let bound = usable / memory(model, 1, options).activations; // an upper bound from the activations alone
         let fitting = || (1..=bound as usize).rev().filter(|batch| needed(*batch) <= usable);
         let largest = fitting().find(divides).or_else(|| fitting().next()).expect("1 fits");
         let (needed, usable) = (needed(device_batch) / 1e9, usable / 1e9);
@@ -234,13 +235,13 @@ fn available_memory(options: &PlanOptions) -> f64 {
     1e9 * options.memory_gb.unwrap_or(options.gpu.figures().2)
 }
 
-/// With 10 % more text than needed, since documents differ; whole tens, as people download them.
+/// Returns the number of shards with 10 % more text than needed, since documents differ; rounded up to tens.
 fn shards(characters: f64) -> usize {
     let needed = (1.1 * characters / CHARS_PER_SHARD as f64).ceil() as usize;
     if needed <= 10 { needed.max(2) } else { needed.next_multiple_of(10) }
 }
 
-/// Pretraining, and the whole run with it. All stages wait for their GPUs alike.
+/// Returns the cost of pretraining and of the whole run, assuming that all stages use the GPUs equally well.
 fn bills(depth: usize, flops: f64, efficiency: f64, options: &PlanOptions) -> (Bill, Bill) {
     let (peak, usual_price, _) = options.gpu.figures();
     let price = options.price.unwrap_or(usual_price) * options.gpus as f64;
@@ -248,7 +249,7 @@ fn bills(depth: usize, flops: f64, efficiency: f64, options: &PlanOptions) -> (B
     let hours = flops / (peak * options.gpus as f64 * options.mfu) / 3600.0;
     let h100s = options.gpus as f64 * peak / Gpu::H100.figures().0;
     let other_stages = match options.gpu {
-        Gpu::Cpu => 0.0, // the published runs say nothing of laptops, whose later stages are small
+        Gpu::Cpu => 0.0, // there are no published runs on laptops, and their later stages are short
         _ => OTHER_STAGES_HOURS_A_LAYER * depth as f64 / h100s,
     };
     (bill(hours), bill(hours + other_stages))

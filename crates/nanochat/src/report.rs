@@ -1,6 +1,6 @@
-//! One report of a whole run, as markdown and as a single HTML file, in English or Chinese. Each stage leaves a section
-//! as a JSON file in the run's folder; `generate` puts them together as `report.md` and `report.html`. A stage that is
-//! run again replaces its section.
+//! The report of a whole run, as markdown and as a single HTML file, in English or Chinese. Each stage writes a section
+//! as a JSON file to the run's folder; `generate` combines them into `report.md` and `report.html`. A stage that is run
+//! again replaces its section.
 
 mod document;
 mod html;
@@ -53,24 +53,24 @@ impl From<Stage> for Column {
     }
 }
 
-/// What one stage has to report.
+/// The section of one stage.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Section {
-    /// Names the section and its file.
+    /// The title of the section, which also names its file.
     pub title: String,
-    /// Seconds since 1970.
+    /// The start time, in seconds since 1970.
     pub started: f64,
-    /// When it was written; 0 before that.
+    /// The time of writing; 0 before that.
     pub logged: f64,
     pub seconds: f64,
     pub settings: Map<String, Value>,
     pub results: Map<String, Value>,
-    /// Where `metrics` belong in the table of all stages, if anywhere.
+    /// The column of `metrics` in the table of all stages, if any.
     pub column: Option<Column>,
     /// Scores such as `CORE`, `val bpb`, `ARC-Easy`, `ChatCORE`.
     pub metrics: Map<String, Value>,
-    /// Markdown, such as samples.
+    /// Further text in markdown, such as samples.
     pub text: Option<String>,
     pub charts: Vec<Chart>,
 }
@@ -82,7 +82,7 @@ pub struct Chart {
     pub file: String,
 }
 
-/// What is known before the first stage.
+/// The facts known before the first stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Header {
     dollars_per_hour: Option<f64>,
@@ -107,20 +107,20 @@ fn there_are(tags: &str) -> String {
 
 /// A report that was written.
 #[derive(Debug)]
-pub struct Written {
+pub struct WrittenReport {
     pub folder: PathBuf,
     /// The whole report in markdown.
     pub text: String,
 }
 
 impl Section {
-    /// A section that starts now.
+    /// Makes a section that starts now.
     pub fn new(title: &str) -> Section {
         Section { title: title.to_string(), started: now(), ..Section::default() }
     }
 }
 
-/// The fields of a settings or results struct, by name.
+/// Returns the fields of a settings or results struct by name.
 pub fn fields(of: &impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(of) {
         Ok(Value::Object(fields)) => fields,
@@ -128,13 +128,13 @@ pub fn fields(of: &impl Serialize) -> Map<String, Value> {
     }
 }
 
-/// A title as part of a file's name: a space would end a markdown link.
+/// Returns a title as part of a file name: a space would end a markdown link.
 pub fn file_name(title: &str) -> String {
     title.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
 /// Writes `report.md` and `report.html` of a run, without a tag of the one that logged last.
-pub fn generate(base_dir: &Path, model_tag: Option<&str>, lang: Lang) -> Result<Written, ReportError> {
+pub fn generate(base_dir: &Path, model_tag: Option<&str>, lang: Lang) -> Result<WrittenReport, ReportError> {
     let run = runs::find(base_dir, model_tag)?;
     let header_path = run.folder.join(HEADER_FILE);
     let header = match header_path.exists() {
@@ -147,7 +147,7 @@ pub fn generate(base_dir: &Path, model_tag: Option<&str>, lang: Lang) -> Result<
         let path = folder.join(file);
         atomic_file::write(&path, text.as_bytes()).map_err(io_error(&path))?;
     }
-    Ok(Written { folder, text })
+    Ok(WrittenReport { folder, text })
 }
 
 fn now() -> f64 {
@@ -195,7 +195,7 @@ mod tests {
         first.text = Some("> The capital of France is Paris.".to_string());
         log_section(dir.path(), "d20", &first).unwrap();
 
-        let Written { folder, text } = generate(dir.path(), None, Lang::En).unwrap();
+        let WrittenReport { folder, text } = generate(dir.path(), None, Lang::En).unwrap();
         assert_eq!(fs::read_to_string(folder.join(REPORT_FILE)).unwrap(), text);
         let table = "| Metric | BASE | SFT |\n|---|---:|---:|\n| CORE | 0.2219 |  |\n| val bpb | 0.81 |  |\n\
                      | ARC-Easy |  | 0.3876 |\n| GSM8K |  | 0.0455 |\n| ChatCORE |  | 0.0884 |\n";
@@ -216,7 +216,7 @@ mod tests {
         assert!(!text.contains("absent") && !text.contains("never"));
         assert!(text.find("## base training") < text.find("## chat evaluation"));
 
-        let Written { folder, text: chinese } = generate(dir.path(), None, Lang::Zh).unwrap();
+        let WrittenReport { folder, text: chinese } = generate(dir.path(), None, Lang::Zh).unwrap();
         assert!(chinese.starts_with("# nanochat 报告：d20\n\n## 环境\n"), "{chinese}");
         assert!(
             chinese.contains("| 指标 | BASE | SFT |") && chinese.contains("费用：1.33 美元"),

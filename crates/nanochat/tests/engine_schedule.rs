@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use nanochat::config::GptConfig;
-use nanochat::engine::backend::{Backend, Step};
+use nanochat::engine::backend::{Backend, StepInput};
 use nanochat::engine::pages::PageCopy;
 use nanochat::engine::{Engine, EngineOptions, Event, Finish, Request, RequestId};
 use nanochat::gpt::Gpt;
@@ -58,7 +58,7 @@ impl Backend for Checker {
         unreachable!("there are no weights here")
     }
 
-    fn run(&mut self, step: &Step) -> Vec<Drawn> {
+    fn run(&mut self, step: &StepInput) -> Vec<Drawn> {
         let mut most_rows = self.most_rows.lock().unwrap();
         *most_rows = step.parts.len().max(*most_rows);
         let mut written = HashSet::new();
@@ -90,7 +90,7 @@ impl Checker {
         self.pages[pages[position / PAGE] as usize][position % PAGE]
     }
 
-    fn check(&self, part: &nanochat::engine::backend::Part) -> u64 {
+    fn check(&self, part: &nanochat::engine::backend::SequencePart) -> u64 {
         let mut history = 0;
         for position in 0..part.start + part.tokens.len() {
             let (token, found) = self.at(part.pages, position);

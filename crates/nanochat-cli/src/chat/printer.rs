@@ -1,4 +1,4 @@
-//! An answer on the screen, token by token: whole characters only, none that the terminal obeys, tool calls dimmed.
+//! Prints an answer token by token: only whole characters, no terminal escape sequences, tool calls dimmed.
 
 use std::io::IsTerminal;
 
@@ -11,9 +11,9 @@ use crate::output;
 pub struct Printer {
     reader: Reader,
     decoder: StreamDecoder,
-    /// Tool calls are for people at a terminal; a pipe gets the answer alone.
+    /// Whether tool calls are shown: on a terminal only; a pipe gets just the answer.
     shows_tools: bool,
-    /// Before and after what is dimmed; empty without colours.
+    /// The escape codes before and after dimmed text; empty without colours.
     dim: [&'static str; 2],
     in_tool: bool,
 }
@@ -47,7 +47,7 @@ impl Printer {
         }
     }
 
-    /// Ends the answer's line.
+    /// Ends the line of the answer.
     pub fn end(&mut self) {
         let rest = self.decoder.finish();
         self.print(&rest);

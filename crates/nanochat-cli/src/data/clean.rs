@@ -1,4 +1,4 @@
-//! `nanochat data clean`: what came in, what went and why, what stayed.
+//! `nanochat data clean`: prints what was read, what was removed and why, and what was kept.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use super::{print_odd, print_written, progress_bar};
 
 #[derive(Debug, clap::Args)]
 pub struct CleanArgs {
-    /// Files, or folders with all below them: .txt, .md, .json, .jsonl, .csv, .tsv (also .gz, .zst), .parquet
+    /// Files, or folders (with all their subfolders): .txt, .md, .json, .jsonl, .csv, .tsv (also .gz, .zst), .parquet
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// The new folder of shards [default: base_data in the base directory]

@@ -1,4 +1,4 @@
-//! `nanochat data mix`: several folders of shards as one, by weight.
+//! `nanochat data mix`: combines several folders of shards into one, by weight.
 
 use std::path::{Path, PathBuf};
 
@@ -18,17 +18,17 @@ pub struct MixArgs {
     /// The new folder of shards [default: base_data in the base directory]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// What the weights are shares of
+    /// Unit of the weights
     #[arg(long, value_enum, default_value_t)]
     by: Unit,
     /// The tokenizer that counts with --by tokens [default: that of the base directory]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Characters (or tokens) to write, going through a source again where it is short [default: as much as
-    /// needs no repetition]
+    /// Characters (or tokens) to write; a source that is too short is repeated [default: as much as needs no
+    /// repetition]
     #[arg(long, value_name = "N", value_parser = values::large::<u64>)]
     total: Option<u64>,
-    /// Another seed is another order
+    /// Seed of the order of the documents
     #[arg(long, value_parser = values::seed, default_value_t = 42)]
     seed: u64,
     /// Characters in a shard

@@ -1,4 +1,4 @@
-//! `nanochat data stats`: what corpora are made of, and how often a run would go through them.
+//! `nanochat data stats`: the contents of corpora, and the number of epochs that a run would make over them.
 
 use std::path::{Path, PathBuf};
 
@@ -15,19 +15,19 @@ pub struct StatsArgs {
     /// Folders of shards [default: base_data in the base directory]
     #[arg(value_name = "FOLDER")]
     dirs: Vec<PathBuf>,
-    /// The tokenizer that counts [default: that of the base directory, if it is there]
+    /// The tokenizer used to count tokens [default: that of the base directory, if it is there]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Also show the epochs that training a model of this depth takes
+    /// Also show the epochs for training a model of this depth
     #[arg(long, value_parser = values::amount)]
     depth: Option<usize>,
-    /// Tokens for each parameter of that model: 20 for English, 22 mixed, 25 Chinese
+    /// Tokens per parameter of that model: 20 for English, 22 mixed, 25 Chinese
     #[arg(long, value_parser = values::positive, default_value_t = 20.0)]
     target_param_data_ratio: f64,
-    /// Also show the epochs that this many tokens take
+    /// Also show the epochs for training on this many tokens
     #[arg(long, value_parser = values::large::<u64>)]
     tokens: Option<u64>,
-    /// Read no more than about this many characters of each folder
+    /// Read at most about this many characters of each folder
     #[arg(long, value_parser = values::whole::<u64, 0, { u64::MAX }>, default_value_t = u64::MAX, hide_default_value = true)]
     max_chars: u64,
 }
@@ -82,7 +82,7 @@ fn print_lengths(stats: &TextStats) {
 }
 
 fn print_epochs(args: &StatsArgs, stats: &TextStats, tokenizer: &Tokenizer) -> anyhow::Result<()> {
-    let available = (stats.all.tokens + stats.all.documents) as f64; // each has <|bos|> in front
+    let available = (stats.all.tokens + stats.all.documents) as f64; // plus one <|bos|> per document
     let line = |what: String, tokens: f64| {
         println!(
             "\n{what} takes {tokens:.3e} tokens: {:.2} epochs of these {available:.3e}",

@@ -1,15 +1,15 @@
-//! Checksums that servers give of their files.
+//! The checksums that servers publish for their files.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
 
 use ring::digest;
 
-/// The checksum that a downloaded file must have, in hexadecimal digits.
+/// The expected checksum of a download, in hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checksum {
     Sha256(String),
-    /// SHA-1 of `blob <size>\0` and the content, as git names files.
+    /// SHA-1 of `blob <size>\0` and the content, the id of the file in git.
     GitBlob(String),
 }
 

@@ -1,4 +1,4 @@
-//! One file: fetched into `<name>.part`, gone on with after a break or a kill, checked, then given its name.
+//! Downloads one file into `<name>.part`, resumes after an interruption, verifies it, and renames it.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -10,16 +10,16 @@ use nanochat::atomic_file::sync_names_beside;
 use nanochat::file_lock::try_lock;
 
 use super::checksum::Checksum;
-use super::http::{Answer, Client, Failure, TRIES, passing, shown, trying_again};
+use super::http::{Failure, HttpClient, HttpResponse, TRIES, passing, shown, trying_again};
 
-/// Times that a file may arrive whole but wrong.
+/// The number of times that a complete file may fail its checksum.
 const WRONG: u32 = 2;
-/// Suffix of the name of a file that is not whole yet.
+/// The suffix of an incomplete file.
 const PART: &str = ".part";
-/// Suffix of the name of a part's note: the version of the file that the part belongs to.
+/// The suffix of the note beside it, with the version (entity tag or date) that it is a part of.
 const VERSION: &str = ".version";
 
-/// A file to fetch, and what is known of it beforehand.
+/// A file to download, and what is known about it beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
     pub url: String,
@@ -27,21 +27,26 @@ pub struct Remote {
     pub checksum: Option<Checksum>,
 }
 
-/// Fetches `remote` to `path`, whose folder is made if missing. A file that is there with the right size is kept.
+/// Downloads `remote` to `path`, whose folder is created if missing. An existing file of the right size is kept.
 /// Progress counts bytes.
-pub fn fetch(client: &Client, remote: &Remote, path: &Path, progress: &ProgressBar) -> anyhow::Result<()> {
+pub fn fetch(
+    client: &HttpClient,
+    remote: &Remote,
+    path: &Path,
+    progress: &ProgressBar,
+) -> anyhow::Result<()> {
     if is_there(remote, path, progress) {
         sweep(path);
         return Ok(());
     }
-    let mut part = Part::open(path, remote.clone(), progress)?;
-    // Another process may have finished it since: then the part is a new one, and empty.
+    let mut part = PartialFile::open(path, remote.clone(), progress)?;
+    // Another process may have finished it in the meantime; then our part is new and empty.
     if part.len == 0 && is_there(remote, path, progress) {
         drop(part);
         sweep(path);
         return Ok(());
     }
-    // Progress is more than there ever was: a server without ranges begins again and again.
+    // Only a new maximum counts as progress: a server without ranges starts again each time.
     let (mut failures, mut most) = (0, part.len);
     loop {
         let (reason, wait) = match part.go_on(client).and_then(|()| part.check()) {
@@ -70,8 +75,8 @@ fn is_there(remote: &Remote, path: &Path, progress: &ProgressBar) -> bool {
     there
 }
 
-/// Removes what was left beside a finished file: by a process killed after the renaming the version of its part, by one
-/// that came too late an empty part. What another process is fetching stays.
+/// Removes leftovers beside a finished file: the version note of a process killed after renaming, or the empty part of
+/// a process that came too late. The part that another process is writing stays.
 fn sweep(path: &Path) {
     let part = with_suffix(path, PART);
     let held = try_lock(&part, |path| File::options().write(true).open(path));
@@ -85,21 +90,21 @@ fn sweep(path: &Path) {
     let _ = fs::remove_file(with_suffix(&part, VERSION));
 }
 
-/// The part of a file that is here already.
-struct Part<'p> {
+/// A partial download.
+struct PartialFile<'p> {
     remote: Remote,
     path: PathBuf,
     file: File,
     len: u64,
-    /// Known from the start or from an answer.
+    /// The size of the whole file, from the list or from a response.
     size: Option<u64>,
-    /// Times that all of it was here, and wrong.
+    /// The number of times that the complete file had a wrong checksum.
     wrong: u32,
     progress: &'p ProgressBar,
 }
 
-impl<'p> Part<'p> {
-    fn open(path: &Path, remote: Remote, progress: &'p ProgressBar) -> anyhow::Result<Part<'p>> {
+impl<'p> PartialFile<'p> {
+    fn open(path: &Path, remote: Remote, progress: &'p ProgressBar) -> anyhow::Result<PartialFile<'p>> {
         let folder = path.parent().context("a file has a folder")?;
         fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
         let part = with_suffix(path, PART);
@@ -111,18 +116,18 @@ impl<'p> Part<'p> {
         };
         let len = file.seek(SeekFrom::End(0)).with_context(|| part.display().to_string())?;
         progress.inc(len);
-        Ok(Part { size: remote.size, remote, path: part, file, len, wrong: 0, progress })
+        Ok(PartialFile { size: remote.size, remote, path: part, file, len, wrong: 0, progress })
     }
 
-    /// Reads what is missing. All is there when it returns Ok, as far as sizes tell.
-    fn go_on(&mut self, client: &Client) -> Result<(), Failure> {
+    /// Downloads what is missing. If it returns Ok, the file has the expected size.
+    fn go_on(&mut self, client: &HttpClient) -> Result<(), Failure> {
         if self.size.is_some_and(|size| self.len > size) {
             self.restart()?;
         }
         if self.size == Some(self.len) {
             return Ok(());
         }
-        // Without a checksum only the server can say whether it still has the same file.
+        // Without a checksum, only the server can tell whether the file is still the same.
         let version = self.version();
         if self.len > 0 && self.remote.checksum.is_none() && version.is_empty() {
             self.restart()?;
@@ -160,8 +165,8 @@ impl<'p> Part<'p> {
         }
     }
 
-    /// Where the answer's bytes belong, and how many there will be.
-    fn begin(&mut self, answer: &Answer) -> Result<(), Failure> {
+    /// Prepares to append the response's bytes: sets the offset and the total size.
+    fn begin(&mut self, answer: &HttpResponse) -> Result<(), Failure> {
         let number = |text: &str| text.trim().parse::<u64>().ok();
         if let Some(coding) = answer.header("content-encoding").filter(|coding| *coding != "identity")
             && !self.remote.url.ends_with(".gz")
@@ -180,7 +185,7 @@ impl<'p> Part<'p> {
                     self.restart()?;
                     return Err(self.passing("sent another part than it was asked for"));
                 }
-                // Some servers know ranges and pass over If-Range.
+                // Some servers support ranges but ignore If-Range.
                 let (named, ours) = (version_of(answer), self.version());
                 if self.remote.checksum.is_none() && self.len > 0 && !named.is_empty() && named != ours {
                     self.restart()?;
@@ -193,7 +198,7 @@ impl<'p> Part<'p> {
                 return Err(self.passing("has no more bytes"));
             }
             _ => {
-                self.restart()?; // the whole file, from its beginning
+                self.restart()?; // the response is the whole file
                 self.remember_version(answer)?;
                 self.learn_checksum(answer);
                 answer.header("content-length").and_then(number)
@@ -208,19 +213,19 @@ impl<'p> Part<'p> {
         Ok(())
     }
 
-    /// The hub names the SHA-256 of large files when it redirects to them.
-    fn learn_checksum(&mut self, answer: &Answer) {
+    /// Takes the SHA-256 that the hub sends when it redirects to a large file.
+    fn learn_checksum(&mut self, answer: &HttpResponse) {
         let named = answer.header("x-linked-etag").map(|etag| etag.trim_matches('"').to_lowercase());
         if let Some(sha) = named.filter(|sha| sha.len() == 64 && sha.bytes().all(|b| b.is_ascii_hexdigit())) {
             self.remote.checksum.get_or_insert(Checksum::Sha256(sha));
         }
     }
 
-    fn remember_version(&mut self, answer: &Answer) -> Result<(), Failure> {
+    fn remember_version(&mut self, answer: &HttpResponse) -> Result<(), Failure> {
         fs::write(self.version_path(), version_of(answer)).map_err(|error| self.disk(error))
     }
 
-    /// Of the file that the part is of; empty if the server named none.
+    /// Returns the version of the file that the part belongs to; empty if the server sent none.
     fn version(&self) -> String {
         let version = fs::read_to_string(self.version_path()).unwrap_or_default();
         if version.chars().all(|c| (' '..='~').contains(&c)) { version } else { String::new() }
@@ -242,7 +247,7 @@ impl<'p> Part<'p> {
         let what = || format!("failed to write {}", path.display());
         self.file.sync_all().with_context(what)?;
         fs::rename(&self.path, path).and_then(|()| sync_names_beside(path)).with_context(what)?;
-        let _ = fs::remove_file(self.version_path()); // not there if the part was found whole
+        let _ = fs::remove_file(self.version_path()); // missing if the part was already complete
         Ok(())
     }
 
@@ -270,8 +275,8 @@ impl<'p> Part<'p> {
     }
 }
 
-/// What names this state of the file: a strong entity tag, or else its date.
-fn version_of(answer: &Answer) -> &str {
+/// Returns the version of a file: a strong entity tag, or else its date.
+fn version_of(answer: &HttpResponse) -> &str {
     let strong = answer.header("etag").filter(|etag| !etag.starts_with("W/"));
     strong.or(answer.header("last-modified")).unwrap_or_default()
 }

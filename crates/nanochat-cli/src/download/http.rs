@@ -1,5 +1,5 @@
-//! Requests that fail in known ways: time limits, redirects followed by hand so that the token stays with its
-//! host, and a verdict on every failure whether trying again may help.
+//! HTTP requests with time limits, redirects followed by hand so that the token is sent only to its host, and errors
+//! that tell whether a retry may help.
 
 use std::io::Read;
 use std::time::Duration;
@@ -10,50 +10,50 @@ use super::proxy::Proxies;
 
 const CONNECT: Duration = Duration::from_secs(20);
 const MAX_REDIRECTS: usize = 8;
-/// Failures in a row, without progress between them, before something is given up.
+/// The number of failures in a row, without progress between them, after which a download is given up.
 pub const TRIES: u32 = 6;
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Answers that are read whole (lists of files) end here.
+/// The largest response that is read into memory (lists of files), in bytes.
 const MAX_TEXT: u64 = 64 << 20;
 
-/// Why a request gave nothing.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// May work later: after this time at least, if the server named one.
+    /// A retry may help, after `wait` at least if the server gave a time.
     Passing { reason: String, wait: Option<Duration> },
-    /// Will not work.
+    /// A retry will not help.
     Lasting(String),
 }
 
-pub struct Client {
+pub struct HttpClient {
     agent: Agent,
-    /// Where the token may go: scheme, host and port.
+    /// The origin to which the token may be sent: scheme, host and port.
     token_origin: String,
     token: Option<String>,
     proxies: Proxies,
-    /// Before the first new try after a failure; it doubles with each.
+    /// The wait before the first retry; it doubles with each further one.
     pause: Duration,
 }
 
-/// An answer whose body is still to be read.
-pub struct Answer {
+/// A response whose body has not been read yet.
+pub struct HttpResponse {
     pub status: u16,
-    /// All but the status, of the last answer; `x-linked-…` also of those that redirected to it.
+    /// The headers of the last response, and the `x-linked-…` headers of the redirects before it.
     headers: Vec<(String, String)>,
     pub body: Box<dyn Read + Send>,
-    /// The address that answered.
+    /// The URL of the last response.
     url: String,
 }
 
-impl Client {
-    /// `token` goes to the host of `endpoint` alone; `silence` is how long a server may send nothing, `pause` the
-    /// time before the first new try.
+impl HttpClient {
+    /// Makes a client. The token is sent only to the host of `endpoint`; `silence` is the longest time that a server
+    /// may send nothing, `pause` the wait before the first retry.
     pub fn new(
         endpoint: &str,
         token: Option<String>,
         proxies: Proxies,
         [silence, pause]: [Duration; 2],
-    ) -> Result<Client, String> {
+    ) -> Result<HttpClient, String> {
         let token_origin = origin(endpoint);
         let token_origin =
             token_origin.ok_or_else(|| format!("{} is not an http address", shown(endpoint)))?;
@@ -67,11 +67,11 @@ impl Client {
             .timeout_per_read(Some(silence))
             .user_agent(concat!("nanochat/", env!("CARGO_PKG_VERSION")))
             .build();
-        Ok(Client { agent: config.into(), token_origin, token, proxies, pause })
+        Ok(HttpClient { agent: config.into(), token_origin, token, proxies, pause })
     }
 
-    /// The answer to GET; 2xx and 416 are answers, everything else is a failure.
-    pub fn get(&self, url: &str, headers: &[(&str, String)]) -> Result<Answer, Failure> {
+    /// Sends a GET request. Responses 2xx and 416 are returned; everything else is a failure.
+    pub fn get(&self, url: &str, headers: &[(&str, String)]) -> Result<HttpResponse, Failure> {
         let (mut url, mut linked) = (url.to_string(), Vec::new());
         for _ in 0..=MAX_REDIRECTS {
             let mut answer = self.get_once(&url, headers)?;
@@ -97,14 +97,14 @@ impl Client {
         Err(lasting(&url, "redirects in a circle"))
     }
 
-    /// How long to wait before another try: longer with each failure in a row, and as long as the server asked.
+    /// Returns the wait before the next retry: it grows with the failures in a row, and is at least what the server
+    /// asked for.
     pub fn pause(&self, failures: u32, asked: Option<Duration>) -> Duration {
         let pause = (self.pause * 2u32.pow(failures - 1)).min(LONGEST_PAUSE);
         asked.unwrap_or(pause).max(pause)
     }
 
-    /// The text of a 2xx answer, and the address of the next page if the answer names one; tried again after failures
-    /// that pass.
+    /// Returns the text of a 2xx response, and the URL of the next page if it has one; retries after passing failures.
     pub fn text(&self, url: &str) -> Result<(String, Option<String>), String> {
         for failures in 1..TRIES {
             match self.text_once(url) {
@@ -132,7 +132,7 @@ impl Client {
         Ok((text, next))
     }
 
-    fn get_once(&self, url: &str, headers: &[(&str, String)]) -> Result<Answer, Failure> {
+    fn get_once(&self, url: &str, headers: &[(&str, String)]) -> Result<HttpResponse, Failure> {
         let origin = origin(url).ok_or_else(|| lasting(url, "is not a valid address"))?;
         let request = self.agent.get(url).config().proxy(self.proxies.proxy(&origin)).build();
         let mut request = request.header("accept-encoding", "identity");
@@ -149,7 +149,7 @@ impl Client {
         })?;
         let (parts, body) = response.into_parts();
         let text = |value: &ureq::http::HeaderValue| value.to_str().unwrap_or_default().to_string();
-        Ok(Answer {
+        Ok(HttpResponse {
             status: parts.status.as_u16(),
             headers: parts.headers.iter().map(|(name, value)| (name.as_str().into(), text(value))).collect(),
             body: Box::new(body.into_reader()),
@@ -158,13 +158,13 @@ impl Client {
     }
 }
 
-impl Answer {
+impl HttpResponse {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// What to say before another try.
+/// Returns the message before a retry.
 pub fn trying_again(reason: &str, pause: Duration) -> String {
     format!("{reason}; trying again in {:.0} s", pause.as_secs_f64().ceil())
 }
@@ -177,7 +177,7 @@ fn lasting(url: &str, what: &str) -> Failure {
     Failure::Lasting(format!("{} {what}", shown(url)))
 }
 
-fn failed(url: &str, answer: &Answer, has_token: bool) -> Failure {
+fn failed(url: &str, answer: &HttpResponse, has_token: bool) -> Failure {
     let (status, url) = (answer.status, shown(url));
     let seconds = answer.header("retry-after").and_then(|value| value.trim().parse().ok());
     let wait = seconds.map(|seconds: u64| Duration::from_secs(seconds.min(300)));
@@ -194,7 +194,7 @@ fn failed(url: &str, answer: &Answer, has_token: bool) -> Failure {
     }
 }
 
-/// An address without its query, which may hold a signature, and without a password.
+/// Returns a URL without its query, which may contain a signature, and without a password.
 pub fn shown(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {
@@ -206,7 +206,7 @@ pub fn shown(url: &str) -> String {
     }
 }
 
-/// Scheme, host and port of an http address, in lower case.
+/// Returns scheme, host and port of an http URL, in lower case.
 fn origin(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = scheme.to_lowercase();
@@ -219,7 +219,7 @@ fn origin(url: &str) -> Option<String> {
     (!host.is_empty()).then(|| format!("{scheme}://{}", host.strip_suffix(port).unwrap_or(&host)))
 }
 
-/// `target` as written in an answer from `url`.
+/// Resolves the redirect `target` of a response from `url`.
 fn resolve(url: &str, target: &str) -> Option<String> {
     if origin(target).is_some() {
         return Some(target.into());
@@ -232,7 +232,7 @@ fn resolve(url: &str, target: &str) -> Option<String> {
     }
 }
 
-/// The address in `<…>; rel="next"`.
+/// Returns the URL in `<…>; rel="next"`.
 fn next_page(link: &str) -> Option<&str> {
     let part = link.split(',').find(|part| part.contains("rel=\"next\""))?;
     Some(part.split_once('<')?.1.split_once('>')?.0)

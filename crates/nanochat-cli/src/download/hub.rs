@@ -1,4 +1,4 @@
-//! What to fetch: the public sets by name, repositories of a Hugging Face hub, plain addresses.
+//! The sources of downloads: public data sets by name, repositories of a Hugging Face hub, plain URLs.
 
 use std::path::{Component, Path};
 
@@ -7,18 +7,18 @@ use serde_json::Value;
 
 use super::checksum::Checksum;
 use super::file::Remote;
-use super::http::Client;
+use super::http::HttpClient;
 
-/// Pages of a list that are read; a hub puts a thousand files on each.
+/// The most pages of a list that are read; a hub puts a thousand files on each.
 const MAX_PAGES: usize = 1_000;
 
-/// A public set by its name in the guides.
+/// A public data set with its name in the guides.
 pub struct Set {
     pub name: &'static str,
     pub address: &'static str,
-    /// Where the commands that use it look, in the base folder.
+    /// The folder below the base folder where commands look for it.
     pub folder: &'static str,
-    /// Shards for pretraining, of which some are enough.
+    /// Whether it is pretraining shards, of which a few are enough.
     pub is_shards: bool,
 }
 
@@ -33,7 +33,7 @@ const fn task(name: &'static str, address: &'static str, folder: &'static str) -
 pub const SETS: [Set; 12] = [
     shards("fineweb-edu", "hf:karpathy/fineweb-edu-100b-shuffle"),
     shards("climbmix", "hf:karpathy/climbmix-400b-shuffle"),
-    // Fineweb-Edu-Chinese V2.1 of OpenCSG, put into nanochat's shards.
+    // Fineweb-Edu-Chinese V2.1 of OpenCSG, converted to nanochat's shards.
     shards("fineweb-edu-zh", "hf:grimlee/fineweb-edu-Chinese-v2.1-shuffle"),
     task("smoltalk", "hf:HuggingFaceTB/smol-smoltalk", "task_data/smol-smoltalk"),
     task("mmlu", "hf:cais/mmlu", "task_data/mmlu"),
@@ -56,14 +56,14 @@ pub enum RepoKind {
     Model,
 }
 
-/// A file of a repository: where it goes below the repository's folder, and how to get it.
+/// A file of a repository: its path below the repository's folder, and its download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoFile {
     pub path: String,
     pub remote: Remote,
 }
 
-/// `owner/name`, and the revision behind an @.
+/// Parses `owner/name` and an optional `@revision`.
 pub fn parse_repo(text: &str) -> anyhow::Result<(String, String)> {
     let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
     let fine = |part: &str| {
@@ -78,8 +78,13 @@ pub fn parse_repo(text: &str) -> anyhow::Result<(String, String)> {
     }
 }
 
-/// All files of a repository, by path.
-pub fn list(client: &Client, endpoint: &str, kind: RepoKind, repo: &str) -> anyhow::Result<Vec<RepoFile>> {
+/// Returns all files of a repository, by path.
+pub fn list(
+    client: &HttpClient,
+    endpoint: &str,
+    kind: RepoKind,
+    repo: &str,
+) -> anyhow::Result<Vec<RepoFile>> {
     let (repo, revision) = parse_repo(repo)?;
     let (api, files) = match kind {
         RepoKind::Dataset => ("datasets", format!("{endpoint}/datasets/{repo}")),
@@ -106,7 +111,7 @@ pub fn list(client: &Client, endpoint: &str, kind: RepoKind, repo: &str) -> anyh
 
 fn file_of(entry: &Value, files: &str, revision: &str) -> anyhow::Result<RepoFile> {
     let path = entry["path"].as_str().context("a file has no path")?;
-    // The path becomes one on this disk, so it may only lead downwards.
+    // The path is used on this disk, so it must not leave the folder.
     let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if !plain || path.is_empty() || path.contains(['\\', '\0']) {
         bail!("{path:?} is not a path inside a folder");
@@ -120,7 +125,7 @@ fn file_of(entry: &Value, files: &str, revision: &str) -> anyhow::Result<RepoFil
     Ok(RepoFile { path: path.into(), remote: Remote { url, size, checksum } })
 }
 
-/// Percent-encodes all but what a path in an address may hold.
+/// Percent-encodes all characters that a URL's path may not contain.
 fn escaped(path: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
@@ -131,7 +136,7 @@ fn escaped(path: &str) -> String {
     path.bytes().map(byte).collect()
 }
 
-/// The first `n` parquet files and the last, which is validation.
+/// Returns the first `n` parquet files and the last, which is for validation.
 pub fn first_shards(files: Vec<RepoFile>, n: usize) -> Vec<RepoFile> {
     let shards: Vec<RepoFile> = files.into_iter().filter(|file| file.path.ends_with(".parquet")).collect();
     let last = shards.len().saturating_sub(1);

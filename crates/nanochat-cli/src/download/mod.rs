@@ -1,4 +1,4 @@
-//! `nanochat data download` and `nanochat download model`: files that arrive whole, through bad networks.
+//! `nanochat data download` and `nanochat download model`: reliable downloads over bad networks.
 
 mod checksum;
 mod file;
@@ -18,15 +18,15 @@ use nanochat::command_line::CommandLine;
 use nanochat::values;
 
 use file::{Remote, fetch};
-use http::{Client, shown};
+use http::{HttpClient, shown};
 use hub::{RepoFile, RepoKind, SETS, first_shards, list};
 use proxy::Proxies;
 use unpack::unzip;
 
-/// Before the first new try after a failure.
+/// The wait before the first retry after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Fetch a model for `nanochat chat -m`
+/// Download a model for `nanochat chat -m`
 #[derive(Debug, clap::Subcommand)]
 pub enum DownloadCommand {
     /// A Hugging Face model repository
@@ -44,16 +44,16 @@ pub enum DownloadCommand {
 #[derive(Debug, clap::Args)]
 pub struct DownloadArgs {
     /// Sets (fineweb-edu, climbmix, fineweb-edu-zh: shards for base_data; smoltalk, mmlu, gsm8k, arc, humaneval, ceval,
-    /// cmmlu, eval-bundle, words: where the tasks look for them), hf:owner/name[@revision], or addresses
+    /// cmmlu, eval-bundle, words: in the folders where the tasks look for them), hf:owner/name[@revision], or URLs
     #[arg(required = true, value_name = "SET|hf:owner/name|URL")]
     what: Vec<String>,
-    /// Of a repository, only the first N parquet files and the last, which is for validation
+    /// Download only the first N parquet files of a repository, and the last, which is for validation
     #[arg(short = 'n', value_name = "N", value_parser = values::amount)]
     shards: Option<usize>,
-    /// Of a repository, only files whose path contains this
+    /// Download only the files of a repository whose path contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// The folder [default: the set's own, such as base_data; else downloads/NAME, in the base directory]
+    /// Folder to download to [default: the set's own, such as base_data; else downloads/NAME, in the base directory]
     #[arg(long)]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -65,19 +65,19 @@ pub struct Network {
     /// Another Hugging Face hub, such as a mirror
     #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co")]
     mirror: String,
-    /// Files at the same time
+    /// Concurrent downloads
     #[arg(short, long, value_parser = values::whole::<u8, 1, 32>, default_value_t = 4)]
     jobs: u8,
-    /// Seconds that a server may send nothing before the connection is given up and tried anew
+    /// Seconds without data after which a connection is closed and tried again
     #[arg(long, value_parser = values::whole::<u64, 1, 3_600>, default_value_t = 30)]
     timeout: u64,
 }
 
-/// A file to fetch and where to.
-struct Item {
+/// A file to download, and its destination.
+struct DownloadItem {
     remote: Remote,
     path: PathBuf,
-    /// An archive of a set: unpacked when it is there.
+    /// Whether it is an archive to unpack.
     unpack: bool,
 }
 
@@ -95,7 +95,7 @@ pub fn run_data(args: &DownloadArgs, base_dir: &Path) -> anyhow::Result<()> {
         };
         let item = |path: PathBuf, remote: Remote| {
             let unpack = set.is_some() && path.extension().is_some_and(|extension| extension == "zip");
-            Item { remote, path, unpack }
+            DownloadItem { remote, path, unpack }
         };
         if let Some(repo) = address.strip_prefix("hf:") {
             let mut files = list(&client, endpoint, RepoKind::Dataset, repo)?;
@@ -129,7 +129,8 @@ pub fn run(command: &DownloadCommand, base_dir: &Path) -> anyhow::Result<()> {
     let name = repo.strip_prefix("hf:").unwrap_or(repo);
     let files = list(&client, network.mirror.trim_end_matches('/'), RepoKind::Model, name)?;
     let folder = out.clone().unwrap_or_else(|| base_dir.join("models").join(folder_name(name)));
-    let item = |file: RepoFile| Item { path: folder.join(file.path), remote: file.remote, unpack: false };
+    let item =
+        |file: RepoFile| DownloadItem { path: folder.join(file.path), remote: file.remote, unpack: false };
     let items = files.into_iter().map(item);
     fetch_all(&client, items.collect(), network.jobs)?;
     println!("now run `{}`", CommandLine::new(["chat", "-m"]).arg(&folder));
@@ -137,7 +138,7 @@ pub fn run(command: &DownloadCommand, base_dir: &Path) -> anyhow::Result<()> {
 }
 
 impl Network {
-    fn client(&self) -> anyhow::Result<Client> {
+    fn client(&self) -> anyhow::Result<HttpClient> {
         let variable = |name: &str| std::env::var(name).ok();
         let token =
             variable("HF_TOKEN").map(|token| token.trim().to_string()).filter(|token| !token.is_empty());
@@ -146,17 +147,17 @@ impl Network {
         }
         let proxies = Proxies::of(variable).map_err(anyhow::Error::msg)?;
         let silence = Duration::from_secs(self.timeout);
-        Client::new(&self.mirror, token, proxies, [silence, PAUSE]).map_err(anyhow::Error::msg)
+        HttpClient::new(&self.mirror, token, proxies, [silence, PAUSE]).map_err(anyhow::Error::msg)
     }
 }
 
-/// `owner/name@revision` as one name.
+/// Returns `owner/name@revision` as one folder name.
 fn folder_name(repo: &str) -> String {
     repo.replace('/', "--")
 }
 
-/// Fetches all, some at a time. Files that fail do not keep the others from arriving.
-fn fetch_all(client: &Client, items: Vec<Item>, jobs: u8) -> anyhow::Result<()> {
+/// Downloads all files, several at a time. Files that fail do not stop the others.
+fn fetch_all(client: &HttpClient, items: Vec<DownloadItem>, jobs: u8) -> anyhow::Result<()> {
     let (count, total) = (items.len(), items.iter().map(|item| item.remote.size).sum::<Option<u64>>());
     let style = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
     let progress = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
@@ -167,7 +168,7 @@ fn fetch_all(client: &Client, items: Vec<Item>, jobs: u8) -> anyhow::Result<()> 
         for _ in 0..usize::from(jobs).min(count) {
             scope.spawn(|| {
                 let next = || queue.lock().expect("no code panics while it holds this lock").pop_front();
-                while let Some(Item { remote, path, unpack }) = next() {
+                while let Some(DownloadItem { remote, path, unpack }) = next() {
                     let fetched = fetch(client, &remote, &path, &progress);
                     match fetched.and_then(|()| if unpack { unzip(&path) } else { Ok(()) }) {
                         Ok(()) => progress.suspend(|| eprintln!("{}", path.display())),

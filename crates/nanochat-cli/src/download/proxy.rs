@@ -1,5 +1,5 @@
-//! Through which proxy an address is asked for: the variables that curl follows. A proxy for the address's scheme wins over
-//! ALL_PROXY, lower case over upper case; NO_PROXY names hosts, domains and networks that need none.
+//! Chooses the proxy for a URL, from the same variables as curl. A proxy for the URL's scheme overrides ALL_PROXY,
+//! lower case overrides upper case; NO_PROXY lists hosts, domains and networks that need none.
 
 use std::net::IpAddr;
 
@@ -9,12 +9,12 @@ use ureq::Proxy;
 pub struct Proxies {
     http: Option<Proxy>,
     https: Option<Proxy>,
-    /// Hosts in lower case; `*` is all.
+    /// The hosts without a proxy, in lower case; `*` is all.
     without: Vec<String>,
 }
 
 impl Proxies {
-    /// `variable` is the environment.
+    /// Reads the variables; `variable` is the environment.
     pub fn of(variable: impl Fn(&str) -> Option<String>) -> Result<Proxies, String> {
         let either = |name: &str| {
             let named =
@@ -42,7 +42,7 @@ impl Proxies {
         })
     }
 
-    /// The proxy for an address with this origin, as `https://host:8443`.
+    /// Returns the proxy for a URL with this origin, such as `https://host:8443`.
     pub fn proxy(&self, origin: &str) -> Option<Proxy> {
         let (scheme, authority) = origin.split_once("://")?;
         // A port follows the last colon, but those of an IPv6 address stand in brackets.
@@ -58,7 +58,7 @@ impl Proxies {
     }
 }
 
-/// Whether an entry of NO_PROXY means this host: all, its name or a domain around it, its address or a network.
+/// Whether an entry of NO_PROXY matches this host: all, its name or a parent domain, its address or a network.
 fn covers(entry: &str, host: &str) -> bool {
     if entry == "*" || entry == host {
         return true;

@@ -1,4 +1,4 @@
-//! Downloads from a server that misbehaves, on this machine.
+//! Tests downloads from a misbehaving local server.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,31 +12,31 @@ use ring::digest;
 
 use super::checksum::Checksum;
 use super::file::{Remote, fetch};
-use super::http::{Client, Failure};
+use super::http::{Failure, HttpClient};
 use super::hub::{RepoKind, first_shards, list, parse_repo};
 use super::*;
 
-/// One request as it came: its path and its headers in lower case.
+/// One received request: its path, and its headers in lower case.
 #[derive(Clone, Debug)]
-struct Request {
+struct SeenRequest {
     path: String,
     headers: HashMap<String, String>,
 }
 
-impl Request {
-    /// The first byte asked for.
+impl SeenRequest {
+    /// Returns the first byte of the requested range.
     fn from(&self) -> Option<usize> {
         self.headers.get("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
     }
 }
 
-struct Server {
+struct TestServer {
     url: String,
-    requests: Arc<Mutex<Vec<Request>>>,
+    requests: Arc<Mutex<Vec<SeenRequest>>>,
 }
 
-/// Answers the n-th request (from 0) with `answer`, one connection each. Ends with the test's process.
-fn serve(answer: impl Fn(usize, &Request, &mut TcpStream) + Send + Sync + 'static) -> Server {
+/// Answers the n-th request (from 0) with `answer`, one connection each, until the test process ends.
+fn serve(answer: impl Fn(usize, &SeenRequest, &mut TcpStream) + Send + Sync + 'static) -> TestServer {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -48,39 +48,39 @@ fn serve(answer: impl Fn(usize, &Request, &mut TcpStream) + Send + Sync + 'stati
             std::thread::spawn(move || handle(n, stream, &seen, &*answer));
         }
     });
-    Server { url, requests }
+    TestServer { url, requests }
 }
 
 fn handle(
     n: usize,
     mut stream: TcpStream,
-    seen: &Mutex<Vec<Request>>,
-    answer: &impl Fn(usize, &Request, &mut TcpStream),
+    seen: &Mutex<Vec<SeenRequest>>,
+    answer: &impl Fn(usize, &SeenRequest, &mut TcpStream),
 ) {
     let Some(request) = read_head(&mut BufReader::new(stream.try_clone().unwrap())) else { return };
     seen.lock().unwrap().push(request.clone());
     answer(n, &request, &mut stream);
 }
 
-fn read_head(from: &mut impl BufRead) -> Option<Request> {
+fn read_head(from: &mut impl BufRead) -> Option<SeenRequest> {
     let mut lines = from.lines().map_while(Result::ok);
     let path = lines.next()?.split(' ').nth(1).unwrap_or_default().to_string();
     let headers = lines.take_while(|line| !line.is_empty()).filter_map(|line| {
         let (name, value) = line.split_once(':')?;
         Some((name.to_lowercase(), value.trim().to_string()))
     });
-    Some(Request { path, headers: headers.collect() })
+    Some(SeenRequest { path, headers: headers.collect() })
 }
 
-/// A whole answer; failures of writing are the client's business.
+/// Sends a whole response; write errors are ignored.
 fn say(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) {
     let head =
         format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}Connection: close\r\n\r\n", body.len());
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
 }
 
-/// As a good server: the whole, or the part asked for.
-fn give(stream: &mut TcpStream, request: &Request, content: &[u8]) {
+/// Answers like a correct server: the whole content, or the requested range.
+fn give(stream: &mut TcpStream, request: &SeenRequest, content: &[u8]) {
     match request.from() {
         None => say(stream, "200 OK", "ETag: \"v1\"\r\n", content),
         Some(from) => {
@@ -90,8 +90,8 @@ fn give(stream: &mut TcpStream, request: &Request, content: &[u8]) {
     }
 }
 
-/// Promises all of `content` from where it was asked for, sends `n` bytes, hangs up.
-fn break_off(stream: &mut TcpStream, request: &Request, content: &[u8], n: usize) {
+/// Announces all of `content` from the requested start, sends `n` bytes and closes the connection.
+fn break_off(stream: &mut TcpStream, request: &SeenRequest, content: &[u8], n: usize) {
     let from = request.from().unwrap_or(0);
     let status = match request.from() {
         None => "200 OK\r\nETag: \"v1\"".to_string(),
@@ -114,17 +114,17 @@ fn sha256(bytes: &[u8]) -> Checksum {
     Checksum::Sha256(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn client(server: &Server) -> Client {
+fn client(server: &TestServer) -> HttpClient {
     client_with(server, None, Proxies::default())
 }
 
-fn client_with(server: &Server, token: Option<&str>, proxies: Proxies) -> Client {
+fn client_with(server: &TestServer, token: Option<&str>, proxies: Proxies) -> HttpClient {
     let times = [Duration::from_millis(300), Duration::from_millis(1)];
-    Client::new(&server.url, token.map(String::from), proxies, times).unwrap()
+    HttpClient::new(&server.url, token.map(String::from), proxies, times).unwrap()
 }
 
-/// Fetches `/file` of the server; what lies there afterwards, or the sentence.
-fn download(server: &Server, size: Option<u64>, checksum: Option<Checksum>) -> Result<Vec<u8>, String> {
+/// Downloads `/file` from the server; returns the file's contents afterwards, or the error's sentence.
+fn download(server: &TestServer, size: Option<u64>, checksum: Option<Checksum>) -> Result<Vec<u8>, String> {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("sub/file");
     let remote = Remote { url: format!("{}/file", server.url), size, checksum };
@@ -150,7 +150,7 @@ fn resets_breaks_and_errors_that_pass_end_well() {
     let whole = content();
     let served = whole.clone();
     let server = serve(move |n, request, stream| match n {
-        0 => {} // hangs up without a word
+        0 => {} // closes the connection without a response
         1 => say(stream, "503 Service Unavailable", "", b""),
         2 => say(stream, "429 Too Many Requests", "Retry-After: 0\r\n", b"slow down"),
         3 => break_off(stream, request, &served, 500_000),
@@ -159,7 +159,7 @@ fn resets_breaks_and_errors_that_pass_end_well() {
         _ => give(stream, request, &served),
     });
     assert!(download(&server, Some(whole.len() as u64), Some(sha256(&whole))).unwrap() == whole);
-    let from: Vec<Option<usize>> = server.requests.lock().unwrap().iter().map(Request::from).collect();
+    let from: Vec<Option<usize>> = server.requests.lock().unwrap().iter().map(SeenRequest::from).collect();
     assert_eq!(from[4..], [Some(500_000), Some(500_000), Some(800_001)]);
 }
 
@@ -183,7 +183,7 @@ fn what_is_left_beside_a_finished_file_goes_and_another_process_is_let_be() {
     held.unlock().unwrap();
     get().unwrap();
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
-    // A part with bytes in it may be another program's.
+    // A part with bytes in it may belong to another program.
     fs::write(at("file.part"), "mine").unwrap();
     get().unwrap();
     assert_eq!(fs::read(at("file.part")).unwrap(), b"mine");
@@ -196,10 +196,10 @@ fn without_ranges_or_sizes_it_begins_again() {
     let served = whole.clone();
     let server = serve(move |n, request, stream| match n {
         0 => break_off(stream, request, &served, 400_000),
-        _ => say(stream, "200 OK", "", &served), // knows no ranges
+        _ => say(stream, "200 OK", "", &served), // does not support ranges
     });
     assert!(download(&server, None, None).unwrap() == whole);
-    // Another version of the file than the part is of: the server says so by sending all of it.
+    // The file has changed since the part was written: the server sends all of the new one.
     let (old, new) = (vec![1; 1_000], whole.clone());
     let server = serve(move |n, request, stream| match n {
         0 => break_off(stream, request, &old, 600),
@@ -228,7 +228,7 @@ fn parts_that_do_not_fit_are_not_joined() {
         let head = format!("HTTP/1.1 200 OK\r\nETag: \"v1\"\r\nContent-Length: {}\r\n\r\n", bytes.len());
         let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&bytes[..600]));
     };
-    // Another offset than the one asked for, then none at all.
+    // The response has another offset than the requested one, then none at all.
     let served = whole.clone();
     let server = serve(move |n, request, stream| match n {
         0 | 2 => begin(stream, &served),
@@ -241,7 +241,7 @@ fn parts_that_do_not_fit_are_not_joined() {
     });
     assert!(download(&server, None, None).unwrap() == whole);
     assert_eq!(server.requests.lock().unwrap().len(), 5);
-    // Another file since, by a server that passes over If-Range.
+    // The file has changed, and the server ignores If-Range.
     let (old, new) = (vec![1; whole.len()], whole.clone());
     let server = serve(move |n, request, stream| match (n, request.from()) {
         (0, _) => begin(stream, &old),
@@ -275,10 +275,10 @@ fn chunks_that_end_early_are_gone_on_with_and_packed_answers_refused() {
     assert!(error.contains("/file is sent packed (gzip)"), "{error}");
 }
 
-/// What a proxy was asked for, and how; it answers in the place of the host.
+/// Starts a proxy that answers in place of the host; records the requests it got.
 fn proxy(
     welcome: impl Fn(&mut BufReader<TcpStream>, &mut TcpStream) -> Option<String> + Send + 'static,
-) -> Server {
+) -> TestServer {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = listener.local_addr().unwrap().to_string();
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -289,10 +289,10 @@ fn proxy(
             let Some(host) = welcome(&mut from, &mut stream) else { continue };
             let Some(request) = read_head(&mut from) else { continue };
             say(&mut stream, "200 OK", "", b"by proxy");
-            seen.lock().unwrap().push(Request { path: host, ..request });
+            seen.lock().unwrap().push(SeenRequest { path: host, ..request });
         }
     });
-    Server { url, requests }
+    TestServer { url, requests }
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn proxies_of_both_kinds_are_asked_for_the_host() {
     };
     assert_eq!(get(&[("HTTP_PROXY", format!("http://me:pw@{}", connect.url))]).unwrap(), "by proxy");
     assert_eq!(get(&[("all_proxy", format!("socks5h://{}", socks.url))]).unwrap(), "by proxy");
-    let hosts = |server: &Server| server.requests.lock().unwrap()[0].path.clone();
+    let hosts = |server: &TestServer| server.requests.lock().unwrap()[0].path.clone();
     assert_eq!(hosts(&connect), "hub.example:80 Basic bWU6cHc=");
     assert_eq!(hosts(&socks), "hub.example");
     let error = get(&[("http_proxy", format!("http://me:pw@{}", refusing.url))]).unwrap_err();
@@ -370,7 +370,7 @@ fn what_is_wrong_in_size_or_content_never_gets_its_name() {
     let error = download(&server, Some(size), Some(sha256(b"other"))).unwrap_err();
     assert!(error.contains("arrived with the checksum"), "{error}");
     assert!(download(&server, Some(size), Some(sha256(&whole))).is_ok());
-    // Damaged once, whole the next time.
+    // Damaged the first time, correct the second.
     let served = whole.clone();
     let server = serve(move |n, request, stream| {
         let mut bytes = served.clone();
@@ -378,7 +378,7 @@ fn what_is_wrong_in_size_or_content_never_gets_its_name() {
         give(stream, request, &bytes);
     });
     assert!(download(&server, Some(size), Some(sha256(&whole))).unwrap() == whole);
-    // More than promised, in an answer that does not say how much it is.
+    // More than promised, in a response without a length.
     let server = serve(|_, _, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
         while stream.write_all(&[0; 65_536]).is_ok() {}
@@ -397,7 +397,7 @@ fn a_file_that_is_wrong_is_fetched_twice_at_most() {
 
 #[test]
 fn a_server_without_ranges_that_always_breaks_off_is_given_up() {
-    // Now a byte more, now a byte less than the time before: no progress.
+    // Alternately one byte more and one byte less than before: no progress.
     let whole = content();
     let server = serve(move |n, _, stream| {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", whole.len());
@@ -413,7 +413,7 @@ fn a_list_is_asked_for_again_and_ends() {
     let page = br#"[{"type": "file", "path": "a", "size": 1, "oid": "x"}]"#;
     let server = serve(move |n, _, stream| match n {
         0 => say(stream, "503 Service Unavailable", "", b""),
-        1 => {} // hangs up without a word
+        1 => {} // closes the connection without a response
         _ => say(stream, "200 OK", "", page),
     });
     assert_eq!(list(&client(&server), &server.url, RepoKind::Model, "o/n").unwrap().len(), 1);
@@ -466,7 +466,7 @@ fn the_token_stays_with_its_host_and_out_of_messages() {
     assert!(answer.header("x-linked-etag").unwrap().contains("ed7002b4"));
     let Err(Failure::Lasting(error)) = get() else { panic!("404 is lasting") };
     assert!(error.contains("/signed answered 404") && !error.contains("secret"), "{error}");
-    let requests = |server: &Server| server.requests.lock().unwrap().clone();
+    let requests = |server: &TestServer| server.requests.lock().unwrap().clone();
     assert!(requests(&hub).iter().all(|request| request.headers["authorization"] == "Bearer hf_secret"));
     assert!(requests(&other).iter().all(|request| !request.headers.contains_key("authorization")));
 }

@@ -1,4 +1,4 @@
-//! Archives of the sets: unpacked beside themselves, within bounds.
+//! Unpacks the archives of data sets in place, with limits.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,12 +12,12 @@ use nanochat::file_error::FileError;
 use nanochat::partial_dir::PartialDir;
 use zip::ZipArchive;
 
-/// Several times what the largest of the sets holds.
+/// The most files of an archive: several times what the largest data set holds.
 const MOST_FILES: usize = 20_000;
 const MOST_BYTES: u64 = 2 << 30;
 
-/// Unpacks a zip into the folder it lies in. Each folder of it is there whole or not at all; in one that is there already
-/// the files are written anew, one by one. A name that leads out of the folder, or more than the bounds allow, is refused.
+/// Unpacks a zip into its own folder. A new folder of it appears whole or not at all; in an existing one the files are
+/// overwritten one by one. A name that leads out of the folder, or an archive beyond the limits, is an error.
 pub fn unzip(path: &Path) -> anyhow::Result<()> {
     unzip_within(path, MOST_BYTES)
 }
@@ -59,18 +59,18 @@ fn unzip_within(path: &Path, most: u64) -> anyhow::Result<()> {
     new.commit()
 }
 
-/// The folders at the top of an archive that were not there before, or empty.
+/// The top-level folders of an archive that did not exist before, or were empty.
 #[derive(Default)]
 struct NewFolders(BTreeMap<PathBuf, Option<PartialDir>>);
 
 impl NewFolders {
-    /// Where to write the file `name` of an archive in `folder`.
+    /// Returns where to write the file `name` of an archive in `folder`.
     fn place(&mut self, folder: &Path, name: &Path) -> anyhow::Result<PathBuf> {
         let mut parts = name.iter();
         let top = folder.join(parts.next().context("a file of an archive has a name")?);
         let within = parts.as_path();
         if within.as_os_str().is_empty() {
-            return Ok(top); // a file at the top
+            return Ok(top); // a top-level file
         }
         let made = match self.0.entry(top.clone()) {
             Entry::Occupied(made) => made.into_mut(),
@@ -129,7 +129,7 @@ mod tests {
         zip(&path, &[("dev/a.csv", b"a"), ("dev/in/b.csv", b"b"), ("val/c.csv", &vec![b'c'; 3 << 20])]);
         unzip_within(&path, 2 << 20).unwrap_err();
         assert_eq!(names(), 1, "the archive alone");
-        // What a killed process left is swept, and the folder of a user completed.
+        // Leftovers of a killed process are removed, and an existing folder is completed.
         fs::create_dir_all(temp.path().join("dev.partial/content")).unwrap();
         fs::write(temp.path().join("dev.partial/.nanochat.lock"), "").unwrap();
         fs::write(temp.path().join("dev.partial/content/old"), "").unwrap();
@@ -154,7 +154,7 @@ mod tests {
             fs::write(&path, &bytes[..cut]).unwrap();
             assert!(format!("{:#}", unzip(&path).unwrap_err()).contains("delete it"), "{cut}");
         }
-        // A bomb: what it unpacks to is counted as it comes.
+        // A zip bomb: the unpacked size is counted while unpacking.
         zip(&path, &[("b.csv", b"b"), ("a.csv", &vec![b'a'; 3 << 20])]);
         let error = format!("{:#}", unzip_within(&path, 2 << 20).unwrap_err());
         assert!(error.contains("a.csv") && error.contains("more than 2 MB"), "{error}");

@@ -1,4 +1,4 @@
-//! `nanochat eval chat`.
+//! `nanochat eval chat`: grades a chat model on tasks.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use crate::chat::ModelArgs;
 pub struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Task by name, or a .json or .jsonl file of yours; may be repeated. AGIEval-en, AGIEval-zh and AGIEval-FILE are parts of AGIEval
-    /// [default: the built-in world's if it was made, and those of ChatCORE that are there]
+    /// Task by name, or a .json or .jsonl file of yours; may be repeated. AGIEval-en, AGIEval-zh and AGIEval-FILE are
+    /// parts of AGIEval [default: the built-in world's if it was made, and those of ChatCORE that were downloaded]
     #[arg(long, short = 'a', value_name = "NAME|FILE")]
     task: Vec<String>,
     /// Folder of data sets, one folder each [default: {base-dir}/task_data]
     #[arg(long, value_name = "FOLDER")]
     task_dir: Option<PathBuf>,
-    /// What to do about a line of such a file that cannot be used: fail, or skip it and say how many were skipped
+    /// What to do about an unusable line of such a file: fail, or skip it and say how many were skipped
     #[arg(long, value_enum, default_value_t)]
     bad_lines: BadLines,
     /// Questions of each task (0: all)
@@ -41,16 +41,16 @@ pub struct ChatArgs {
     /// Longest answer, in tokens
     #[arg(long, value_parser = values::count, default_value_t = 512)]
     max_tokens: usize,
-    /// Answers to each question; one right answer is enough
+    /// Answers to each question; it counts as right if one of them is
     #[arg(long, value_parser = values::count, default_value_t = 1)]
     samples: usize,
-    /// Randomness of answers: 0 always takes the likeliest token
+    /// Sampling temperature; 0 always takes the likeliest token
     #[arg(long, value_parser = values::temperature, default_value_t = 0.0)]
     temperature: f32,
-    /// Choose among the K likeliest tokens only; 0 turns this off
+    /// Sample only from the K likeliest tokens; 0 turns this off
     #[arg(long, value_parser = values::amount, default_value_t = 50)]
     top_k: usize,
-    /// Run programs that the model wrote without a sandbox, with all rights of yours
+    /// Run generated programs without a sandbox, with all of your permissions
     #[arg(long)]
     unsafe_no_sandbox: bool,
     /// Print this many wrong answers of each task
@@ -61,9 +61,9 @@ pub struct ChatArgs {
     json: bool,
 }
 
-/// Wrong answers of each task that the report shows.
+/// The number of wrong answers of each task in the report.
 const WRONG_REPORTED: usize = 2;
-/// Letters of the tasks' names in a section's title, which is also a file's name.
+/// The longest list of task names in a section's title, which is also a file name.
 const LONGEST_LIST: usize = 60;
 
 pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
@@ -77,7 +77,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
         SampleOptions { temperature: args.temperature, top_k: args.top_k, ..SampleOptions::default() };
     let keep_wrong = args.show.max(WRONG_REPORTED);
     let options = ChatEvalOptions { max_tokens: args.max_tokens, samples: args.samples, sample, keep_wrong };
-    let mine = |task: &Slice| task.len().div_ceil(comm.world_size()) as u64; // or one less
+    let mine = |task: &Slice| task.len().div_ceil(comm.world_size()) as u64; // or one fewer
     let bar = ProgressBar::new(tasks.iter().map(mine).sum())
         .with_style(ProgressStyle::with_template("eval {bar:24} {pos}/{len} questions · {elapsed} gone")?);
     let mut scores = Vec::new();
@@ -116,7 +116,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     let Some(run) = args.model.run_of(&loaded) else { return Ok(()) };
     let mut section = section(&scores, &totals, &loaded, run.stage, args.limit);
     if !args.task.is_empty() {
-        // A section of its own, which does not replace that of other tasks.
+        // A separate section, so that it does not replace that of other tasks.
         let names: Vec<&str> = scores.iter().map(|score| score.task.as_str()).collect();
         section.title += &format!(": {}", listed(&names));
     }
@@ -127,7 +127,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     Ok(log_section(base_dir, &run.tag, &section)?)
 }
 
-/// The tasks that were asked for, or else all that there are. HumanEval is left out where there is no Python.
+/// Returns the requested tasks, or else all that are available. HumanEval is left out if there is no Python.
 fn open(args: &ChatArgs, base_dir: &Path, comm: &Comm) -> Result<Vec<Slice>> {
     let mut folders =
         Folders { unconfined: args.unsafe_no_sandbox, bad_lines: args.bad_lines, ..Folders::of(base_dir) };
@@ -178,7 +178,7 @@ fn open(args: &ChatArgs, base_dir: &Path, comm: &Comm) -> Result<Vec<Slice>> {
     Ok(tasks)
 }
 
-/// The names, as many as have room.
+/// Returns the names, shortened to the limit.
 fn listed(names: &[&str]) -> String {
     let fits = |&n: &usize| names[..n].join(", ").len() <= LONGEST_LIST;
     let shown = (1..=names.len()).take_while(fits).last().unwrap_or(1);
@@ -192,7 +192,7 @@ fn world_kinds() -> Vec<String> {
     world::QuestionKind::ALL.iter().map(world::QuestionKind::to_string).collect()
 }
 
-/// Language and characters over all tasks that have them.
+/// Returns the totals of language and characters over all tasks that have them.
 fn totals(scores: &[TaskScore]) -> Vec<(&'static str, Score)> {
     let sum = |of: fn(&TaskScore) -> Option<Score>| {
         let mut sum = Score::default();
@@ -216,8 +216,8 @@ fn print_score(score: &TaskScore, show: usize) {
     }
 }
 
-/// Scores and, of the built-in world's tasks, some wrong answers for the report: the items of public sets are not
-/// to be published, so that no model learns them.
+/// Returns the scores and, for the built-in world's tasks, some wrong answers. Items of public sets are not published,
+/// so that no model trains on them.
 fn section(
     scores: &[TaskScore],
     totals: &[(&str, Score)],

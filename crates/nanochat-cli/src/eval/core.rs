@@ -1,4 +1,4 @@
-//! `nanochat eval core`.
+//! `nanochat eval core`: computes CORE.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -14,9 +14,9 @@ use nanochat_tensor::{Comm, Device};
 use super::{row, took};
 use crate::chat::ModelArgs;
 
-/// Arguments of `eval core`. It measures the base model unless another is named, since CORE is a score of base models.
+/// The arguments of `eval core`. The default is the base model, since CORE is a score of base models.
 #[derive(clap::Args)]
-#[command(mut_arg("source", |source| source.help("Stage the model comes from").default_value("base")))]
+#[command(mut_arg("source", |source| source.help("Training stage of the model").default_value("base")))]
 pub struct CoreArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -45,7 +45,7 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     if is_chinese && comm.is_first() {
         chinese::write_bundle(&folder).with_context(|| format!("failed to write {}", folder.display()))?;
     }
-    comm.barrier(); // all read what the first has written
+    comm.barrier(); // the other ranks read what the first has written
     let mut bundle = Bundle::open(&folder)?;
     let whole = args.task.is_empty();
     if !whole {
@@ -90,7 +90,7 @@ pub fn run(args: &CoreArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     Ok(())
 }
 
-/// The built-in test is no CORE: its tasks stand in the table of metrics by their own names.
+/// Returns the section of the built-in test, which is not CORE: its tasks have their own names in the table of metrics.
 fn chinese_section(scores: &CoreScores, stage: Stage) -> Section {
     let mut section = Section::new(&format!("Chinese after {}", stage.name()));
     section.column = Some(stage.into());

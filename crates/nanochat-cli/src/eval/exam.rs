@@ -1,4 +1,4 @@
-//! `nanochat eval exam`.
+//! `nanochat eval exam`: grades a model on exams as plain text.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -20,13 +20,13 @@ use crate::chat::ModelArgs;
 pub struct ExamArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// C-Eval, CMMLU or MMLU; may be repeated [default: those that are there]
+    /// C-Eval, CMMLU or MMLU; may be repeated [default: those that were downloaded]
     #[arg(long, short = 'a', value_name = "NAME")]
     task: Vec<String>,
     /// Folder of data sets, one folder each [default: {base-dir}/task_data]
     #[arg(long, value_name = "FOLDER")]
     task_dir: Option<PathBuf>,
-    /// Solved questions of the same subject before each
+    /// Solved questions of the same subject before each question
     #[arg(long, value_parser = values::amount, default_value_t = 5)]
     shots: usize,
     /// Questions of each exam (0: all)
@@ -81,7 +81,7 @@ pub fn run(args: &ExamArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
     Ok(())
 }
 
-/// A base model's figures are not those of a chat that answers without examples: they have names of their own.
+/// Returns the section. The scores have other names than those of chats, which answer without examples.
 fn section(scores: &[(&str, Score)], args: &ExamArgs, stage: Stage) -> Section {
     let mut section = Section::new(&format!("Exams after {}", stage.name()));
     section.column = Some(stage.into());

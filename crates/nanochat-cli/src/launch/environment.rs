@@ -1,4 +1,4 @@
-//! As which rank this process was started, by the variables of whatever starts processes on the machines:
+//! Determines the rank of this process from the variables of the program that started it:
 //!
 //! | started by | rank | of | on its machine | rank 0's machine |
 //! |---|---|---|---|---|
@@ -6,7 +6,7 @@
 //! | Open MPI's mpirun | OMPI_COMM_WORLD_RANK | …_SIZE | …_LOCAL_RANK | MASTER_ADDR |
 //! | SLURM's srun | SLURM_PROCID | SLURM_STEP_NUM_TASKS | SLURM_LOCALID | MASTER_ADDR, or the first of SLURM_STEP_NODELIST |
 //!
-//! MASTER_PORT is rank 0's port in all of them, NANOCHAT_SECRET what only the ranks know.
+//! MASTER_PORT is rank 0's port in all of them; NANOCHAT_SECRET is known only to the ranks.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use nanochat_tensor::comm::Place;
 
 const PORT: u16 = 29_500;
 
-/// A rank among those of its run, and on its machine.
+/// A rank in its run and on its machine.
 #[derive(Debug)]
 pub struct Started {
     pub place: Place,
-    /// Which of the machine's GPUs is this rank's.
+    /// The index of this rank's GPU on its machine.
     pub local_rank: usize,
 }
 
-/// None: by nothing that starts ranks, so it is alone.
+/// Returns None if the process was not started as a rank.
 pub fn started(patience: Duration, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Started>> {
     let number = |name: &str| -> Result<Option<usize>> {
         variable(name).map(|value| parsed(name, &value)).transpose()
@@ -40,7 +40,7 @@ pub fn started(patience: Duration, variable: impl Fn(&str) -> Option<String>) ->
         (rank, world_size) = (found, needed("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")?);
         local_rank = needed("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_RANK")?;
     } else if let Some(tasks) = number("SLURM_STEP_NUM_TASKS")? {
-        // Only srun sets it. The script of a job is one process, whatever SLURM_NTASKS says there.
+        // Only srun sets it. A batch script is a single process, whatever its SLURM_NTASKS.
         (rank, world_size) = (needed("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")?, tasks);
         local_rank = needed("SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")?;
     } else {
@@ -56,7 +56,7 @@ fn parsed<T: FromStr>(name: &str, value: &str) -> Result<T> {
     value.parse().ok().with_context(|| format!("{name} is {value:?}, which is no number that it can be"))
 }
 
-/// Where rank 0 is.
+/// Returns the host and port of rank 0.
 fn master(world_size: usize, variable: &impl Fn(&str) -> Option<String>) -> Result<(String, u16)> {
     let slurm = variable("SLURM_STEP_NODELIST").filter(|_| variable("RANK").is_none());
     let host = variable("MASTER_ADDR").or_else(|| first_host(&slurm?));
@@ -65,16 +65,16 @@ fn master(world_size: usize, variable: &impl Fn(&str) -> Option<String>) -> Resu
     };
     let port = match (variable("MASTER_PORT"), variable("SLURM_JOB_ID")) {
         (Some(port), _) => parsed("MASTER_PORT", &port)?,
-        // Jobs that share a machine should not meet.
+        // Jobs that share a machine need different ports.
         (None, Some(job)) => PORT + (parsed::<u64>("SLURM_JOB_ID", &job)? % 10_000) as u16,
         (None, None) => PORT,
     };
-    // torchrun listens there itself.
+    // torchrun itself listens at that port.
     let taken = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
     Ok((host, if taken { port.wrapping_add(1) } else { port }))
 }
 
-/// `gpu[03-05,9],cpu1` -> gpu03
+/// Returns the first host: `gpu[03-05,9],cpu1` -> gpu03
 fn first_host(list: &str) -> Option<String> {
     let end = list.find([',', '[']).unwrap_or(list.len());
     let (name, rest) = list.split_at(end);

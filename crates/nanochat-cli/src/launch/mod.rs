@@ -1,5 +1,5 @@
-//! Ranks as processes: those that share the work of one command, whoever started them. Each meets the others
-//! and does its part.
+//! Ranks as processes that share the work of one command, whoever started them. Each connects to the others and does
+//! its part.
 
 mod environment;
 #[cfg(unix)]
@@ -20,15 +20,15 @@ pub use environment::{Started, started};
 #[cfg(unix)]
 pub use start::start;
 
-/// How long a rank that hears of a loss may take to end by its own: to delete a bad checkpoint, say.
+/// The time that a rank has to end by itself after another was lost, for example to delete a bad checkpoint.
 const OWN_END: Duration = Duration::from_secs(5);
 
-/// A run whose ranks have not all succeeded.
+/// The error that not all ranks of a run have succeeded.
 #[derive(Debug, thiserror::Error)]
 #[error("{sentence}")]
 pub struct RanksFailed {
     pub code: u8,
-    /// Empty where rank 0 has said all that there is to say.
+    /// The sentence to print; empty if rank 0 has printed it.
     sentence: String,
 }
 
@@ -39,7 +39,7 @@ pub fn start(_: usize, _: &[std::ffi::OsString]) -> Result<()> {
     )
 }
 
-/// Meets the other ranks, does `work` as one of them, and tells them if it fails.
+/// Connects to the other ranks, runs `work`, and tells them if it fails.
 pub fn take_part(started: Option<Started>, work: impl FnOnce(&Comm) -> Result<()>) -> Result<()> {
     let Some(Started { place, .. }) = started else { return work(&Comm::alone()) };
     leave_multicast_off();
@@ -60,17 +60,17 @@ pub fn take_part(started: Option<Started>, work: impl FnOnce(&Comm) -> Result<()
     })
 }
 
-/// NCCL's multicast over NVLink (NVLS) saves a tenth of an all-reduce at best, and a process killed in the midst of it can leave the switches
-/// of the machine in a state that only a reset mends: off, unless somebody wants it.
+/// Turns NCCL's NVLink multicast (NVLS) off, unless the user has set it. It saves a tenth of an all-reduce at best, and
+/// a process killed during one can leave the switches of the machine in a state that only a reset repairs.
 fn leave_multicast_off() {
     const NVLS: &str = "NCCL_NVLS_ENABLE";
     if std::env::var_os(NVLS).is_none() {
-        // SAFETY: called before this process has another thread, or a library that reads variables.
+        // SAFETY: called before this process has a second thread or a library that reads variables.
         unsafe { std::env::set_var(NVLS, "0") };
     }
 }
 
-/// Another rank is lost. The thread at work may hang in its GPU, so the process ends without it.
+/// Ends the process because another rank is lost; the working thread may hang in its GPU.
 fn end(lost: &Lost) {
     thread::sleep(OWN_END);
     eprintln!("error: {lost}");

@@ -1,5 +1,5 @@
-//! `--gpus N`: a process for each GPU of this machine, started and looked after. Signals go on to all, and when one
-//! fails the others end too.
+//! `--gpus N`: starts and supervises one process for each GPU of this machine. Signals are forwarded to all, and when
+//! one fails the others are ended.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -17,18 +17,18 @@ use signal_hook::iterator::Signals;
 
 use super::RanksFailed;
 
-/// The codes of a rank that has saved and ended: by Ctrl-C or SIGTERM, by SIGHUP, for want of a reader.
+/// The exit codes of a rank that has saved and ended: after Ctrl-C or SIGTERM, SIGHUP, or a closed output pipe.
 const INTERRUPTED: [i32; 3] = [130, 129, 141];
-/// How long ranks may go on when one of them has failed, before they are killed.
+/// The time that ranks may continue after one of them failed, before they are killed.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Runs `nanochat` with `args` as `count` ranks of this machine, until all have ended.
+/// Runs `nanochat` with `args` as `count` ranks on this machine, until all have ended.
 pub fn start(count: usize, args: &[OsString]) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     if !ignores_hangup() {
         signals.add_signal(SIGHUP)?;
     }
-    let shared = Shared { count, port: free_port()?, secret: secret(), args };
+    let shared = RankSettings { count, port: free_port()?, secret: secret(), args };
     let mut ranks = Ranks::default();
     for rank in 0..count {
         ranks.0.push(shared.start(rank)?);
@@ -52,8 +52,8 @@ pub fn start(count: usize, args: &[OsString]) -> Result<()> {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    drop(ranks); // those left are killed
-    // A rank that was killed is why others failed, in whatever order their ends are seen.
+    drop(ranks); // kills those still running
+    // A killed rank is the cause of the others' failures, in whatever order they end.
     let killed = failed.iter().find(|(_, status)| status.signal().is_some());
     match killed.or(failed.first()) {
         Some(&(rank, status)) => Err(failure(rank, status).into()),
@@ -64,25 +64,25 @@ pub fn start(count: usize, args: &[OsString]) -> Result<()> {
     }
 }
 
-/// The processes, in the order of ranks.
+/// The processes, in order of rank.
 #[derive(Default)]
 struct Ranks(Vec<Rank>);
 
 struct Rank {
     child: Child,
     ended: Option<ExitStatus>,
-    /// Shows what it says on stderr, with its number.
+    /// The thread that prints its stderr, with its rank.
     echo: Option<JoinHandle<()>>,
 }
 
 impl Ranks {
-    /// Those that are still running.
+    /// Returns those that are still running.
     fn left(&mut self) -> impl Iterator<Item = (usize, &mut Rank)> {
         self.0.iter_mut().enumerate().filter(|(_, rank)| rank.ended.is_none())
     }
 }
 
-/// Whatever happens here, no rank stays behind.
+/// No rank outlives this process, whatever happens.
 impl Drop for Ranks {
     fn drop(&mut self) {
         for (_, rank) in self.left() {
@@ -94,16 +94,16 @@ impl Drop for Ranks {
     }
 }
 
-/// What all ranks are started with.
-struct Shared<'a> {
+/// The settings that all ranks are started with.
+struct RankSettings<'a> {
     count: usize,
     port: u16,
     secret: String,
     args: &'a [OsString],
 }
 
-impl Shared<'_> {
-    /// Rank 0 speaks as this process would; of the others errors alone are shown, each line after its rank.
+impl RankSettings<'_> {
+    /// Starts a rank. Rank 0 prints as a single process would; other ranks print only errors, each line with the rank.
     fn start(&self, rank: usize) -> Result<Rank> {
         let program = std::env::current_exe().context("failed to find this program's own file")?;
         let threads = thread::available_parallelism()?.get();
@@ -133,7 +133,7 @@ impl Shared<'_> {
     }
 }
 
-/// The rank whose end was the first that was no success: a signal is named here, since the rank itself could say nothing.
+/// Returns the error for the rank that failed first. A signal is named here, since the rank could not print it.
 fn failure(rank: usize, status: ExitStatus) -> RanksFailed {
     let sentence = match (status.signal(), status.code()) {
         (Some(signal), _) => {
@@ -148,24 +148,24 @@ fn failure(rank: usize, status: ExitStatus) -> RanksFailed {
     RanksFailed { code: status.code().map_or(1, |code| code as u8), sentence }
 }
 
-/// A port that is free now; rank 0 takes it a moment later.
+/// Returns a port that is free now; rank 0 binds it a moment later.
 fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to find a free port")?;
     Ok(listener.local_addr()?.port())
 }
 
-/// 256 random bits, as hexadecimal digits.
+/// Returns 256 random bits as hexadecimal digits.
 fn secret() -> String {
     let mut bits = [0u8; 32];
     SystemRandom::new().fill(&mut bits).expect("the system gives random numbers");
     bits.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A group of its own, since Ctrl-C reaches it from here; and SIGTERM, if this process is killed.
+/// Gives the child its own process group, since this process forwards Ctrl-C, and SIGTERM if this process is killed.
 fn end_with_parent(command: &mut Command) {
     command.process_group(0);
     #[cfg(target_os = "linux")]
-    // SAFETY: between fork and exec only this call is made, which changes a property of the process.
+    // SAFETY: between fork and exec there is only this call, which sets a property of the process.
     unsafe {
         command.pre_exec(|| {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
@@ -175,6 +175,6 @@ fn end_with_parent(command: &mut Command) {
 }
 
 fn send(child: &Child, signal: i32) {
-    // SAFETY: a child that has not been waited for keeps its number.
+    // SAFETY: a child that has not been waited for keeps its process id.
     unsafe { libc::kill(child.id() as i32, signal) };
 }

@@ -1,5 +1,5 @@
-//! The stages of each preset, each a list of the arguments that one would type after `nanochat`: a path or a name goes from
-//! here to its stage as it is.
+//! The stages of each preset, as lists of the arguments typed after `nanochat`: a path or a name reaches its stage
+//! unchanged.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -18,9 +18,9 @@ use super::{DEFAULT_SEED, Settings, words};
 pub enum Preset {
     /// A small model of the built-in world, in five to ten minutes on two cores
     Laptop,
-    /// Every stage with hardly any training, in seconds: shows that all works
+    /// Every stage with hardly any training, in seconds, to check that everything works
     Smoke,
-    /// A model of 4 layers of public text, sized as `nanochat plan` says; likewise the deeper ones
+    /// A model of 4 layers trained on public text, sized by `nanochat plan`; likewise the deeper ones
     D4,
     D6,
     D8,
@@ -33,7 +33,7 @@ pub enum Preset {
 }
 
 impl Preset {
-    /// The tag of the model that it makes.
+    /// Returns the tag of the preset's model.
     pub fn tag(self, device: DeviceChoice) -> String {
         let depth = match self {
             Preset::Smoke => 2,
@@ -42,7 +42,7 @@ impl Preset {
         format!("d{depth}")
     }
 
-    /// Layers of a model of public text; None for the built-in world.
+    /// Returns the number of layers of a model of public text; None for the built-in world.
     pub fn depth(self) -> Option<usize> {
         match self {
             Preset::Laptop | Preset::Smoke => None,
@@ -59,7 +59,8 @@ impl Preset {
     }
 }
 
-/// `dDEPTH` is d3, and d4 on a GPU, which works with heads of 64 or 128 values (d3 has one of 192 or two of 96).
+/// The commands of the laptop preset. `dDEPTH` is d3, or d4 on a GPU, which supports heads of 64 or 128 values (d3
+/// would have one of 192 or two of 96).
 const LAPTOP: &str = "\
 tok train --vocab-size 3072
 train base --depth DEPTH --max-seq-len 256 --device-batch-size 16 --total-batch-size 4096 --num-iterations 700 --eval-every 200 --sample-every 0 --save-every 100 --sample-prompt 'Luna lives in' --sample-prompt 'On the market square' --sample-prompt '露娜住在' --sample-prompt '今天早上'
@@ -82,7 +83,7 @@ fn laptop_depth(device: DeviceChoice) -> usize {
     if device == DeviceChoice::Cpu { 3 } else { 4 }
 }
 
-/// The built-in world in one language or both.
+/// Returns the stages for the built-in world in one language or both.
 pub fn of_the_world(settings: &Settings, device: DeviceChoice) -> Vec<CommandLine> {
     let (make, stages) = match settings.preset {
         Preset::Smoke => ("data make --documents 400 --conversations 300", SMOKE),
@@ -99,17 +100,17 @@ pub fn of_the_world(settings: &Settings, device: DeviceChoice) -> Vec<CommandLin
     seeded(lines, settings.seed)
 }
 
-/// Words that a preset is made of; spaces of their own stand in single quotes.
+/// Splits a line of a preset into words; single quotes protect spaces.
 fn line(text: &str) -> CommandLine {
     CommandLine::new(words(text))
 }
 
-/// Documents' text that a tokenizer is trained on, as in nanochat's speedrun.
+/// The characters of text that a tokenizer is trained on, as in nanochat's speedrun.
 const TOKENIZER_CHARS: &str = "2000000000";
-/// Tokens of validation text, likewise.
+/// The tokens of validation text, as in nanochat's speedrun.
 const EVAL_TOKENS: usize = 10_485_760;
 
-/// A model of public text, or of the user's: what `plan` sized, then nanochat's stages.
+/// Returns the stages for public text, or the user's: sized by `plan`, then as in nanochat.
 pub fn of_public_text(settings: &Settings, plan: &Plan, base_dir: &Path) -> Vec<CommandLine> {
     let language = settings.language();
     let in_base = |folder: &str| base_dir.join(folder);
@@ -171,7 +172,8 @@ pub fn of_public_text(settings: &Settings, plan: &Plan, base_dir: &Path) -> Vec<
     seeded(lines, settings.seed)
 }
 
-/// Simplified, letters and digits in half width; the public set is free of duplicates already.
+/// The flags that unify writing: simplified characters, half-width letters and digits; the public set has no
+/// duplicates.
 const ONE_FORM: &str =
     "--lang zh --width letters --script simplified --no-rules --dedup none --keep-validation";
 const ENGLISH_SETS: &str = "eval-bundle arc mmlu gsm8k humaneval smoltalk words";
@@ -179,7 +181,7 @@ const CHINESE_SETS: &str = "ceval cmmlu";
 const BOTH_TASKS: &str = " --task ARC-Easy --task ARC-Challenge --task MMLU --task GSM8K --task HumanEval --task SpellingBee --task ceval --task cmmlu";
 const CHINESE_PROMPTS: &str = " --sample-prompt 中国的首都是 --sample-prompt 水的化学式是 --sample-prompt '从前有一座山，' --sample-prompt 'The capital of France is'";
 
-/// What mid, sft and rl learn from: nanochat's public sets, sums asked in Chinese, the user's conversations.
+/// Returns the training data of mid, sft and rl: nanochat's public sets, Chinese arithmetic, the user's conversations.
 fn learned(settings: &Settings) -> [Vec<String>; 3] {
     let chinese = settings.language() != TextLanguage::En;
     let english = settings.language() != TextLanguage::Zh;
@@ -205,7 +207,7 @@ fn learned(settings: &Settings) -> [Vec<String>; 3] {
     [mid, flags(&sft, 2_000), words(rl)]
 }
 
-/// Training draws from the seed, and so does the world.
+/// Adds the seed to the commands of training and of the built-in world.
 fn seeded(lines: Vec<CommandLine>, seed: u64) -> Vec<CommandLine> {
     let draws = |line: &CommandLine| {
         let first: Vec<&OsString> = line.arguments().iter().take(2).collect();

@@ -1,5 +1,5 @@
-//! `nanochat tok eval`: how much text a token holds. More bytes per token: longer context, faster training
-//! and answers; characters per token tell the same for scripts of several bytes a character.
+//! `nanochat tok eval`: measures how much text a token holds. More bytes per token mean a longer context and faster
+//! training and answers; characters per token show the same for scripts of several bytes per character.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use nanochat::escape;
 use nanochat::values;
 use nanochat_tokenizer::Tokenizer;
 
-use super::{Source, data_dir, languages, read_tokenizer};
+use super::{TokenizerSource, data_dir, languages, read_tokenizer};
 
-/// Texts written for this comparison, one a domain.
+/// Texts written for this comparison, one per domain.
 const DOMAINS: [(&str, &str); 6] = [
     ("news", include_str!("samples/news.txt")),
     ("code", include_str!("samples/code.txt")),
@@ -25,8 +25,8 @@ const DOMAINS: [(&str, &str); 6] = [
 #[derive(Debug, Args)]
 pub struct EvalArgs {
     #[command(flatten)]
-    source: Source,
-    /// Other tokenizer.json files (or folders with one) to measure beside it
+    source: TokenizerSource,
+    /// Other tokenizer.json files (or folders with one) to compare with
     #[arg(long, value_name = "FILE", num_args = 1..)]
     compare: Vec<PathBuf>,
     /// Folder of parquet shards for the rows train and val [default: base_data of the base directory, if
@@ -73,13 +73,13 @@ pub fn sample(shards: &Shards, split: Split, max_chars: usize) -> Result<Vec<Str
     Ok(texts)
 }
 
-/// Bytes and tokens of `texts`.
+/// Returns the bytes and tokens of `texts`.
 pub fn compression(tokenizer: &Tokenizer, texts: &[String]) -> (usize, usize) {
     let tokens = tokenizer.encode_batch(texts).iter().map(Vec::len).sum();
     (texts.iter().map(String::len).sum(), tokens)
 }
 
-/// A model folder goes by its name, a lone file by its own.
+/// Returns a label for a tokenizer: the name of its model folder, or of its file.
 fn label(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default();
     let folder = path.parent().and_then(Path::file_name);
@@ -87,8 +87,8 @@ fn label(path: &Path) -> String {
     escape::line(&name.to_string_lossy()).chars().take(20).collect()
 }
 
-/// One row a text, for each tokenizer its tokens, bytes and characters per token, and for all but the
-/// first how many more (or fewer) tokens they need than it.
+/// Prints one row per text: for each tokenizer its tokens, bytes and characters per token, and for all but the first
+/// how many more (or fewer) tokens they need than it.
 fn print_table(tokenizers: &[(String, Tokenizer)], rows: &[(&str, Vec<String>)]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let heads: Vec<String> =

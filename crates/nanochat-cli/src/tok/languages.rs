@@ -1,5 +1,5 @@
-//! What tokenizers do to each language of some text: characters and bytes per token, tokens that are only a
-//! part of a character, and how many of the common Chinese characters are one token.
+//! Measures tokenizers by language: characters and bytes per token, tokens that are only part of a character, and how
+//! many of the common Chinese characters are single tokens.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,8 +9,8 @@ use nanochat::language::is_han;
 use nanochat::text_stats::TextStats;
 use nanochat_tokenizer::Tokenizer;
 
-/// Ranks of frequency up to which Chinese characters are looked at: 500 make up three quarters of modern
-/// text, 3,500 more than 99 %.
+/// The frequency ranks up to which Chinese characters are counted: the first 500 make up three quarters of modern text,
+/// 3,500 more than 99 %.
 const HANZI: [usize; 4] = [500, 1_000, 2_000, 3_500];
 /// Languages with less than this share of the text are left out of the table.
 const LEAST_SHARE: f64 = 0.01;
@@ -51,7 +51,7 @@ pub fn print(
     print_hanzi(tokenizers, corpora, max_chars)
 }
 
-/// The share of the most frequent Chinese characters of the training text that are one token each.
+/// Prints the share of the most frequent Chinese characters of the training text that are single tokens.
 fn print_hanzi(
     tokenizers: &[(String, Tokenizer)],
     corpora: &[(String, Shards)],
@@ -77,7 +77,7 @@ fn print_hanzi(
     Ok(())
 }
 
-/// The columns for a text of that many different characters: none says the same as the one before.
+/// Returns the columns for a text of that many different characters, without columns that would repeat the one before.
 fn ranks(characters: usize) -> Vec<usize> {
     let mut ranks = HANZI.map(|n| n.min(characters)).to_vec();
     ranks.dedup();

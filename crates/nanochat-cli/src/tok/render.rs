@@ -1,4 +1,4 @@
-//! `nanochat tok render`: conversations as the model sees them in finetuning, special tokens included.
+//! `nanochat tok render`: prints conversations as the model sees them in finetuning, special tokens included.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -10,23 +10,23 @@ use nanochat::lines::BadLines;
 use nanochat::values;
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
-use super::Source;
+use super::TokenizerSource;
 use crate::output;
 
 #[derive(Debug, Args)]
 pub struct RenderArgs {
-    /// Conversations, one a line or as one JSON list (also .gz, .zst): arrays of {role, content}, {"messages": …},
+    /// Conversations, one per line or as one JSON list (also .gz, .zst): arrays of {role, content}, {"messages": …},
     /// ShareGPT, Alpaca or {"prompt", "completion"}
     file: PathBuf,
     #[command(flatten)]
-    source: Source,
-    /// Conversations to print
+    source: TokenizerSource,
+    /// Number of conversations to print
     #[arg(long, value_parser = values::amount, default_value_t = 3)]
     limit: usize,
-    /// What to do about a conversation that cannot be used: fail, or skip it and say how many were skipped
+    /// What to do about an unusable conversation: fail, or skip it and say how many were skipped
     #[arg(long, value_enum, default_value_t)]
     bad_lines: BadLines,
-    /// Tokens at which a conversation is cut
+    /// Length at which a conversation is cut, in tokens
     #[arg(long, value_parser = values::amount, default_value_t = 2_048)]
     max_len: usize,
     /// Put a bar between tokens (a character split between tokens stays whole)
@@ -35,7 +35,7 @@ pub struct RenderArgs {
     /// Print token ids instead of text, a line for each conversation
     #[arg(long, conflicts_with_all = ["tokens", "color"])]
     ids: bool,
-    /// Green is trained, grey is not; without colour, what is trained stands in ⟦ ⟧
+    /// Colour trained tokens green and others grey; without colour, trained text is put in ⟦ ⟧
     #[arg(long, value_enum, default_value_t)]
     color: Color,
 }
@@ -82,7 +82,7 @@ pub fn run(args: &RenderArgs, base_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The weights of what is trained, if they are not all 1.
+/// Returns the weights of the trained tokens, if they are not all 1.
 fn weights(rendered: &Rendered) -> String {
     let trained = rendered.mask.iter().zip(&rendered.weights).filter(|(trained, _)| **trained);
     let mut weights: Vec<f32> = trained.map(|(_, &weight)| weight).collect();
@@ -96,12 +96,12 @@ fn weights(rendered: &Rendered) -> String {
 
 struct Style {
     color: bool,
-    /// Between tokens.
+    /// The separator between tokens.
     bar: &'static str,
 }
 
 impl Style {
-    /// The whole conversation as text, runs of trained and untrained tokens marked.
+    /// Returns the whole conversation as text, with runs of trained and untrained tokens marked.
     fn paint(&self, tokenizer: &Tokenizer, rendered: &Rendered) -> String {
         let tokens: Vec<(u32, bool)> =
             rendered.ids.iter().copied().zip(rendered.mask.iter().copied()).collect();

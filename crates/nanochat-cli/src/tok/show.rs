@@ -1,5 +1,5 @@
-//! `nanochat tok show`: the vocabulary in readable form. tokenizer.json writes bytes as stand-in
-//! characters, so that its Chinese looks like `ä¸Ń`; here a token is the text it stands for.
+//! `nanochat tok show`: prints the vocabulary in readable form. tokenizer.json writes bytes as substitute characters,
+//! so that its Chinese looks like `ä¸Ń`; here a token is shown as its text.
 
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write};
@@ -9,12 +9,12 @@ use anyhow::{Context, bail};
 use clap::Args;
 use nanochat_tokenizer::Tokenizer;
 
-use super::Source;
+use super::TokenizerSource;
 
 #[derive(Debug, Args)]
 pub struct ShowArgs {
     #[command(flatten)]
-    source: Source,
+    source: TokenizerSource,
     /// Only tokens with Chinese characters
     #[arg(long)]
     zh: bool,
@@ -71,8 +71,8 @@ fn is_hanzi(c: char) -> bool {
     matches!(c, '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{323AF}')
 }
 
-/// The text in quotes, white space and control characters escaped; bytes that are no whole character in
-/// hexadecimal, with what they begin.
+/// Returns the text in quotes, with white space and control characters escaped; bytes that are no whole character are
+/// shown in hexadecimal, with the characters that they may begin.
 fn readable(bytes: &[u8]) -> String {
     let mut shown = String::from("\"");
     for chunk in bytes.utf8_chunks() {
@@ -84,7 +84,7 @@ fn readable(bytes: &[u8]) -> String {
             let _ = write!(shown, "‹{}›", hex.join(" "));
         }
     }
-    // A chunk ends at every invalid byte; neighbours share one pair of brackets.
+    // A chunk ends at every invalid byte; adjacent ones share one pair of brackets.
     shown = shown.replace("›‹", " ");
     shown.push('"');
     if let Some((from, to)) = begun_characters(bytes) {
@@ -95,7 +95,7 @@ fn readable(bytes: &[u8]) -> String {
     shown
 }
 
-/// First and last character that the cut end of `bytes` can become. Only ends that leave one byte open:
+/// Returns the first and last character that the incomplete end of `bytes` can become, if only one byte is missing:
 /// with two the range would be a whole script.
 fn begun_characters(bytes: &[u8]) -> Option<(char, char)> {
     let tail = bytes.utf8_chunks().last()?.invalid();
@@ -106,7 +106,7 @@ fn begun_characters(bytes: &[u8]) -> Option<(char, char)> {
     Some((completed(0x80)?, completed(0xBF)?))
 }
 
-/// What a vocabulary is made of.
+/// The kinds of tokens in a vocabulary.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Summary {
     special: usize,

@@ -1,5 +1,5 @@
-//! `nanochat tok sizes`: what vocabularies of several sizes do to each language. One training suffices: a smaller
-//! vocabulary is the beginning of a larger one.
+//! `nanochat tok sizes`: compares vocabulary sizes by language. One training suffices: a smaller vocabulary is a prefix
+//! of a larger one.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use clap::Args;
 use nanochat::values;
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
 
-use super::{Corpus, Texts, languages, train_on};
+use super::{Corpus, TrainingTexts, languages, train_on};
 
 #[derive(Debug, Args)]
 pub struct SizesArgs {
@@ -17,14 +17,14 @@ pub struct SizesArgs {
     /// Stop reading after this many characters
     #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_chars)]
     max_chars: usize,
-    /// Of each document, read no more than this many characters
+    /// Read at most this many characters of each document
     #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_document_chars)]
     doc_cap: usize,
     /// Characters of validation text to measure on, for each folder
     #[arg(long, value_parser = values::large::<u64>, default_value_t = 2_000_000)]
     eval_chars: u64,
     #[command(flatten)]
-    texts: Texts,
+    texts: TrainingTexts,
 }
 
 pub fn run(args: &SizesArgs, base_dir: &Path) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! Every mistake and every damaged file is answered with one sentence that names it.
+//! Tests that every mistake and every damaged file gives one sentence that names it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ fn file(base: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     path
 }
 
-/// Three training shards and one for validation.
+/// Makes a base folder with three training shards and one for validation.
 fn with_shards() -> tempfile::TempDir {
     let base = prepared();
     let text: String = (0..300).map(|i| format!("line {i} of a text about nothing\n")).collect();
@@ -36,12 +36,12 @@ fn damaged_shards_are_named_and_refused_or_skipped() {
     let bad = shards.join("shard_00001.parquet");
     let whole = fs::read(&bad).unwrap();
     let mut flipped = whole.clone();
-    flipped[60..90].fill(0xAA); // the text's page; the footer stays whole
+    flipped[60..90].fill(0xAA); // damages the text's page, not the footer
     let truncated = whole[..whole.len() / 2].to_vec();
     for (tag, bytes) in [("cut", truncated), ("flip", flipped), ("none", vec![]), ("text", b"hello".to_vec())]
     {
         fs::write(&bad, bytes).unwrap();
-        // 40 steps of 128 tokens come to the second shard.
+        // 40 steps of 128 tokens reach the second shard.
         let long = line(tag).replace("--num-iterations 2", "--num-iterations 40");
         refuses(base.path(), &long, &["shard_00001.parquet", "--bad-shards skip"]);
         let _ = fs::remove_dir_all(base.path().join("base_checkpoints").join(tag));
@@ -56,7 +56,7 @@ fn damaged_shards_are_named_and_refused_or_skipped() {
     let state = fs::read_to_string(&position).unwrap().replace("shard_00000", "shard_00001");
     fs::write(&position, state).unwrap();
     refuses(base.path(), &format!("{} --resume", line("gone")), &["shard_00001.parquet", "does not have"]);
-    // Another validation shard would measure something else.
+    // Another validation shard would give other losses.
     truncate(&shards.join("shard_00003.parquet"));
     let parts = ["validation shard", "shard_00003.parquet"];
     refuses(base.path(), &format!("{} --bad-shards skip", line("val")), &parts);
@@ -241,7 +241,7 @@ fn damaged_models_are_named() {
         }
         fs::copy(whole.path().join(name), folder.join(name)).unwrap();
     }
-    // A tokenizer that is whole, but another model's.
+    // A valid tokenizer, but another model's.
     run(base.path(), "tok train --vocab-size 300");
     fs::copy(base.path().join("tokenizer/tokenizer.json"), folder.join("tokenizer.json")).unwrap();
     refuses(base.path(), "chat -p x", &["vocabulary of 320", "tokenizer has 300"]);
@@ -284,7 +284,7 @@ fn an_argument_that_is_not_utf8_is_named() {
     let mut command = nanochat(base.path(), "chat -p");
     command.arg(std::ffi::OsStr::from_bytes(b"caf\xe9"));
     assert!(complaint(command).contains("caf\\xE9"));
-    // Beside a path, which may be any bytes.
+    // Flags for paths, which may be any bytes.
     for flag in ["--data", "--val-data", "--data-dir", "--model-tag"] {
         let mut command = nanochat(base.path(), "train base");
         command.arg("--base-dir").arg(base.path().join(std::ffi::OsStr::from_bytes(b"d\xff")));

@@ -1,4 +1,4 @@
-//! What the tests of the binary share: small base folders, runs of the command, and what it said.
+//! Shared by the tests of the binary: small base folders, running commands, and their output.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A model that trains a step in 3 ms: 100 thousand parameters, 128 tokens a step.
+/// Trains a model in steps of 3 ms: 100 thousand parameters, 128 tokens a step.
 pub const TINY: &str = "train base --depth 1 --max-seq-len 64 --device-batch-size 2 --total-batch-size 128 \
     --eval-tokens 256 --eval-every 10 --sample-every 0 --sample-prompt x";
 pub const TINY_MID: &str = "train mid --eval-tokens 256 --eval-every 10";
@@ -18,19 +18,19 @@ pub const TINY_SFT: &str = "train sft --device-batch-size 2 --target-examples-pe
 pub const TINY_RL: &str = "train rl --examples-per-step 2 --num-samples 4 --device-batch-size 4 \
     --max-new-tokens 12 --eval-examples 4 --eval-samples 2 --eval-every 10";
 
-/// `nanochat LINE` in a base folder; words apart by spaces.
+/// Returns the command `nanochat LINE` for a base folder; words are separated by spaces.
 pub fn nanochat(base: &Path, line: &str) -> Command {
     let mut command = Command::cargo_bin("nanochat").unwrap();
     command.args(line.split_whitespace()).env("NANOCHAT_BASE_DIR", base);
     command
 }
 
-/// What a command that must succeed printed.
+/// Runs a command that must succeed and returns its stdout.
 pub fn output(mut command: Command) -> String {
     String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
 }
 
-/// As [`output`], for what it told people.
+/// Runs a command that must succeed and returns its stderr.
 pub fn said(mut command: Command) -> String {
     String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap()
 }
@@ -39,7 +39,8 @@ pub fn run(base: &Path, line: &str) {
     nanochat(base, line).assert().success();
 }
 
-/// The sentence of a command that must fail: one, without panic, nothing on stdout, no cause twice.
+/// Runs a command that must fail and returns its error: one sentence, without panic, without stdout, without repeated
+/// causes.
 pub fn complaint(mut command: Command) -> String {
     let failed = command.assert().failure().get_output().clone();
     let said = String::from_utf8(failed.stderr).unwrap();
@@ -59,7 +60,7 @@ pub fn complaint(mut command: Command) -> String {
     sentence.to_string()
 }
 
-/// Fails with a sentence that has all of `parts`.
+/// Asserts that a command fails with a sentence that contains all of `parts`.
 #[track_caller]
 pub fn refuses(base: &Path, line: &str, parts: &[&str]) {
     let sentence = complaint(nanochat(base, line));
@@ -69,7 +70,7 @@ pub fn refuses(base: &Path, line: &str, parts: &[&str]) {
     }
 }
 
-/// A base folder of its own with a corpus of 200 documents and a tokenizer of 320 tokens.
+/// Makes a base folder with a corpus of 200 documents and a tokenizer of 320 tokens.
 pub fn prepared() -> TempDir {
     static MADE: OnceLock<TempDir> = OnceLock::new();
     let made = MADE.get_or_init(|| {
@@ -83,7 +84,7 @@ pub fn prepared() -> TempDir {
     copied
 }
 
-/// As [`prepared`], with a base model `m` trained for 9 steps: checkpoints 3, 6 and 9.
+/// Makes a base folder like [`prepared`], with a base model `m` trained for 9 steps: checkpoints 3, 6 and 9.
 pub fn with_model() -> TempDir {
     static MADE: OnceLock<TempDir> = OnceLock::new();
     let made = MADE.get_or_init(|| {
@@ -96,8 +97,8 @@ pub fn with_model() -> TempDir {
     copied
 }
 
-/// As [`with_model`], finetuned a little, with a file of questions that such a model gets right now and then: its
-/// answer must have an `e`.
+/// Makes a base folder like [`with_model`], with a finetuned model and a file of questions that it sometimes answers
+/// correctly: the answer must have an `e`.
 pub fn with_chat_model() -> (TempDir, PathBuf) {
     let base = with_model();
     run(base.path(), &format!("{TINY_SFT} --num-iterations 4"));
@@ -118,13 +119,13 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The last part of a file is lost.
+/// Cuts off the last part of a file.
 pub fn truncate(file: &Path) {
     let bytes = fs::read(file).unwrap();
     fs::write(file, &bytes[..bytes.len() * 2 / 3]).unwrap();
 }
 
-/// A value that a run's settings of train_state.json get, as if it had been started with it.
+/// Changes a value of a run's settings in train_state.json, as if it had been started with it.
 pub fn change_setting(checkpoint: &Path, name: &str, value: Value) {
     let file = checkpoint.join("train_state.json");
     let mut state: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
@@ -133,7 +134,7 @@ pub fn change_setting(checkpoint: &Path, name: &str, value: Value) {
     fs::write(&file, state.to_string()).unwrap();
 }
 
-/// The lines of metrics.jsonl without the clock: what equal runs have in common.
+/// Returns the lines of metrics.jsonl without times, which equal runs have in common.
 pub fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let line = |line: &str| {
@@ -146,7 +147,7 @@ pub fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(line).collect()
 }
 
-/// The folders of a run's checkpoints, by name.
+/// Returns the folders of a run's checkpoints, by name.
 pub fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(run).into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut folders: Vec<PathBuf> =
@@ -155,7 +156,7 @@ pub fn checkpoints(run: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// Two runs ended alike: weights, optimizer and losses bit for bit.
+/// Asserts that two runs ended with the same weights, optimizer state and losses, bit for bit.
 #[track_caller]
 pub fn assert_same_run(a: &Path, b: &Path) {
     let (last_a, last_b) = (checkpoints(a).pop().unwrap(), checkpoints(b).pop().unwrap());
@@ -167,14 +168,14 @@ pub fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(metrics(a), metrics(b));
 }
 
-/// A run in the background.
+/// Starts a command in the background.
 pub fn start(base: &Path, line: &str) -> Child {
     let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("nanochat"));
     command.args(line.split_whitespace()).env("NANOCHAT_BASE_DIR", base);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Waits until `file` has `lines` lines; false if the process ended before.
+/// Waits until `file` has `lines` lines; returns false if the process ends before that.
 pub fn wait_for_lines(child: &mut Child, file: &Path, lines: usize) -> bool {
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
@@ -190,19 +191,19 @@ pub fn wait_for_lines(child: &mut Child, file: &Path, lines: usize) -> bool {
     }
 }
 
-/// Sends a signal by name, through the shell's own `kill`.
+/// Sends a signal by name, with the shell's `kill`.
 pub fn signal(child: &Child, name: &str) {
     let line = format!("kill -{name} {}", child.id());
     assert!(std::process::Command::new("sh").arg("-c").arg(line).status().unwrap().success());
 }
 
-/// Ends of a child: its status and what it said.
+/// Waits for a child and returns its status and stderr.
 pub fn ended(child: Child) -> (ExitStatus, String) {
     let output = child.wait_with_output().unwrap();
     (output.status, String::from_utf8(output.stderr).unwrap())
 }
 
-/// Whether the slow tests are asked for. A test that is not says so and passes.
+/// Whether the slow tests are enabled. A slow test that is not prints so and passes.
 pub fn slow(test: &str) -> bool {
     let asked = std::env::var("NANOCHAT_SLOW").is_ok_and(|value| value == "1");
     if !asked {

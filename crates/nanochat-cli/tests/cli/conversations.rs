@@ -1,4 +1,4 @@
-//! Conversations as other programs write them: what they say of what is learned is honoured, told or refused.
+//! Tests conversations in other programs' formats: what they say about training is applied, reported or refused.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// `tok render` of a file with this text: what it printed and what it said.
+/// Runs `tok render` on a file with this text and returns its stdout and stderr.
 fn render(base: &Path, name: &str, text: &str, flags: &str) -> (String, String) {
     let path = base.join(name);
     fs::write(&path, text).unwrap();
@@ -16,7 +16,7 @@ fn render(base: &Path, name: &str, text: &str, flags: &str) -> (String, String) 
     (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// The trained parts, without what ends them.
+/// Returns the trained parts, without their end tokens.
 fn trained(rendered: &str) -> Vec<String> {
     let parts = rendered.split('⟦').skip(1).map(|rest| rest.split('⟧').next().unwrap());
     parts.map(|part| part.replace("<|assistant_end|>", "")).collect()
@@ -30,7 +30,7 @@ fn pair(question: &str, answer: &str) -> Value {
     json!({"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]})
 }
 
-/// Losses of the steps of `train STAGE` on a file.
+/// Returns the losses and stderr of `train STAGE` on a file.
 fn losses(base: &Path, name: &str, text: &str, command: &str) -> (Vec<f64>, String) {
     let path = base.join(name);
     fs::write(&path, text).unwrap();
@@ -130,13 +130,13 @@ fn weights_make_the_loss_a_weighted_mean() {
         )
         .0
     };
-    // Twice the weight is as good as standing there twice.
+    // Twice the weight has the same effect as repeating the conversation.
     let twice = run("twice.jsonl", &[a.clone(), a.clone(), b.clone()], "sft");
     let weighed = run("weighed.jsonl", &[with(a.clone(), "weight", 2.0), b.clone()], "sft");
     assert!((twice[0] - weighed[0]).abs() < 1e-5 * twice[0], "{twice:?} {weighed:?}");
     let plain = run("plain.jsonl", &[a.clone(), b.clone()], "sft");
     assert!((plain[0] - weighed[0]).abs() > 1e-4 * plain[0], "{plain:?} {weighed:?}");
-    // A weight that all have changes nothing.
+    // A weight that all conversations share changes nothing.
     for stage in ["sft", "mid"] {
         let plain = run("plain.jsonl", &[a.clone(), b.clone()], stage);
         let half = [a.clone(), b.clone()].map(|value| with(value, "weight", 0.5));
@@ -149,7 +149,7 @@ fn what_weighs_nothing_is_left_out_and_never_nan() {
     let base = with_model();
     let mut silent = pair("q", "never learned");
     silent["conversations"][1]["weight"] = json!(0);
-    // A context longer than a step of mid-training, 128 tokens here.
+    // A context longer than a step of mid-training, which is 128 tokens here.
     let mut context = pair("q", &"context ".repeat(200));
     context["conversations"][1]["loss"] = json!(false);
     let rest = pair("and", "this");

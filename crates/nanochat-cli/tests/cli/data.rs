@@ -1,4 +1,4 @@
-//! `nanochat data`: from raw files to a corpus by the binary, files made to fill the memory.
+//! Tests `nanochat data` by the binary: from raw files to a corpus, and files made to exhaust memory.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -14,7 +14,7 @@ const EN: &str = "The old bridge had stood over the river for more than a hundre
     village said that it would outlive them all. Every spring the water rose to its arches, and every summer \
     children jumped from it to cool themselves, while their parents watched with worry and with envy.";
 
-/// `n` documents that all differ, as JSON lines.
+/// Writes `n` different documents as JSON lines.
 fn corpus(path: &Path, text: &str, n: usize) {
     let words = ["山", "河", "north", "south", "木", "火", "east", "west"];
     let line = |i: usize| {
@@ -59,7 +59,7 @@ fn clean_mix_count_and_train_a_tokenizer_on_two_languages() {
         said.contains("zh: zh") && said.contains("trained (300)") && said.contains("trained (400)"),
         "{said}"
     );
-    // A size that the text is too short for is no row of its own.
+    // A vocabulary size that the text is too short for gets no row.
     let mut command = nanochat(base.path(), &format!("tok sizes --sizes 30000 40000 --mix {sources}"));
     let printed = command.output().unwrap();
     let said = String::from_utf8(printed.stdout).unwrap();
@@ -85,7 +85,7 @@ fn clean_mix_count_and_train_a_tokenizer_on_two_languages() {
     }
 }
 
-/// Runs it to its end; whether it succeeded, and its peak memory in bytes, watched while it runs.
+/// Runs a command and returns whether it succeeded, and its peak memory in bytes, polled while it runs.
 #[cfg(target_os = "linux")]
 fn peak_memory_of(mut command: std::process::Command) -> (bool, u64) {
     let mut child = command.spawn().unwrap();
@@ -107,10 +107,10 @@ fn peak_memory_of(mut command: std::process::Command) -> (bool, u64) {
 #[test]
 fn files_made_to_fill_the_memory_are_refused_in_little_of_it() {
     let base = tempfile::tempdir().unwrap();
-    // A line of 2 GB: a sparse file of zeros costs no disk.
+    // A line of 2 GB, as a sparse file of zeros that takes no disk space.
     let long = base.path().join("long.jsonl");
     File::create(&long).unwrap().set_len(2_000_000_000).unwrap();
-    // 2 GB of zeros in 60 KB.
+    // 2 GB of zeros, compressed to 60 KB.
     let bomb = base.path().join("bomb.jsonl.zst");
     let packed = zstd_of_zeros(2_000);
     fs::write(&bomb, packed).unwrap();
@@ -123,7 +123,7 @@ fn files_made_to_fill_the_memory_are_refused_in_little_of_it() {
     }
 }
 
-/// A frame for each megabyte of zeros, end to end.
+/// Returns one zstd frame per megabyte of zeros, concatenated.
 #[cfg(target_os = "linux")]
 fn zstd_of_zeros(megabytes: usize) -> Vec<u8> {
     // Magic, a header for a window of 1 MiB, then RLE blocks of 128 KiB of one zero byte.

@@ -1,4 +1,4 @@
-//! Downloads that are killed: gone on with where they were, and whole or absent.
+//! Tests that killed downloads resume, and that files are whole or absent.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Cursor, Write};
@@ -13,7 +13,7 @@ use zip::write::SimpleFileOptions;
 use crate::common::*;
 use crate::kills::whole_or_absent;
 
-/// Serves `content` with ranges; the first answer stops in the middle until the test ends.
+/// Serves `content` with ranges; the first response stops in the middle until the test ends.
 pub fn serve(content: Vec<u8>, asked: Arc<Mutex<Vec<Option<usize>>>>, sent: Arc<AtomicUsize>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/file.bin", listener.local_addr().unwrap());
@@ -29,7 +29,7 @@ pub fn serve(content: Vec<u8>, asked: Arc<Mutex<Vec<Option<usize>>>>, sent: Arc<
     url
 }
 
-/// The lines of a request, in lower case.
+/// Returns the lines of a request's head, in lower case.
 fn head_of(stream: &TcpStream) -> Vec<String> {
     let lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
     lines.map(|line| line.to_lowercase()).collect()
@@ -79,7 +79,7 @@ fn a_killed_download_goes_on_where_it_was() {
     assert_eq!(fs::read_dir(base.path().join("downloads")).unwrap().count(), 1);
 }
 
-/// A hub with one repository of one file.
+/// Starts a hub with one repository of one file.
 fn hub(name: &str, content: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -95,7 +95,7 @@ fn hub(name: &str, content: Vec<u8>) -> String {
     url
 }
 
-/// The rows of an exam of many subjects.
+/// Returns an archive of exams in many subjects.
 fn archive() -> Vec<u8> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for part in ["dev", "val"] {
@@ -113,7 +113,7 @@ fn what_a_killed_download_makes_is_whole_or_absent() {
         return;
     }
     let base = tempfile::tempdir().unwrap();
-    let asked = Arc::new(Mutex::new(vec![None])); // by nobody, so that no answer stops in the middle
+    let asked = Arc::new(Mutex::new(vec![None])); // one entry, so that no response stops in the middle
     let url = serve(noise(8_000_000), asked, Arc::default());
     whole_or_absent(base.path(), &format!("data download {url}"), &["downloads/file.bin"]);
     let exam = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Model folders as others write them: the same answers, or one sentence that names what is not known.
+//! Tests model folders written by other programs: the same answers, or one sentence that names what is not supported.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::common::*;
 
-/// An exported folder, and its config.json.
+/// Returns an exported folder, and its config.json.
 fn exported(base: &Path) -> (PathBuf, Map<String, Value>) {
     let folder = base.join("theirs");
     run(base, &format!("export {}", folder.display()));
@@ -19,7 +19,7 @@ fn read_config(folder: &Path) -> Map<String, Value> {
     serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap()
 }
 
-/// `config` with other values, or without a key.
+/// Writes `config` with other values, or without a key.
 fn write_config(folder: &Path, config: &Map<String, Value>, changes: Value) {
     let mut config = config.clone();
     for (key, value) in changes.as_object().unwrap() {

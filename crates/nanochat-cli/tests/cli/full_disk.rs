@@ -1,4 +1,4 @@
-//! A base folder on a disk that gets full. Slow tier, because it mounts disks, which takes root and Linux.
+//! Tests a base folder on a full disk. Slow tier, because it mounts disks, which needs root and Linux.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ impl Disk {
         self.0.path()
     }
 
-    /// Leaves `bytes` of room and returns the file that takes up the rest.
+    /// Fills the disk up to `room` bytes and returns the file that does so.
     fn fill(&self, room: usize) -> PathBuf {
         let path = self.path().join("ballast");
         let mut file = fs::File::create(&path).unwrap();
@@ -39,11 +39,11 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status(); // what is left busy goes with the machine
+        let _ = Command::new("umount").arg(self.path()).status(); // may fail while busy
     }
 }
 
-/// `line` fails, and what it says last names the disk.
+/// Asserts that `line` fails, and that its error names the disk.
 #[track_caller]
 fn fails_for_space(base: &Path, line: &str, parts: &[&str]) {
     let failed = nanochat(base, line).assert().code(1).get_output().clone();
@@ -69,7 +69,7 @@ fn training_loses_nothing_and_goes_on_when_there_is_room() {
     }
     let saved = fs::read(dir.join("step_000003/model.safetensors")).unwrap();
     let line = format!("{TINY} --model-tag m --num-iterations 9 --save-every 3 --keep 0 --resume");
-    // In the middle of the model, of the optimizer, and before the first byte of either.
+    // The space ends in the middle of the model, of the optimizer state, and before either.
     for room in [300_000, 900_000, 24_000] {
         let ballast = disk.fill(room);
         fails_for_space(disk.path(), &line, &["step_000006", "what was saved before is untouched"]);

@@ -1,4 +1,4 @@
-//! The guide tells the truth: its commands and flags exist, what it shows is what is printed, and its tours run.
+//! Tests that the guide is correct: its commands and flags exist, its outputs are the real ones, and its tours run.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use crate::common::*;
 
-/// A fenced block: what stands behind the fence, and its lines.
-struct Block {
+/// A fenced block: the text after the fence, and its lines.
+struct FencedBlock {
     page: PathBuf,
     info: String,
     lines: Vec<String>,
 }
 
-/// The blocks of both READMEs and of all pages of the guide.
-fn blocks() -> Vec<Block> {
+/// Returns the blocks of both READMEs and of all pages of the guide.
+fn blocks() -> Vec<FencedBlock> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut pages = vec![root.join("README.md"), root.join("README.zh-CN.md")];
     for language in ["en", "zh"] {
@@ -25,15 +25,15 @@ fn blocks() -> Vec<Block> {
     pages.iter().flat_map(|page| blocks_of(page)).collect()
 }
 
-fn blocks_of(page: &Path) -> Vec<Block> {
+fn blocks_of(page: &Path) -> Vec<FencedBlock> {
     let text = fs::read_to_string(page).unwrap();
-    let mut blocks: Vec<Block> = Vec::new();
+    let mut blocks: Vec<FencedBlock> = Vec::new();
     let mut inside = false;
     for line in text.lines() {
         match (line.trim_start().strip_prefix("```"), inside) {
             (Some(info), false) => {
                 let (page, info) = (page.to_path_buf(), info.trim().to_string());
-                blocks.push(Block { page, info, lines: Vec::new() });
+                blocks.push(FencedBlock { page, info, lines: Vec::new() });
                 inside = true;
             }
             (Some(_), true) => inside = false,
@@ -45,7 +45,7 @@ fn blocks_of(page: &Path) -> Vec<Block> {
     blocks
 }
 
-/// The commands of shell lines, continued lines joined, without what pipes and comments add.
+/// Returns the commands in shell lines, with continued lines joined, without pipes and comments.
 fn commands(lines: &[String]) -> Vec<Vec<String>> {
     let text = lines.join("\n").replace("\\\n", " ");
     let command = |line: &str| {
@@ -53,13 +53,13 @@ fn commands(lines: &[String]) -> Vec<Vec<String>> {
         let rest = line.strip_prefix("nanochat ").or(line.strip_prefix("cargo run --release -- "))?;
         let is_end =
             |word: &String| ["|", ">", "&&", "&", ";"].contains(&word.as_str()) || word.starts_with('#');
-        // `…` stands for flags that were said before.
+        // `…` stands for the flags of an earlier command.
         Some(words(rest).into_iter().take_while(|word| !is_end(word)).filter(|word| word != "…").collect())
     };
     text.lines().filter_map(command).collect()
 }
 
-/// As a shell cuts them.
+/// Splits a line into words like a shell.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut quote, mut begun) = (vec![String::new()], None, false);
     for c in line.chars() {
@@ -88,7 +88,8 @@ fn every_command_and_flag_of_the_guide_exists() {
         .collect();
     assert!(all.len() > 60, "{} commands", all.len());
     let base = tempfile::tempdir().unwrap();
-    let is_settings = |block: &Block| block.lines.first().is_some_and(|line| line.starts_with("# run.toml"));
+    let is_settings =
+        |block: &FencedBlock| block.lines.first().is_some_and(|line| line.starts_with("# run.toml"));
     let settings = blocks().into_iter().find(is_settings).expect("the guide shows a file of settings");
     fs::write(base.path().join("run.toml"), settings.lines.join("\n")).unwrap();
     for (line, page) in all {
@@ -129,7 +130,7 @@ fn the_tours_of_the_guide_run_as_written() {
         return;
     }
     let mut pages: Vec<(PathBuf, String)> = Vec::new();
-    for Block { page, lines, .. } in blocks().into_iter().filter(|block| block.info == "sh run") {
+    for FencedBlock { page, lines, .. } in blocks().into_iter().filter(|block| block.info == "sh run") {
         let lines = lines.join("\n") + "\n";
         match pages.last_mut().filter(|(last, _)| *last == page) {
             Some((_, script)) => script.push_str(&lines),

@@ -1,4 +1,5 @@
-//! What stops a run from outside: signals and readers that go. Nothing is lost, and the command that goes on is true.
+//! Tests interruptions from outside: signals and closed pipes. Nothing is lost, and the printed command resumes the
+//! run.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 
-/// Longer than any of these tests waits.
+/// Runs longer than any of these tests waits.
 const LONG: &str = "--num-iterations 1000000 --save-every 0 --model-tag long";
 
 #[test]
@@ -53,7 +54,7 @@ fn a_closed_terminal_is_told_twice_and_loses_nothing() {
     let mut child = start(base.path(), &format!("{TINY} {LONG}"));
     assert!(wait_for_lines(&mut child, &run_dir.join("metrics.jsonl"), 5));
     signal(&child, "HUP");
-    signal(&child, "HUP"); // by the shell, after the system
+    signal(&child, "HUP"); // the shell's hangup follows the system's
     let (status, said) = ended(child);
     assert_eq!(status.code(), Some(129), "{said}");
     assert_eq!(checkpoints(&run_dir).len(), 1);

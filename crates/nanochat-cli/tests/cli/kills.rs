@@ -1,5 +1,5 @@
-//! kill -9 at random moments. A training goes on with --resume, and the end is the same, bit for bit; what other
-//! commands write is whole or absent, and the next start sweeps what is left. Slow tier, but for two makers of one folder.
+//! Tests kill -9 at random moments. Training resumes with --resume and ends the same, bit for bit; the output of other
+//! commands is whole or absent, and the next start removes leftovers. Slow tier, except for two writers of one folder.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,19 +11,19 @@ use nanochat_tensor::Rng;
 
 use crate::common::*;
 
-/// How many kills: `usual`, or NANOCHAT_KILLS.
+/// Returns the number of kills: `usual`, or NANOCHAT_KILLS.
 fn kills(usual: usize) -> usize {
     std::env::var("NANOCHAT_KILLS").map_or(usual, |kills| kills.parse().unwrap())
 }
 
-/// Runs `line` to its end through `kills` kills, each after a random share of `span` from the start of
-/// a process. A run that is over before its kill must pass `check`; what it made is deleted, and it begins anew.
+/// Runs `line` to its end through `kills` kills, each after a random share of `span` from the start of a process. A run
+/// that ends before its kill must pass `check`; its output is deleted, and it starts again.
 fn kill(base: &Path, made: &Path, line: &str, span: Duration, kills: usize, check: &dyn Fn()) {
     let mut rng = Rng::new(&[kills as u64]);
     let mut left = kills;
     for _ in 0..20 * kills {
         let mut child = start(base, line);
-        // Squared: many moments near the start, where a process reads what the last one left.
+        // Squared, for more kills near the start, where a process reads what the last one left.
         let share = rng.below(1_000) as f64 / 1_000.0;
         std::thread::sleep(span.mul_f64(share * share));
         if child.try_wait().unwrap().is_none() {
@@ -116,7 +116,7 @@ fn a_speedrun_survives_kills() {
     kill(&base, &base, line, span, kills(10), &check);
 }
 
-/// A file, or the files below a folder, and what is in them.
+/// Returns a file, or the files below a folder, with their contents.
 fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     match path.is_dir() {
         true => fs::read_dir(path).unwrap().flat_map(|entry| files(&entry.unwrap().path())).collect(),
@@ -128,7 +128,7 @@ fn remove(path: &Path) {
     if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
 }
 
-/// All names below a folder, those of folders too.
+/// Returns all names below a folder, including folders.
 fn names(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let below =
@@ -138,8 +138,9 @@ fn names(dir: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// Kills `line` in a copy of `base`, 5 times or NANOCHAT_KILLS times. After each kill, each of the files and folders `made` is
-/// whole or absent; after the next start all are whole, and there is nothing beside what an undisturbed run makes.
+/// Kills `line` in a copy of `base`, 5 times or NANOCHAT_KILLS times. After each kill, each of the files and folders
+/// `made` is whole or absent; after the next start all are whole, and there are no files that an undisturbed run does
+/// not make.
 pub fn whole_or_absent(base: &Path, line: &str, made: &[&str]) {
     let kills = kills(5);
     let span = timed(base, line);
@@ -199,7 +200,7 @@ fn what_a_killed_command_writes_is_whole_or_absent() {
     whole_or_absent(made.path(), make, &["base_data", "chat_data"]);
 }
 
-/// A report says when it was made, so that no two are alike, and has sections that others wrote.
+/// A report contains its time, so that no two are alike, and sections that other commands wrote.
 #[test]
 fn a_killed_report_and_evaluation_leave_whole_files() {
     if !slow("a_killed_report_and_evaluation_leave_whole_files") {

@@ -1,6 +1,6 @@
-//! `nanochat` by its binary, from nothing to a chat model, and through what can go wrong on the way.
+//! Tests the `nanochat` binary, from nothing to a chat model, with what can go wrong on the way.
 //!
-//! Tests of minutes (`kills`, `full_disk`, `ranks`) run where NANOCHAT_SLOW=1 is set.
+//! The slow tests (`kills`, `full_disk`, `ranks`) take minutes and run only if NANOCHAT_SLOW=1 is set.
 
 mod bad_input;
 mod common;

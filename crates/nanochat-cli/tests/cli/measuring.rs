@@ -1,4 +1,4 @@
-//! Evaluations: what they measure, what they call it, and what a program can read.
+//! Tests evaluations: what they measure, the names of their scores, and their JSON.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::common::*;
 
-/// C-Eval of one subject: a solved question and one to answer.
+/// Writes a C-Eval of one subject, with a solved question and one to answer.
 fn exam_of_one_question(base: &Path) {
     let head = "id,question,A,B,C,D,answer\n";
     for (file, line) in
@@ -52,12 +52,12 @@ fn evaluations_say_which_checkpoint_they_measure_and_take_the_one_of_their_help(
         assert!(usual.ends_with(&format!(": {}\n", json["model"].as_str().unwrap())), "{json}");
         let help = output(nanochat(base.path(), &format!("{line} --help")));
         let default = match usual == &of_base {
-            true => "Stage the model comes from [default: base]",
+            true => "Training stage of the model [default: base]",
             false => {
-                "Stage the model comes from [default: the last that has finished: rl, else sft, mid, base]"
+                "Training stage of the model [default: the last that has finished: rl, else sft, mid, base]"
             }
         };
-        let words = help.split_whitespace().collect::<Vec<_>>().join(" "); // whatever the width
+        let words = help.split_whitespace().collect::<Vec<_>>().join(" "); // independent of line breaks
         assert!(words.contains(default), "{help}");
     }
 }
@@ -107,7 +107,7 @@ fn tasks_are_measured_while_finetuning() {
     refuses(base.path(), &unknown, &["no task verses", "GSM8K"]);
 }
 
-/// A bundle of one task with nine items of two examples; gives its list.
+/// Writes a bundle of one task with nine items of two examples; returns its list.
 fn bundle_of_one_task(base: &Path) -> String {
     let folder = base.join("eval_bundle");
     fs::create_dir_all(folder.join("eval_data")).unwrap();
@@ -155,7 +155,7 @@ fn core_is_all_of_its_tasks_and_says_what_was_cropped() {
     let folder = base.path().join("eval_bundle");
     let one = output(nanochat(base.path(), "eval core"));
     assert!(one.contains("\nmean of 1 task, not CORE 0.0000\n") && !one.contains("cropped"), "{one}");
-    // All 22 tasks of one item each; in the first it is longer than the model's 640 positions.
+    // All 22 tasks with one item each; the first item is longer than the model's 640 positions.
     let (mut list, mut guessing) =
         (String::from("icl_tasks:\n"), String::from("Eval Task,Random baseline\n"));
     for (i, label) in nanochat::core_eval::CORE_TASKS.iter().enumerate() {

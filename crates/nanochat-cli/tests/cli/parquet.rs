@@ -1,4 +1,4 @@
-//! Parquet in and out by the binary: files of other programs, and that every command reads what another one wrote.
+//! Tests Parquet by the binary: files of other programs, and that every command reads what another one wrote.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::*;
 
-/// Made by scripts/parity/make_parquet_fixtures.py.
+/// Returns a file made by scripts/parity/make_parquet_fixtures.py.
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../nanochat/tests/fixtures").join(name)
 }
@@ -35,7 +35,7 @@ fn documents_that_share_a_long_prompt_are_all_read() {
     run(base.path(), "data stats");
 }
 
-/// Six megabytes of one line, as logs are, in 15 KB.
+/// Six megabytes of one repeated line, like a log, in 15 KB.
 #[test]
 fn what_ingest_writes_is_read_by_every_later_command() {
     let base = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The main road: a speedrun, what it leaves, and the commands that use it.
+//! Tests the main path: a speedrun, its results, and the commands that use them.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::common::*;
 
 const SMOKE: &str = "speedrun --preset smoke";
 
-/// Files of a checkpoint: what transformers loads, and what training needs besides.
+/// The files of a checkpoint: those that transformers loads, and those for training.
 const MODEL_FILES: [&str; 6] = [
     "config.json",
     "generation_config.json",
@@ -40,7 +40,7 @@ fn assert_run(run: &Path) {
     assert_eq!(events.filter(|name| name.to_str().unwrap().contains("tfevents")).count(), 1);
 }
 
-/// Every picture of the report is a file beside it, under a name that a markdown link can hold.
+/// Asserts that every chart of the report is a file beside it, under a name that is valid in a markdown link.
 fn assert_report(base: &Path) {
     let folder = base.join("report/d2");
     let report = fs::read_to_string(folder.join("report.md")).unwrap();
@@ -118,7 +118,7 @@ fn a_speedrun_of_one_language_speaks_it_and_reports_in_it() {
 fn a_speedrun_killed_after_the_base_stage_goes_on() {
     let base = tempfile::tempdir().unwrap();
     let mut child = start(base.path(), SMOKE);
-    // SFT logs a line: base is done.
+    // SFT has logged a line, so base is finished.
     wait_for_lines(&mut child, &base.path().join("chatsft_checkpoints/d2/metrics.jsonl"), 1);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -137,7 +137,7 @@ fn a_speedrun_killed_when_its_data_was_just_complete_goes_on() {
     fs::write(base.path().join("speedrun.json"), record).unwrap();
     assert!(said(nanochat(base.path(), SMOKE)).ends_with("now run `nanochat chat`\n"));
 
-    // Data of the user's own is not taken for that of a killed speedrun, however often one tries.
+    // The user's own data is never mistaken for a killed speedrun's, however often one tries.
     let other = tempfile::tempdir().unwrap();
     run(other.path(), make);
     for _ in 0..2 {
@@ -163,7 +163,7 @@ fn chat_answers_and_repeats_itself_when_asked_to() {
     let mut piped = nanochat(base.path(), "chat --max-tokens 8 --temperature 0");
     piped.write_stdin("hello\n");
     assert_eq!(output(piped), chat("-p hello --temperature 0"));
-    // A base model goes on with the text instead.
+    // A base model continues the text instead.
     let continued = chat("--source base -p The --temperature 0");
     assert_ne!(continued, chat("-p The --temperature 0"));
     assert_eq!(continued, chat("--source base --model-tag m --step 9 -p The --temperature 0"));
@@ -221,7 +221,7 @@ fn a_recorded_run_learns_the_same_and_leaves_a_trace() {
     assert_eq!(["feeding", "forward", "backward", "optimizer"].map(count), [2; 4]);
 }
 
-/// Here on machines without a GPU; what a GPU does is tested beside the kernels.
+/// Runs on machines without a GPU; GPUs are tested beside the kernels.
 #[test]
 fn a_gpu_that_is_not_there_is_said_in_a_sentence() {
     let base = prepared();
@@ -239,7 +239,7 @@ fn a_gpu_that_is_not_there_is_said_in_a_sentence() {
     assert!(!base.path().join("speedrun.json").exists(), "nothing was begun");
 }
 
-/// The lines that a plan prints for a shell, at its end.
+/// Returns the shell commands at the end of a plan.
 fn planned_commands(base: &Path, line: &str) -> Vec<String> {
     let printed = output(nanochat(base, line));
     let mut lines = printed.lines().skip_while(|line| !line.starts_with("nanochat "));
@@ -267,7 +267,8 @@ fn what_a_plan_prints_is_taken_by_a_shell_and_trains_as_well_as_the_defaults() {
     ] {
         planned_commands(base.path(), line).iter().for_each(|command| shell(&format!("{command} --help")));
     }
-    // The plan of the guide's tour, of fewer steps: by the √ rule it ended far above what the defaults reach.
+    // The plan of the guide's tour with fewer steps; with rates by the √ rule its loss was far above that of the
+    // defaults.
     let tour = "plan --depth 2 --gpu cpu --gpus 1 --vocab-size 320 --max-seq-len 128 --total-batch-size 1024";
     let few = "--num-iterations 40 --eval-tokens 1024 --sample-every 0 --sample-prompt x --precision f32";
     shell(&format!("{} {few} --model-tag planned", planned_commands(base.path(), tour)[1]));

@@ -1,5 +1,5 @@
-//! Ranks in processes of their own, started by `--gpus`, as torchrun and SLURM start them, and on two machines; ranks
-//! that are killed, and that never come. Slow tier.
+//! Tests ranks as separate processes, started by `--gpus`, as by torchrun and SLURM, and on two machines; ranks that
+//! are killed, and ranks that never connect. Slow tier.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 
-/// Four micro-batches of two rows a step: of three ranks one has two of them. In f32: in bf16 a sum in another order is now and
-/// then rounded to another value.
+/// Four micro-batches of two rows per step: one of three ranks has two of them. In f32, since in bf16 sums in another
+/// order are sometimes rounded to another value.
 const STEPS: &str = "train base --depth 2 --max-seq-len 64 --device-batch-size 2 --total-batch-size 512 \
     --eval-tokens 512 --eval-every 10 --sample-every 0 --sample-prompt x --num-iterations 20 --save-every 10 \
     --precision f32";
@@ -25,7 +25,7 @@ fn losses(base: &Path, tag: &str) -> Vec<f64> {
         .collect()
 }
 
-/// The run `tag` is the run `alone`, but for rounding.
+/// Asserts that the run `tag` equals the run `alone`, except for rounding.
 #[track_caller]
 fn assert_like_alone(base: &Path, tag: &str) {
     let (one, many) = (losses(base, "alone"), losses(base, tag));
@@ -43,7 +43,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// `nanochat LINE` as a launcher of the cluster's starts it: with these variables and nothing else said.
+/// Starts `nanochat LINE` like a cluster's launcher, with these variables only.
 fn started(base: &Path, line: &str, program: &[&str], variables: &[(&str, String)]) -> Child {
     let binary = assert_cmd::cargo::cargo_bin("nanochat");
     let mut command = match program {
@@ -96,7 +96,7 @@ fn every_launcher_gives_the_losses_of_one_process() {
         let numbers = [("SLURM_PROCID", rank), ("SLURM_LOCALID", rank), ("SLURM_STEP_NUM_TASKS", 3)];
         let mut variables: Vec<_> = numbers.map(|(name, number)| (name, number.to_string())).into();
         variables.push(("SLURM_STEP_NODELIST", "localhost".into()));
-        // Jobs differ in the last four digits: their ports too.
+        // Jobs that differ in the last four digits of their ids also differ in their ports.
         variables.push(("SLURM_JOB_ID", std::process::id().to_string()));
         variables
     };
@@ -122,7 +122,7 @@ fn evaluations_of_several_ranks_say_what_one_says() {
     }
 }
 
-/// The children of a process, by rank.
+/// Returns the child processes of a process, by rank.
 fn ranks_of(parent: &Child, count: usize) -> Vec<u32> {
     let id = parent.id();
     let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
@@ -213,7 +213,7 @@ fn a_rank_that_never_comes_is_named_and_a_stranger_disturbs_nobody() {
     };
     stranger.write_all(&[0x16; 500]).unwrap();
     let mut answer = Vec::new();
-    let _ = stranger.read_to_end(&mut answer); // refused: the socket closes
+    let _ = stranger.read_to_end(&mut answer); // refused, so the socket closes
     assert_eq!(answer.len(), 48);
     let mut thief = torchrun(1, 2, "127.0.0.1", port);
     thief.last_mut().unwrap().1 = "what the thief believes".into();
@@ -238,7 +238,7 @@ fn ranks_meet_among_seventy_strangers_who_send_a_byte_now_and_then() {
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
-    // They renew a connection that was closed, so that rank 0 has all of them before and after the other rank comes.
+    // They reconnect whenever they are closed, so that rank 0 has them before and after the other rank connects.
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -254,7 +254,7 @@ fn ranks_meet_among_seventy_strangers_who_send_a_byte_now_and_then() {
             }
         });
         std::thread::sleep(Duration::from_secs(2));
-        // Ranks that have not met within 10 s end with a sentence.
+        // Ranks that have not connected within 10 s end with a sentence.
         let ranks = vec![first, started(base.path(), &line, &[], &torchrun(1, 2, "127.0.0.1", port))];
         let ended: Vec<_> = ranks.into_iter().map(ended).collect();
         over.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -264,19 +264,19 @@ fn ranks_meet_among_seventy_strangers_who_send_a_byte_now_and_then() {
     });
 }
 
-/// A machine of its own, as far as the network goes.
-struct Node(String);
+/// A network namespace that acts as a separate machine.
+struct Machine(String);
 
-impl Node {
-    fn new(number: usize) -> Node {
+impl Machine {
+    fn new(number: usize) -> Machine {
         let name = format!("nanochat-{}-{number}", std::process::id());
         ip(&format!("netns add {name}"));
         ip(&format!("-n {name} link set lo up"));
-        Node(name)
+        Machine(name)
     }
 }
 
-impl Drop for Node {
+impl Drop for Machine {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
     }
@@ -293,18 +293,18 @@ fn two_machines_find_each_other_by_the_address_of_rank_0() {
     if !slow("two_machines_find_each_other_by_the_address_of_rank_0") {
         return;
     }
-    let (base, nodes) = (prepared(), [Node::new(0), Node::new(1)]);
+    let (base, nodes) = (prepared(), [Machine::new(0), Machine::new(1)]);
     let base = base.path();
     let [a, b] = &nodes;
     ip(&format!("link add nc0 netns {} type veth peer name nc1 netns {}", a.0, b.0));
-    for (number, Node(name)) in nodes.iter().enumerate() {
+    for (number, Machine(name)) in nodes.iter().enumerate() {
         ip(&format!("-n {name} addr add 10.77.0.{}/24 dev nc{number}", number + 1));
         ip(&format!("-n {name} link set nc{number} up"));
     }
     alone(base);
     let line = format!("{STEPS} --model-tag nodes");
     let rank = |rank: usize| {
-        // Two ranks a machine.
+        // Two ranks per machine.
         let place = torchrun(rank, 4, "10.77.0.1", 29_500);
         started(base, &line, &["ip", "netns", "exec", &nodes[rank / 2].0], &place)
     };

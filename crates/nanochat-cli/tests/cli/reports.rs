@@ -1,4 +1,4 @@
-//! The report: one of each run.
+//! Tests the report of each run.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn a_report_is_of_one_run_and_by_default_of_the_last() {
             assert!(base.path().join("report").join(tag).join(file).exists(), "{tag}/{file}");
         }
     }
-    // An evaluation reports to the run of its checkpoint.
+    // An evaluation is reported in the run of its checkpoint.
     run(base.path(), "eval core --bundle zh --model-tag m");
     assert!(report("").contains("## Chinese after base") && !report("--model-tag other").contains("Chinese"));
     refuses(base.path(), "report --model-tag deep", &["no run deep", "there are m, other"]);
@@ -83,7 +83,7 @@ fn a_report_of_an_earlier_version_is_read() {
     let report = output(nanochat(base.path(), "report"));
     assert!(report.starts_with("# nanochat report\n") && report.contains("## Base training"), "{report}");
     assert!(all.join("report.html").exists());
-    // A run of its own has its own report, and what is left out of it is said.
+    // Another run has its own report, and sections left out of it are mentioned.
     run(base.path(), &format!("{TINY} --model-tag other --num-iterations 5"));
     let command = nanochat(base.path(), "report").output().unwrap();
     let [printed, told] = [command.stdout, command.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -102,7 +102,7 @@ fn the_time_of_a_report_is_that_of_its_stages() {
     for name in names(&base.path().join("report/m")).iter().filter(|name| name.starts_with("section-")) {
         let path = base.path().join("report/m").join(name);
         let mut section: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        // A day lies between the stages.
+        // A day passes between the stages.
         section["started"] = (86_400.0 * f64::from(u8::from(name.contains("chat")))).into();
         section["seconds"] = 100.0.into();
         seconds += 100.0;

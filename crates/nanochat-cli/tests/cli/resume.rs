@@ -1,4 +1,4 @@
-//! A run stopped and resumed equals one that was left alone, and nothing that was saved gets lost.
+//! Tests that a stopped and resumed run equals an undisturbed one, and that nothing saved is lost.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::common::*;
 use serde_json::{Value, json};
 
-/// Starts `line`, sends `name` when the run has `lines` lines of metrics, and gives what it said. A
-/// machine so busy that the run ended before the signal gets another chance.
+/// Starts `line`, sends the signal `name` when the run has `lines` lines of metrics, and returns its stderr. Tries
+/// again if the run ended before the signal on a busy machine.
 fn interrupted(base: &Path, line: &str, run: &Path, lines: usize, name: &str) -> String {
     for _ in 0..5 {
         let mut child = start(base, line);
@@ -51,7 +51,7 @@ fn a_base_run_stopped_by_ctrl_c_and_then_by_sigterm_ends_as_if_left_alone() {
         run(base.path(), &resume);
     }
     assert_same_run(&runs.join("whole"), &cut);
-    // Once more: nothing is left to do, and nothing is done to it.
+    // Resumed once more, there is nothing left to do, and nothing changes.
     run(base.path(), &resume);
     assert_same_run(&runs.join("whole"), &cut);
 }
@@ -96,7 +96,7 @@ fn ctrl_c_ends_the_stages_of_a_speedrun_that_save_nothing() {
     let mut rest: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
     rest["finished"].as_object_mut().unwrap().retain(|stage, _| stage.starts_with(['d', 't']));
     rest["finished"].as_object_mut().unwrap().retain(|stage, _| !stage.starts_with("train sft"));
-    // Finetuning has nothing to do but is a run, which takes Ctrl-C for its own; the evaluation follows.
+    // The finetuning run has no steps left but takes Ctrl-C for its own; the evaluation follows.
     for _ in 0..5 {
         fs::write(&record, rest.to_string()).unwrap();
         let mut child = start(base.path(), "speedrun --preset smoke");
@@ -122,7 +122,7 @@ fn a_save_that_fails_loses_nothing_that_was_saved() {
         fs::remove_dir_all(dir.join(format!("step_{step:06}"))).unwrap();
     }
     let resume = format!("{TINY} --model-tag m --num-iterations 9 --save-every 3 --keep 0 --resume");
-    // Files of at most 100 blocks (50 or 100 KB, as the shell counts): all but the weights fit.
+    // Limits files to 100 blocks (50 or 100 KB, depending on the shell): everything except the weights fits.
     let limited = "trap '' XFSZ; ulimit -f 100; exec \"$@\"";
     let mut command = assert_cmd::Command::new("sh");
     command.args(["-c", limited, "sh"]).arg(assert_cmd::cargo::cargo_bin("nanochat"));
@@ -145,7 +145,7 @@ fn an_sft_run_stopped_by_ctrl_c_ends_as_if_left_alone() {
     fs::rename(runs.join("m"), base.path().join("whole")).unwrap();
     let said = interrupted(base.path(), &line, &runs.join("m"), 12, "INT");
     assert!(said.contains("stopped at step "), "{said}");
-    // The tag was the default before and is given now: it is the same run.
+    // The tag was the default before and is explicit now: it is the same run.
     run(base.path(), &format!("{line} --resume --model-tag m"));
     assert_same_run(&base.path().join("whole"), &runs.join("m"));
 }
@@ -154,7 +154,7 @@ fn an_sft_run_stopped_by_ctrl_c_ends_as_if_left_alone() {
 fn a_mid_run_stopped_by_ctrl_c_ends_as_if_left_alone() {
     let base = with_model();
     let runs = base.path().join("mid_checkpoints");
-    // More steps than an epoch has: the second one is shuffled anew.
+    // More steps than an epoch has, so that the second epoch is shuffled again.
     let line = format!("{TINY_MID} --num-iterations 300 --save-every 0");
     run(base.path(), &line);
     fs::rename(runs.join("m"), base.path().join("whole")).unwrap();
@@ -169,7 +169,7 @@ fn an_rl_run_stopped_by_ctrl_c_ends_as_if_left_alone() {
     let (base, questions) = with_chat_model();
     let runs = base.path().join("chatrl_checkpoints");
     let data = format!("--data {0} --val-data {0}", questions.display());
-    // With a KL term and a clip, so that the model it started from counts too.
+    // With a KL term and a clip, so that the reference model also matters.
     let line = format!(
         "{TINY_RL} {data} --num-iterations 40 --save-every 0 --kl-coef 0.1 --clip-ratio 0.2 --updates-per-step 2"
     );
@@ -196,7 +196,7 @@ fn a_run_goes_on_with_its_own_settings_and_tokenizer_only() {
     ] {
         refuses(base.path(), &format!("{TINY} --model-tag m --resume {change}"), &parts);
     }
-    // Another tokenizer of the same size: its ids mean other text.
+    // Another tokenizer of the same size, whose ids mean other text.
     run(base.path(), "tok train --vocab-size 320 --max-chars 9000");
     refuses(base.path(), &format!("{line} --resume"), &["tokenizer", "step_000009", "--overwrite"]);
     run(base.path(), "tok train --vocab-size 300");
@@ -224,7 +224,7 @@ fn an_overwriting_killed_in_between_loses_nothing() {
     let old = fs::read(dir.join("step_000009/model.safetensors")).unwrap();
     let lines = metrics(&dir);
     let name = |folder: &Path| folder.file_name().unwrap().to_owned();
-    // After the first of three checkpoints; after all of them; when the run replaced before was on its way out.
+    // After the first of three checkpoints; after all of them; and while the replaced run was being removed.
     for moved in [1, 3, 4] {
         fs::create_dir(dir.join("replacing")).unwrap();
         for folder in checkpoints(&dir).iter().take(moved) {
@@ -302,7 +302,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint() 
     assert!(before == fs::read(good.join("model.safetensors")).unwrap());
     run(base.path(), "eval bpb --eval-tokens 64 --source base");
 
-    // Where the last step does it, no loss follows: the evaluation tells.
+    // If the last step breaks them, no loss follows, and the evaluation reports it.
     let line = format!("{TINY} --model-tag one --num-iterations 1 {rates}");
     refuses(base.path(), &line, &["training stopped at step 1", "there is no checkpoint", "NaN"]);
 }
@@ -323,7 +323,7 @@ fn a_damaged_checkpoint_is_named_with_the_one_to_go_back_to() {
         refuses(base.path(), &resume, &[path.to_str().unwrap(), &advice]);
         fs::copy(whole.path().join("step_000009").join(file), path).unwrap();
     }
-    // The advice works, and ends in the same place.
+    // The advice works and reaches the same end.
     fs::remove_dir_all(dir.join("step_000009")).unwrap();
     run(base.path(), &resume);
     assert_same_run(whole.path(), &dir);

@@ -1,4 +1,4 @@
-//! What nanochat says is true: which checkpoint it took, commands that it tells one to run, ranges of numbers.
+//! Tests that messages are true: which checkpoint was used, commands to run next, and ranges of numbers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// Marks a checkpoint as one of a run that was stopped there.
+/// Marks a checkpoint as that of a run stopped there.
 fn unfinish(checkpoint: &Path) {
     let file = checkpoint.join("train_state.json");
     let mut state: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
@@ -53,7 +53,7 @@ fn the_last_stage_that_finished_answers_and_is_named() {
     assert_eq!(said[0], rl);
     assert!(said[1].ends_with(" as nanochat-m"), "{said:?}");
 
-    // A run that was stopped is not the last one that finished, but may be named.
+    // A stopped run is not the last finished one, but can be named.
     unfinish(&at.join("chatrl_checkpoints/m/step_000002"));
     uses(at, chat, "using the sft checkpoint of m, step 4");
     uses(at, &measure, "using the sft checkpoint of m, step 4");
@@ -61,7 +61,7 @@ fn the_last_stage_that_finished_answers_and_is_named() {
     uses(at, &format!("{chat} --step 2"), &format!("{rl}, before the end of its run"));
     unfinish(&at.join("chatsft_checkpoints/m/step_000004"));
     uses(at, chat, base_model);
-    // Where nothing has finished, the furthest is better than none.
+    // If no run has finished, the furthest is used.
     unfinish(&at.join("base_checkpoints/m/step_000009"));
     uses(at, chat, &format!("{rl}, before the end of its run"));
 }
@@ -94,7 +94,7 @@ fn what_a_speedrun_tells_to_run_next_runs_word_for_word() {
     assert!(!line.contains("--source"), "{line}");
     assert_eq!(answers(&line), "using the rl checkpoint of d2, step 10\n(cut at 4 tokens)\n");
 
-    // A deeper model of another run would be taken now.
+    // Without a tag, the deeper model of another run would be used now.
     copy(&base.join("chatrl_checkpoints/d2"), &base.join("chatrl_checkpoints/d9"));
     let line = tell();
     assert!(line.ends_with("--source rl --model-tag d2"), "{line}");
@@ -150,7 +150,7 @@ fn too_little_for_one_step_says_how_many_epochs_are_enough() {
     refuses(at, &rl, &["16 questions, but 1 times 1 question is less", "say --num-epochs 16,"]);
 }
 
-/// Names under a heading of a help text.
+/// Returns the names under a heading of a help text.
 fn listed(help: &str, heading: &str) -> Vec<String> {
     let part = help.split(&format!("{heading}:\n")).nth(1).unwrap_or_default();
     let lines = part.lines().take_while(|line| !line.trim().is_empty());
@@ -158,7 +158,7 @@ fn listed(help: &str, heading: &str) -> Vec<String> {
     names.filter_map(|line| line.split_whitespace().next()).map(String::from).collect()
 }
 
-/// Every command without subcommands, with the flags that take a value.
+/// Collects every command without subcommands, with its flags that take a value.
 fn commands(path: &[String], all: &mut Vec<(Vec<String>, BTreeSet<String>)>) {
     let temp = tempfile::tempdir().unwrap();
     let mut command = nanochat(temp.path(), "");
@@ -188,7 +188,7 @@ fn a_number_that_no_flag_can_take_is_refused_in_a_plain_sentence() {
     let temp = tempfile::tempdir().unwrap();
     let mut numbers = 0;
     for (path, flags) in &all {
-        // A value that does not fit is told before the help is shown; one that does costs nothing.
+        // An invalid value is reported before the help is shown; a valid one costs nothing.
         let refusal = |flag: &str, value: &str| {
             let mut command = nanochat(temp.path(), "");
             let output = command.args(path).args([flag, value, "--help"]).output().unwrap();
@@ -196,7 +196,7 @@ fn a_number_that_no_flag_can_take_is_refused_in_a_plain_sentence() {
             assert!(matches!(output.status.code(), Some(0 | 2)), "{path:?} {flag} {value}: {said}");
             (!output.status.success()).then_some(said)
         };
-        // --config is read before the flags are.
+        // --config is read before the other flags.
         for flag in flags.iter().filter(|flag| *flag != "--config") {
             let refusals: Vec<String> = ["99999999999999999999999999", "nan", "-1", ""]
                 .iter()

@@ -1,5 +1,6 @@
-//! What reaches the terminal: ranges that /help tells, no colours where NO_COLOR is set, and nothing of strangers' that the terminal would
-//! obey. The terminal is a pseudoterminal; the stranger is a model whose every token follows from the last.
+//! Tests the output on a terminal: the ranges in /help, no colours where NO_COLOR is set, and no escape sequences from
+//! untrusted text. The terminal is a pseudoterminal; the untrusted text comes from a model whose every token is determined
+//! by the last.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -35,7 +36,7 @@ fn open_terminal() -> (File, File) {
 struct AtTerminal {
     child: Child,
     user: File,
-    /// What was shown so far.
+    /// The output so far.
     shown: Arc<Mutex<String>>,
 }
 

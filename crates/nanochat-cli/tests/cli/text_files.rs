@@ -1,5 +1,5 @@
-//! Text files of strangers through `data ingest` and `data clean`: encodings, tables, JSON with mistakes. What is
-//! left out or mended is counted and named; nothing is lost in silence.
+//! Tests foreign text files through `data ingest` and `data clean`: encodings, tables, broken JSON. Everything left out
+//! or repaired is counted and named.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
     base
 }
 
-/// What `data ingest FILE FLAGS` says to people, and the documents it writes.
+/// Returns the stderr of `data ingest FILE FLAGS`, and the documents it writes.
 fn ingest(base: &Path, file: &str, flags: &str) -> (String, Vec<String>) {
     let said = said(nanochat(base, &line(base, file, flags)));
     let shards = Shards::open(&base.join("out"), OnBadShard::Refuse).unwrap();
@@ -83,7 +83,7 @@ fn text_that_is_not_utf8_is_named_with_its_encoding_and_read_when_told() {
     assert_eq!(ingest(at, "utf16.txt", "--split-lines --encoding utf-16le").1, ZH);
     assert_eq!(ingest(at, "marked.txt", "--split-lines").1, ZH);
     assert_eq!(ingest(at, "gbk.csv", "--field 正文 --encoding gb2312").1, ["一，\n二", "三"]);
-    // A file of UTF-8 among them stays what it is; what is left out leaves too little.
+    // A UTF-8 file among them is read as UTF-8; too little remains after what is left out.
     let (said, texts) = ingest(at, "both", "--split-lines --encoding gbk");
     assert_eq!(
         (said.trim(), texts),

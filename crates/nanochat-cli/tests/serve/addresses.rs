@@ -1,4 +1,4 @@
-//! Where clients ask: addresses that are nearly right, methods and headers, pages from elsewhere.
+//! Tests request addresses: nearly correct URLs, methods and headers, pages of other origins.
 
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ fn slashes_methods_and_kinds_of_content_are_taken_as_they_are_meant() {
     assert_eq!(kind("application/json; charset=utf-8"), 200);
     assert_eq!(kind("Application/JSON;charset=UTF-8"), 200);
     assert_eq!((kind("application/jsonx"), kind("application/x-www-form-urlencoded")), (415, 415));
-    // A page of others may send a body of no kind without asking, and then the browser says where it is from.
+    // Another origin's page may send a body without a content type unasked, but the browser adds its origin.
     let unnamed = || Request::new("POST", CHAT, body.clone()).without("content-type");
     assert_eq!(unnamed().send(&server).status, 200);
     assert_eq!(unnamed().header("origin", "http://evil.example").send(&server).status, 415);

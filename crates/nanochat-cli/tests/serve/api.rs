@@ -1,4 +1,4 @@
-//! What clients of each route get.
+//! Tests the answers of each route.
 
 use std::io::Read;
 
@@ -46,8 +46,8 @@ fn a_front_ends_request_is_understood() {
     assert_eq!((streamed.status, streamed.streamed().as_str()), (200, "ok"));
 }
 
-/// What Open WebUI does when somebody chats: it lists the models, streams an answer with every setting that its panel
-/// has, and then has a title written.
+/// The requests of Open WebUI in a chat: it lists the models, streams an answer with every setting of its panel, and
+/// then asks for a title.
 #[test]
 fn open_webui_finds_the_model_streams_and_gets_a_title() {
     let server = Server::start(&random_model(), "");
@@ -133,7 +133,7 @@ fn tool_calls_are_told_apart_from_text() {
         {"type": "text", "text": "ok"},
     ]);
     assert_eq!(message["parts"], parts);
-    // They may be sent back as they came.
+    // The parts may be sent back unchanged.
     let turns = json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": parts}, {"role": "user", "content": "y"}]);
     assert_eq!(server.ask(CHAT, json!({"messages": turns}))["choices"][0]["message"]["content"], "ok");
     let native = server.post("/chat/completions", json!({"messages": user("x")}));
@@ -156,7 +156,7 @@ fn log_probabilities_of_an_answer_and_of_its_echo_agree() {
     assert!(choice["text"].as_str().unwrap().starts_with("abc") && spoken.len() > 3);
     assert_eq!(lists["text_offset"][2], 2);
     assert_eq!(lists["top_logprobs"][4].as_object().unwrap().len(), 3);
-    // The same ids, given as a prompt and only scored.
+    // The same ids, as a prompt that is only scored.
     let tokenizer = tokenizer();
     let bos = tokenizer.special("<|bos|>").unwrap();
     let ids: Vec<u32> = [vec![bos], tokenizer.encode("abc")].concat();
@@ -290,7 +290,7 @@ fn a_full_queue_says_so() {
     let server = Server::start(&endless_model(), "--max-rows 1 --max-queue 2");
     let long = json!({"messages": user("x"), "max_tokens": 4000, "stream": true});
     let mut running = server.open(CHAT, long.clone());
-    running.read_exact(&mut [0; 400]).unwrap(); // it is being answered
+    running.read_exact(&mut [0; 400]).unwrap(); // the answer has begun
     let _waiting = [server.open(CHAT, long.clone()), server.open(CHAT, long.clone())];
     let refused = server.post(CHAT, json!({"messages": user("x"), "max_tokens": 1, "n": 3}));
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));

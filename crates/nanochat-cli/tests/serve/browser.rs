@@ -1,4 +1,4 @@
-//! The web chat in Chromium. Slow tier.
+//! Tests the web chat in Chromium. Slow tier.
 
 use serde_json::json;
 
@@ -20,7 +20,7 @@ fn a_person_can_talk_to_the_model() {
     assert_eq!(browser.value("document.documentElement.lang"), "en");
     assert_eq!(browser.value("document.getElementById('input').placeholder"), "Say something…");
 
-    // Send, and see markup of the model's and of one's own as text.
+    // Sends a message, and checks that markup from the model and the user is shown as text.
     browser.type_text("<img src=y onerror=window.hacked=1><b>bold</b>");
     browser.press("Enter", 13);
     browser.wait_for(ANSWERED);
@@ -31,7 +31,7 @@ fn a_person_can_talk_to_the_model() {
     assert!(browser.text(".message.assistant .speed").contains("tok/s"));
     assert!(browser.text(".message.assistant .note").contains("Cut"));
 
-    // Stop a long answer while it streams.
+    // Stops a long answer while it streams.
     browser.value("(() => { const f = document.getElementById('maxTokens'); f.value = 4096; f.dispatchEvent(new Event('input')) })()");
     browser.type_text("long");
     browser.press("Enter", 13);
@@ -43,7 +43,7 @@ fn a_person_can_talk_to_the_model() {
     assert!(browser.text(".message.assistant .note").contains("Stopped"));
     assert!(browser.text(".message.assistant .bubble").len() < 4000);
 
-    // Regenerate, and go back to the first version.
+    // Regenerates an answer, and goes back to the first version.
     browser.value("(() => { const f = document.getElementById('maxTokens'); f.value = 16; f.dispatchEvent(new Event('input')) })()");
     browser.click(".message.assistant .actions button:nth-of-type(2)");
     browser.wait_for(ANSWERED);
@@ -52,7 +52,7 @@ fn a_person_can_talk_to_the_model() {
     assert!(browser.text(".message.assistant .actions").contains("1/2"));
     assert!(browser.text(".message.assistant .note").contains("Stopped"));
 
-    // Edit the first question: a branch of its own.
+    // Edits the first question, which starts a new branch.
     browser.value("document.querySelector('.message.user .actions button:nth-of-type(2)').click()");
     browser.value("document.querySelector('.editor textarea').value = 'edited'");
     browser.click(".editor .primary");
@@ -61,7 +61,7 @@ fn a_person_can_talk_to_the_model() {
     browser.value("document.querySelector('button[aria-label=\"Previous version\"]').click()");
     assert_eq!(browser.value(ANSWERS), 2);
 
-    // Another conversation, back, and everything is there after a reload.
+    // Opens another conversation and returns; everything is still there after a reload.
     browser.click("#new-chat");
     assert_eq!(browser.value(ANSWERS), 0);
     browser.type_text("second");
@@ -88,7 +88,7 @@ fn an_input_method_may_use_enter() {
     browser.value("document.getElementById('input').focus()");
     browser
         .call("Input.imeSetComposition", json!({"text": "ni hao", "selectionStart": 6, "selectionEnd": 6}));
-    // The Enter that ends a composition, as browsers report it, must not send.
+    // The Enter that ends an IME composition, as browsers report it, must not send.
     let enter = "document.getElementById('input').dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', isComposing: COMPOSING, keyCode: CODE, bubbles: true, cancelable: true}))";
     browser.value(&enter.replace("COMPOSING", "true").replace("CODE", "13"));
     browser.value(&enter.replace("COMPOSING", "false").replace("CODE", "229"));
@@ -98,7 +98,7 @@ fn an_input_method_may_use_enter() {
     browser.press("Enter", 13);
     browser.wait_for(ANSWERED);
     assert_eq!(browser.text(".message.user .bubble"), "你好");
-    // The call of the calculator is shown as one.
+    // The calculator's call is shown as a tool call.
     assert_eq!(browser.text(".tool"), "计算器1+2=3");
     assert!(browser.text(".message.assistant .bubble").ends_with("ok"));
     assert_eq!(browser.complaints, Vec::<String>::new());

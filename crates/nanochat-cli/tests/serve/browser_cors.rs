@@ -1,5 +1,5 @@
-//! A page from elsewhere that asks as the `openai` package does in a browser: with headers of its own, and streaming.
-//! Slow tier.
+//! Tests a page of another origin that sends requests like the `openai` package in a browser: with its own headers, and
+//! streaming. Slow tier.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::common::*;
 use crate::devtools::Browser;
 
-/// What the package sends from a page, and reads until the end.
+/// The package's request from a page, with the whole response read.
 const ASK: &str = "(async () => {
     const headers = {'content-type': 'application/json', authorization: 'Bearer KEY',
         'x-stainless-os': 'Unknown', 'x-stainless-lang': 'js', 'x-stainless-timeout': '600'};
@@ -23,7 +23,7 @@ const ASK: &str = "(async () => {
     }
 })()";
 
-/// Serves an empty page, from an origin that is not the server's.
+/// Serves an empty page from another origin than the server's.
 fn elsewhere() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,5 @@
-//! What the web chat keeps in Chromium's storage: two tabs, a reload, a full quota, deleted conversations, copies. Slow tier.
+//! Tests the web chat's storage in Chromium: two tabs, a reload, a full quota, deleted conversations, copies. Slow
+//! tier.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ const ANSWERED: &str =
     "document.getElementById('stop').hidden && document.querySelector('.message.assistant .actions')";
 const CHATS: &str = "document.querySelectorAll('#chats .chat').length";
 const LONGEST: &str = "(() => { const f = document.getElementById('maxTokens'); f.value = 4096; f.dispatchEvent(new Event('input')) })()";
-/// All that is stored.
+/// Everything that is stored.
 const STORED: &str = "Object.values({...localStorage}).join()";
 
 fn say(tab: &mut Browser, text: &str) {
@@ -41,7 +42,7 @@ fn two_tabs_keep_what_both_say() {
         tab.wait_for(&format!("{CHATS} === 2"));
     }
 
-    // One conversation in both tabs: each adds a question, and both are there after a reload.
+    // Both tabs show one conversation and add a question each; both questions are there after a reload.
     second.click("#chats .chat:last-child .open");
     assert!(second.text(".message.user .bubble").contains("said in the first"));
     say(&mut second, "one more from the second");
@@ -52,7 +53,7 @@ fn two_tabs_keep_what_both_say() {
     first.reload();
     assert_eq!(first.value("document.querySelectorAll('.message').length"), 6);
 
-    // Deleted in one tab it is gone from both, and can be had back.
+    // A conversation deleted in one tab disappears from both, and can be restored.
     first.click("#chats .current .delete");
     second.wait_for(&format!("{CHATS} === 1"));
     first.click("#status button");
@@ -63,7 +64,7 @@ fn two_tabs_keep_what_both_say() {
     assert_eq!(first.text("#deleted-count"), "Deleted (1)");
     first.click("#deleted-chats .open");
     assert!(first.text("#messages").contains("said in the first"));
-    // Erased is erased, everywhere.
+    // Permanently deleted conversations are gone from both tabs.
     first.click("#chats .current .delete");
     first.click("#erase-deleted");
     first.click("#erase-deleted");
@@ -83,11 +84,11 @@ fn a_reload_while_the_model_answers_loses_nothing() {
     let mut other = browser.tab();
     other.open(&server.url());
     browser.value(LONGEST);
-    // Sixteen other answers beside it, so that it takes longer than this test.
+    // Sixteen other answers at the same time, so that it takes longer than this test.
     let others = json!({"messages": user("x"), "n": 16, "max_tokens": 4000, "stream": true});
     let _others = server.open(CHAT, others);
     say(&mut browser, "a question 😀");
-    // The question is stored when it is sent, the answer while it comes.
+    // The question is stored when it is sent, the answer while it streams.
     other.wait_for(&format!("{STORED}.includes('a question')"));
     other.wait_for(&format!("{STORED}.includes('<img src=x>')"));
     assert_eq!(browser.value("document.getElementById('stop').hidden"), false);
@@ -108,7 +109,7 @@ fn a_full_storage_says_so_and_drops_nothing() {
     browser.open(&server.url());
     say(&mut browser, "the first conversation");
     browser.wait_for(ANSWERED);
-    // All that is left, to the last character.
+    // Fills the remaining quota to the last character.
     browser.value(
         "(() => { let text = ''; for (let n = 1 << 23; n >= 1; n >>= 1) { try { \
          localStorage.setItem('filler', text + 'x'.repeat(n)); text += 'x'.repeat(n) } catch {} } })()",
@@ -119,7 +120,7 @@ fn a_full_storage_says_so_and_drops_nothing() {
     assert!(browser.text("#status").contains("storage is full"));
     let kept = stored(&mut browser);
     assert!(kept.contains("the first conversation") && !kept.contains("one too many"));
-    // With room again the conversation that is open is kept after all.
+    // Once there is room again, the open conversation is stored.
     browser.value("localStorage.removeItem('filler')");
     say(&mut browser, "now there is room");
     browser.wait_for("document.querySelectorAll('.message.assistant .actions').length === 2");
@@ -161,7 +162,7 @@ fn copying_works_without_a_clipboard_or_says_that_it_does_not() {
     browser.open(&server.url());
     say(&mut browser, "1+2?");
     browser.wait_for(ANSWERED);
-    // A page that came over http from another machine has no clipboard API.
+    // A page loaded over http from another machine has no clipboard API.
     browser.value("Object.defineProperty(navigator, 'clipboard', {value: undefined})");
     browser
         .value("document.addEventListener('copy', () => { window.copied = document.activeElement.value })");
@@ -184,11 +185,11 @@ fn an_emoji_is_never_cut_in_two() {
     let server = Server::start(&tool_model(), "");
     let mut browser = Browser::start("en-US");
     browser.open(&server.url());
-    // The title is cut at 60 characters, in the middle of what would be two halves.
+    // The title is cut at 60 characters, which must not split a surrogate pair.
     say(&mut browser, &format!("{}😀😀", "x".repeat(59)));
     browser.wait_for(ANSWERED);
     assert_eq!(browser.text("#title"), format!("{}😀", "x".repeat(59)));
-    // Longer than the model sees: the server says so in words, whatever the text is cut into.
+    // Longer than the context: the server's error is shown.
     browser.click("#new-chat");
     say(&mut browser, &format!("{}😀{}", "x".repeat(7_999), "x".repeat(50)));
     browser.wait_for("document.querySelector('.note.error')");

@@ -1,5 +1,5 @@
-//! What real clients send: odd but honest requests are served as they are meant, and a wish that cannot be met is
-//! refused by its name.
+//! Tests requests of real clients: unusual but valid requests work as intended, and an unsupported option is refused by
+//! its name.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::common::*;
 
 const NATIVE: &str = "/chat/completions";
 
-/// A chat of (role, content).
+/// Returns a chat of (role, content).
 fn chat(turns: &[(&str, Value)]) -> Value {
     turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
 }
@@ -51,7 +51,7 @@ fn turns_of_front_ends_become_those_of_training() {
     let twice = chat(&[("user", json!("a")), ("user", json!("b"))]);
     assert_eq!(tokens(&server, twice.clone()), tokens(&server, user("a\n\nb")));
     server.ask(CHAT, json!({"messages": twice, "max_tokens": 4}));
-    // The native route does the same inside its limits: no message is empty, and none is the system's.
+    // The native route does the same within its limits: no empty messages, and no system messages.
     let greeted = chat(&[("assistant", json!("a")), q.clone(), ("user", json!("b"))]);
     assert_eq!(server.post(NATIVE, json!({"messages": greeted, "max_tokens": 4})).status, 200);
     assert_eq!(server.post(NATIVE, json!({"messages": empty_answer(json!(""))})).status, 400);
@@ -68,7 +68,7 @@ fn an_answer_that_is_only_a_calculation_may_be_sent_back() {
         |message: Value| json!([{"role": "user", "content": "x"}, message, {"role": "user", "content": "y"}]);
     let whole = tokens(&server, ask(message.clone()));
     assert_eq!(whole, tokens(&server, ask(json!({"role": "assistant", "content": message["parts"]}))));
-    // A client that knows of no parts sends the text alone, which is empty.
+    // A client that does not know parts sends only the text, which is empty.
     let text = tokens(&server, ask(json!({"role": "assistant", "content": ""})));
     assert_eq!(text, tokens(&server, user("y")));
     assert_eq!(server.ask(CHAT, json!({"messages": ask(message)}))["choices"][0]["message"]["content"], "ok");
@@ -128,7 +128,7 @@ fn a_long_history_is_cut_without_being_rendered_again_and_again() {
     let (events, done) = server.post(CHAT, body).events();
     assert!(done && started.elapsed().as_secs() < 5);
     let dropped = events[0]["choices"][0]["delta"]["dropped_messages"].as_u64().unwrap();
-    // 1 + s\n\n, then 4 marks, "question 7999" and "answer 7999" for every exchange that fits into 510 tokens.
+    // 1 + s\n\n, then 4 special tokens, "question 7999" and "answer 7999" for every exchange that fits into 510 tokens.
     let kept = (510 - (1 + 3 + 4 + 2 + 1)) / (4 + 13 + 11);
     assert_eq!(dropped, 2 * (8_000 - kept));
 }
@@ -154,7 +154,7 @@ fn numbers_stops_and_texts_may_be_written_oddly() {
     assert_eq!(message, "the body has NaN or Infinity, which JSON does not know");
 }
 
-/// Bodies as the clients write them who ask for nothing special, and what their packages add.
+/// The default bodies of known clients, with the fields that their packages add.
 #[test]
 fn default_requests_of_known_clients_pass() {
     let server = Server::start(&tool_model(), "");

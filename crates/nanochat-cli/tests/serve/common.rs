@@ -1,4 +1,4 @@
-//! A server of its own for each test, with a small model made here, and plain HTTP over a socket.
+//! Starts a server for each test, with a small model made here, and sends plain HTTP over a socket.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,12 +18,12 @@ use tempfile::TempDir;
 pub const CHAT: &str = "/v1/chat/completions";
 pub const TEXT: &str = "/v1/completions";
 
-/// Bytes and the nine special tokens: 265 in all.
+/// Returns a tokenizer of bytes and the nine special tokens: 265 in all.
 pub fn tokenizer() -> Tokenizer {
     train(["a"].iter(), &TrainOptions { vocab_size: 265, ..TrainOptions::default() }).unwrap()
 }
 
-/// Two layers of random weights. Every answer depends on all of its prompt.
+/// Returns a model of two layers of random weights. Every answer depends on the whole prompt.
 pub fn random_model() -> Gpt {
     let config = GptConfig {
         sequence_len: 512,
@@ -44,7 +44,7 @@ pub fn random_model() -> Gpt {
     Gpt::from_weights(config, weight).unwrap()
 }
 
-/// A model that says after each token one certain other: `tokens`, each after the one before it.
+/// Returns a model that follows each token by one certain other: `tokens`, in their order.
 pub fn chain_model(tokens: &[u32], sequence_len: usize) -> Gpt {
     let (v, c) = (265, 320);
     let config = GptConfig {
@@ -70,7 +70,7 @@ pub fn chain_model(tokens: &[u32], sequence_len: usize) -> Gpt {
     Gpt::from_weights(config, weight).unwrap()
 }
 
-/// Says `1+2`, has it calculated, says `ok`.
+/// Returns a model that calculates `1+2` with its tool and then says `ok`.
 pub fn tool_model() -> Gpt {
     let tokenizer = tokenizer();
     let id = |name: &str| tokenizer.special(name).unwrap();
@@ -79,11 +79,11 @@ pub fn tool_model() -> Gpt {
         [vec![id("<|assistant_start|>"), id("<|python_start|>")], expression, vec![id("<|python_end|>")]];
     let end = [vec![id("<|output_end|>")], tokenizer.encode("ok"), vec![id("<|assistant_end|>")]];
     let (begin, end) = (begin.concat(), end.concat());
-    // Two chains in one: between them the engine puts the result.
+    // Two chains; the engine puts the tool's result between them.
     chain_model(&[begin, end].concat(), 128)
 }
 
-/// Begins with markup, then goes on for ever.
+/// Returns a model that begins with markup and never stops.
 pub fn endless_model() -> Gpt {
     let tokenizer = tokenizer();
     let start = tokenizer.special("<|assistant_start|>").unwrap();
@@ -142,7 +142,7 @@ impl Server {
         Request::new("POST", path, body.to_string()).send(self)
     }
 
-    /// The answer to a request that must succeed.
+    /// Sends a request that must succeed and returns its answer.
     #[track_caller]
     pub fn ask(&self, path: &str, body: Value) -> Value {
         let response = self.post(path, body);
@@ -150,7 +150,7 @@ impl Server {
         response.json()
     }
 
-    /// A request whose answer is read by the caller.
+    /// Sends a request whose answer the caller reads.
     pub fn open(&self, path: &str, body: Value) -> TcpStream {
         let mut socket = self.connect();
         socket.write_all(&Request::new("POST", path, body.to_string()).bytes(self)).unwrap();
@@ -174,7 +174,7 @@ impl Server {
         assert!(Command::new("sh").arg("-c").arg(line).status().unwrap().success());
     }
 
-    /// How long `/health` lets its client wait.
+    /// Returns how long `/health` takes.
     #[track_caller]
     pub fn health_takes(&self) -> Duration {
         let asked = Instant::now();
@@ -182,12 +182,12 @@ impl Server {
         asked.elapsed()
     }
 
-    /// Waits for the end; the exit code.
+    /// Waits for the end and returns the exit code.
     pub fn ended(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 
-    /// Resident memory in MiB, where the system says.
+    /// Returns the resident memory in MiB, if the system reports it.
     pub fn memory(&self) -> Option<u64> {
         let status =
             std::fs::read_to_string(Path::new("/proc").join(self.child.id().to_string()).join("status"));
@@ -198,7 +198,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.kill(); // fails if it has ended
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("{}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
@@ -220,13 +220,13 @@ impl Request {
         Request { method, path, headers: Vec::new(), left_out: None, body }
     }
 
-    /// Replaces a header that would be there.
+    /// Replaces a default header.
     pub fn header(mut self, name: &str, value: &str) -> Request {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// Leaves out a header that would be there.
+    /// Leaves out a default header.
     pub fn without(mut self, name: &'static str) -> Request {
         self.left_out = Some(name);
         self
@@ -252,7 +252,7 @@ impl Request {
 
     pub fn send(&self, server: &Server) -> Response {
         let mut socket = server.connect();
-        // A server that has refused may close before it has read everything.
+        // A server that has refused the request may close before it has read everything.
         let _ = socket.write_all(&self.bytes(server));
         Response::read(socket)
     }
@@ -260,7 +260,7 @@ impl Request {
 
 #[derive(Debug, Default)]
 pub struct Response {
-    /// 0: the connection was closed without an answer.
+    /// The status; 0 if the connection was closed without a response.
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
@@ -269,7 +269,7 @@ pub struct Response {
 impl Response {
     pub fn read(mut socket: TcpStream) -> Response {
         let mut bytes = Vec::new();
-        let _ = socket.read_to_end(&mut bytes); // what came before a reset counts
+        let _ = socket.read_to_end(&mut bytes); // keeps what arrived before a reset
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
             return Response::default();
         };
@@ -293,7 +293,7 @@ impl Response {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    /// The JSON of every event, and whether the stream ended as it should.
+    /// Returns the JSON of every event, and whether the stream ended properly.
     pub fn events(&self) -> (Vec<Value>, bool) {
         let text = self.text();
         let data: Vec<&str> = text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
@@ -302,7 +302,7 @@ impl Response {
         (events.collect(), data.last() == Some(&"[DONE]"))
     }
 
-    /// What a streamed chat said.
+    /// Returns the text of a streamed chat.
     pub fn streamed(&self) -> String {
         let (events, _) = self.events();
         events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect()
@@ -327,7 +327,7 @@ pub fn user(text: &str) -> Value {
     json!([{"role": "user", "content": text}])
 }
 
-/// Whether the slow tests are asked for. A test that is not says so and passes.
+/// Whether the slow tests are enabled. A slow test that is not prints so and passes.
 pub fn slow(test: &str) -> bool {
     let asked = std::env::var("NANOCHAT_SLOW").is_ok_and(|value| value == "1");
     if !asked {

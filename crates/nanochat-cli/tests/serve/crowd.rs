@@ -1,5 +1,5 @@
-//! Clients who hold what others need: connections that they read nothing from, half a request, guesses of keys, long
-//! prompts, and what they see of each other.
+//! Tests clients that occupy what others need: connections that they do not read, partial requests, wrong keys, long
+//! prompts; and what clients learn about each other.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// What a server that is well needs at most for `/health`.
+/// The longest time that a healthy server takes for `/health`.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// The same beside 1.3 million requests in a burst: below a second on two idle cores, and other tests run too. Without limits
-/// it is for ever.
+/// The same during a burst of 1.3 million requests: below a second on two idle cores, but other tests run too. Without
+/// limits it would never answer.
 const STILL_ANSWERED: Duration = Duration::from_secs(10);
 
-/// Asks for a file again and again and reads none of it.
+/// Requests a file again and again without reading the responses.
 fn silent_reader(server: &Server) -> TcpStream {
     let socket = server.connect();
     socket.set_nonblocking(true).unwrap();
@@ -106,9 +106,9 @@ fn two_thousand_silent_readers_stop_nobody_and_are_hung_up_on() {
     server.assert_well();
 }
 
-/// Lets this process, and those that it starts, have that many files open.
+/// Raises the limit of open files of this process and its children.
 fn allow_files(many: u64) {
-    // SAFETY: both calls read or write the one struct that they are given.
+    // SAFETY: both calls read or write only the struct that they are given.
     unsafe {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
@@ -143,7 +143,7 @@ fn wrong_keys_cost_time_and_lock_nobody_out() {
     assert!(asked.elapsed() < Duration::from_secs(1), "no key is no guess");
 }
 
-/// Tokens of the same question that bob found in the cache when alice had asked it, and when he had.
+/// Returns the cache hits, in tokens, of bob's question after alice had asked it, and after he himself had.
 fn cache_hits(flags: &str, watchers: &str) -> [u64; 2] {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("watchers");

@@ -1,4 +1,4 @@
-//! A headless Chromium, driven over its DevTools protocol.
+//! Controls a headless Chromium over its DevTools protocol.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -11,13 +11,13 @@ use tungstenite::{Message, WebSocket};
 
 use crate::common::*;
 
-/// A tab of a browser. The first one started the browser and ends it.
+/// A browser tab. The first one starts the browser and ends it.
 pub struct Browser {
     process: Option<(Child, TempDir)>,
     address: String,
     socket: WebSocket<TcpStream>,
     calls: u64,
-    /// Exceptions of the page and violations of its policy.
+    /// Exceptions of the page, and violations of its content security policy.
     pub complaints: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ impl Browser {
         Browser::attach(Some((child, profile)), address, &page)
     }
 
-    /// Another tab, which shares cookies and storage with this one.
+    /// Opens another tab, which shares cookies and storage with this one.
     pub fn tab(&mut self) -> Browser {
         let target = self.call("Target.createTarget", json!({"url": "about:blank"}));
         let page = format!("ws://{}/devtools/page/{}", self.address, target["targetId"].as_str().unwrap());
@@ -86,7 +86,7 @@ impl Browser {
         }
     }
 
-    /// The value of an expression in the page.
+    /// Evaluates an expression in the page.
     #[track_caller]
     pub fn value(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
@@ -116,7 +116,7 @@ impl Browser {
         self.value(&format!("[...document.querySelectorAll({})].at(-1).click()", json!(selector)));
     }
 
-    /// Opens the page and waits until it is drawn.
+    /// Opens a page and waits until it is drawn.
     pub fn open(&mut self, url: &str) {
         self.call("Page.navigate", json!({"url": url}));
         self.wait_for("document.readyState === 'complete' && document.querySelector('#messages > *')");
@@ -128,7 +128,7 @@ impl Browser {
         self.wait_for("!window.old && document.querySelector('#messages > *')");
     }
 
-    /// As a keyboard does.
+    /// Types a text like a keyboard.
     pub fn type_text(&mut self, text: &str) {
         self.value("document.getElementById('input').focus()");
         self.call("Input.insertText", json!({"text": text}));
@@ -168,7 +168,7 @@ fn port(profile: &Path) -> Option<u16> {
     std::fs::read_to_string(profile.join("DevToolsActivePort")).ok()?.lines().next()?.parse().ok()
 }
 
-/// The address of the first page's socket.
+/// Returns the address of the first page's socket.
 fn page(address: &str) -> Option<String> {
     let mut socket = TcpStream::connect(address).ok()?;
     let request = format!("GET /json HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");

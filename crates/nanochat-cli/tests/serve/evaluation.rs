@@ -1,10 +1,10 @@
-//! What evaluations ask of a server: likelihoods of given tokens, and the tokenizer itself.
+//! Tests the requests of evaluations: likelihoods of given tokens, and the tokenizer itself.
 
 use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// The four lists of a choice: names, log-probabilities.
+/// Returns the names and log-probabilities of a choice.
 #[track_caller]
 fn lists(choice: &Value) -> (Vec<String>, Vec<Option<f64>>) {
     let list = |name: &str| choice["logprobs"][name].as_array().unwrap().clone();
@@ -16,7 +16,8 @@ fn lists(choice: &Value) -> (Vec<String>, Vec<Option<f64>>) {
     (names, logprobs.iter().map(Value::as_f64).collect())
 }
 
-/// Asks as lm-eval does, and takes what it takes: everything behind the context but the one drawn token.
+/// Requests likelihoods like lm-eval, and reads the same part: everything after the context except the one sampled
+/// token.
 fn likelihoods(server: &Server, prompts: &[Vec<u32>], contexts: &[usize]) -> Vec<Vec<f64>> {
     let body = json!({
         "model": "small", "prompt": prompts, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234,
@@ -50,7 +51,7 @@ fn the_token_that_stops_an_answer_has_its_entry() {
         let (events, done) = server.post(TEXT, body.clone()).events();
         let streamed = events.iter().filter_map(|event| event["choices"][0]["logprobs"]["tokens"].as_array());
         assert!(done && streamed.flatten().eq(names.iter()));
-        // Without the prompt it stands alone.
+        // Without `echo` there is only the sampled token.
         body["stream"] = json!(false);
         body["echo"] = json!(false);
         let choice = server.ask(TEXT, body)["choices"][0].clone();
@@ -67,7 +68,7 @@ fn every_drawn_token_has_its_entry_and_what_a_tool_says_has_none() {
     assert_eq!(choice["text"], "ok");
     let drawn = ["<|python_start|>", "1", "+", "2", "<|python_end|>", "o", "k", "<|assistant_end|>"];
     assert_eq!(lists(&choice).0, drawn);
-    // A chat has the entries of its text.
+    // A chat has an entry for each token of its text.
     let chat = server.ask(CHAT, json!({"messages": user("x"), "logprobs": true, "temperature": 0}));
     let content = chat["choices"][0]["logprobs"]["content"].as_array().unwrap();
     assert!(content.iter().map(|entry| &entry["token"]).eq(["o", "k"]), "{content:?}");
@@ -113,7 +114,7 @@ fn an_evaluation_needs_no_tokenizer_of_its_own() {
         );
         ids
     };
-    // How a client learns the ids of the marks.
+    // Clients learn the ids of special tokens this way.
     for (name, mark) in [("bos_token", "<|bos|>"), ("eos_token", "<|assistant_end|>")] {
         assert_eq!(tokens(info[name].as_str().unwrap()), [tokenizer.special(mark).unwrap()]);
     }
@@ -151,7 +152,7 @@ fn what_cannot_be_tokenized_as_asked_is_refused_by_name() {
     refused("/detokenize", json!({"tokens": [-1]}), "-1");
     refused("/detokenize", json!({"tokens": "x"}), "tokens");
     refused("/detokenize", json!({"tokens": [1], "skip_special_tokens": true}), "skip_special_tokens");
-    // A hundred thousand names of 21 bytes: a body of half a MiB that asks for two.
+    // A hundred thousand names of 21 bytes: a body of half a MiB that asks for a response of two.
     let end = tokenizer().special("<|assistant_start|>").unwrap();
     refused("/detokenize", json!({"tokens": vec![end; 100_000]}), "1048576");
     server.assert_well();

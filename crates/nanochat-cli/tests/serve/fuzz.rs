@@ -1,5 +1,5 @@
-//! Requests changed at random: every answer is a 200 or a 4xx, and the server goes on within 1 GiB. Slow tier, 20 s, or as
-//! many as NANOCHAT_FUZZ_SECONDS says.
+//! Sends randomly mutated requests: every response is a 200 or a 4xx, and the server continues within 1 GiB. Slow tier,
+//! 20 s, or NANOCHAT_FUZZ_SECONDS.
 
 use std::time::{Duration, Instant};
 

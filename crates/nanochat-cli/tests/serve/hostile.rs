@@ -1,4 +1,4 @@
-//! Requests that mean harm or nonsense: each is refused with a 4xx in OpenAI's form, and the server goes on.
+//! Tests malicious and nonsensical requests: each is refused with a 4xx in OpenAI's form, and the server continues.
 
 use std::io::Write;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// Bodies that fit no route.
+/// Returns bodies that are invalid for every route.
 fn nonsense() -> Vec<Vec<u8>> {
     let mut bodies: Vec<Vec<u8>> = [
         "",
@@ -44,7 +44,7 @@ fn nonsense() -> Vec<Vec<u8>> {
     bodies
 }
 
-/// Fields that a chat must not have so, each beside a message that is fine.
+/// Returns chats with an invalid field beside valid messages.
 fn bad_fields() -> Vec<Value> {
     vec![
         json!({"temperature": -0.1}),
@@ -281,7 +281,7 @@ fn a_body_too_large_is_not_read() {
     );
     socket.write_all(head.as_bytes()).unwrap();
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
-    // 1 GiB in chunks: the server must hang up long before.
+    // 1 GiB in chunks: the server must close the connection long before the end.
     let taken = (0..16_384).take_while(|_| socket.write_all(chunk.as_bytes()).is_ok()).count();
     assert!(taken < 2_000, "{taken} chunks of 64 KiB were taken");
     server.assert_well();

@@ -1,4 +1,4 @@
-//! Many clients at once, rude and slow ones among them. Slow tier.
+//! Tests many clients at once, with rude and slow ones among them. Slow tier.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -17,7 +17,7 @@ fn question(i: usize) -> Value {
     json!({"messages": user(&format!("client {i}")), "seed": i, "max_tokens": 120, "stream": true})
 }
 
-/// Reads `most` bytes, resting before each piece.
+/// Reads `most` bytes, pausing before each read.
 fn read_slowly(socket: &mut impl Read, most: usize, rest: Duration) -> Vec<u8> {
     let (mut bytes, mut piece) = (Vec::new(), [0; 512]);
     while bytes.len() < most {
@@ -52,7 +52,7 @@ fn two_hundred_clients_get_whole_answers_while_others_leave() {
                         let most = rng.below(6_000);
                         read_slowly(&mut socket, most, Duration::ZERO);
                         left.fetch_add(1, Relaxed);
-                        continue; // and with that it hangs up
+                        continue; // which closes the connection
                     }
                     if client % 10 == 1 {
                         read_slowly(&mut socket, 2_000, Duration::from_millis(100));
@@ -133,7 +133,7 @@ fn whoever_sends_too_slowly_is_hung_up_on() {
                 let mut socket = server.connect();
                 let started = Instant::now();
                 socket.write_all(first.as_bytes()).unwrap();
-                // Reading would wait for the server; writing to a closed connection fails at the second try.
+                // Reading would wait for the server; writing to a closed connection fails at the second attempt.
                 while started.elapsed() < Duration::from_secs(40) && socket.write_all(drop.as_bytes()).is_ok()
                 {
                     std::thread::sleep(Duration::from_millis(500));
@@ -147,7 +147,7 @@ fn whoever_sends_too_slowly_is_hung_up_on() {
             let took = thread.join().unwrap();
             assert!(took < Duration::from_secs(35), "client {i} was heard for {took:?}");
         }
-        // A connection that says nothing at all.
+        // A connection that sends nothing at all.
         let mut idle = server.connect();
         let started = Instant::now();
         assert_eq!(idle.read(&mut [0; 10]).unwrap_or(0), 0);

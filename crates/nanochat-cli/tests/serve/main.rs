@@ -1,6 +1,7 @@
-//! `nanochat serve` by its binary: real requests, hostile ones, load, and the page in a browser.
+//! Tests the `nanochat serve` binary: valid requests, hostile ones, load, and the page in a browser.
 //!
-//! One test of `crowd` and those of `load`, `fuzz`, `browser`, `browser_cors` and `browser_storage` run where NANOCHAT_SLOW=1 is set; the browser is Chromium.
+//! One test of `crowd` and those of `load`, `fuzz`, `browser`, `browser_cors` and `browser_storage` run only if
+//! NANOCHAT_SLOW=1 is set; the browser is Chromium.
 #![cfg(unix)]
 
 mod addresses;

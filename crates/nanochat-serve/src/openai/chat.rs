@@ -1,4 +1,4 @@
-//! `/v1/chat/completions`.
+//! The route `/v1/chat/completions`.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +13,17 @@ use super::messages::messages;
 use super::sampling::{length, room};
 use super::turns::{alternating, prompt};
 use super::unsupported::{self, settle};
-use super::{MOST_SAMPLES, Sampling, check_model, finish_reason, logprobs, usage};
-use crate::access::Asker;
-use crate::aside::aside;
-use crate::body::JsonBody;
+use super::{MOST_SAMPLES, SamplingFields, check_model, finish_reason, logprobs, usage};
+use crate::access::ClientRights;
 use crate::error::ApiError;
 use crate::events;
 use crate::fields::{Fields, FromFields};
-use crate::generation::{Generation, Said};
+use crate::generation::{Delta, Generation};
+use crate::json_body::JsonBody;
+use crate::offload::offload;
 use crate::{Server, Shared};
 
-/// Tokens that truncation leaves for an answer where the request does not say how long it may be, as in the web chat.
+/// The tokens that truncation reserves for the answer if the request sets no limit; the same as in the web chat.
 const ANSWER: usize = 512;
 
 pub struct ChatRequest {
@@ -32,7 +32,7 @@ pub struct ChatRequest {
     logprobs: bool,
     top_logprobs: usize,
     truncates: bool,
-    sampling: Sampling,
+    sampling: SamplingFields,
 }
 
 impl FromFields for ChatRequest {
@@ -44,7 +44,7 @@ impl FromFields for ChatRequest {
             logprobs: fields.flag("logprobs")?.unwrap_or(false),
             top_logprobs: fields.count("top_logprobs")?.unwrap_or(0),
             truncates: truncates(fields)?,
-            sampling: Sampling::from_fields(fields)?,
+            sampling: SamplingFields::from_fields(fields)?,
         };
         settle(fields, &unsupported::CHAT)?;
         Ok(request)
@@ -59,36 +59,36 @@ fn truncates(fields: &mut Fields) -> Result<bool, ApiError> {
     }
 }
 
-/// A request that was checked, with its prompt.
+/// A checked request with its prompt.
 struct Prepared {
     prompt: Vec<u32>,
     max_tokens: usize,
     options: SampleOptions,
-    /// Messages left out for want of room.
+    /// The number of messages dropped to fit the context.
     dropped: usize,
 }
 
 pub async fn completions(
     State(server): State<Shared>,
-    Extension(asker): Extension<Asker>,
+    Extension(rights): Extension<ClientRights>,
     JsonBody(request, size): JsonBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    answer(server, asker, request, size).await
+    answer(server, rights, request, size).await
 }
 
-/// Whole or streamed, as the request wants it.
+/// Returns the answer, whole or streamed as requested.
 pub async fn answer(
     server: Shared,
-    asker: Asker,
+    rights: ClientRights,
     request: ChatRequest,
     size: usize,
 ) -> Result<Response, ApiError> {
     let shared = server.clone();
     let prepare = move || prepare(&shared, &request).map(|prepared| (request, prepared));
-    let (request, prepared) = aside(size, prepare).await?;
+    let (request, prepared) = offload(size, prepare).await?;
     let requests = request.sampling.requests(&prepared.prompt, prepared.max_tokens, prepared.options);
-    let generation = Generation::start(&server, asker.owner, requests, &request.sampling.stop)?;
-    let head = Head { id: server.fresh_id("chatcmpl"), created: server.now() };
+    let generation = Generation::start(&server, rights.owner, requests, &request.sampling.stop)?;
+    let head = ResponseHead { id: server.fresh_id("chatcmpl"), created: server.now() };
     match request.sampling.streams() {
         true => Ok(stream(server, generation, head, prepared, request.sampling)),
         false => whole(&server, generation, head, prepared).await.map(|answer| Json(answer).into_response()),
@@ -107,7 +107,7 @@ fn prepare(server: &Server, request: &ChatRequest) -> Result<Prepared, ApiError>
         }
         (false, _) => return Err(ApiError::bad("top_logprobs", "top_logprobs needs \"logprobs\": true")),
     };
-    // The web chat's defaults: a small model's own distribution wanders off.
+    // The web chat's defaults: at temperature 1 a small model drifts off topic.
     let defaults = SampleOptions { temperature: 0.8, top_k: 50, ..SampleOptions::default() };
     let options = SampleOptions { logprobs, ..request.sampling.options(server, defaults)? };
     let messages = alternating(request.messages.clone())?;
@@ -117,19 +117,19 @@ fn prepare(server: &Server, request: &ChatRequest) -> Result<Prepared, ApiError>
     Ok(Prepared { prompt, max_tokens, options, dropped })
 }
 
-struct Head {
+struct ResponseHead {
     id: String,
     created: u64,
 }
 
-impl Head {
+impl ResponseHead {
     fn json(&self, server: &Server, object: &str, choices: Value) -> Value {
         json!({"id": self.id, "object": object, "created": self.created, "model": server.model, "choices": choices})
     }
 }
 
 #[derive(Default)]
-struct Choice {
+struct ChatChoice {
     text: String,
     parts: Vec<Part>,
     logprobs: Vec<Value>,
@@ -139,18 +139,18 @@ struct Choice {
 async fn whole(
     server: &Server,
     mut generation: Generation,
-    head: Head,
+    head: ResponseHead,
     prepared: Prepared,
 ) -> Result<Value, ApiError> {
-    let mut choices: BTreeMap<usize, Choice> = BTreeMap::new();
-    while let Some(said) = generation.next(server).await {
-        let said = said?;
-        let choice = choices.entry(said.sample).or_default();
+    let mut choices: BTreeMap<usize, ChatChoice> = BTreeMap::new();
+    while let Some(delta) = generation.next(server).await {
+        let delta = delta?;
+        let choice = choices.entry(delta.sample).or_default();
         choice
             .logprobs
-            .extend(said.logprobs.map(|(id, found)| logprobs::in_chat(&server.tokenizer, id, &found)));
-        choice.finish = said.finish.map(finish_reason);
-        for part in said.parts {
+            .extend(delta.logprobs.map(|(id, found)| logprobs::in_chat(&server.tokenizer, id, &found)));
+        choice.finish = delta.finish.map(finish_reason);
+        for part in delta.parts {
             if part.kind == PartKind::Text {
                 choice.text.push_str(&part.text);
             }
@@ -177,9 +177,9 @@ async fn whole(
 fn stream(
     server: Shared,
     mut generation: Generation,
-    head: Head,
+    head: ResponseHead,
     prepared: Prepared,
-    sampling: Sampling,
+    sampling: SamplingFields,
 ) -> Response {
     events::respond(async move |events| {
         let chunk = |choices: Value| {
@@ -198,15 +198,15 @@ fn stream(
             events.send(chunk(json!([choice]))).await?;
         }
         loop {
-            let said = tokio::select! {
-                said = generation.next(&server) => said,
+            let delta = tokio::select! {
+                delta = generation.next(&server) => delta,
                 () = events.gone() => return Err(events::Gone),
             };
-            match said {
+            match delta {
                 None => break,
                 Some(Err(error)) => return events.send(error.body()).await,
-                Some(Ok(said)) => {
-                    for choice in deltas(&server, said) {
+                Some(Ok(delta)) => {
+                    for choice in deltas(&server, delta) {
                         events.send(chunk(json!([choice]))).await?;
                     }
                 }
@@ -221,11 +221,11 @@ fn stream(
     })
 }
 
-/// What was said, as choices of chunks.
-fn deltas(server: &Server, said: Said) -> Vec<Value> {
-    let choice = |delta: Value, finish: Option<&str>| json!({"index": said.sample, "delta": delta, "logprobs": null, "finish_reason": finish});
+/// Returns the output as choices of streamed chunks.
+fn deltas(server: &Server, delta: Delta) -> Vec<Value> {
+    let choice = |content: Value, finish: Option<&str>| json!({"index": delta.sample, "delta": content, "logprobs": null, "finish_reason": finish});
     let mut choices: Vec<Value> = Vec::new();
-    for part in &said.parts {
+    for part in &delta.parts {
         choices.push(choice(
             match part.kind {
                 PartKind::Text => json!({"content": part.text}),
@@ -234,14 +234,14 @@ fn deltas(server: &Server, said: Said) -> Vec<Value> {
             None,
         ));
     }
-    if let Some((id, found)) = &said.logprobs {
+    if let Some((id, found)) = &delta.logprobs {
         if choices.is_empty() {
-            choices.push(choice(json!({"content": ""}), None)); // a token inside a character
+            choices.push(choice(json!({"content": ""}), None)); // a token that completes no character
         }
         choices[0]["logprobs"] =
             json!({"content": [logprobs::in_chat(&server.tokenizer, *id, found)], "refusal": null});
     }
-    if let Some(finish) = said.finish {
+    if let Some(finish) = delta.finish {
         choices.push(choice(json!({}), Some(finish_reason(finish))));
     }
     choices

@@ -1,6 +1,6 @@
-//! `/v1/completions`: going on with a text. A text is put after `<|bos|>`, as every document was in training; a list of
-//! token ids is taken as it is. The `text` of a choice leaves out calls of the calculator and their results; `usage` counts
-//! the tokens of both, and `logprobs` has those of the calls, which the model chose.
+//! The route `/v1/completions`: continues a text. A text prompt follows `<|bos|>`, as every document did in training; a
+//! list of token ids is used unchanged. The `text` of a choice omits calculator calls and their results; `usage` counts
+//! the tokens of both, and `logprobs` includes those of the calls, which the model sampled.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use super::logprobs::Lists;
 use super::sampling::{length, room};
 use super::unsupported::{self, settle};
-use super::{MOST_SAMPLES, Sampling, check_model, finish_reason, usage};
-use crate::access::Asker;
-use crate::aside::aside;
-use crate::body::JsonBody;
+use super::{MOST_SAMPLES, SamplingFields, check_model, finish_reason, usage};
+use crate::access::ClientRights;
 use crate::error::ApiError;
 use crate::events;
 use crate::fields::{Fields, FromFields};
-use crate::generation::{Generation, Said, score};
+use crate::generation::{Delta, Generation, score};
+use crate::json_body::JsonBody;
+use crate::offload::offload;
 use crate::{Server, Shared};
 
 pub struct CompletionRequest {
@@ -29,7 +29,7 @@ pub struct CompletionRequest {
     logprobs: Option<usize>,
     echo: Option<bool>,
     best_of: Option<usize>,
-    sampling: Sampling,
+    sampling: SamplingFields,
 }
 
 impl FromFields for CompletionRequest {
@@ -40,7 +40,7 @@ impl FromFields for CompletionRequest {
             logprobs: fields.count("logprobs")?,
             echo: fields.flag("echo")?,
             best_of: fields.count("best_of")?,
-            sampling: Sampling::from_fields(fields)?,
+            sampling: SamplingFields::from_fields(fields)?,
         };
         settle(fields, &unsupported::COMPLETION)?;
         Ok(request)
@@ -59,33 +59,33 @@ enum Prompts {
     TokenLists(Vec<Vec<u32>>),
 }
 
-/// One prompt: the model's tokens, of which the first `hidden` are not the client's.
-struct Prompt {
+/// A prompt in tokens; the client did not send the first `hidden` of them.
+struct CompletionPrompt {
     ids: Vec<u32>,
     hidden: usize,
 }
 
-/// What a choice says and what is known of its tokens.
+/// The output of one choice so far.
 #[derive(Default)]
-struct Choice {
+struct CompletionChoice {
     text: String,
-    /// Characters so far.
+    /// The length of `text` in characters.
     length: usize,
     lists: Lists,
     finish: Option<&'static str>,
 }
 
-struct Completion {
+struct PreparedCompletion {
     server: Shared,
     request: CompletionRequest,
-    prompts: Vec<Prompt>,
+    prompts: Vec<CompletionPrompt>,
     id: String,
     created: u64,
 }
 
 pub async fn completions(
     State(server): State<Shared>,
-    Extension(asker): Extension<Asker>,
+    Extension(rights): Extension<ClientRights>,
     JsonBody(request, size): JsonBody<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let prepare = move || {
@@ -93,10 +93,10 @@ pub async fn completions(
         let prompts = prompts(&server, &request)?;
         let options = options(&server, &request)?;
         let (id, created) = (server.fresh_id("cmpl"), server.now());
-        Ok((Completion { server, request, prompts, id, created }, options))
+        Ok((PreparedCompletion { server, request, prompts, id, created }, options))
     };
-    let (completion, options) = aside(size, prepare).await?;
-    // Checked before the prompts are scored: mistakes cost nothing.
+    let (completion, options) = offload(size, prepare).await?;
+    // Checked before the prompts are scored, so that a bad request costs no computation.
     let mut requests = Vec::new();
     for prompt in &completion.prompts {
         let only_scores = completion.echoes() && completion.request.max_tokens == Some(0);
@@ -107,23 +107,23 @@ pub async fn completions(
     }
     let choices = completion.echoed().await?;
     let stops = &completion.request.sampling.stop;
-    let generation = Generation::start(&completion.server, asker.owner, requests, stops)?;
+    let generation = Generation::start(&completion.server, rights.owner, requests, stops)?;
     match completion.request.sampling.streams() {
         true => Ok(completion.stream(generation, choices)),
         false => completion.whole(generation, choices).await,
     }
 }
 
-fn prompts(server: &Server, request: &CompletionRequest) -> Result<Vec<Prompt>, ApiError> {
+fn prompts(server: &Server, request: &CompletionRequest) -> Result<Vec<CompletionPrompt>, ApiError> {
     let text = |text: &String| {
         let bos = server.tokenizer.special("<|bos|>");
         let mut ids: Vec<u32> = bos.into_iter().collect();
         let hidden = ids.len();
         server.tokenizer.encode_into(text, &mut ids);
-        Prompt { ids, hidden }
+        CompletionPrompt { ids, hidden }
     };
-    let tokens = |ids: &Vec<u32>| Prompt { ids: ids.clone(), hidden: 0 };
-    let prompts: Vec<Prompt> = match &request.prompt {
+    let tokens = |ids: &Vec<u32>| CompletionPrompt { ids: ids.clone(), hidden: 0 };
+    let prompts: Vec<CompletionPrompt> = match &request.prompt {
         Prompts::Text(one) => vec![text(one)],
         Prompts::Texts(many) => many.iter().map(text).collect(),
         Prompts::Tokens(one) => vec![tokens(one)],
@@ -137,11 +137,11 @@ fn prompts(server: &Server, request: &CompletionRequest) -> Result<Vec<Prompt>, 
             prompts.len() * samples
         ));
     }
-    for Prompt { ids, .. } in &prompts {
+    for CompletionPrompt { ids, .. } in &prompts {
         match ids.iter().find(|id| **id as usize >= known) {
             Some(id) => return bad(format!("token {id} is outside the vocabulary of {known}")),
             None if ids.is_empty() => return bad("the prompt is empty".into()),
-            // One token has to be left for the answer unless nothing is asked for.
+            // One token must be left for the answer unless none is requested.
             None if ids.len() > server.context => {
                 let message =
                     format!("the prompt has {} tokens, and the model sees {}", ids.len(), server.context);
@@ -160,18 +160,18 @@ fn options(server: &Server, request: &CompletionRequest) -> Result<SampleOptions
     if let Some(top) = request.logprobs.filter(|top| *top > 20) {
         return Err(ApiError::bad("logprobs", format!("logprobs must be 0 to 20, found {top}")));
     }
-    // The model's own distribution, as elsewhere: evaluations rely on it.
+    // The model's own distribution, as on other servers: evaluations rely on it.
     let defaults = SampleOptions { temperature: 1.0, top_k: 0, ..SampleOptions::default() };
     Ok(SampleOptions { logprobs: request.logprobs, ..request.sampling.options(server, defaults)? })
 }
 
-impl Completion {
+impl PreparedCompletion {
     fn echoes(&self) -> bool {
         self.request.echo.unwrap_or(false)
     }
 
-    /// All choices, with their prompts where these are to be repeated.
-    async fn echoed(&self) -> Result<Vec<Choice>, ApiError> {
+    /// Returns all choices, each beginning with its prompt if `echo` is set.
+    async fn echoed(&self) -> Result<Vec<CompletionChoice>, ApiError> {
         let samples = self.request.sampling.samples()?;
         let mut choices = Vec::with_capacity(self.prompts.len() * samples);
         for prompt in &self.prompts {
@@ -184,8 +184,8 @@ impl Completion {
         Ok(choices)
     }
 
-    fn choice(&self, prompt: &Prompt, scores: &[Logprobs]) -> Choice {
-        let (tokenizer, mut choice) = (&self.server.tokenizer, Choice::default());
+    fn choice(&self, prompt: &CompletionPrompt, scores: &[Logprobs]) -> CompletionChoice {
+        let (tokenizer, mut choice) = (&self.server.tokenizer, CompletionChoice::default());
         if !self.echoes() {
             return choice;
         }
@@ -202,24 +202,24 @@ impl Completion {
             choice.say(&decoder.push(id));
         }
         choice.say(&decoder.finish());
-        choice.finish = Some("length"); // unless there is an answer
+        choice.finish = Some("length"); // replaced if an answer follows
         choice
     }
 
-    fn take(&self, choices: &mut [Choice], said: Said) -> usize {
-        let choice = &mut choices[said.sample];
-        // Every drawn token has its entry, also what the text does not show: evaluations count them.
-        if let Some((id, logprobs)) = said.logprobs.as_ref().or(said.unseen.as_ref()) {
+    fn take(&self, choices: &mut [CompletionChoice], delta: Delta) -> usize {
+        let choice = &mut choices[delta.sample];
+        // Every sampled token has an entry, even one that the text does not show: evaluations count them.
+        if let Some((id, logprobs)) = delta.logprobs.as_ref().or(delta.unseen.as_ref()) {
             choice.lists.push(&self.server.tokenizer, *id, Some(logprobs), choice.length);
         }
-        for part in said.parts.iter().filter(|part| part.kind == PartKind::Text) {
+        for part in delta.parts.iter().filter(|part| part.kind == PartKind::Text) {
             choice.say(&part.text);
         }
-        choice.finish = said.finish.map(finish_reason);
-        said.sample
+        choice.finish = delta.finish.map(finish_reason);
+        delta.sample
     }
 
-    fn choice_json(&self, index: usize, choice: &mut Choice) -> Value {
+    fn choice_json(&self, index: usize, choice: &mut CompletionChoice) -> Value {
         let logprobs = self.request.logprobs.map(|_| choice.lists.take());
         let text = std::mem::take(&mut choice.text);
         json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": choice.finish})
@@ -239,11 +239,15 @@ impl Completion {
         usage(self.prompts.iter().map(|prompt| prompt.ids.len()).sum(), generation.tokens)
     }
 
-    async fn whole(self, mut generation: Generation, mut choices: Vec<Choice>) -> Result<Response, ApiError> {
-        while let Some(said) = generation.next(&self.server).await {
-            self.take(&mut choices, said?);
+    async fn whole(
+        self,
+        mut generation: Generation,
+        mut choices: Vec<CompletionChoice>,
+    ) -> Result<Response, ApiError> {
+        while let Some(delta) = generation.next(&self.server).await {
+            self.take(&mut choices, delta?);
         }
-        // The log-probabilities of 128 repeated prompts are a hundred MiB.
+        // The log-probabilities of 128 echoed prompts take a hundred MiB.
         let size = if choices.iter().all(|choice| choice.lists.is_empty()) { 0 } else { usize::MAX };
         let json = move || {
             let of_choice = |(i, choice)| self.choice_json(i, choice);
@@ -251,10 +255,10 @@ impl Completion {
             answer["usage"] = self.usage(&generation);
             Ok(Json(answer).into_response())
         };
-        aside(size, json).await
+        offload(size, json).await
     }
 
-    fn stream(self, mut generation: Generation, mut choices: Vec<Choice>) -> Response {
+    fn stream(self, mut generation: Generation, mut choices: Vec<CompletionChoice>) -> Response {
         events::respond(async move |events| {
             let chunk = |choices| {
                 let mut chunk = self.json(choices);
@@ -271,15 +275,15 @@ impl Completion {
                 }
             }
             loop {
-                let said = tokio::select! {
-                    said = generation.next(&self.server) => said,
+                let delta = tokio::select! {
+                    delta = generation.next(&self.server) => delta,
                     () = events.gone() => return Err(events::Gone),
                 };
-                match said {
+                match delta {
                     None => break,
                     Some(Err(error)) => return events.send(error.body()).await,
-                    Some(Ok(said)) => {
-                        let i = self.take(&mut choices, said);
+                    Some(Ok(delta)) => {
+                        let i = self.take(&mut choices, delta);
                         let choice = &mut choices[i];
                         if !choice.text.is_empty() || !choice.lists.is_empty() || choice.finish.is_some() {
                             events.send(chunk(vec![self.choice_json(i, choice)])).await?;
@@ -297,7 +301,7 @@ impl Completion {
     }
 }
 
-impl Choice {
+impl CompletionChoice {
     fn say(&mut self, text: &str) {
         self.text.push_str(text);
         self.length += text.chars().count();

@@ -4,7 +4,7 @@ use nanochat::sampler::Logprobs;
 use nanochat_tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 
-/// Of one token, as chats have it: lossy text beside the exact bytes.
+/// Returns one token's log-probabilities in the form of chats: lossy text beside the exact bytes.
 pub fn in_chat(tokenizer: &Tokenizer, id: u32, logprobs: &Logprobs) -> Value {
     let entry = |id: u32, logprob: f32| {
         let bytes = tokenizer.token_bytes(id).unwrap_or_default();
@@ -15,7 +15,7 @@ pub fn in_chat(tokenizer: &Tokenizer, id: u32, logprobs: &Logprobs) -> Value {
     value
 }
 
-/// Of many tokens, as completions have it: lists side by side.
+/// The log-probabilities of many tokens in the form of completions: parallel lists.
 #[derive(Default)]
 pub struct Lists {
     tokens: Vec<String>,
@@ -25,7 +25,7 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// `logprobs` is None where nothing stands before the token; `offset` counts characters.
+    /// Appends a token. `logprobs` is None for the first token, which has no context; `offset` counts characters.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32, logprobs: Option<&Logprobs>, offset: usize) {
         self.tokens.push(name(tokenizer, id));
         self.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.chosen)));
@@ -51,7 +51,7 @@ impl Lists {
     }
 }
 
-/// A token's text; where it is only a part of a character, its bytes, so that names stay distinct.
+/// Returns a token's text, or its bytes if it is only a part of a character, so that names stay distinct.
 fn name(tokenizer: &Tokenizer, id: u32) -> String {
     let bytes = tokenizer.token_bytes(id).unwrap_or_default();
     match std::str::from_utf8(bytes) {
@@ -60,7 +60,7 @@ fn name(tokenizer: &Tokenizer, id: u32) -> String {
     }
 }
 
-/// JSON has no infinity; this is what OpenAI writes for a token that cannot be.
+/// Replaces negative infinity, which JSON lacks, by what OpenAI writes for an impossible token.
 fn finite(logprob: f32) -> f32 {
     logprob.max(-9999.0)
 }

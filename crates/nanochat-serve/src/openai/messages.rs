@@ -1,4 +1,4 @@
-//! The messages of a request, each by itself: who speaks and what is said.
+//! Reads the messages of a request: the role and content of each.
 
 use nanochat::conversation::{Content, Message, Part, PartKind, Role};
 use serde_json::Value;
@@ -7,8 +7,8 @@ use super::unsupported::{self, leave, refuse};
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong};
 
-/// What stands beside a message and is no part of what was said. Of an earlier reasoning no model is shown anything;
-/// names of speakers are unknown to training; `parts` says in whole what `tool` says in pieces.
+/// Message fields that are not part of what was said and are ignored. Earlier reasoning is never shown to a model;
+/// names of speakers do not occur in training; `tool` repeats in pieces what `parts` holds in full.
 const HARMLESS: [&str; 11] = [
     "annotations",
     "cache_control",
@@ -23,7 +23,7 @@ const HARMLESS: [&str; 11] = [
     "tool",
 ];
 
-/// The messages as they were sent, each checked alone. Only those of the assistant may be empty.
+/// Reads the messages as they were sent and checks each one. Only an assistant's message may be empty.
 pub fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
     let name = fields.name("messages");
     let Some(messages) = fields.list("messages", "a list of messages")? else {
@@ -50,7 +50,7 @@ fn message(mut fields: Fields) -> Result<Message, ApiError> {
     refuse(&mut fields, &unsupported::MESSAGE)?;
     fields.finish()?;
     let content = match (content, parts) {
-        // Our own answers say in `parts` what the calculator said beside their text.
+        // Answers of this server repeat their text in `parts`, together with the calculator's calls.
         (Some(content), Some(parts)) if content.text() == parts.visible_text() => parts,
         (Some(content), _) | (None, Some(content)) => content,
         (None, None) => Content::Text(String::new()),
@@ -73,7 +73,7 @@ fn role(fields: &mut Fields) -> Result<Role, ApiError> {
     }
 }
 
-/// A list of parts; `name` says where it stands. Only the assistant uses the calculator.
+/// Reads a list of parts at path `name`. Only the assistant may use the calculator.
 fn read_parts(parts: Vec<Value>, name: &str, role: Role) -> Result<Content, ApiError> {
     let part = |(i, value)| {
         let mut fields = Fields::of(format!("{name}[{i}]"), value)?;

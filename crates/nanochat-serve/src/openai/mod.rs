@@ -1,9 +1,9 @@
-//! The API that other programs speak: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
+//! The OpenAI-compatible API: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
 //!
-//! Beyond OpenAI's fields: `top_k`, `min_p`, `repetition_penalty`, `truncation` ("auto" drops the oldest exchanges of a
-//! chat that is too long), in answers `parts` and, streamed, `tool`: calls of the calculator. A field of a request is
-//! honoured or stands in the list of harmless ones ([`unsupported`]); any other is refused with its name. [`turns`] says
-//! what becomes of messages that do not alternate.
+//! Extensions to OpenAI's fields: `top_k`, `min_p`, `repetition_penalty` and `truncation` ("auto" drops the oldest
+//! exchanges of a chat that is too long); in answers `parts` and, streamed, `tool`: calculator calls. A field of a
+//! request is supported or in the list of harmless ones ([`unsupported`]); any other is refused by its name. [`turns`]
+//! describes how messages that do not alternate are joined.
 
 pub mod chat;
 pub mod completions;
@@ -23,9 +23,9 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{Server, Shared};
 
-pub use sampling::Sampling;
+pub use sampling::SamplingFields;
 
-/// Samples that one request may ask for, of all its prompts together.
+/// The most samples of one request, over all its prompts.
 pub const MOST_SAMPLES: usize = 128;
 
 pub async fn models(State(server): State<Shared>) -> Json<Value> {
@@ -51,7 +51,7 @@ fn model_json(server: &Shared) -> Value {
     })
 }
 
-/// Without a name the served model is meant.
+/// Checks the model's name; a request without a name means the served model.
 pub fn check_model(server: &Server, name: Option<&str>) -> Result<(), ApiError> {
     match name.filter(|name| !name.is_empty() && *name != server.model) {
         None => Ok(()),

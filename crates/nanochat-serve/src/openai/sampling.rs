@@ -1,4 +1,4 @@
-//! The fields that chats and completions share: how tokens are chosen, and when to stop.
+//! The fields that chats and completions share: how tokens are sampled, and when to stop.
 
 use nanochat::engine::Request;
 use nanochat::sampler::SampleOptions;
@@ -10,7 +10,7 @@ use crate::error::ApiError;
 use crate::fields::{Fields, wrong};
 
 #[derive(Debug, Default)]
-pub struct Sampling {
+pub struct SamplingFields {
     pub model: Option<String>,
     pub n: Option<usize>,
     pub stop: Vec<String>,
@@ -26,9 +26,9 @@ pub struct Sampling {
     frequency_penalty: Option<f32>,
 }
 
-impl Sampling {
-    pub fn from_fields(fields: &mut Fields) -> Result<Sampling, ApiError> {
-        Ok(Sampling {
+impl SamplingFields {
+    pub fn from_fields(fields: &mut Fields) -> Result<SamplingFields, ApiError> {
+        Ok(SamplingFields {
             model: fields.text("model")?,
             n: fields.count("n")?,
             stop: stops(fields)?,
@@ -45,7 +45,7 @@ impl Sampling {
         })
     }
 
-    /// The samples for each prompt.
+    /// Returns the number of samples per prompt.
     pub fn samples(&self) -> Result<usize, ApiError> {
         match self.n.unwrap_or(1) {
             n @ 1..=16 => Ok(n),
@@ -61,10 +61,10 @@ impl Sampling {
         self.includes_usage
     }
 
-    /// Checked options, `defaults` where nothing is said.
+    /// Returns the checked sampling options, with `defaults` for absent fields.
     pub fn options(&self, server: &Server, defaults: SampleOptions) -> Result<SampleOptions, ApiError> {
         let penalty = |param, value: Option<f32>| within(param, value.unwrap_or(0.0), -2.0, 2.0);
-        // -1 is how others write "off"; beyond the vocabulary it is off, too.
+        // Other servers write -1 for "off"; a value above the vocabulary size turns it off, too.
         let most = server.tokenizer.vocab_size() as i128;
         let top_k = self.top_k.map_or(defaults.top_k, |top_k| top_k.clamp(0, most) as usize);
         let options = SampleOptions {
@@ -81,14 +81,14 @@ impl Sampling {
         options.checked().map_err(|error| ApiError::bad("repetition_penalty", error.to_string()))
     }
 
-    /// One request a sample: they share their prompt's pages, and each can be stopped alone.
+    /// Returns one engine request per sample: they share the pages of their prompt, and each can stop on its own.
     pub fn requests(&self, prompt: &[u32], max_tokens: usize, options: SampleOptions) -> Vec<Request> {
         let request = |stream| Request { prompt: prompt.to_vec(), samples: 1, max_tokens, options, stream };
         (0..self.n.unwrap_or(1) as u64).map(request).collect()
     }
 }
 
-/// An empty string stops nothing.
+/// Reads the stop strings. An empty string stops nothing.
 fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     let name = fields.name("stop");
     let stops = match fields.take("stop") {
@@ -111,13 +111,13 @@ fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
 fn includes_usage(fields: &mut Fields) -> Result<bool, ApiError> {
     let Some(mut options) = fields.object("stream_options")? else { return Ok(false) };
     let includes_usage = options.flag("include_usage")?.unwrap_or(false);
-    options.flag("include_obfuscation")?; // bytes that hide how long a token is, no part of the answer
+    options.flag("include_obfuscation")?; // padding that hides token lengths; not part of the answer
     refuse(&mut options, &STREAM)?;
     options.finish()?;
     Ok(includes_usage)
 }
 
-/// The longest answer that is asked for, at least `least` tokens; -1 is how others write "what fits".
+/// Takes the requested maximum length of an answer, at least `least` tokens; other servers write -1 for "what fits".
 pub fn length(fields: &mut Fields, field: &str, least: usize) -> Result<Option<usize>, ApiError> {
     match fields.whole(field)? {
         Some(-1) => Ok(Some(usize::MAX)),
@@ -136,7 +136,7 @@ pub fn within(param: &'static str, value: f32, least: f32, most: f32) -> Result<
     }
 }
 
-/// The room for an answer: `asked` or `default`, as far as the context reaches.
+/// Returns the maximum length of an answer: `asked` or else `default`, limited by the rest of the context.
 pub fn room(server: &Server, prompt: usize, asked: Option<usize>, default: usize) -> Result<usize, ApiError> {
     let context = server.context;
     if prompt >= context {

@@ -1,9 +1,10 @@
-//! From the messages of a request to the turns of training: a system text in front, then user and assistant in turn,
+//! Turns the messages of a request into the form of training: an optional system text, then user and assistant in turn,
 //! none of them empty.
 //!
-//! A list of messages may be looser than that. System texts, wherever they stand, are joined in front; the same role in
-//! a row is one turn; a greeting before the first question is left out. So is an answer of no visible text together
-//! with its question (the calculator may have spoken alone, or only a reasoning was kept): training has no empty answer.
+//! A request may be looser than that. System texts, at any position, are joined in front; consecutive messages of one
+//! role become one turn; a greeting by the assistant before the first question is dropped. An answer without visible
+//! text is dropped together with its question (it may hold only a calculator call, or reasoning that was removed):
+//! training has no empty answers.
 
 use nanochat::conversation::{Content, Conversation, Message, Part, PartKind, Role};
 
@@ -11,14 +12,14 @@ use super::messages::is_blank;
 use crate::Server;
 use crate::error::ApiError;
 
-/// What separates the texts that are joined.
+/// The separator of joined texts.
 const BETWEEN: &str = "\n\n";
 
-/// The turns of a conversation that waits for an answer, as training has them.
+/// Returns the turns of a conversation that waits for an answer, in the form of training.
 pub fn alternating(messages: Vec<Message>) -> Result<Vec<Message>, ApiError> {
     let (system, turns): (Vec<Message>, Vec<Message>) =
         messages.into_iter().partition(|message| message.role == Role::System);
-    // Each with what is said in a row, nothing that is empty.
+    // Joins consecutive messages of one role and skips empty ones.
     let mut turns = turns.chunk_by(|a, b| a.role == b.role).map(|run| (run[0].role, said(run))).peekable();
     turns.next_if(|(role, _)| *role == Role::Assistant); // a greeting
     let mut kept = match said(&system)[..] {
@@ -27,7 +28,7 @@ pub fn alternating(messages: Vec<Message>) -> Result<Vec<Message>, ApiError> {
     };
     while let Some((_, question)) = turns.next() {
         let answer = turns.next().map(|(_, answer)| answer);
-        let is_last = turns.peek().is_none(); // an empty answer here is one to be written
+        let is_last = turns.peek().is_none(); // an empty answer at the end is the one to generate
         let answered = answer.as_ref().is_some_and(|answer| !answer.is_empty());
         if answered || is_last {
             kept.push(Message { role: Role::User, content: joined(&question) });
@@ -60,7 +61,8 @@ fn joined(said: &[&Content]) -> Content {
     Content::Parts(said.iter().map(parts).collect::<Vec<_>>().join(&text(BETWEEN)[0]))
 }
 
-/// The prompt of alternating turns, and how many were dropped so that `answer` tokens still fit (None: none may be).
+/// Returns the prompt of alternating turns, and the number of turns dropped to leave room for `answer` tokens (None:
+/// drop none, and refuse a prompt that is too long).
 pub fn prompt(
     server: &Server,
     mut messages: Vec<Message>,
@@ -85,8 +87,8 @@ pub fn prompt(
     }
 }
 
-/// How many of the oldest turns cannot fit into `room` tokens whatever is dropped before them. Rendering a long history
-/// once for each of its exchanges would take hours; here each is tokenized once, the newest first, as far as they fit.
+/// Returns how many of the oldest turns cannot fit into `room` tokens in any case. Rendering a long history again for
+/// each dropped exchange would take hours; here each turn is tokenized once, the newest first, until the room is full.
 fn too_old(server: &Server, turns: &[Message], room: usize) -> usize {
     let mut tokens = 0;
     for (i, exchange) in turns.chunks(2).enumerate().rev() {
@@ -107,7 +109,7 @@ mod tests {
     use crate::fields::Fields;
     use crate::openai::messages::messages;
 
-    /// The turns that a list of (role, content) becomes, each as `role: what is said`.
+    /// Returns the turns that a list of (role, content) becomes, each as `role: text`.
     fn turns(list: Value) -> Vec<String> {
         let list = list.as_array().unwrap().iter();
         let list: Value = list.map(|turn| json!({"role": turn[0], "content": turn[1]})).collect();

@@ -1,13 +1,13 @@
-//! Fields that other servers of this API know and nanochat does not act on. Without the harmless ones an answer is the
-//! same, so they are left aside. The others are refused by name, unless their value asks for nothing. What stands in
-//! no list is unknown, and refused as well.
+//! Fields that other servers of this API support and nanochat does not. Harmless ones do not change an answer and are
+//! ignored. The others are refused by name unless their value asks for nothing. A field in no list is unknown, and
+//! refused as well.
 
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::fields::Fields;
 
-/// Who asks, what is kept for whom, how soon and at what price an answer comes, how long a model reasons that does.
+/// Ignored fields: user names, storage, caching, priority and price, and the effort of reasoning models.
 const HARMLESS: [&str; 14] = [
     "cache_prompt",
     "include_reasoning",
@@ -25,7 +25,7 @@ const HARMLESS: [&str; 14] = [
     "user",
 ];
 
-/// A field, whether a value of it asks for nothing, and why more is refused.
+/// A field, a test whether its value asks for nothing, and the reason why any other value is refused.
 pub type Unsupported = (&'static str, fn(&Value) -> bool, &'static str);
 
 const TOOLS: &str = "nanochat calls its own calculator and no other tools";
@@ -120,17 +120,19 @@ pub const MESSAGE: [Unsupported; 6] = [
     ("partial", off, TEMPLATE),
 ];
 
-/// Leaves the harmless fields of a request aside and refuses the others that are known.
+/// Drops the harmless fields of a request and refuses the unsupported ones.
 pub fn settle(fields: &mut Fields, own: &[Unsupported]) -> Result<(), ApiError> {
     leave(fields, &HARMLESS);
     refuse(fields, own)?;
     refuse(fields, &COMMON)
 }
 
+/// Drops the fields named in `harmless`.
 pub fn leave(fields: &mut Fields, harmless: &[&str]) {
     harmless.iter().for_each(|field| drop(fields.take(field)));
 }
 
+/// Refuses those of the `unsupported` fields whose value asks for something.
 pub fn refuse(fields: &mut Fields, unsupported: &[Unsupported]) -> Result<(), ApiError> {
     for (field, asks_nothing, why) in unsupported {
         if fields.take(field).is_some_and(|value| !asks_nothing(&value)) {
@@ -169,7 +171,7 @@ fn none_or_auto(value: &Value) -> bool {
     value == "none" || value == "auto"
 }
 
-/// Templates of other models ask whether to think.
+/// Whether the arguments only turn reasoning off; templates of other models have such a switch.
 fn thinks_not(kwargs: &Value) -> bool {
     let thinks_not = |(name, value): (&String, &Value)| {
         matches!(name.as_str(), "enable_thinking" | "thinking") && off(value)
@@ -186,7 +188,7 @@ mod tests {
         let tables = [&COMMON[..], &CHAT, &COMPLETION].into_iter().flatten().map(|(field, ..)| *field);
         let mut fields: Vec<&str> = tables.chain(HARMLESS).collect();
         fields.sort_unstable();
-        // Chats have no special tokens around a text to add, completions always have.
+        // `add_special_tokens` false is harmless for a chat and unsupported for a completion, where true is harmless.
         let twice: Vec<&str> =
             fields.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
         assert_eq!(twice, ["add_special_tokens"]);

@@ -1,4 +1,4 @@
-//! The vocabulary of a file: the model's tokens, the added ones, and the merges.
+//! Reads the vocabulary of a file: the model's tokens, the added tokens, and the merges.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ const KEYS: [&str; 10] = [
     "merges",
 ];
 
-/// What decides ids.
+/// The keys of the model that decide ids.
 #[derive(Deserialize)]
 pub(super) struct Model {
     pub vocab: HashMap<String, u32>,
@@ -45,7 +45,7 @@ enum MergeEntry {
 
 pub(super) fn read(model: Value) -> Result<Model, TokenizerError> {
     let Value::Object(model) = model else { return invalid("it has no model") };
-    // Old files leave the type out; only a BPE has merges.
+    // Old files omit the type; only a BPE has merges.
     let kind = model.get("type").and_then(Value::as_str).unwrap_or("unnamed");
     if kind != "BPE" && !(kind == "unnamed" && model.contains_key("merges")) {
         return unsupported(format!("its model is {kind}; only byte-level BPE can be read"));
@@ -62,8 +62,8 @@ pub(super) fn read(model: Value) -> Result<Model, TokenizerError> {
     Ok(model)
 }
 
-/// The added tokens, whose ids are what `tokenizers` makes of the file: those of the vocabulary, and for tokens that
-/// it does not list the numbers behind it, whatever the entry says.
+/// Reads the added tokens. Their ids are the ones that `tokenizers` gives them: those of the vocabulary, and for tokens
+/// that it does not list the numbers after it, whatever the entry says.
 pub(super) fn read_added(
     added: Value,
     vocab: &HashMap<String, u32>,
@@ -93,7 +93,7 @@ pub(super) fn read_added(
     Ok(added)
 }
 
-/// Tokens by id: those of the model and the added ones, whose names are their bytes.
+/// Returns the tokens by id: those of the model, and the added ones, whose names are their bytes.
 pub(super) fn read_vocab(
     tokens: &HashMap<String, u32>,
     added: &[AddedToken],
@@ -127,7 +127,7 @@ pub(super) fn read_vocab(
     Ok(vocab)
 }
 
-/// The id of every single byte.
+/// Returns the id of every single byte.
 pub(super) fn byte_ids(tokens: &HashMap<String, u32>, vocab: &Vocab) -> Result<[u32; 256], TokenizerError> {
     let mut ids = [0; 256];
     for (byte, id) in ids.iter_mut().enumerate() {
@@ -148,7 +148,7 @@ pub(super) fn read_merges(model: &Model, vocab: &Vocab) -> Result<Vec<Merge>, To
     for (i, entry) in model.merges.iter().enumerate() {
         let (left, right) = match entry {
             MergeEntry::Pair(left, right) => (left.as_str(), right.as_str()),
-            // The first line of GPT-2's own file.
+            // GPT-2's own file begins with this line.
             MergeEntry::Line(line) if line.starts_with("#version") => continue,
             MergeEntry::Line(line) => match line.split_once(' ') {
                 Some(parts) => parts,

@@ -1,23 +1,23 @@
-//! The parts of a file that are made of steps: normalizer, pre-tokenizer, and those that change no id.
+//! Reads the parts of a file that consist of steps: the normalizer, the pre-tokenizer, and those that change no id.
 
 use serde_json::Value;
 
 use super::unsupported;
 use crate::TokenizerError;
-use crate::split::{STEPS, Step};
+use crate::split::{PreTokenizerStep, STEPS};
 
-/// They put special tokens around a text or move offsets.
+/// The post-processors that are accepted; they add special tokens around a text or change offsets.
 pub(super) const POST_PROCESSORS: [&str; 4] =
     ["ByteLevel", "TemplateProcessing", "RobertaProcessing", "BertProcessing"];
 
-/// Bounds how deep a hostile file makes the splitter call itself.
+/// The most steps, which limits the splitter's recursion on a hostile file.
 const MAX_STEPS: usize = 32;
 
 fn type_of(part: &Value) -> &str {
     part.get("type").and_then(Value::as_str).unwrap_or("unnamed")
 }
 
-/// The steps of a part that is null, one step, or a sequence of them (under the name `list`).
+/// Collects the steps of a part that is null, one step, or a sequence of them (under the key `list`).
 fn flatten(part: Value, list: &str, steps: &mut Vec<Value>) -> Result<(), TokenizerError> {
     match part {
         Value::Null => {}
@@ -43,7 +43,7 @@ pub(super) fn check(name: &str, part: &Value, known: &[&str]) -> Result<(), Toke
     }
 }
 
-/// True for NFC, false for none.
+/// Returns true for NFC, false for no normalizer.
 pub(super) fn read_normalizer(normalizer: &Value) -> Result<bool, TokenizerError> {
     let mut steps = Vec::new();
     flatten(normalizer.clone(), "normalizers", &mut steps)?;
@@ -55,7 +55,7 @@ pub(super) fn read_normalizer(normalizer: &Value) -> Result<bool, TokenizerError
     }
 }
 
-pub(super) fn read_pre_tokenizer(part: Value) -> Result<Vec<Step>, TokenizerError> {
+pub(super) fn read_pre_tokenizer(part: Value) -> Result<Vec<PreTokenizerStep>, TokenizerError> {
     let mut steps = Vec::new();
     flatten(part, "pretokenizers", &mut steps)?;
     let read = |step: Value| {

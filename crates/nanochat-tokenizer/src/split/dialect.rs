@@ -1,22 +1,23 @@
-//! Which regular expressions mean the same here and in `tokenizers`.
+//! Checks which regular expressions mean the same here and in `tokenizers`.
 //!
-//! `tokenizers` runs Oniguruma with Ruby's syntax, we run `fancy-regex`. The constructs allowed here were compared: each
-//! property and class on every code point, the others on random text. Elsewhere the two differ: `\w` holds ² in one and the
-//! zero-width joiner in the other, `^` is the start of a line or of the text alone, `a{2}+` repeats or is possessive.
+//! `tokenizers` uses Oniguruma with Ruby's syntax, we use `fancy-regex`. The constructs allowed here were compared:
+//! each property and class on every code point, the others on random text. Elsewhere the two differ: `\w` contains ² in
+//! one and the zero-width joiner in the other, `^` is the start of a line or only of the text, `a{2}+` repeats or is
+//! possessive.
 
-/// Properties with the same characters in both: general categories, and the scripts that split patterns name.
+/// The properties with the same characters in both: general categories, and the scripts that split patterns use.
 const PROPERTIES: &str = "L Lu Ll Lt Lm Lo M Mn Mc Me N Nd Nl No P Pc Pd Ps Pe Pi Pf Po S Sm Sc Sk So Z Zs Zl Zp C Cc Cf Co Cn \
     Han Hiragana Katakana Hangul Latin Cyrillic Greek Arabic Hebrew Thai Devanagari";
 
 const GROUPS: [&str; 7] = ["(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:"];
 
-/// Letters that in Oniguruma also match one character when case is ignored: ß, ﬀ, ﬁ, ﬂ, ﬆ.
+/// Letter pairs that in Oniguruma also match one character when case is ignored: ß, ﬀ, ﬁ, ﬂ, ﬆ.
 const LIGATURES: [&str; 5] = ["ss", "ff", "fi", "fl", "st"];
 
-/// `pattern` as it is written for `fancy-regex`: `$` is the end of a line too. As an error the first construct that the two
-/// may read differently.
+/// Returns `pattern` as written for `fancy-regex`: `$` is also the end of a line. An error is the first construct that
+/// the two may read differently.
 pub(super) fn translated(pattern: &str) -> Result<String, &str> {
-    let mut reader = Reader { rest: pattern, classes: 0, groups: Vec::new() };
+    let mut reader = PatternReader { rest: pattern, classes: 0, groups: Vec::new() };
     let mut translated = String::with_capacity(pattern.len());
     while !reader.rest.is_empty() {
         let in_class = reader.classes > 0;
@@ -28,16 +29,16 @@ pub(super) fn translated(pattern: &str) -> Result<String, &str> {
     Ok(translated)
 }
 
-struct Reader<'p> {
+struct PatternReader<'p> {
     rest: &'p str,
-    /// Brackets that are open.
+    /// The number of open brackets.
     classes: usize,
-    /// Whether case is ignored, of each open group.
+    /// For each open group, whether case is ignored.
     groups: Vec<bool>,
 }
 
-impl<'p> Reader<'p> {
-    /// Length in bytes of what comes next, as an error if it is not allowed.
+impl<'p> PatternReader<'p> {
+    /// Returns the length in bytes of the next construct; an error has the same if it is not allowed.
     fn construct(&mut self) -> Result<usize, usize> {
         let starts = |text: &str| self.rest.starts_with(text);
         let any_case = self.groups.last().copied().unwrap_or(false);
@@ -81,7 +82,7 @@ impl<'p> Reader<'p> {
         Ok(open.len())
     }
 
-    /// `{2,3}` and the like; other braces are characters.
+    /// Reads `{2,3}` and the like; other braces are characters.
     fn repetition(&self) -> Result<usize, usize> {
         let counts = self.rest[1..].find(|c: char| !c.is_ascii_digit() && c != ',').unwrap_or(0);
         let end = 1 + counts;
@@ -115,7 +116,7 @@ impl<'p> Reader<'p> {
         }
     }
 
-    /// At most so many bytes of what comes next.
+    /// Returns at most `length` bytes of the rest.
     fn head(&self, length: usize) -> &'p str {
         let end =
             (length..self.rest.len()).find(|end| self.rest.is_char_boundary(*end)).unwrap_or(self.rest.len());
@@ -132,7 +133,7 @@ mod tests {
         for pattern in [
             super::super::DEFAULT_PATTERN,
             super::super::steps::GPT2_PATTERN,
-            // cl100k, o200k, DeepSeek's three, BLOOM, Kimi
+            // The patterns of cl100k, o200k, DeepSeek (three), BLOOM and Kimi.
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
             r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+(?!\S)",
             r"\p{N}{1,3}",

@@ -1,4 +1,4 @@
-//! The default pattern and its relatives, scanned by hand.
+//! A hand-written scanner for the default pattern and its relatives.
 
 use std::sync::LazyLock;
 
@@ -7,8 +7,8 @@ use regex_syntax::hir::{Class, HirKind};
 /// The pattern of spec and reference: GPT-4's with one or two digits.
 pub const DEFAULT_PATTERN: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
 
-/// Patterns that the scanner reads, with their longest digit group: ours, cl100k, Llama 3, Qwen 2. The
-/// last two write the same language without possessive quantifiers.
+/// The patterns that the scanner supports, with their longest digit group: ours, cl100k, Llama 3, Qwen 2. The last two
+/// write the same language without possessive quantifiers.
 const SCANNED_PATTERNS: [(&str, usize); 4] = [
     (DEFAULT_PATTERN, 2),
     (
@@ -25,7 +25,7 @@ const SCANNED_PATTERNS: [(&str, usize); 4] = [
     ),
 ];
 
-/// The longest digit group of a pattern that is scanned; none for any other pattern.
+/// Returns the longest digit group of a pattern that is scanned; None for any other pattern.
 pub(super) fn max_digits(pattern: &str) -> Option<usize> {
     SCANNED_PATTERNS.iter().find(|(known, _)| *known == pattern).map(|(_, max_digits)| *max_digits)
 }
@@ -41,7 +41,7 @@ pub(super) fn for_each<'t>(text: &'t str, max_digits: usize, visit: &mut impl Fn
     }
 }
 
-/// What the pattern tells apart: `\p{L}`, `\p{N}`, `[\r\n]`, the rest of `\s`, and everything else.
+/// The character classes of the pattern: `\p{L}`, `\p{N}`, `[\r\n]`, the rest of `\s`, and everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum CharClass {
@@ -54,14 +54,14 @@ enum CharClass {
 use CharClass::{Letter, Newline, Number, Other, Space};
 
 struct Classes {
-    /// Of every code point, one byte each (1.1 MB).
+    /// The class of every code point, one byte each (1.1 MB).
     chars: Box<[CharClass]>,
-    /// Of characters of three bytes by the first two, unless the third matters: no decoding for most
-    /// Chinese characters.
+    /// The class of characters of three bytes by the first two, unless the third matters: no decoding for most Chinese
+    /// characters.
     blocks: [Option<CharClass>; 1 << 10],
 }
 
-/// From the regex engine's own Unicode tables.
+/// The classes according to the regex engine's own Unicode tables.
 static CLASSES: LazyLock<Classes> = LazyLock::new(|| {
     let mut chars = vec![Other; 0x11_0000].into_boxed_slice();
     for (pattern, class) in [(r"\p{L}", Letter), (r"\p{N}", Number), (r"\s", Space), (r"[\r\n]", Newline)] {
@@ -83,7 +83,7 @@ static CLASSES: LazyLock<Classes> = LazyLock::new(|| {
     Classes { chars, blocks }
 });
 
-/// Class and byte length of the character at `at`; none at the end of the text.
+/// Returns the class and byte length of the character at `at`; None at the end of the text.
 #[inline]
 fn class_at(classes: &Classes, text: &str, at: usize) -> Option<(CharClass, usize)> {
     let bytes = text.as_bytes();
@@ -100,7 +100,7 @@ fn class_at(classes: &Classes, text: &str, at: usize) -> Option<(CharClass, usiz
     Some((classes.chars[c as usize], c.len_utf8()))
 }
 
-/// End of the run of `class` that starts at `at` (`at` itself if there is none).
+/// Returns the end of the run of `class` that starts at `at` (`at` itself if there is none).
 #[inline]
 fn run_end(classes: &Classes, text: &str, mut at: usize, class: CharClass) -> usize {
     while let Some((found, len)) = class_at(classes, text, at)
@@ -111,8 +111,8 @@ fn run_end(classes: &Classes, text: &str, mut at: usize, class: CharClass) -> us
     at
 }
 
-/// As `run_end` of letters: those of ASCII eight at a time, since the end of a loop over them is what a processor guesses
-/// wrong at nearly every word.
+/// Returns the same as `run_end` for letters, with ASCII letters eight at a time: the end of a loop over single letters
+/// would be a branch misprediction at nearly every word.
 #[inline]
 fn letters_end(classes: &Classes, text: &str, mut at: usize) -> usize {
     let bytes = text.as_bytes();
@@ -131,19 +131,19 @@ fn letters_end(classes: &Classes, text: &str, mut at: usize) -> usize {
     run_end(classes, text, at, Letter)
 }
 
-/// How many of eight bytes, the lowest first, are ASCII letters before one that is not.
+/// Returns how many of eight bytes, the lowest first, are ASCII letters before one that is not.
 #[inline]
 fn ascii_letters(bytes: u64) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x80 * ONES;
-    // Of each byte's seven bits, upper case to lower; no sum leaves its byte.
+    // Converts the seven bits of each byte from upper to lower case; no sum overflows its byte.
     let low = (bytes | (0x20 * ONES)) & !HIGH;
     let (from_a, above_z) = (low + (0x80 - 0x61) * ONES, low + (0x80 - 0x7b) * ONES);
     let others = (!from_a | above_z | bytes) & HIGH;
     others.trailing_zeros() as usize / 8
 }
 
-/// End of the piece that starts at `start`: the pattern's alternatives in their order.
+/// Returns the end of the piece that starts at `start`, by the pattern's alternatives in order.
 fn next_piece(classes: &Classes, text: &str, start: usize, max_digits: usize) -> usize {
     let (class, len) = class_at(classes, text, start).expect("a start inside the text");
     let after = start + len;
@@ -175,7 +175,7 @@ fn next_piece(classes: &Classes, text: &str, start: usize, max_digits: usize) ->
     }
 }
 
-/// `(?i:[sdmt]|ll|ve|re)` at the start of `text`. The long s folds to s, as in the regex.
+/// Matches `(?i:[sdmt]|ll|ve|re)` at the start of `text`. The long s folds to s, as in the regex.
 fn contraction_end(text: &str) -> Option<usize> {
     match *text.as_bytes() {
         [b's' | b'd' | b'm' | b't' | b'S' | b'D' | b'M' | b'T', ..] => Some(1),
@@ -185,14 +185,14 @@ fn contraction_end(text: &str) -> Option<usize> {
     }
 }
 
-/// `[^\s\p{L}\p{N}]++[\r\n]*`
+/// Matches `[^\s\p{L}\p{N}]++[\r\n]*`.
 fn punctuation_end(classes: &Classes, text: &str, at: usize) -> usize {
     let end = run_end(classes, text, at, Other);
     run_end(classes, text, end, Newline)
 }
 
-/// `\s*[\r\n]|\s+(?!\S)|\s+`: up to the last newline of the white space, else all of it at the end of
-/// the text, else all but its last character, which goes with what follows.
+/// Matches `\s*[\r\n]|\s+(?!\S)|\s+`: up to the last newline of the white space; else all of it at the end of the text;
+/// else all but its last character, which belongs to the next piece.
 fn white_space_end(classes: &Classes, text: &str, start: usize) -> usize {
     let (mut end, mut last, mut after_newline) = (start, start, None);
     while let Some((class @ (Space | Newline), len)) = class_at(classes, text, end) {
@@ -241,7 +241,7 @@ mod tests {
         }
     }
 
-    /// Characters on which the alternatives differ, dense enough to meet each other.
+    /// Returns text of characters on which the alternatives differ, dense enough to interact.
     fn tricky_text() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             4 => proptest::sample::select(vec![

@@ -2,18 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-/// GPT-2's pattern, which a `ByteLevel` step with `use_regex` stands for.
+/// GPT-2's pattern, used by a `ByteLevel` step with `use_regex`.
 pub(super) const GPT2_PATTERN: &str =
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
-/// What the `Whitespace` step keeps.
+/// The pattern of the `Whitespace` step.
 pub(super) const WORDS_PATTERN: &str = r"\w+|[^\w\s]+";
 
 /// One step, applied to each piece that the steps before it made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", deny_unknown_fields)]
-pub(crate) enum Step {
-    /// Cuts at the matches of a pattern; inverted, at what lies between them.
+pub(crate) enum PreTokenizerStep {
+    /// Cuts at the matches of a pattern or, inverted, at the text between them.
     Split {
         pattern: Pattern,
         behavior: Behavior,
@@ -32,7 +32,7 @@ pub(crate) enum Step {
     },
     /// Keeps words and runs of punctuation; the white space between them is lost.
     Whitespace {},
-    /// Turns pieces into bytes, written in the alphabet: what steps behind it see. `trim_offsets` changes no token.
+    /// Turns pieces into bytes, written in the alphabet, which later steps see. `trim_offsets` changes no token.
     ByteLevel {
         add_prefix_space: bool,
         #[serde(default)]
@@ -55,24 +55,24 @@ pub(crate) enum Pattern {
     Regex(String),
 }
 
-/// What becomes of a match.
+/// The use of a match.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Behavior {
-    /// It is a piece.
+    /// It becomes a piece.
     #[default]
     Isolated,
     /// It is dropped.
     Removed,
-    /// It is one piece with the matches beside it.
+    /// It becomes one piece with the matches beside it.
     Contiguous,
-    /// It ends the piece before it.
+    /// It is appended to the piece before it.
     MergedWithPrevious,
-    /// It begins the piece behind it.
+    /// It is prepended to the piece after it.
     MergedWithNext,
 }
 
 impl Behavior {
-    /// Whether a stretch of text is one piece with the stretch before it; of each, whether it is a match.
+    /// Whether a stretch of text joins the stretch before it into one piece; each argument says whether it is a match.
     pub(super) fn joins(self, before: bool, matched: bool) -> bool {
         match self {
             Behavior::Isolated | Behavior::Removed => false,
@@ -83,15 +83,15 @@ impl Behavior {
     }
 }
 
-impl Step {
-    /// The step of the files that are written here: pieces are the matches and what lies between them.
-    pub fn isolated(pattern: &str) -> Step {
+impl PreTokenizerStep {
+    /// Returns the step of the files written here: pieces are the matches and the text between them.
+    pub fn isolated(pattern: &str) -> PreTokenizerStep {
         let pattern = Pattern::Regex(pattern.into());
-        Step::Split { pattern, behavior: Behavior::Isolated, invert: false }
+        PreTokenizerStep::Split { pattern, behavior: Behavior::Isolated, invert: false }
     }
 
-    /// `ByteLevel` behind steps that have cut the text already.
-    pub fn bytes() -> Step {
-        Step::ByteLevel { add_prefix_space: false, trim_offsets: false, use_regex: false }
+    /// Returns `ByteLevel` after steps that have already cut the text.
+    pub fn bytes() -> PreTokenizerStep {
+        PreTokenizerStep::ByteLevel { add_prefix_space: false, trim_offsets: false, use_regex: false }
     }
 }

@@ -1,5 +1,5 @@
-//! Where the time of a decode step on a GPU goes: each of its kernels alone, as often as a step does it and with each
-//! layer's own weights, beside the time that reading its bytes takes at least, and beside the step.
+//! Measures where the time of a decode step on a GPU goes: each kernel alone, run as often as in a step and on each
+//! layer's own weights, compared with the minimum time to read its bytes and with the whole step.
 
 use anyhow::{Result, bail, ensure};
 use nanochat_tensor::cuda::{Cuda, Graph};
@@ -15,21 +15,21 @@ use crate::engine::decode::DecodeStep;
 use crate::gpt::JoinedWeights;
 use crate::values;
 
-/// Replays of a graph that are timed together.
+/// The graph replays that are timed together.
 const REPLAYS: usize = 20;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct DecodeBench {
-    /// Layers; width is 64 times as much
+    /// Layers; the width is 64 times this number
     #[arg(long, value_parser = values::amount, default_value_t = 20)]
     pub depth: usize,
     /// Size of the vocabulary
     #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
-    /// Tokens of each row in the cache
+    /// Cached tokens per row
     #[arg(long, value_parser = values::count, default_value_t = 1_056)]
     pub context: usize,
-    /// Tokens that all rows begin with
+    /// Length of the prefix that all rows share, in tokens
     #[arg(long, value_parser = values::amount, default_value_t = 0)]
     pub shared: usize,
     /// Rows decoded together
@@ -40,7 +40,7 @@ pub struct DecodeBench {
 #[derive(Clone, Debug, Serialize)]
 pub struct DecodeSpeed {
     pub device: String,
-    /// Copying a large array: bytes read and written.
+    /// The speed of copying a large array, counting bytes read and written.
     pub copy_tb_per_second: f64,
     pub steps: Vec<StepSpeed>,
 }
@@ -49,18 +49,18 @@ pub struct DecodeSpeed {
 pub struct StepSpeed {
     pub rows: usize,
     pub parts: Vec<PartSpeed>,
-    /// The whole, as the engine runs it.
+    /// The whole step, as the engine runs it.
     pub step: PartSpeed,
     pub tokens_per_second: f64,
 }
 
-/// A part of a step.
+/// The speed of one part of a step.
 #[derive(Clone, Debug, Serialize)]
 pub struct PartSpeed {
     pub name: &'static str,
     pub count: usize,
     pub us: f64,
-    /// What reading its bytes at the speed of a copy takes.
+    /// The time to read its bytes at the speed of a copy, in microseconds.
     pub least_us: f64,
 }
 
@@ -70,12 +70,12 @@ pub fn decode(bench: &DecodeBench, device: &Device) -> Result<DecodeSpeed> {
     let config = GptConfig::from_depth(bench.depth, bench.vocab_size, bench.context.next_multiple_of(PAGE))?;
     let copy_tb_per_second = copy_tb_per_second(device, 0.1);
     let model = JoinedWeights::new(&random_model(config).to_device(device)?);
-    let step = |&rows: &usize| Inputs::new(bench, &model, rows, device).timed(gpu, copy_tb_per_second);
+    let step = |&rows: &usize| DecodeInputs::new(bench, &model, rows, device).timed(gpu, copy_tb_per_second);
     let steps = bench.batch_sizes.iter().map(step).collect();
     Ok(DecodeSpeed { device: device.to_string(), copy_tb_per_second, steps })
 }
 
-struct Inputs<'a> {
+struct DecodeInputs<'a> {
     model: &'a JoinedWeights,
     device: &'a Device,
     cache: PagedKv,
@@ -85,24 +85,29 @@ struct Inputs<'a> {
     pages: Vec<Vec<u32>>,
 }
 
-impl Inputs<'_> {
-    fn new<'a>(bench: &DecodeBench, model: &'a JoinedWeights, rows: usize, device: &'a Device) -> Inputs<'a> {
+impl DecodeInputs<'_> {
+    fn new<'a>(
+        bench: &DecodeBench,
+        model: &'a JoinedWeights,
+        rows: usize,
+        device: &'a Device,
+    ) -> DecodeInputs<'a> {
         let config = &model.config;
         let (all, shared) = (bench.context.div_ceil(PAGE), bench.shared / PAGE);
         let count = shared + rows * (all - shared);
         let cache = PagedKv::new(device, config.n_layer, count, config.n_kv_head, config.head_dim());
-        // Pages of a row lie anywhere.
+        // The pages of a row are scattered, as in a running engine.
         let mut free: Vec<u32> = (0..count as u32).collect();
         Rng::new(&[2]).shuffle(&mut free);
         let first = free.split_off(free.len() - shared);
         let pages =
             (0..rows).map(|_| [first.clone(), free.split_off(free.len() + shared - all)].concat()).collect();
         let step = DecodeStep::new(model, &cache, rows);
-        Inputs { model, device, cache, step, context: bench.context, shared: shared * PAGE, pages }
+        DecodeInputs { model, device, cache, step, context: bench.context, shared: shared * PAGE, pages }
     }
 
     fn timed(mut self, gpu: &Cuda, copy_tb_per_second: f64) -> StepSpeed {
-        let Inputs { model, device, ref cache, context, shared, .. } = self;
+        let DecodeInputs { model, device, ref cache, context, shared, .. } = self;
         let GptConfig { n_embd: c, n_layer, vocab_size: v, rms_norm_eps: eps, .. } = model.config;
         let (rows, kv_dim) = (self.pages.len(), model.config.kv_dim());
         let row = |pages| DecodeRow { token: 1, position: context - 1, pages };
@@ -170,7 +175,7 @@ impl Inputs<'_> {
     }
 }
 
-/// Microseconds of one run of `work`, of many given to the GPU at once.
+/// Returns the microseconds of one run of `work`, averaged over many runs queued at once.
 fn time(gpu: &Cuda, mut work: impl FnMut()) -> f64 {
     let ms = gpu.time(|| (0..REPLAYS).for_each(|_| work()));
     1e3 * f64::from(ms) / REPLAYS as f64

@@ -1,8 +1,8 @@
-//! How fast the engine answers, beside what reading memory allows.
+//! Measures how fast the engine answers, compared with the limit of memory bandwidth.
 //!
-//! Decoding reads every weight and every row's keys and values once a step; what a step cannot do without:
-//! weights + rows · context · cache of a token. Samples of one prompt need the prompt's part once. On a GPU the limit is
-//! the rate of a large copy there.
+//! A decode step reads every weight and the keys and values of every row once. Its minimum in bytes is weights + rows ·
+//! context · (cache bytes per token); samples of one prompt read the prompt's part only once. On a GPU the limit is the
+//! speed of a large copy.
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,10 @@ use crate::gpt::{Gpt, WeightRole};
 use crate::sampler::SampleOptions;
 use crate::values;
 
-/// What is timed.
+/// The model and requests to time.
 #[derive(Clone, Debug, clap::Args)]
 pub struct InferBench {
-    /// Layers; width is 64 times as much
+    /// Layers; the width is 64 times this number
     #[arg(long, value_parser = values::amount, default_value_t = 12)]
     pub depth: usize,
     /// Size of the vocabulary
@@ -43,27 +43,27 @@ pub struct InferBench {
     /// Seed of the random prompts
     #[arg(long, value_parser = values::seed, default_value_t = 9)]
     pub seed: u64,
-    /// Answers timed whole, prompts included, as `bench serve` with as many clients as rows (0: none)
+    /// Complete answers to time, prompts included, comparable to `bench serve` with as many clients as rows (0: none)
     #[arg(long, value_parser = values::whole::<usize, 0, 1_000_000>, default_value_t = 0)]
     pub requests: usize,
 }
 
-/// What was measured.
+/// The measured speed of inference.
 #[derive(Clone, Debug, Serialize)]
 pub struct InferSpeed {
     pub device: String,
     pub depth: usize,
     pub weights: String,
     pub prompt_tokens: usize,
-    /// Bytes of weights that a step reads.
+    /// The bytes of weights that a step reads.
     pub weight_bytes: usize,
-    /// What memory gives in this run.
+    /// The measured memory bandwidth.
     pub read_gb_per_second: f64,
     pub batches: Vec<BatchSpeed>,
     pub whole: Vec<WholeSpeed>,
 }
 
-/// Of whole answers to distinct prompts, in an engine as a server has it: what HTTP is to be compared with.
+/// The speed of complete answers to distinct prompts, in an engine configured as in a server; the baseline for HTTP.
 #[derive(Clone, Debug, Serialize)]
 pub struct WholeSpeed {
     pub rows: usize,
@@ -76,14 +76,14 @@ pub struct BatchSpeed {
     pub rows: usize,
     /// Whether the rows are samples of one prompt.
     pub one_prompt: bool,
-    /// From the request to the first token, the mean of all rows.
+    /// Milliseconds from the request to the first token, averaged over all rows.
     pub first_token_ms: f64,
-    /// Of a step, and so between two tokens of a row.
+    /// Milliseconds of a step, and so between two tokens of a row.
     pub step_ms: f64,
-    /// Of that, what the engine's scheduling takes: the device waits meanwhile.
+    /// Milliseconds of that spent in the engine's scheduler, while the device waits.
     pub schedule_ms: f64,
     pub tokens_per_second: f64,
-    /// Tokens a second over those that reading memory alone allows.
+    /// Tokens per second as a share of the limit of memory bandwidth.
     pub share_of_limit: f64,
 }
 
@@ -140,13 +140,13 @@ fn whole(bench: &InferBench, model: &Gpt, rows: usize) -> WholeSpeed {
         (engine.stats().generated_tokens - before) as f64 / started.elapsed().as_secs_f64()
     };
     if model.device().properties().tunes_to_shapes {
-        answer(requests(&InferBench { seed: bench.seed + 1, ..bench.clone() }, rows, false)); // kernels are compiled
+        answer(requests(&InferBench { seed: bench.seed + 1, ..bench.clone() }, rows, false)); // warm-up: compiles the kernels
     }
     let tokens_per_second = answer(requests(bench, bench.requests, false));
     WholeSpeed { rows, requests: bench.requests, tokens_per_second }
 }
 
-/// Times the prompts, then decoding alone: the prompts come a second time, now known to the engine.
+/// Times the prompts, then decoding alone, for which the prompts are submitted again and found in the prefix cache.
 fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: &InferSpeed) -> BatchSpeed {
     let (config, device) = (&model.config, model.device());
     let token_bytes = 2 * config.n_layer * config.kv_dim() * device.properties().activations.bytes();
@@ -160,9 +160,10 @@ fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: 
     };
     let mut engine = Engine::with_options(model, None, options);
     let requests = requests(bench, rows, one_prompt);
-    // Kernels are compiled, those of decoding too, and products have their algorithms, before anything is timed.
+    // Warms up: all kernels are compiled and the matrix products choose their algorithms before anything is timed.
     if device.properties().tunes_to_shapes {
-        // So many that the first rows still decode when the last prompt is computed: graphs are made for all rows.
+        // Long enough that the first rows still decode when the last prompt is computed, so that a graph is recorded
+        // for all rows.
         let decode_tokens = 3 + (rows * bench.prompt_tokens).div_ceil(options.prompt_tokens);
         let decode_tokens = decode_tokens.min(bench.decode_tokens);
         let others =
@@ -182,7 +183,7 @@ fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: 
         engine.step();
         let (stats, step) = (engine.stats(), started.elapsed());
         let decoded = stats.generated_tokens - before.generated_tokens;
-        // Steps in which every row decodes one token, and no prompt is computed.
+        // Counts only steps in which every row decodes one token and no prompt is computed.
         if decoded == rows as u64 && stats.computed_tokens - before.computed_tokens == decoded {
             steps += 1;
             took += step;
@@ -206,7 +207,7 @@ fn batch(bench: &InferBench, model: &Gpt, rows: usize, one_prompt: bool, speed: 
     }
 }
 
-/// Milliseconds from the requests to the first tokens, the mean of all rows; nothing else is decoded.
+/// Returns the milliseconds from the requests to the first tokens, averaged over all rows; nothing else is decoded.
 fn first_tokens(engine: &mut Engine, requests: &[Request], rows: usize) -> f64 {
     let started = Instant::now();
     for request in requests {
@@ -232,10 +233,11 @@ fn requests(bench: &InferBench, rows: usize, one_prompt: bool) -> Vec<Request> {
     (0..prompts).map(request).collect()
 }
 
-/// A model without zeros: those of a fresh one would make every logit 0.
+/// Returns a model of random weights; the zeros of a fresh model would make every logit 0.
 pub fn random_model(config: GptConfig) -> Gpt {
     let mut rng = Rng::new(&[1]);
-    // A prime number of them, or rows of lm_head were alike, and many logits: sampling's worst case, which no model is.
+    // A prime number of values, or rows of lm_head would repeat and many logits would be equal: the worst case of
+    // sampling, which no trained model has.
     let normals: Vec<f32> = (0..1_048_583).map(|_| 0.02 * rng.normal()).collect();
     let weight = |_: &str, shape: &[usize]| {
         let values = normals.iter().cycle().take(shape.iter().product()).copied().collect();
@@ -256,7 +258,7 @@ fn weight_bytes(model: &Gpt, weights: Dtype) -> usize {
     multiply.map(|(_, _, w)| bytes(w)).sum()
 }
 
-/// GB/s at which all cores together read 256 MiB, the best of five times.
+/// Returns the bandwidth in GB/s at which all cores together read 256 MiB, the best of five runs.
 fn read_bandwidth() -> f64 {
     let values = vec![1.0f32; 64 << 20];
     let time = |_| {

@@ -1,4 +1,4 @@
-//! Every op of a micro-step alone, looped, beside what the device can do and beside the micro-step itself.
+//! Measures every op of a micro-step alone, in a loop, compared with the device's peak and with the whole micro-step.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,30 +7,30 @@ use anyhow::Result;
 use nanochat_tensor::{Comm, Device, Grads, Recipe, Rng, RotaryTable, Tape, Tensor};
 use serde::Serialize;
 
-use super::{Sizes, TrainBench, TrainSpeed, random_batch, train};
+use super::{BenchSizes, TrainBench, TrainSpeed, random_batch, train};
 use crate::batch::Batch;
 use crate::config::GptConfig;
 use crate::device_sizes::DeviceSizes;
 use crate::values;
 
-/// Runs given to a device that queues work before it is waited for: then it never waits itself.
+/// The runs queued before waiting for a device that works asynchronously, so that the device never idles.
 const QUEUED_ROUND: usize = 8;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct OpsBench {
     #[command(flatten)]
-    pub sizes: Sizes,
-    /// How long each op is looped, forward and backward
+    pub sizes: BenchSizes,
+    /// Seconds that each op is looped, forward and backward
     #[arg(long, value_parser = values::positive, default_value_t = 0.5)]
     pub seconds: f64,
 }
 
-/// What the device does at its best, measured in the same call.
+/// The peak speeds of the device, measured in the same call.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ceiling {
-    /// Copying a large array: bytes read and written.
+    /// The speed of copying a large array, counting bytes read and written.
     pub copy_tb_per_second: f64,
-    /// One large product.
+    /// The speed of one large matrix product.
     pub product_tflops: f64,
 }
 
@@ -38,15 +38,15 @@ pub struct Ceiling {
 #[derive(Clone, Debug, Serialize)]
 pub struct OpSpeed {
     pub name: &'static str,
-    /// How often a micro-step does it.
+    /// The number of times that a micro-step runs the op.
     pub count: usize,
     pub forward_ms: f64,
     pub backward_ms: f64,
-    /// TFLOP/s of a product, TB/s of all else: each input read once, each output written once.
+    /// TFLOP/s for a matrix product, TB/s for other ops, with each input read once and each output written once.
     pub forward_rate: f64,
     pub backward_rate: f64,
     pub unit: &'static str,
-    /// The higher of both rates as a share of the ceiling.
+    /// The higher of both rates, as a share of the peak.
     pub of_ceiling: f64,
 }
 
@@ -54,13 +54,13 @@ pub struct OpSpeed {
 pub struct OpsSpeed {
     pub ceiling: Ceiling,
     pub ops: Vec<OpSpeed>,
-    /// All ops of a micro-step, as often as it does them, each as fast as in its loop.
+    /// The sum of all ops of a micro-step at the speeds of their loops.
     pub floor_ms: f64,
-    /// The step of the same model, timed in this call.
+    /// The training step of the same model, timed in this call.
     pub train: TrainSpeed,
 }
 
-/// Times every op of a micro-step of the model that `bench` names, and the step.
+/// Times every op of a micro-step of the model that `bench` describes, and the whole step.
 pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
     let sizes = &bench.sizes;
     sizes.config()?.within(device.limits())?;
@@ -69,7 +69,7 @@ pub fn ops(bench: &OpsBench, device: &Device) -> Result<OpsSpeed> {
         train(&TrainBench { sizes: sizes.clone(), total_batch_size, steps: 2 }, device, &Comm::alone())?;
     let recipe = sizes.precision.recipe(device);
     let ceiling = ceiling(device, recipe, bench.seconds);
-    let ops = Inputs::new(sizes.config()?, [sizes.device_batch_size, sizes.max_seq_len], device, recipe);
+    let ops = OpInputs::new(sizes.config()?, [sizes.device_batch_size, sizes.max_seq_len], device, recipe);
     let ops = ops.timed(bench.seconds, ceiling);
     let floor_ms = ops.iter().map(|op| op.count as f64 * (op.forward_ms + op.backward_ms)).sum();
     Ok(OpsSpeed { ceiling, ops, floor_ms, train })
@@ -84,7 +84,7 @@ fn ceiling(device: &Device, recipe: Recipe, seconds: f64) -> Ceiling {
     Ceiling { copy_tb_per_second, product_tflops: 2.0 * (side as f64).powi(3) / product_ms / 1e9 }
 }
 
-/// The rate of a large copy, what is read and what is written together.
+/// Returns the speed of a large copy, counting bytes read and written.
 pub(super) fn copy_tb_per_second(device: &Device, seconds: f64) -> f64 {
     let (values, own_memory) = (DeviceSizes::of(device).large_array, device.properties().own_memory);
     let source = random(&[1, values], 1.0, device);
@@ -99,7 +99,8 @@ pub(super) fn copy_tb_per_second(device: &Device, seconds: f64) -> f64 {
     2.0 * 4.0 * values as f64 / copy_ms / 1e9
 }
 
-/// Normal numbers, repeated after a million: drawing hundreds of millions would take longer than the test.
+/// Returns normal values that repeat after a million: generating hundreds of millions would take longer than the
+/// benchmark.
 fn random(shape: &[usize], std: f32, device: &Device) -> Tensor {
     let mut rng = Rng::new(&[shape.len() as u64, shape[0] as u64]);
     let some: Vec<f32> = (0..1 << 20).map(|_| std * rng.normal()).collect();
@@ -107,7 +108,7 @@ fn random(shape: &[usize], std: f32, device: &Device) -> Tensor {
     Tensor::new(values, shape).to_device(device)
 }
 
-/// Milliseconds of one run of `work`, the mean over at least `seconds`.
+/// Returns the milliseconds of one run of `work`, averaged over at least `seconds`.
 fn looped(device: &Device, seconds: f64, mut work: impl FnMut()) -> f64 {
     let round = if device.properties().queues_work { QUEUED_ROUND } else { 1 };
     work();
@@ -121,8 +122,8 @@ fn looped(device: &Device, seconds: f64, mut work: impl FnMut()) -> f64 {
     1e3 * started.elapsed().as_secs_f64() / runs as f64
 }
 
-/// What the ops of a micro-step work on. C = n_embd, V = vocab_size.
-struct Inputs {
+/// The inputs of a micro-step's ops. C = n_embd, V = vocab_size.
+struct OpInputs {
     config: GptConfig,
     device: Device,
     recipe: Recipe,
@@ -137,12 +138,12 @@ struct Inputs {
     c_proj: Tensor,     // (C, 4C)
 }
 
-impl Inputs {
-    fn new(config: GptConfig, [b, t]: [usize; 2], device: &Device, recipe: Recipe) -> Inputs {
+impl OpInputs {
+    fn new(config: GptConfig, [b, t]: [usize; 2], device: &Device, recipe: Recipe) -> OpInputs {
         let GptConfig { n_embd: c, n_head: h, vocab_size: v, .. } = config;
         let random = |shape: &[usize], std| random(shape, std, device);
         let activation = |shape: &[usize]| random(shape, 1.0).to_activation();
-        Inputs {
+        OpInputs {
             config,
             device: device.clone(),
             recipe,
@@ -159,7 +160,7 @@ impl Inputs {
     }
 
     fn timed(&self, seconds: f64, ceiling: Ceiling) -> Vec<OpSpeed> {
-        let Inputs { config, device, recipe, batch, x, residual, heads, .. } = self;
+        let OpInputs { config, device, recipe, batch, x, residual, heads, .. } = self;
         let GptConfig { n_embd: c, n_head: h, vocab_size: v, n_layer, rms_norm_eps: eps, .. } = *config;
         let ([b, t], d) = (batch.shape, config.head_dim());
         let n = b * t;
@@ -176,7 +177,7 @@ impl Inputs {
             let of_ceiling = forward_rate.max(backward_rate) / best;
             OpSpeed { name, count, forward_ms, backward_ms, forward_rate, backward_rate, unit, of_ceiling }
         };
-        // Arrays of B·T·C values read or written.
+        // Ops that only read and write arrays of B·T·C values.
         let moves = |name, count, [forward, backward]: [f64; 2], f: &dyn Fn(&Tape) -> Tensor| {
             time(name, count, TB, [forward, backward].map(|arrays| width * arrays * (n * c) as f64), f)
         };
@@ -198,7 +199,7 @@ impl Inputs {
             product("linear C to C", 3 * n_layer, c, c, &|tape| tape.linear(x, &self.square)),
             product("linear_add C to C", n_layer, c, c, &|tape| tape.linear_add(residual, x, &self.square)),
             product("mlp", n_layer, c, 8 * c, &|tape| tape.mlp(residual, x, &self.c_fc, &self.c_proj)),
-            // Its gradients are computed along with the loss: forward has all three products.
+            // The loss computes its gradients in the forward pass, so forward has all three products.
             time("loss with gradients", 1, TFLOP, loss_flops, &|tape| {
                 tape.linear_softcap_cross_entropy(x, &self.lm_head, &batch.targets, &batch.weights).0
             }),

@@ -1,6 +1,6 @@
-//! How long a step of reinforcement learning takes: random questions, answers of full length, an update over all of them.
+//! Measures a step of reinforcement learning: random questions, answers of full length, and an update over all of them.
 //!
-//! Random weights are never right, so half of the answers to each question are declared to be.
+//! Answers of random weights are never right, so half of the answers to each question are declared right.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -23,10 +23,10 @@ use crate::stages::rl::{batches, weighted_by_advantage};
 use crate::train;
 use crate::values;
 
-/// What is timed.
+/// The step to time.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RlBench {
-    /// Layers; width is 64 times as much
+    /// Layers; the width is 64 times this number
     #[arg(long, value_parser = values::amount, default_value_t = 4)]
     pub depth: usize,
     /// Size of the vocabulary
@@ -47,12 +47,12 @@ pub struct RlBench {
     /// Answers in one forward pass of training [default: 8; on a GPU 32]
     #[arg(long, value_parser = values::rows)]
     pub device_batch_size: Option<usize>,
-    /// Steps that are timed, after one that is not
+    /// Timed steps, after one that is not timed
     #[arg(long, value_parser = values::count, default_value_t = 3)]
     pub steps: usize,
 }
 
-/// What was measured: the mean of the steps.
+/// The measured speed, averaged over the steps.
 #[derive(Clone, Debug, Serialize)]
 pub struct RlSpeed {
     pub device: String,
@@ -80,7 +80,8 @@ pub fn rl(bench: &RlBench, device: &Device) -> Result<RlSpeed> {
     let (mut answering, mut learning) = (0.0, 0.0);
     for step in 0..=bench.steps {
         let started = Instant::now();
-        // An engine that shares weights with the model does not outlive the answers.
+        // An engine that shares weights with the model is dropped after the answers, so that training need not copy
+        // them.
         let mut engine = match kept.take() {
             Some(engine) => engine,
             None => rollouts::engine(&model, None, answers, longest),

@@ -1,5 +1,5 @@
-//! How fast a tokenizer is trained and encodes: real text, and texts that are hard for encoders, longer and
-//! longer, to show that time grows no faster than they do.
+//! Measures how fast a tokenizer is trained and encodes, on real text and on texts that are hard for encoders, at
+//! growing sizes, to show that time grows linearly.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,13 +13,13 @@ use crate::atomic_file;
 use crate::dataset::{OnBadShard, Shards, Split};
 use crate::values;
 
-/// What is timed.
+/// The text and the tokenizer to time.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TokBench {
     /// Folder of parquet shards
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Tokens in all: 256 bytes, merges, special tokens
+    /// Vocabulary size: 256 bytes, merges and special tokens
     #[arg(long, value_parser = values::large::<usize>, default_value_t = 32_768)]
     pub vocab_size: usize,
     /// Megabytes of the training shards to train on, in whole documents
@@ -28,15 +28,15 @@ pub struct TokBench {
     /// Megabytes of the validation shard to encode, on one thread
     #[arg(long, value_parser = values::positive, default_value_t = 25.0)]
     pub encode_megabytes: f64,
-    /// Times that each is repeated; the median counts
+    /// Repetitions of each measurement; the median counts
     #[arg(long, value_parser = values::count, default_value_t = 3)]
     pub repeats: usize,
-    /// Where to write the trained tokenizer.json, for peers to encode with
+    /// File to write the trained tokenizer.json to, so that other implementations can encode with it
     #[arg(long, value_name = "FILE")]
     pub save: Option<PathBuf>,
 }
 
-/// What was measured. Megabytes are millions of bytes.
+/// The measured speed of a tokenizer. Megabytes are millions of bytes.
 #[derive(Clone, Debug, Serialize)]
 pub struct TokSpeed {
     pub vocab_size: usize,
@@ -52,11 +52,11 @@ pub struct TokSpeed {
 #[derive(Clone, Debug, Serialize)]
 pub struct HardSpeed {
     pub text: &'static str,
-    /// By size, as in [`HARD_SIZES`].
+    /// The speed at each of [`HARD_SIZES`].
     pub mb_per_second: Vec<f64>,
 }
 
-/// Bytes of the hard texts, about.
+/// The approximate sizes of the hard texts, in bytes.
 pub const HARD_SIZES: [usize; 5] = [64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
 
 pub fn tok(bench: &TokBench) -> Result<TokSpeed> {
@@ -92,7 +92,7 @@ pub fn tok(bench: &TokBench) -> Result<TokSpeed> {
     })
 }
 
-/// The first documents of a split, as many as stay within so many megabytes.
+/// Returns the first documents of a split that fit into so many megabytes.
 fn documents(shards: &Shards, split: Split, megabytes: f64) -> Result<Vec<String>> {
     let (mut texts, mut bytes) = (Vec::new(), 0);
     for text in shards.texts(split) {
@@ -111,7 +111,7 @@ fn megabytes(texts: &[String]) -> f64 {
     texts.iter().map(String::len).sum::<usize>() as f64 / 1e6
 }
 
-/// Tokens of all texts, encoded one after the other.
+/// Returns the number of tokens of all texts, encoded one after the other.
 fn encode(tokenizer: &Tokenizer, texts: &[String]) -> usize {
     let (mut ids, mut tokens) = (Vec::new(), 0);
     for text in texts {
@@ -122,7 +122,7 @@ fn encode(tokenizer: &Tokenizer, texts: &[String]) -> usize {
     tokens
 }
 
-/// What `work` gives, and the median of the seconds it takes.
+/// Returns the result of `work` and the median of its run times in seconds.
 fn median<T>(repeats: usize, mut work: impl FnMut() -> T) -> (T, f64) {
     let mut timed = || {
         let start = Instant::now();
@@ -152,7 +152,7 @@ fn hard(tokenizer: &Tokenizer, repeats: usize) -> Vec<HardSpeed> {
     kinds.map(of_kind).to_vec()
 }
 
-/// About `bytes` bytes without a place to cut, but for the random ones.
+/// Returns about `bytes` bytes of text that has no place to cut, except for the random kinds.
 fn hard_text(kind: &str, bytes: usize) -> String {
     let mut rng = Rng::new(&[42]);
     match kind {

@@ -1,4 +1,4 @@
-//! A conversation to learn from, and how much of it counts.
+//! A training example: a conversation and its weights.
 
 use nanochat_tokenizer::Tokenizer;
 
@@ -8,10 +8,10 @@ use super::{Conversation, ConversationError, Rendered, Role};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     pub conversation: Conversation,
-    /// What the losses of all its tokens are multiplied by.
+    /// The factor of the losses of all its tokens.
     pub weight: f32,
-    /// The same for the tokens of each message; empty if all are 1. An assistant's message of weight 0 is context:
-    /// the model sees it and does not learn to say it.
+    /// The factor for the tokens of each message; empty if all are 1. An assistant's message of weight 0 is context:
+    /// the model sees it but is not trained to say it.
     pub message_weights: Vec<f32>,
 }
 
@@ -22,14 +22,14 @@ impl From<Conversation> for Example {
 }
 
 impl Example {
-    /// Whether anything that the assistant says counts.
+    /// Whether any message of the assistant has a weight above 0.
     pub fn is_learned(&self) -> bool {
         let learned = |i: usize| self.message_weight(i) > 0.0;
         let mut messages = self.conversation.messages.iter().enumerate();
         self.weight > 0.0 && messages.any(|(i, message)| message.role == Role::Assistant && learned(i))
     }
 
-    /// As [`Conversation::render`], with the weights.
+    /// Renders the conversation like [`Conversation::render`], with the weights.
     pub fn render(&self, tokenizer: &Tokenizer, max_len: usize) -> Result<Rendered, ConversationError> {
         let mut rendered =
             self.conversation.render_weighing(tokenizer, max_len, |i| self.message_weight(i))?;

@@ -1,11 +1,11 @@
-//! The keys of a conversation's or a message's JSON object. What is taken is used; of the rest, what would change what is
-//! learned is refused, and what remains is told.
+//! The keys of a conversation's or a message's JSON object. Keys that are taken are used. Of the rest, those that would
+//! change what is trained are refused, and the others are reported.
 
 use serde_json::{Map, Value};
 
 use super::told::Unused;
 
-/// Keys that nothing is learned from, in common data sets. They are told all the same, but not as unknown.
+/// Keys of common data sets that do not affect training. They are reported, but not as unknown.
 const HARMLESS: [&str; 66] = [
     "id",
     "_id",
@@ -74,12 +74,12 @@ const HARMLESS: [&str; 66] = [
     "text",
     "toxicity",
 ];
-/// Thoughts before an answer: a nanochat model has no place for them.
+/// Keys of reasoning before an answer, which nanochat models do not have.
 const REASONING: [&str; 4] = ["reasoning_content", "reasoning", "thinking", "thoughts"];
-/// Another writing of the conversation, where it already stands in `messages`.
+/// Keys that repeat the conversation in another form beside `messages`.
 const BESIDE_MESSAGES: [&str; 8] =
     ["prompt", "completion", "response", "instruction", "input", "output", "query", "label"];
-/// Keys without which something else would be learned, and why they are not used.
+/// Keys that would change what is trained, and why they are refused.
 const REFUSED: [(&[&str], &str); 4] = [
     (
         &["tools", "functions", "tool_calls", "function_call", "tool_call_id"],
@@ -95,27 +95,27 @@ const REFUSED: [(&[&str], &str); 4] = [
     ),
     (&["history"], "it belongs to an `instruction`, not to a list of messages"),
 ];
-/// A key with one of these words says what is learned, in a way that is not known.
+/// Words in a key that suggest an unknown rule about what is trained.
 const OF_TRAINING: [&str; 10] =
     ["weight", "weights", "loss", "losses", "mask", "masks", "masked", "train", "trained", "trainable"];
 
-/// An object whose keys are taken one by one; null is as good as absent.
-pub struct Fields {
+/// A JSON object whose keys are taken one by one; null counts as absent.
+pub struct JsonFields {
     map: Map<String, Value>,
-    /// Whether the text had a NaN, which has become null.
+    /// Whether the text had a NaN, which was read as null.
     has_nan: bool,
 }
 
-impl Fields {
-    pub fn new(map: Map<String, Value>, has_nan: bool) -> Fields {
-        Fields { map, has_nan }
+impl JsonFields {
+    pub fn new(map: Map<String, Value>, has_nan: bool) -> JsonFields {
+        JsonFields { map, has_nan }
     }
 
     pub fn take(&mut self, key: &str) -> Option<Value> {
         self.map.remove(key).filter(|value| !value.is_null())
     }
 
-    /// As [`Fields::take`]; an error if the null may be a NaN.
+    /// Takes a key like [`JsonFields::take`]; an error if the null may be a NaN.
     pub fn number_or_null(&mut self, key: &str) -> Result<Option<Value>, String> {
         match self.map.remove(key) {
             Some(Value::Null) if self.has_nan => Err(format!("`{key}` is NaN, or null where there is NaN")),
@@ -123,7 +123,7 @@ impl Fields {
         }
     }
 
-    /// The text under `key`, if it is not blank.
+    /// Takes the text under `key`; None if it is blank.
     pub fn text(&mut self, key: &str) -> Result<Option<String>, String> {
         match self.take(key) {
             None => Ok(None),
@@ -136,7 +136,7 @@ impl Fields {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// An error for the first key that may not be left out.
+    /// Returns an error for the first key that may not be ignored.
     pub fn refuse(&self) -> Result<(), String> {
         for (key, value) in self.map.iter().filter(|(_, value)| !is_nothing(value)) {
             let listed = REFUSED.iter().find(|(keys, _)| keys.contains(&key.as_str()));
@@ -150,7 +150,7 @@ impl Fields {
         Ok(())
     }
 
-    /// Tells of the keys that are left; an error if one of them may say what is learned.
+    /// Reports the keys that are left; an error if one of them may decide what is trained.
     pub fn finish(self, of: &'static str, unused: &mut Unused) -> Result<(), String> {
         self.refuse()?;
         for (key, _) in self.map.iter().filter(|(_, value)| !is_nothing(value)) {
@@ -169,7 +169,7 @@ impl Fields {
     }
 }
 
-/// Whether a value says as much as its key's absence.
+/// Whether a value means the same as the absence of its key.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,

@@ -1,4 +1,4 @@
-//! The forms in which data sets write a conversation:
+//! The JSON forms of a conversation in data sets:
 //!
 //! - an array of {role, content}, which is ours;
 //! - {"messages": […]}, after OpenAI's finetuning;
@@ -11,7 +11,7 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::Fields;
+use super::fields::JsonFields;
 use super::message::{self, message, role};
 use super::told::Unused;
 use super::weight::{loss_mask, masks, weight};
@@ -22,11 +22,11 @@ const FORMS: &str = "not a conversation: expected an array of {role, content}, {
 const ASKED: [&str; 4] = ["instruction", "input", "prompt", "query"];
 const ANSWERED: [&str; 3] = ["output", "completion", "response"];
 
-/// A valid conversation in one of the forms; the error is a reason in words. `has_nan`: null may stand for NaN.
+/// Reads a valid conversation in one of the forms; an error is a reason in words. `has_nan`: a null may stand for NaN.
 pub fn example(value: Value, has_nan: bool, unused: &mut Unused) -> Result<Example, String> {
     let mut fields = match value {
-        Value::Array(list) => return messages(list, Fields::new(Map::new(), has_nan), has_nan, unused),
-        Value::Object(map) => Fields::new(map, has_nan),
+        Value::Array(list) => return messages(list, JsonFields::new(Map::new(), has_nan), has_nan, unused),
+        Value::Object(map) => JsonFields::new(map, has_nan),
         _ => return Err(FORMS.into()),
     };
     match (fields.take("messages"), fields.take("conversations")) {
@@ -39,10 +39,10 @@ pub fn example(value: Value, has_nan: bool, unused: &mut Unused) -> Result<Examp
     }
 }
 
-/// A conversation of a list of messages with what stands beside it.
+/// Reads a conversation from a list of messages and the keys beside it.
 fn messages(
     list: Vec<Value>,
-    mut beside: Fields,
+    mut beside: JsonFields,
     has_nan: bool,
     unused: &mut Unused,
 ) -> Result<Example, String> {
@@ -57,7 +57,7 @@ fn messages(
         let list = loss_mask(&list, read.len())?;
         learned.iter_mut().zip(list).for_each(|(learned, on)| *learned &= on);
     }
-    // NeMo's: the role that is not learned.
+    // NeMo's `mask`: the role that is not trained.
     if let Some(Value::String(name)) = beside.get("mask") {
         match role(name) {
             Ok(Role::Assistant) | Err(_) => {
@@ -72,7 +72,7 @@ fn messages(
     };
     let mut weights: Vec<f32> = read.iter().zip(&learned).map(weight_of).collect();
     let mut messages: Vec<Message> = read.into_iter().map(|read| read.message).collect();
-    // ShareGPT's lists often begin with a system message that says nothing.
+    // ShareGPT's lists often begin with an empty system message.
     if messages.first().is_some_and(|first| first.role == Role::System && first.content.is_blank()) {
         messages.remove(0);
         weights.remove(0);
@@ -99,8 +99,8 @@ fn messages(
     valid(messages, weight, weights)
 }
 
-/// A conversation of a question, an answer and what was said before.
-fn pair(mut fields: Fields, unused: &mut Unused) -> Result<Example, String> {
+/// Reads a conversation from a question, an answer and an optional history.
+fn pair(mut fields: JsonFields, unused: &mut Unused) -> Result<Example, String> {
     let mut texts = |keys: &[&'static str]| -> Result<Vec<(&'static str, String)>, String> {
         let read = keys.iter().map(|&key| Ok(fields.text(key)?.map(|text| (key, text))));
         Ok(read.collect::<Result<Vec<_>, String>>()?.into_iter().flatten().collect())
@@ -142,8 +142,8 @@ fn text(role: Role, text: String) -> Message {
     Message { role, content: Content::Text(text) }
 }
 
-/// The system message that stands beside the others.
-fn system(fields: &mut Fields) -> Result<Option<String>, String> {
+/// Takes the system message beside the other keys.
+fn system(fields: &mut JsonFields) -> Result<Option<String>, String> {
     match (fields.text("system")?, fields.text("system_prompt")?) {
         (Some(a), Some(b)) if a != b => Err("`system` and `system_prompt` say different things".into()),
         (a, b) => Ok(a.or(b)),

@@ -1,28 +1,28 @@
-//! One message: {role, content} or {from, value}, and what may stand beside.
+//! Reads one message, {role, content} or {from, value}, with its other keys.
 
 use serde_json::{Map, Value};
 
-use super::fields::Fields;
+use super::fields::JsonFields;
 use super::told::Unused;
 use super::weight::{switch, weight};
 use super::{Content, Message, Part, PartKind, Role};
 
-/// Roles of data sets that call functions.
+/// The roles of function calls in data sets.
 const OF_TOOLS: [&str; 7] =
     ["tool", "function", "function_call", "tool_call", "observation", "tool_response", "ipython"];
 
 /// A message as it was read.
 pub struct Read {
     pub message: Message,
-    /// What its keys say of how much it counts.
+    /// The weight that its keys give it.
     pub weight: Option<f32>,
     pub mask: Option<bool>,
 }
 
-/// The error is a reason in words.
+/// Reads a message; an error is a reason in words.
 pub fn message(value: Value, has_nan: bool, unused: &mut Unused) -> Result<Read, String> {
     let Value::Object(map) = value else { return Err("not an object with role and content".into()) };
-    let mut fields = Fields::new(map, has_nan);
+    let mut fields = JsonFields::new(map, has_nan);
     let mut either = |name, short| fields.take(name).or_else(|| fields.take(short));
     let (said, content) = (either("role", "from"), either("content", "value"));
     let role = role(said.as_ref().and_then(Value::as_str).ok_or("no role")?)?;
@@ -32,7 +32,7 @@ pub fn message(value: Value, has_nan: bool, unused: &mut Unused) -> Result<Read,
         (Some(Value::Array(parts)), None) => {
             Content::Parts(parts.into_iter().map(|value| part(value, unused)).collect::<Result<_, _>>()?)
         }
-        // OpenAI's: what the assistant says instead of a content.
+        // OpenAI's `refusal`: the assistant's text in place of a content.
         (None, Some(refusal)) => Content::Text(refusal),
         (Some(Value::String(text)), Some(refusal)) if text.trim().is_empty() => Content::Text(refusal),
         (_, Some(_)) => return Err("it has both a content and a `refusal`".into()),
@@ -50,8 +50,8 @@ pub fn message(value: Value, has_nan: bool, unused: &mut Unused) -> Result<Read,
     Ok(Read { message: Message { role, content }, weight, mask })
 }
 
-/// What the keys say; an error if a user's message is to be learned.
-fn weight_of(role: Role, fields: &mut Fields, unused: &mut Unused) -> Result<Option<f32>, String> {
+/// Returns the weight that the keys give; an error if a user's message is to be trained.
+fn weight_of(role: Role, fields: &mut JsonFields, unused: &mut Unused) -> Result<Option<f32>, String> {
     let plain = fields.get("weight").is_some();
     let weight = weight(fields)?;
     match weight {
@@ -83,7 +83,7 @@ pub fn role(name: &str) -> Result<Role, String> {
 
 fn part(value: Value, unused: &mut Unused) -> Result<Part, String> {
     let object = if let Value::Object(object) = value { object } else { Map::new() };
-    let mut fields = Fields::new(object, false);
+    let mut fields = JsonFields::new(object, false);
     let (kind, key) = match fields.take("type").as_ref().and_then(Value::as_str) {
         Some("text") => (PartKind::Text, "text"),
         Some("refusal") => (PartKind::Text, "refusal"),

@@ -1,4 +1,4 @@
-//! A conversation: what was said by whom, before it becomes tokens.
+//! A conversation: messages by role, before it becomes tokens.
 
 mod example;
 mod fields;
@@ -13,13 +13,13 @@ use nanochat_tokenizer::NoSpecial;
 use serde::{Deserialize, Serialize};
 
 pub use example::Example;
-pub(crate) use fields::Fields;
+pub(crate) use fields::JsonFields;
 pub use read::{Examples, ExamplesError};
 pub(crate) use read::{from_json, parse};
 pub use render::Rendered;
 pub(crate) use told::{Told, Unused};
 
-/// Turns in order: an optional system message, then user and assistant strictly alternating.
+/// The turns of a conversation: an optional system message, then user and assistant strictly alternating.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conversation {
     pub messages: Vec<Message>,
@@ -39,7 +39,7 @@ pub enum Role {
     Assistant,
 }
 
-/// What one message says: plain text, or (assistant only) text mixed with tool use.
+/// The content of one message: plain text, or (assistant only) text mixed with tool use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Content {
@@ -93,13 +93,13 @@ pub enum ConversationError {
 }
 
 impl Conversation {
-    /// One user message.
+    /// Makes a conversation of one user message.
     pub fn question(text: &str) -> Conversation {
         let content = Content::Text(text.to_string());
         Conversation { messages: vec![Message { role: Role::User, content }] }
     }
 
-    /// Whether this can be learned from: the turns alternate, nothing is empty, the assistant is last.
+    /// Checks that this can be trained on: the turns alternate, none is empty, and the assistant is last.
     pub fn validate(&self) -> Result<(), ConversationError> {
         self.validate_turns()?;
         match self.messages.last() {
@@ -108,7 +108,7 @@ impl Conversation {
         }
     }
 
-    /// As [`Conversation::validate`], but the user may have the last word.
+    /// Checks the same as [`Conversation::validate`], but the user may be last.
     fn validate_turns(&self) -> Result<(), ConversationError> {
         let mut due = Role::User;
         let mut any_turn = false;
@@ -133,7 +133,7 @@ impl Conversation {
 }
 
 impl Content {
-    /// All text without the marks of tool use.
+    /// Returns all text, without the special tokens of tool use.
     pub fn text(&self) -> String {
         match self {
             Content::Text(text) => text.clone(),
@@ -141,7 +141,7 @@ impl Content {
         }
     }
 
-    /// What a reader sees of it: text without tool use.
+    /// Returns the text that a reader sees, without tool use.
     pub fn visible_text(&self) -> String {
         match self {
             Content::Text(text) => text.clone(),

@@ -1,4 +1,4 @@
-//! Conversations of a file.
+//! Reads the conversations of a file.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Parsed, String> {
     Ok(Parsed { example, unused, mended })
 }
 
-/// As [`parse`], of a value that was read already, for what is said alone.
+/// Reads a parsed value like [`parse`], returning only the messages.
 pub(crate) fn from_json(value: Value) -> Result<Conversation, String> {
     Ok(forms::example(value, false, &mut Unused::default())?.conversation)
 }
@@ -49,7 +49,7 @@ impl Examples {
         Ok(Examples { path: path.into(), records, bad_lines, told: Told::default(), ended: false })
     }
 
-    /// What is to be told of what was read so far.
+    /// Returns sentences about what was ignored or repaired so far.
     pub fn sentences(&self) -> Vec<String> {
         self.told.sentences()
     }

@@ -1,5 +1,4 @@
-//! A conversation as tokens, with the mask of what the assistant is trained to say (nanochat's
-//! `render_conversation`).
+//! Renders a conversation to tokens, with a mask of those that finetuning trains (nanochat's `render_conversation`).
 
 use std::borrow::Cow;
 
@@ -12,23 +11,23 @@ use super::{Content, Conversation, ConversationError, Message, Part, PartKind, R
 pub struct Rendered {
     pub ids: Vec<u32>,
     pub mask: Vec<bool>,
-    /// How much each token counts where it is learned; 1 if the data does not say otherwise.
+    /// The factor of each token's loss, if it is trained; 1 if the data gives no other.
     pub weights: Vec<f32>,
-    /// Whether something did not fit into `max_len`.
+    /// Whether some of the conversation did not fit into `max_len`.
     pub cut: bool,
 }
 
-/// A part, its text borrowed unless a system message was put in front.
+/// A part of a message; its text is borrowed unless a system message was prepended.
 type PartText<'a> = (PartKind, Cow<'a, str>);
 
 impl Conversation {
-    /// At most `max_len` tokens: as many whole exchanges (user and assistant) as fit or, if the
-    /// first one alone is too long, its beginning.
+    /// Renders at most `max_len` tokens: as many whole exchanges (user and assistant) as fit or, if the first one alone
+    /// is too long, its prefix.
     pub fn render(&self, tokenizer: &Tokenizer, max_len: usize) -> Result<Rendered, ConversationError> {
         self.render_weighing(tokenizer, max_len, |_| 1.0)
     }
 
-    /// As [`Conversation::render`]; `weight_of` is the weight of a message by its number, from 0.
+    /// Renders like [`Conversation::render`]; `weight_of` gives the weight of a message by its index.
     pub(super) fn render_weighing(
         &self,
         tokenizer: &Tokenizer,
@@ -36,7 +35,7 @@ impl Conversation {
         weight_of: impl Fn(usize) -> f32,
     ) -> Result<Rendered, ConversationError> {
         self.validate()?;
-        let marks = Marks::of(tokenizer)?;
+        let marks = ChatTokens::of(tokenizer)?;
         let mut rendered = Rendered::default();
         rendered.push(marks.bos, false);
         rendered.weigh(1.0);
@@ -56,10 +55,11 @@ impl Conversation {
         Ok(rendered)
     }
 
-    /// The prompt for an answer: without the last assistant turn if there is one, ending in `<|assistant_start|>`.
+    /// Renders the prompt for an answer: without the last assistant turn if there is one, ending in
+    /// `<|assistant_start|>`.
     pub fn render_for_completion(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, ConversationError> {
         self.validate_turns()?;
-        let marks = Marks::of(tokenizer)?;
+        let marks = ChatTokens::of(tokenizer)?;
         let mut rendered = Rendered::default();
         rendered.push(marks.bos, false);
         let mut turns = self.turns();
@@ -73,7 +73,7 @@ impl Conversation {
         Ok(rendered.ids)
     }
 
-    /// User and assistant turns in parts; a system message goes in front of the first user's text.
+    /// Returns the user and assistant turns in parts; a system message is prepended to the first user's text.
     fn turns(&self) -> Vec<(Role, Vec<PartText<'_>>)> {
         let (system, turns) = match self.messages.split_first() {
             Some((Message { role: Role::System, content }, rest)) => (Some(content.text()), rest),
@@ -107,11 +107,11 @@ impl Rendered {
         self.mask.resize(self.ids.len(), trained);
     }
 
-    fn push_turn(&mut self, tokenizer: &Tokenizer, marks: &Marks, role: Role, parts: &[PartText<'_>]) {
+    fn push_turn(&mut self, tokenizer: &Tokenizer, marks: &ChatTokens, role: Role, parts: &[PartText<'_>]) {
         let assistant = role == Role::Assistant;
         self.push(if assistant { marks.assistant_start } else { marks.user_start }, false);
         for (kind, text) in parts {
-            // What a tool answers is given to the model, never learned from.
+            // The model is given a tool's results, but not trained to produce them.
             let trained = assistant && *kind != PartKind::PythonOutput;
             let around = match kind {
                 PartKind::Text => None,
@@ -125,7 +125,7 @@ impl Rendered {
         self.push(if assistant { marks.assistant_end } else { marks.user_end }, assistant);
     }
 
-    /// Gives the tokens that were pushed since the last call this weight; without any they are not trained.
+    /// Gives the tokens pushed since the last call this weight; tokens of untrained messages stay masked.
     fn weigh(&mut self, weight: f32) {
         if weight == 0.0 {
             self.mask[self.weights.len()..].fill(false);
@@ -142,25 +142,25 @@ impl Rendered {
 }
 
 /// The special tokens of a chat.
-struct Marks {
+struct ChatTokens {
     bos: u32,
     user_start: u32,
     user_end: u32,
     assistant_start: u32,
     assistant_end: u32,
-    /// Around the calls of tools, and around what these answer.
+    /// The special tokens around tool calls, and those around their results.
     python: (u32, u32),
     output: (u32, u32),
 }
 
-impl Marks {
-    fn of(tokenizer: &Tokenizer) -> Result<Marks, NoSpecial> {
+impl ChatTokens {
+    fn of(tokenizer: &Tokenizer) -> Result<ChatTokens, NoSpecial> {
         let id = |name| tokenizer.need_special(name);
         let around = |kind: PartKind| {
             let (start, end) = kind.around().expect("only text has nothing around it");
             Ok((id(start)?, id(end)?))
         };
-        Ok(Marks {
+        Ok(ChatTokens {
             bos: id("<|bos|>")?,
             user_start: id("<|user_start|>")?,
             user_end: id("<|user_end|>")?,
@@ -177,8 +177,7 @@ mod tests {
     use super::*;
     use crate::testing::tokenizer;
 
-    /// Token lists are written as `[name]` for special tokens and plain ASCII for bytes; `*` before either
-    /// means trained.
+    /// Writes tokens as `[name]` for special tokens and plain ASCII for bytes; a `*` before either means trained.
     fn readable(rendered: &Rendered) -> String {
         let tokenizer = tokenizer();
         let names = ["bos", "user_start", "user_end", "assistant_start", "assistant_end"]

@@ -1,4 +1,4 @@
-//! What of a file was left out or read otherwise than it stands there, counted, and told in sentences.
+//! Counts what was left out of a file or read differently than written, and reports it in sentences.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,15 @@ pub struct NothingToLearn {
 
 /// Places that a sentence names.
 const NAMED: usize = 3;
-/// Different keys that are told, so that a file of nothing but keys does not fill the memory.
+/// The most different keys that are reported, so that a file of arbitrary keys does not fill the memory.
 const MAX_KEYS: usize = 50;
 
-/// Keys of one conversation that are not used.
+/// The keys of one conversation that are not used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unused(Vec<(String, bool)>);
 
 impl Unused {
-    /// The key of something (`of` is empty for the conversation itself), and whether it is known.
+    /// Adds a key of the object `of` (empty for the conversation itself), and whether it is known.
     pub fn push(&mut self, of: &str, key: &str, known: bool) {
         let key: String = key.chars().take(40).map(|c| if c.is_control() { ' ' } else { c }).collect();
         self.0.push((format!("`{key}`{of}"), known));
@@ -44,12 +44,12 @@ pub(crate) struct Parsed {
 
 /// Places where something happened: how many, and the first of them.
 #[derive(Clone, Debug, Default)]
-struct Places {
+struct PlaceList {
     count: usize,
     first: Vec<String>,
 }
 
-impl Places {
+impl PlaceList {
     fn push(&mut self, place: String) {
         self.count += 1;
         if self.first.len() < NAMED {
@@ -57,28 +57,28 @@ impl Places {
         }
     }
 
-    /// The first of them, and whether there are more.
+    /// Returns the first places, with an ellipsis if there are more.
     fn listed(&self) -> String {
         let more = if self.count > self.first.len() { ", …" } else { "" };
         format!("{}{more}", self.first.join(", "))
     }
 }
 
-/// The count of a file.
+/// The counts of one file.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     read: usize,
-    bad: Places,
-    unlearned: Places,
-    numbers: Places,
-    surrogates: Places,
+    bad: PlaceList,
+    unlearned: PlaceList,
+    numbers: PlaceList,
+    surrogates: PlaceList,
     weighed: usize,
     unused: BTreeMap<(String, bool), usize>,
     other_keys: usize,
 }
 
 impl Told {
-    /// Counts one text; what was read of it, unless it is bad and such are skipped.
+    /// Counts one text and returns what was read from it; None if it is bad and bad ones are skipped.
     pub fn count<T>(
         &mut self,
         read: Result<T, FileError>,
@@ -95,7 +95,7 @@ impl Told {
         }
     }
 
-    /// Counts what is not used of a text that is.
+    /// Counts the unused parts of a text that is used.
     pub fn add(&mut self, place: Place, unused: Unused, mended: Mended) {
         for key in unused.0 {
             let full = self.unused.len() >= MAX_KEYS;
@@ -113,7 +113,7 @@ impl Told {
         }
     }
 
-    /// Both, for a conversation.
+    /// Counts a conversation like `count` and `add` together.
     pub fn take(
         &mut self,
         place: Place,
@@ -133,7 +133,7 @@ impl Told {
         self.unlearned.push(place.to_string());
     }
 
-    /// Conversations that have weights of their own.
+    /// Returns the number of conversations with weights.
     pub fn weighed(&self) -> usize {
         self.weighed
     }
@@ -150,11 +150,11 @@ impl Told {
         Err(NothingToLearn { path: path.into(), reason })
     }
 
-    /// A sentence for each thing that is to be told of the file.
+    /// Returns a sentence for each kind of thing to report.
     pub fn sentences(&self) -> Vec<String> {
         let all = self.read;
         let mut told = Vec::new();
-        let mut tell = |places: &Places, what: &str| {
+        let mut tell = |places: &PlaceList, what: &str| {
             if places.count > 0 {
                 told.push(format!("{} of {all} {what}: {}", places.count, places.listed()));
             }

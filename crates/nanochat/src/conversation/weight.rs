@@ -1,4 +1,4 @@
-//! How much a message or a whole conversation counts, by the keys under which data sets say it:
+//! The weight of a message or a conversation, by the keys that data sets use for it:
 //!
 //! | key | values | after |
 //! |---|---|---|
@@ -9,20 +9,20 @@
 //! | `loss_mask` beside the messages | a list of such, one a message | LLaMA-Factory |
 //! | `mask` | the same, where a user's message tells what is hidden | see [`masks`] |
 //!
-//! What a user says is never learned in finetuning, so only an assistant's message is weighed.
+//! Finetuning never trains on a user's text, so only an assistant's message has a weight.
 
 use serde_json::Value;
 
 use super::Role;
-use super::fields::Fields;
+use super::fields::JsonFields;
 
 const SWITCHES: [&str; 4] = ["loss", "train", "trainable", "loss_mask"];
-/// Weights beyond are mistakes. Below the least a step's gradients would lose their precision.
+/// The largest and smallest weights. Larger ones are mistakes; below the smallest a step's gradients lose precision.
 const MOST: f64 = 1e4;
 const LEAST: f64 = 1e-6;
 
-/// The product of all that the keys in `fields` say, if they say something; takes them out.
-pub fn weight(fields: &mut Fields) -> Result<Option<f32>, String> {
+/// Takes the keys about weights out of `fields` and returns the product of their values; None if there are none.
+pub fn weight(fields: &mut JsonFields) -> Result<Option<f32>, String> {
     let mut product = None;
     if let Some(value) = fields.number_or_null("weight")? {
         let weight = value.as_f64().filter(|&weight| weight == 0.0 || (LEAST..=MOST).contains(&weight));
@@ -39,7 +39,7 @@ pub fn weight(fields: &mut Fields) -> Result<Option<f32>, String> {
     Ok(product)
 }
 
-/// `loss_mask` beside the messages: an entry for each of them.
+/// Reads `loss_mask` beside the messages: an entry for each of them.
 pub fn loss_mask(value: &Value, messages: usize) -> Result<Vec<bool>, String> {
     let list = value.as_array().filter(|list| list.len() == messages);
     let on = list.and_then(|list| list.iter().map(switch).collect::<Option<Vec<bool>>>());
@@ -48,8 +48,8 @@ pub fn loss_mask(value: &Value, messages: usize) -> Result<Vec<bool>, String> {
     })
 }
 
-/// Which messages are learned by their `mask`. A 1 marks what is learned in some data sets and what is hidden in
-/// others (torchtune's `masked`); what users say is learned in neither, so their masks tell which it is.
+/// Returns which messages their `mask` trains. In some data sets a 1 marks trained messages, in others (torchtune's
+/// `masked`) hidden ones; users' messages are trained in neither, so their masks tell which convention it is.
 pub fn masks(masks: &[(Role, Option<bool>)]) -> Result<Vec<bool>, String> {
     let of = |assistant: bool| {
         masks
@@ -69,7 +69,7 @@ pub fn masks(masks: &[(Role, Option<bool>)]) -> Result<Vec<bool>, String> {
     }
 }
 
-/// True, false, 1 or 0.
+/// Reads true, false, 1 or 0.
 pub fn switch(value: &Value) -> Option<bool> {
     match (value.as_bool(), value.as_f64()) {
         (Some(on), _) => Some(on),

@@ -1,7 +1,7 @@
-//! What computes a step for the engine: the seam between scheduling, which is the same everywhere, and kernels.
+//! The interface between scheduling, which is the same for all devices, and the kernels that compute a step.
 //!
-//! [`ModelBackend`] runs `Gpt` op by op on the CPU: its weights are packed, and a row's result does not depend on the
-//! rows beside it. That of a GPU is in `cuda.rs`.
+//! [`ModelBackend`] runs `Gpt` op by op on the CPU with packed weights; a row's result does not depend on the rows
+//! beside it. The GPU's backend is in `cuda.rs`.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use crate::gpt::Gpt;
 use crate::sampler::{Drawn, Logprobs, SampleOptions, Seen, sample};
 
 /// The tokens of one step, of any number of sequences.
-pub struct Step<'a> {
-    pub parts: Vec<Part<'a>>,
+pub struct StepInput<'a> {
+    pub parts: Vec<SequencePart<'a>>,
     pub draws: Vec<Draw<'a>>,
 }
 
 /// The next tokens of one sequence: one in decoding, a chunk in prefill.
 #[derive(Clone, Copy)]
-pub struct Part<'a> {
+pub struct SequencePart<'a> {
     pub tokens: &'a [u32],
     /// Position of the first of them.
     pub start: usize,
@@ -30,42 +30,44 @@ pub struct Part<'a> {
     pub pages: &'a [u32],
 }
 
-/// A token to choose after the last token of a part.
+/// A request to sample a token after the last token of a part.
 pub struct Draw<'a> {
     pub part: usize,
     pub seen: Seen<'a>,
     pub options: &'a SampleOptions,
-    /// The random choice, uniform in [0, 1): drawn by the engine, so that a device needs no generator.
+    /// The random number in [0, 1) that decides the sample. The engine supplies it, so that a device needs no
+    /// generator.
     pub uniform: f64,
 }
 
 pub trait Backend: Send {
     fn config(&self) -> &GptConfig;
 
-    /// Memory of one page of keys and values, all layers together.
+    /// Returns the bytes of one page of keys and values, over all layers.
     fn page_bytes(&self) -> usize;
 
-    /// How many of the `wanted` pages there can be: fewer where memory was taken at once, of what was free.
+    /// Returns how many of the `wanted` pages are possible; fewer where the backend has preallocated less memory.
     fn room_for(&self, wanted: usize) -> usize {
         wanted
     }
 
-    /// Makes room for pages 0 to `pages` - 1, of those that there can be.
+    /// Allocates pages 0 to `pages` - 1, which must be within `room_for`.
     fn reserve(&mut self, pages: usize);
 
     fn copy_page(&mut self, copy: PageCopy);
 
-    /// Runs the tokens through the model, writes their keys and values into the pages, and chooses a token for every
-    /// draw. A sequence has at most one part in a step; pages that several parts hold are only read.
-    fn run(&mut self, step: &Step) -> Vec<Drawn>;
+    /// Runs the tokens through the model, writes their keys and values into the pages, and samples a token for every
+    /// draw. A sequence has at most one part in a step; pages shared by several parts are only read.
+    fn run(&mut self, step: &StepInput) -> Vec<Drawn>;
 
-    /// Log-probabilities of `ids[1..]` and of the `top` likeliest tokens in the place of each; the cache has no part in it.
+    /// Returns the log-probabilities of `ids[1..]` and of the `top` likeliest tokens at each position, without using
+    /// the cache.
     fn score(&mut self, ids: &[u32], top: usize) -> Vec<Logprobs>;
 
-    /// Goes on with the weights of `model`, which has the same sizes. What the pages hold is of no use then.
+    /// Switches to the weights of `model`, which has the same sizes. The contents of all pages become invalid.
     fn refresh(&mut self, model: &Gpt);
 
-    /// Whether some weights are held together with the model that they came from, and not as a copy.
+    /// Whether some weights are shared with the model instead of copied.
     fn shares_weights(&self) -> bool {
         false
     }
@@ -86,8 +88,8 @@ impl ModelBackend {
         ModelBackend { model: model.packed(dtype), dtype, layers }
     }
 
-    /// Logits (parts that are drawn from, V), and for every part its row.
-    fn forward(&mut self, step: &Step) -> (Option<Tensor>, Vec<Option<usize>>) {
+    /// Returns the logits (parts with draws, V), and for every part its row in them.
+    fn forward(&mut self, step: &StepInput) -> (Option<Tensor>, Vec<Option<usize>>) {
         let parts = &step.parts;
         let ids: Vec<u32> = parts.iter().flat_map(|part| part.tokens).copied().collect();
         let seen: Vec<CachedRow> = parts
@@ -141,8 +143,8 @@ impl Backend for ModelBackend {
         self.layers.iter_mut().for_each(|layer| layer.copy_page(copy.from, copy.to));
     }
 
-    fn run(&mut self, step: &Step) -> Vec<Drawn> {
-        // Inside the pool from here on: handing each small loop of a step to it from outside costs more than the loop.
+    fn run(&mut self, step: &StepInput) -> Vec<Drawn> {
+        // Runs inside the thread pool from here on: entering it for each small loop of a step costs more than the loop.
         rayon::scope(|_| {
             let (Some(logits), row_of) = self.forward(step) else { return Vec::new() };
             let v = logits.cols();
@@ -162,7 +164,7 @@ impl Backend for ModelBackend {
         self.model = model.packed(self.dtype);
     }
 
-    /// The embedding: packing leaves it as it is.
+    /// True for the embedding, which packing does not copy.
     fn shares_weights(&self) -> bool {
         true
     }

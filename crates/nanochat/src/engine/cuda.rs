@@ -1,19 +1,19 @@
-//! A step on a GPU. Sequences with one new token each go through a recorded step (decode.rs), prompts side by side as
-//! one chunk. Keys and values stay in pages on the card, tokens are chosen there, and only their ids come back.
+//! Runs a step on a GPU. Sequences with one new token each use a recorded step (decode.rs); prompts run side by side as
+//! one chunk. Keys and values stay in pages on the card, tokens are sampled there, and only their ids are copied back.
 
 use nanochat_tensor::ops::sample::{Choice, Chosen, Penalties, choose, log_probabilities};
 use nanochat_tensor::ops::softcapped_logits;
 use nanochat_tensor::{Chunk, ChunkPart, DecodeRow, Device, PAGE, PagedKv, Tensor};
 
 use super::EngineOptions;
-use super::backend::{Backend, Draw, Part, Step};
+use super::backend::{Backend, Draw, SequencePart, StepInput};
 use super::decode::DecodeStep;
 use super::pages::PageCopy;
 use crate::config::GptConfig;
 use crate::gpt::{Gpt, JoinedWeights, hidden_in_chunk};
 use crate::sampler::{Drawn, Logprobs, SampleOptions};
 
-/// Rows of logits that exist at a time when a text is scored: 64 MiB at a vocabulary of 65,536.
+/// The rows of logits computed at a time when a text is scored: 64 MiB at a vocabulary of 65,536.
 const SCORED_ROWS: usize = 256;
 
 pub struct CudaBackend {
@@ -21,12 +21,12 @@ pub struct CudaBackend {
     model: JoinedWeights,
     cache: PagedKv,
     decode: DecodeStep,
-    /// Pages to be copied before the next step.
+    /// The pages to copy before the next step.
     copies: Vec<[u32; 2]>,
 }
 
 impl CudaBackend {
-    /// On the GPU that the model lies on. Takes the memory of the cache at once.
+    /// Makes a backend on the GPU that holds the model. Allocates the memory of the cache at once.
     pub fn new(model: &Gpt, options: EngineOptions) -> CudaBackend {
         let (device, config, d) = (model.device(), model.config, model.config.head_dim());
         let model = JoinedWeights::new(model);
@@ -43,13 +43,13 @@ impl CudaBackend {
         }
     }
 
-    /// Parts of one token each.
-    fn run_rows(&mut self, step: &Step, parts: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
+    /// Runs parts of one token each.
+    fn run_rows(&mut self, step: &StepInput, parts: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
         if parts.is_empty() {
             return Vec::new();
         }
         let row = |&part: &usize| {
-            let Part { tokens, start, pages } = step.parts[part];
+            let SequencePart { tokens, start, pages } = step.parts[part];
             DecodeRow { token: tokens[0], position: start, pages }
         };
         let rows: Vec<DecodeRow> = parts.iter().map(row).collect();
@@ -58,17 +58,17 @@ impl CudaBackend {
         chosen(logits, &draws.iter().map(place).collect::<Vec<usize>>(), draws)
     }
 
-    /// Parts of several tokens each.
-    fn run_prompts(&mut self, step: &Step, parts: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
+    /// Runs parts of several tokens each.
+    fn run_prompts(&mut self, step: &StepInput, parts: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
         if parts.is_empty() {
             return Vec::new();
         }
         let part = |&part: &usize| {
-            let Part { tokens, start, pages } = step.parts[part];
+            let SequencePart { tokens, start, pages } = step.parts[part];
             ChunkPart { ids: tokens, start, pages }
         };
         let new: Vec<ChunkPart> = parts.iter().map(part).collect();
-        // The last tokens of parts that are drawn from, once each, and for every draw its row among them.
+        // Keeps the last token of each part with draws once, and for every draw its row among them.
         let (mut kept, mut rows, mut end, mut draws_left) =
             (Vec::new(), Vec::new(), 0, draws.iter().peekable());
         for (part, new) in parts.iter().zip(&new) {
@@ -90,7 +90,7 @@ impl CudaBackend {
     }
 }
 
-/// What is drawn from the rows of logits (.., V) that are named for each draw.
+/// Samples a token for each draw from its row of logits (.., V).
 fn chosen(logits: &Tensor, rows: &[usize], draws: &[&Draw]) -> Vec<Drawn> {
     let choices: Vec<Choice> = draws.iter().zip(rows).map(|(draw, &row)| choice(draw, row)).collect();
     if choices.is_empty() {
@@ -141,14 +141,14 @@ impl Backend for CudaBackend {
     fn reserve(&mut self, _pages: usize) {}
 
     fn copy_page(&mut self, copy: PageCopy) {
-        // Copies run side by side: one onto a page that another reads must wait for it.
+        // The copies run in parallel, so a copy onto a page that another one reads must wait for it.
         if self.copies.iter().any(|&[from, _]| from == copy.to) {
             self.copy_pages();
         }
         self.copies.push([copy.from, copy.to]);
     }
 
-    fn run(&mut self, step: &Step) -> Vec<Drawn> {
+    fn run(&mut self, step: &StepInput) -> Vec<Drawn> {
         self.copy_pages();
         let is_row = |part: usize| step.parts[part].tokens.len() == 1;
         let (rows, prompts): (Vec<usize>, Vec<usize>) = (0..step.parts.len()).partition(|&part| is_row(part));

@@ -1,4 +1,4 @@
-//! Generation for many requests at once: chat, evaluation and training all draw their text here.
+//! Generates text for many requests at once; chat, evaluation and reinforcement learning all use it.
 //!
 //! Every [`Engine::step`] runs one batch through the model: a token of every row that is decoding, and chunks of
 //! prompts (Sarathi, Agrawal et al. 2023). Rows join and leave between steps (Orca, Yu et al. 2022), and prefixes that
@@ -9,7 +9,7 @@
 //! When `<|python_end|>` closes a block, its expression goes to the calculator, and the result is forced into
 //! the row.
 //!
-//! [`backend`] computes, [`pages`] keeps the books of the cache, `row` follows a sample, this file schedules.
+//! [`backend`] computes, [`pages`] allocates the cache, `row` holds the state of a sample, and this file schedules.
 
 pub mod backend;
 mod cuda;
@@ -31,24 +31,25 @@ use crate::config::GptConfig;
 use crate::device_sizes::DeviceSizes;
 use crate::gpt::Gpt;
 use crate::sampler::{Drawn, Logprobs};
-use backend::{Backend, Draw, ModelBackend, Part, Step};
+use backend::{Backend, Draw, ModelBackend, SequencePart, StepInput};
 use cuda::CudaBackend;
 pub use pages::Owner;
-use pages::Pages;
+use pages::PageTable;
 pub use request::{Completion, Event, Finish, NewToken, Request, RequestError, RequestId};
-use row::{Row, Tools};
+use row::{SampleRow, Tools};
 
-/// How an engine works. None of it changes an answer but `weights`.
+/// The settings of an engine. Only `weights` affects the answers.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
     /// What the weights are stored as on the CPU.
     pub weights: Dtype,
     /// Rows decoded together.
     pub max_rows: usize,
-    /// Prompt tokens in a step, beside one for every decoding row: how long a new prompt may hold up the others.
+    /// The most prompt tokens in a step, beside one for every decoding row; this bounds how long a new prompt delays
+    /// the others.
     pub prompt_tokens: usize,
-    /// Most memory for keys and values: on the CPU taken as it is needed, on a GPU at once, of what is free there. At
-    /// least what one row of full length takes.
+    /// The most memory for keys and values: on the CPU allocated as needed, on a GPU at once, from what is free. Raised
+    /// to what one row of full length takes.
     pub cache_bytes: usize,
     /// Whether prefixes are kept for later prompts.
     pub prefix_cache: bool,
@@ -74,32 +75,32 @@ impl EngineOptions {
         EngineOptions { max_rows, prompt_tokens, cache_bytes, ..EngineOptions::default() }
     }
 
-    /// Pages of the cache, at most. Twice what all rows can hold leaves room for the prefixes of as many more.
+    /// Returns the most pages of the cache: twice what all rows can hold, which leaves room for cached prefixes.
     fn pages(&self, config: &GptConfig, page_bytes: usize) -> usize {
         let one_row = config.sequence_len.div_ceil(PAGE);
         (self.cache_bytes / page_bytes).min(2 * self.max_rows.max(1) * one_row).max(one_row)
     }
 }
 
-/// What an engine is doing and has done.
+/// The current load and the totals of an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Rows that wait for room, and rows in the batch. A request whose prompt is not computed yet is one row.
+    /// The rows that wait for room, and the rows in the batch. A request whose prompt is not computed yet is one row.
     pub waiting: usize,
     pub running: usize,
-    /// Pages of the cache: held by rows, kept for later prompts, and all there may be.
+    /// The pages of the cache: held by rows, kept for later prompts, and the maximum.
     pub pages_in_use: usize,
     pub pages_idle: usize,
     pub pages: usize,
     pub steps: u64,
-    /// Tokens that went through the model.
+    /// The tokens that the model has computed.
     pub computed_tokens: u64,
-    /// Tokens of prompts that were found in the prefix cache instead.
+    /// The prompt tokens that were found in the prefix cache (cache hits).
     pub cache_hit_tokens: u64,
     pub generated_tokens: u64,
-    /// Rows that gave up their pages to older ones.
+    /// The rows that were preempted: they gave up their pages to older ones.
     pub preemptions: u64,
-    /// Time in the backend; the rest of a step is scheduling.
+    /// The time in the backend; the rest of a step is scheduling.
     pub computing: Duration,
 }
 
@@ -107,11 +108,11 @@ pub struct Engine<'t> {
     backend: Box<dyn Backend>,
     tools: Tools<'t>,
     options: EngineOptions,
-    pages: Pages,
+    pages: PageTable,
     reserved: usize,
-    /// Oldest first, as are `running`.
-    waiting: VecDeque<Row>,
-    running: Vec<Row>,
+    /// Oldest first, like `running`.
+    waiting: VecDeque<SampleRow>,
+    running: Vec<SampleRow>,
     next_id: u64,
     counts: Stats,
 }
@@ -120,20 +121,20 @@ pub struct Engine<'t> {
 struct Planned {
     row: usize,
     tokens: usize,
-    /// The random choice of every token to be drawn: none inside a prompt, one in decoding.
+    /// A random number for every token to sample: none inside a prompt, one in decoding.
     uniforms: Vec<f64>,
-    /// Rows that begin at the end of a prompt with several samples, one for every draw.
-    samples: Vec<Row>,
+    /// The rows that start at the end of a prompt with several samples, one for every draw.
+    samples: Vec<SampleRow>,
 }
 
 impl<'t> Engine<'t> {
-    /// An engine that holds the weights as they are. `model` may be dropped or trained meanwhile.
+    /// Makes an engine that copies or shares the weights as they are now; `model` may be dropped or trained afterwards.
     pub fn new(model: &Gpt, tokenizer: &'t Tokenizer) -> Engine<'t> {
         let rows = EngineOptions::default().max_rows;
         Engine::with_options(model, Some(tokenizer), EngineOptions::for_batch(&model.device(), rows))
     }
 
-    /// Without a tokenizer there are no tools, and only their length ends rows.
+    /// Makes an engine. Without a tokenizer there are no tools, and rows end only by their length.
     pub fn with_options(model: &Gpt, tokenizer: Option<&'t Tokenizer>, options: EngineOptions) -> Engine<'t> {
         let backend: Box<dyn Backend> = match model.device() {
             Device::Cpu => Box::new(ModelBackend::new(model, options.weights)),
@@ -142,7 +143,7 @@ impl<'t> Engine<'t> {
         Engine::over(backend, tokenizer, options)
     }
 
-    /// An engine over something else that computes.
+    /// Makes an engine over any backend.
     pub fn over(
         backend: Box<dyn Backend>,
         tokenizer: Option<&'t Tokenizer>,
@@ -154,7 +155,7 @@ impl<'t> Engine<'t> {
             backend,
             tools: Tools::new(tokenizer),
             options,
-            pages: Pages::new(capacity, options.prefix_cache),
+            pages: PageTable::new(capacity, options.prefix_cache),
             reserved: 0,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -163,7 +164,7 @@ impl<'t> Engine<'t> {
         }
     }
 
-    /// Tokens of prompt and answer together that the model was trained for.
+    /// Returns the context length that the model was trained for, in tokens of prompt and answer together.
     pub fn context(&self) -> usize {
         self.backend.config().sequence_len
     }
@@ -173,8 +174,8 @@ impl<'t> Engine<'t> {
         self.submit_for(0, request)
     }
 
-    /// Submits a request of one of several owners. Its prompt finds only prefixes that rows of the same owner computed, so
-    /// that no time and no count tells one owner what another has asked.
+    /// Submits a request of one of several owners. Its prompt reuses only prefixes that rows of the same owner
+    /// computed, so that neither timing nor counts reveal what another owner has asked.
     pub fn submit_for(&mut self, owner: Owner, request: Request) -> Result<RequestId, RequestError> {
         let (context, vocab_size) = (self.context(), self.backend.config().vocab_size);
         let unknown = request.prompt.iter().find(|&&token| token as usize >= vocab_size);
@@ -191,12 +192,12 @@ impl<'t> Engine<'t> {
         self.next_id += 1;
         let samples = 0..request.samples;
         let answer = self.tools.reader();
-        self.waiting.push_back(Row::new(id, owner, Arc::new(request), samples, answer));
+        self.waiting.push_back(SampleRow::new(id, owner, Arc::new(request), samples, answer));
         Ok(id)
     }
 
-    /// Log-probabilities of `ids[1..]`, each after the tokens before it, and of the `top` likeliest tokens in its
-    /// place. Computed at once: rows wait meanwhile.
+    /// Returns the log-probabilities of `ids[1..]`, each given the tokens before it, and of the `top` likeliest tokens
+    /// at each position. Computes them at once, while rows wait.
     pub fn score(&mut self, ids: &[u32], top: usize) -> Result<Vec<Logprobs>, RequestError> {
         let (context, vocab_size) = (self.context(), self.backend.config().vocab_size);
         match ids.iter().find(|&&token| token as usize >= vocab_size) {
@@ -206,22 +207,21 @@ impl<'t> Engine<'t> {
         }
     }
 
-    /// Goes on with the weights of `model`, which has the same sizes, when no rows are under way. Nothing of what was
-    /// computed before is used again.
+    /// Switches to the weights of `model`, which has the same sizes. No rows may be running. Clears the prefix cache.
     #[track_caller]
     pub fn refresh(&mut self, model: &Gpt) {
         assert!(self.is_idle(), "weights change between requests");
         self.backend.refresh(model);
-        self.pages = Pages::new(self.pages.capacity(), self.options.prefix_cache);
+        self.pages = PageTable::new(self.pages.capacity(), self.options.prefix_cache);
     }
 
-    /// Whether it holds some weights together with the model, so that a change of the model copies them first: training
-    /// goes on faster when such an engine is dropped.
+    /// Whether the engine shares some weights with the model, so that changing the model copies them first; training is
+    /// faster once such an engine is dropped.
     pub fn shares_weights(&self) -> bool {
         self.backend.shares_weights()
     }
 
-    /// Ends a request and frees its pages at once; no event of it follows. False: it was over, or there was none.
+    /// Ends a request and frees its pages at once; it has no further events. Returns false if it is over or unknown.
     pub fn cancel(&mut self, id: RequestId) -> bool {
         self.drop_rows(|row| row.id == id)
     }
@@ -241,7 +241,7 @@ impl<'t> Engine<'t> {
         }
     }
 
-    /// Runs one batch and returns what came of it, nothing if there is nothing to do. Never waits.
+    /// Runs one batch and returns its events; none if there is nothing to do. Never blocks.
     pub fn step(&mut self) -> Vec<Event> {
         self.admit();
         let plan = self.plan();
@@ -253,7 +253,7 @@ impl<'t> Engine<'t> {
         self.advance(plan, drawn)
     }
 
-    /// Moves rows from the queue into the batch while there are places, and pages for all that is known of them.
+    /// Moves rows from the queue into the batch while there is room, and pages for all their known tokens.
     fn admit(&mut self) {
         while self.running.len() < self.options.max_rows.max(1)
             && let Some(row) = self.waiting.front()
@@ -267,17 +267,17 @@ impl<'t> Engine<'t> {
             }
             self.running.extend(self.waiting.pop_front());
         }
-        self.running.sort_by_key(Row::age);
+        self.running.sort_by_key(SampleRow::age);
     }
 
-    /// Gives every row its tokens of the next step, and pages for them, the oldest rows first.
+    /// Assigns every row its tokens of the next step and their pages, the oldest rows first.
     fn plan(&mut self) -> Vec<Planned> {
         let (mut plan, mut row) = (Vec::new(), 0);
         let (mut prompt_tokens, mut places) =
             (self.options.prompt_tokens, self.options.max_rows.max(1) - self.running.len());
         while row < self.running.len() {
             if prompt_tokens > 0 && self.running[row].sequence.is_empty() {
-                // As late as this, since the rows before it may just have computed the same beginning.
+                // Searched only now, since earlier rows may just have computed the same prefix.
                 let found = self.pages.find_prefix(self.running[row].owner, &self.running[row].ids);
                 self.counts.cache_hit_tokens += found.len() as u64;
                 self.running[row].sequence = found;
@@ -292,7 +292,7 @@ impl<'t> Engine<'t> {
                     places -= planned.samples.len().saturating_sub(1);
                     planned.uniforms = match &mut planned.samples[..] {
                         [] => vec![self.running[row].next_uniform()],
-                        samples => samples.iter_mut().map(Row::next_uniform).collect(),
+                        samples => samples.iter_mut().map(SampleRow::next_uniform).collect(),
                     };
                 }
                 plan.push(planned);
@@ -302,7 +302,7 @@ impl<'t> Engine<'t> {
         plan
     }
 
-    /// Lengthens a row's sequence, if need be at the cost of younger rows; false: of the row itself.
+    /// Extends a row's sequence, preempting younger rows if necessary. Returns false if the row itself was preempted.
     fn make_room(&mut self, row: usize, tokens: usize) -> bool {
         loop {
             if let Ok(copy) = self.pages.extend(&mut self.running[row].sequence, tokens) {
@@ -330,7 +330,7 @@ impl<'t> Engine<'t> {
         let parts = plan.iter().map(|planned| {
             let (ids, end) = (&rows[planned.row].ids, rows[planned.row].sequence.len());
             let start = end - planned.tokens;
-            Part { tokens: &ids[start..end], start, pages: rows[planned.row].sequence.pages() }
+            SequencePart { tokens: &ids[start..end], start, pages: rows[planned.row].sequence.pages() }
         });
         let draws = plan.iter().enumerate().flat_map(|(part, planned)| {
             let row = &rows[planned.row];
@@ -338,14 +338,14 @@ impl<'t> Engine<'t> {
                 move |&uniform| Draw { part, seen: row.seen(), options: &row.request.options, uniform };
             planned.uniforms.iter().map(draw)
         });
-        let step = Step { parts: parts.collect(), draws: draws.collect() };
+        let step = StepInput { parts: parts.collect(), draws: draws.collect() };
         let started = Instant::now();
         let drawn = self.backend.run(&step);
         self.counts.computing += started.elapsed();
         drawn
     }
 
-    /// Gives the rows their new tokens, and lets go those that are over.
+    /// Gives the rows their new tokens, and removes the finished ones.
     fn advance(&mut self, plan: Vec<Planned>, drawn: Vec<Drawn>) -> Vec<Event> {
         let mut events = Vec::new();
         let (mut plan, mut drawn) = (plan.into_iter().peekable(), drawn.into_iter());
@@ -373,8 +373,8 @@ impl<'t> Engine<'t> {
         events
     }
 
-    /// Gives a row the token that was drawn for it, if one was.
-    fn take(&mut self, mut row: Row, drawn: Option<Drawn>, events: &mut Vec<Event>) {
+    /// Gives a row the token that was sampled for it, if any.
+    fn take(&mut self, mut row: SampleRow, drawn: Option<Drawn>, events: &mut Vec<Event>) {
         let (context, before) = (self.context(), row.ids.len());
         let finish = drawn.and_then(|drawn| row.take(drawn, &self.tools, context, events));
         self.counts.generated_tokens += (row.ids.len() - before) as u64;
@@ -387,14 +387,14 @@ impl<'t> Engine<'t> {
         }
     }
 
-    /// Puts a row, which holds no pages, into the queue where its age belongs.
-    fn wait(&mut self, row: Row) {
+    /// Puts a row, which holds no pages, into the queue in order of age.
+    fn wait(&mut self, row: SampleRow) {
         let at = self.waiting.partition_point(|other| other.age() < row.age());
         self.waiting.insert(at, row);
     }
 
-    /// Removes rows and frees their pages; false: there were none.
-    fn drop_rows(&mut self, is_over: impl Fn(&Row) -> bool) -> bool {
+    /// Removes rows and frees their pages. Returns false if there were none.
+    fn drop_rows(&mut self, is_over: impl Fn(&SampleRow) -> bool) -> bool {
         let before = self.waiting.len() + self.running.len();
         self.waiting.retain(|row| !is_over(row));
         for row in self.running.extract_if(.., |row| is_over(row)) {
@@ -403,9 +403,9 @@ impl<'t> Engine<'t> {
         self.waiting.len() + self.running.len() < before
     }
 
-    /// All samples of all requests: `[request][sample]`, for a caller that has nothing else to do. `on_token` sees
-    /// every token as it comes and may end its row. A prompt that leaves no room in the context is answered
-    /// with nothing; any other mistake in a request is a bug and panics.
+    /// Generates all samples of all requests: `[request][sample]`. `on_token` is called with every token as it comes
+    /// and may end its row. A prompt that leaves no room in the context gets an empty answer; any other invalid request
+    /// is a bug and panics.
     pub fn generate(
         &mut self,
         requests: &[Request],
@@ -439,7 +439,7 @@ impl<'t> Engine<'t> {
                         let request = index_of[&of];
                         let completion = &mut done[request][sample];
                         if completion.finish == Finish::Cancelled {
-                            continue; // forced along with the token at which the caller said so
+                            continue; // forced together with the token at which the caller ended the row
                         }
                         completion.ids.push(id);
                         completion.forced.push(forced);

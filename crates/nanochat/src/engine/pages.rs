@@ -1,26 +1,26 @@
-//! Which page of the cache belongs to whom (PagedAttention, Kwon et al. 2023), and which pages hold a beginning that
-//! a later prompt may share. Numbers only: the keys and values lie with the backend.
+//! Tracks which sequences own each page of the cache (PagedAttention, Kwon et al. 2023), and which pages hold a prefix
+//! that a later prompt may share. The keys and values themselves are in the backend.
 //!
-//! A page is *owned* by one or more sequences, or *idle* (nobody's, but it holds a known beginning and waits
-//! to be found or overwritten, the longest unused first), or free. Only full pages are found by
-//! their tokens. A partial page may be shared too, by samples of one prompt; it is copied when one of them goes on.
+//! A page is *owned* by one or more sequences, *idle* (owned by none, but it holds a known prefix and can be found or
+//! overwritten, least recently used first), or free. Only full pages can be found by their tokens. A partial page may
+//! also be shared, by samples of one prompt; it is copied when one of them continues.
 
 use std::collections::{BTreeMap, HashMap};
 
 use nanochat_tensor::PAGE;
 
-/// One sequence's part of the cache.
+/// The pages of one sequence.
 #[derive(Debug, Default)]
-pub struct Sequence {
+pub struct PagedSequence {
     pages: Vec<u32>,
     len: usize,
-    /// Full pages that can be found, and the name of what they hold together.
+    /// The number of leading full pages that can be found, and the id of the prefix that they hold.
     known: usize,
     beginning: Beginning,
 }
 
-impl Sequence {
-    /// Tokens whose keys and values are in the cache, or are about to be written.
+impl PagedSequence {
+    /// Returns the number of tokens whose keys and values are in the cache or will be written next.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -34,57 +34,57 @@ impl Sequence {
     }
 }
 
-/// Names some tokens from the start of a sequence; 0 is the empty beginning. Names are never used again.
+/// The id of a prefix; 0 is the empty one. Ids are never reused.
 type Beginning = u64;
 
-/// Whose a sequence is. Nobody finds what another's sequences hold.
+/// The owner of a sequence. Prefixes are shared only within one owner.
 pub type Owner = u64;
 
-/// What a full page is found by: whose it is, the beginning before it and its own tokens.
+/// The key by which a full page is found: its owner, the prefix before it and its own tokens.
 type Key = (Owner, Beginning, [u32; PAGE]);
 
-/// Page `to` must become a copy of page `from` before anything is written.
+/// A copy to make: page `to` must become a copy of page `from` before anything is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageCopy {
     pub from: u32,
     pub to: u32,
 }
 
-/// There are not enough pages; nothing was changed.
+/// The error that there are not enough pages; nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-pub struct Pages {
+pub struct PageTable {
     capacity: usize,
-    /// Sequences that own each page handed out so far.
+    /// The number of sequences that own each page handed out so far.
     owners: Vec<u32>,
     free: Vec<u32>,
     known: Option<KnownPages>,
 }
 
-/// Full pages by what they hold.
+/// The full pages by their contents.
 #[derive(Default)]
 struct KnownPages {
     found_by: HashMap<Key, (Beginning, u32)>,
     key_of: HashMap<u32, Key>,
-    /// Idle pages, the longest unused first.
+    /// The idle pages, least recently used first.
     idle: BTreeMap<u64, u32>,
     idle_since: HashMap<u32, u64>,
     clock: u64,
     names: Beginning,
 }
 
-impl Pages {
-    /// `capacity` pages in all. `finds_prefixes`: whether pages are kept for later prompts.
-    pub fn new(capacity: usize, finds_prefixes: bool) -> Pages {
+impl PageTable {
+    /// Makes a table of `capacity` pages. `finds_prefixes`: whether pages are kept for later prompts.
+    pub fn new(capacity: usize, finds_prefixes: bool) -> PageTable {
         let known = finds_prefixes.then(KnownPages::default);
-        Pages { capacity, owners: Vec::new(), free: Vec::new(), known }
+        PageTable { capacity, owners: Vec::new(), free: Vec::new(), known }
     }
 
-    /// A sequence of the longest beginning of `ids` that `owner` has in the cache and that leaves at least one token to
-    /// be computed.
-    pub fn find_prefix(&mut self, owner: Owner, ids: &[u32]) -> Sequence {
-        let mut sequence = Sequence::default();
+    /// Returns a sequence with the longest prefix of `ids` that `owner` has in the cache, leaving at least one token to
+    /// compute.
+    pub fn find_prefix(&mut self, owner: Owner, ids: &[u32]) -> PagedSequence {
+        let mut sequence = PagedSequence::default();
         let Some(known) = &mut self.known else { return sequence };
         let (full, _) = ids[..ids.len().saturating_sub(1)].as_chunks::<PAGE>();
         for tokens in full {
@@ -100,19 +100,19 @@ impl Pages {
         sequence
     }
 
-    /// A second sequence with the same past; nothing is copied yet.
-    pub fn fork(&mut self, sequence: &Sequence) -> Sequence {
+    /// Returns a second sequence with the same tokens; nothing is copied yet.
+    pub fn fork(&mut self, sequence: &PagedSequence) -> PagedSequence {
         sequence.pages.iter().for_each(|&page| self.owners[page as usize] += 1);
-        Sequence { pages: sequence.pages.clone(), ..*sequence }
+        PagedSequence { pages: sequence.pages.clone(), ..*sequence }
     }
 
-    pub fn release(&mut self, sequence: Sequence) {
-        // From the end: a page is of no use without those before it, so it must be overwritten first.
+    pub fn release(&mut self, sequence: PagedSequence) {
+        // From the end: a page is useless without those before it, so it must be overwritten first.
         sequence.pages.into_iter().rev().for_each(|page| self.disown(page));
     }
 
-    /// Lengthens `sequence` by `tokens`, whose keys and values are then to be written.
-    pub fn extend(&mut self, sequence: &mut Sequence, tokens: usize) -> Result<Option<PageCopy>, Full> {
+    /// Extends `sequence` by `tokens`, whose keys and values are written next.
+    pub fn extend(&mut self, sequence: &mut PagedSequence, tokens: usize) -> Result<Option<PageCopy>, Full> {
         let partial = !sequence.len.is_multiple_of(PAGE);
         let shared = sequence.pages.last().copied().filter(|&page| partial && self.owners[page as usize] > 1);
         let new = (sequence.len + tokens).div_ceil(PAGE) - sequence.pages.len();
@@ -130,23 +130,23 @@ impl Pages {
         Ok(copy)
     }
 
-    /// Makes the full pages of `sequence`, which holds `ids` and has been written, known to `owner`.
-    pub fn remember(&mut self, owner: Owner, sequence: &mut Sequence, ids: &[u32]) {
+    /// Makes the full pages of `sequence`, which holds `ids` and has been written, findable by `owner`.
+    pub fn remember(&mut self, owner: Owner, sequence: &mut PagedSequence, ids: &[u32]) {
         let Some(known) = &mut self.known else { return };
         let (full, _) = ids[..sequence.len].as_chunks::<PAGE>();
         for (tokens, &page) in full.iter().zip(&sequence.pages).skip(sequence.known) {
-            // Where another page already holds the same, that one is found and this one stays private.
+            // If another page already holds the same, that one is found and this one stays private.
             sequence.beginning = known.add((owner, sequence.beginning, *tokens), page);
             sequence.known += 1;
         }
     }
 
-    /// Pages that some sequence owns.
+    /// Returns the number of pages owned by a sequence.
     pub fn in_use(&self) -> usize {
         self.owners.len() - self.free.len() - self.idle()
     }
 
-    /// Pages that nobody owns but a prompt may find.
+    /// Returns the number of pages that nobody owns but a prompt may find.
     pub fn idle(&self) -> usize {
         self.known.as_ref().map_or(0, |known| known.idle.len())
     }
@@ -155,12 +155,12 @@ impl Pages {
         self.capacity
     }
 
-    /// Pages that can be had: never used, free, or idle.
+    /// Returns the number of pages that can be allocated: never used, free, or idle.
     pub fn available(&self) -> usize {
         self.capacity - self.in_use()
     }
 
-    /// One more than the largest page handed out so far.
+    /// Returns one more than the largest page number handed out so far.
     pub fn touched(&self) -> usize {
         self.owners.len()
     }
@@ -231,8 +231,8 @@ mod tests {
 
     #[test]
     fn pages_are_shared_until_written_and_freed_once() {
-        let mut pages = Pages::new(10, false);
-        let mut a = Sequence::default();
+        let mut pages = PageTable::new(10, false);
+        let mut a = PagedSequence::default();
         assert_eq!(pages.extend(&mut a, PAGE + 3), Ok(None));
         let mut b = pages.fork(&a);
         assert_eq!(pages.in_use(), 2);
@@ -249,8 +249,8 @@ mod tests {
 
     #[test]
     fn a_full_cache_changes_nothing() {
-        let mut pages = Pages::new(2, false);
-        let (mut a, mut b) = (Sequence::default(), Sequence::default());
+        let mut pages = PageTable::new(2, false);
+        let (mut a, mut b) = (PagedSequence::default(), PagedSequence::default());
         pages.extend(&mut a, 2 * PAGE - 1).unwrap();
         assert_eq!(pages.extend(&mut b, 1), Err(Full));
         assert_eq!(pages.extend(&mut a, 2), Err(Full));
@@ -263,9 +263,9 @@ mod tests {
 
     #[test]
     fn a_beginning_is_found_page_by_page_and_leaves_a_token() {
-        let mut pages = Pages::new(8, true);
+        let mut pages = PageTable::new(8, true);
         let ids = tokens(0, 3 * PAGE);
-        let mut a = Sequence::default();
+        let mut a = PagedSequence::default();
         pages.extend(&mut a, ids.len()).unwrap();
         pages.remember(0, &mut a, &ids);
         let owned = a.pages.clone();
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn nobody_finds_the_pages_of_another() {
-        let mut pages = Pages::new(8, true);
+        let mut pages = PageTable::new(8, true);
         let ids = tokens(0, 2 * PAGE + 1);
         for owner in [1, 2] {
             let mut sequence = pages.find_prefix(owner, &ids);
@@ -297,8 +297,8 @@ mod tests {
 
     #[test]
     fn the_longest_unused_end_is_overwritten_first() {
-        let mut pages = Pages::new(4, true);
-        let write = |pages: &mut Pages, ids: &[u32]| {
+        let mut pages = PageTable::new(4, true);
+        let write = |pages: &mut PageTable, ids: &[u32]| {
             let mut sequence = pages.find_prefix(0, ids);
             let missing = ids.len() - sequence.len();
             pages.extend(&mut sequence, missing).unwrap();
@@ -309,7 +309,7 @@ mod tests {
         write(&mut pages, &a);
         write(&mut pages, &b);
         write(&mut pages, &tokens(900, PAGE));
-        let found = |pages: &mut Pages, ids: &[u32]| {
+        let found = |pages: &mut PageTable, ids: &[u32]| {
             let sequence = pages.find_prefix(0, &[ids, &[0]].concat());
             let len = sequence.len();
             pages.release(sequence);

@@ -1,20 +1,20 @@
-//! What is asked of the engine and what it answers.
+//! The requests and events of the engine.
 
 use crate::sampler::{Logprobs, OptionError, SampleOptions};
 
-/// What to generate.
+/// A request to generate text.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub prompt: Vec<u32>,
-    /// Independent answers to the prompt; each draws its own first token.
+    /// The number of independent answers to the prompt.
     pub samples: usize,
     pub max_tokens: usize,
     pub options: SampleOptions,
-    /// Tells the random streams of requests with one seed apart.
+    /// The random stream; it separates requests with the same seed.
     pub stream: u64,
 }
 
-/// Names a request; later ones have larger names.
+/// The id of a request; ids increase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
@@ -33,46 +33,46 @@ pub enum RequestError {
     Option(#[from] OptionError),
 }
 
-/// What a step brought.
+/// An event of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     Token {
         request: RequestId,
         sample: usize,
         id: u32,
-        /// None where a tool forced the token or log-probabilities were not asked for.
+        /// None if a tool forced the token or no log-probabilities were requested.
         logprobs: Option<Logprobs>,
-        /// Whether a tool put it there instead of the model.
+        /// Whether a tool forced the token instead of the model sampling it.
         forced: bool,
     },
-    /// The token that stopped the sample: drawn like the others, but no part of the answer.
+    /// The stop token: sampled like the others, but not part of the answer.
     Stop { request: RequestId, sample: usize, id: u32, logprobs: Option<Logprobs> },
     /// The sample's last event.
     Finished { request: RequestId, sample: usize, finish: Finish },
 }
 
-/// Why a row ended.
+/// The reason why a row ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Finish {
-    /// The model said so (`<|assistant_end|>` or `<|bos|>`).
+    /// The model ended it (`<|assistant_end|>` or `<|bos|>`).
     #[default]
     Stop,
-    /// `max_tokens`, or the end of the context.
+    /// It reached `max_tokens` or the end of the context.
     Length,
-    /// The caller said so.
+    /// The caller ended it.
     Cancelled,
 }
 
 /// One sample of a request, as `generate` collects it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
-    /// Everything after the prompt, tool results included, without the token that stopped it.
+    /// Everything after the prompt, tool results included, without the stop token.
     pub ids: Vec<u32>,
     /// Whether each token was forced by a tool instead of sampled.
     pub forced: Vec<bool>,
-    /// Of each token that was not forced, where they were asked for.
+    /// The log-probabilities of each token that was not forced, if they were requested.
     pub logprobs: Vec<Logprobs>,
-    /// The token that stopped it, drawn like the others: `<|assistant_end|>` or `<|bos|>`.
+    /// The stop token, sampled like the others: `<|assistant_end|>` or `<|bos|>`.
     pub stop: Option<u32>,
     pub finish: Finish,
 }

@@ -1,4 +1,4 @@
-//! One sample of a request on its way, and the tools inside it.
+//! The state of one sample that is being generated, with its tool use.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,29 +6,29 @@ use std::sync::Arc;
 use nanochat_tensor::Rng;
 use nanochat_tokenizer::Tokenizer;
 
-use super::pages::{Owner, Sequence};
+use super::pages::{Owner, PagedSequence};
 use super::request::{Event, Finish, Request, RequestId};
 use crate::answer::{Reader, Token};
 use crate::calculator::calculate;
 use crate::conversation::PartKind;
 use crate::sampler::{Drawn, Seen};
 
-/// A row of the batch. Until its prompt is computed it stands for all samples of the request that are left.
-pub(super) struct Row {
+/// A row of the batch. Until its prompt is computed it stands for all remaining samples of the request.
+pub(super) struct SampleRow {
     pub id: RequestId,
     pub owner: Owner,
     pub request: Arc<Request>,
     pub samples: Range<usize>,
-    /// Prompt and everything after it; what is beyond `sequence` is not in the cache yet.
+    /// The prompt and everything after it; tokens beyond `sequence` are not in the cache yet.
     pub ids: Vec<u32>,
-    pub sequence: Sequence,
+    pub sequence: PagedSequence,
     rng: Rng,
     answer: Reader,
-    /// Tokens of the python block being written.
+    /// The tokens of the python block that is being written.
     python: Option<Vec<u32>>,
 }
 
-/// What steers all rows. Without a tokenizer nothing stops a row but its length.
+/// The tools and stop tokens of all rows. Without a tokenizer a row ends only by its length.
 pub(super) struct Tools<'t> {
     tokenizer: Option<&'t Tokenizer>,
     reader: Reader,
@@ -39,13 +39,13 @@ impl<'t> Tools<'t> {
         Tools { tokenizer, reader: tokenizer.map_or_else(Reader::of_text, Reader::new) }
     }
 
-    /// At the beginning of an answer.
+    /// Returns a reader at the start of an answer.
     pub fn reader(&self) -> Reader {
         self.reader.clone()
     }
 
-    /// The tokens that answer a python block. An expression that the calculator refuses gets no answer, and the
-    /// model goes on by itself.
+    /// Returns the tokens to force after a python block. An expression that the calculator refuses has no result, and
+    /// the model continues by itself.
     fn answer(&self, python: &[u32]) -> Vec<u32> {
         let result = |tokenizer: &Tokenizer| {
             let (start, end) = PartKind::PythonOutput.around()?;
@@ -57,22 +57,22 @@ impl<'t> Tools<'t> {
     }
 }
 
-impl Row {
-    /// `answer` reads what it will say, from the beginning.
+impl SampleRow {
+    /// Makes a row; `answer` reads its answer from the start.
     pub fn new(
         id: RequestId,
         owner: Owner,
         request: Arc<Request>,
         samples: Range<usize>,
         answer: Reader,
-    ) -> Row {
+    ) -> SampleRow {
         let rng = stream(&request, samples.start);
-        let (ids, sequence) = (request.prompt.clone(), Sequence::default());
-        Row { id, owner, request, samples, ids, sequence, rng, answer, python: None }
+        let (ids, sequence) = (request.prompt.clone(), PagedSequence::default());
+        SampleRow { id, owner, request, samples, ids, sequence, rng, answer, python: None }
     }
 
-    /// Of a row that stands for several samples, the first `most`, each as a row without pages; it keeps the rest.
-    pub fn split(&mut self, most: usize) -> Vec<Row> {
+    /// Takes the first `most` samples off a row that stands for several, each as a row without pages.
+    pub fn split(&mut self, most: usize) -> Vec<SampleRow> {
         if self.samples.len() == 1 {
             return Vec::new();
         }
@@ -82,12 +82,12 @@ impl Row {
         self.rng = stream(&self.request, rest);
         let row = |sample: usize| {
             let (request, answer) = (self.request.clone(), self.answer.clone());
-            Row::new(self.id, self.owner, request, sample..sample + 1, answer)
+            SampleRow::new(self.id, self.owner, request, sample..sample + 1, answer)
         };
         (first..rest).map(row).collect()
     }
 
-    /// Tokens that are not in the cache yet: at least one.
+    /// Returns the number of tokens that are not in the cache yet: at least one.
     pub fn pending(&self) -> usize {
         self.ids.len() - self.sequence.len()
     }
@@ -106,7 +106,7 @@ impl Row {
         self.rng.uniform()
     }
 
-    /// Takes a drawn token, and what a tool has to say to it. Some: the row is over.
+    /// Appends a sampled token and what a tool answers to it. Returns the finish reason if the row is over.
     pub fn take(
         &mut self,
         drawn: Drawn,
@@ -138,7 +138,7 @@ impl Row {
         None
     }
 
-    /// Follows python blocks; at the end of one, the tokens to be forced.
+    /// Tracks python blocks; at the end of one, returns the tokens to force.
     fn follow_tool(&mut self, id: u32, token: Token, tools: &Tools) -> Vec<u32> {
         match token {
             Token::Opens(PartKind::Python) => self.python = Some(Vec::new()),
@@ -152,7 +152,7 @@ impl Row {
     }
 }
 
-/// The random stream of a sample.
+/// Returns the random generator of a sample.
 fn stream(request: &Request, sample: usize) -> Rng {
     Rng::new(&[request.options.seed, request.stream, sample as u64])
 }

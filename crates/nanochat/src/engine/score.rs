@@ -1,4 +1,4 @@
-//! How likely a model finds a given text, token by token: what `echo` with `logprobs` answers.
+//! Scores a given text, token by token; used for `echo` with `logprobs`.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use nanochat_tensor::Tape;
 use crate::gpt::Gpt;
 use crate::sampler::{Logprobs, log_probabilities};
 
-/// Logits made at a time, 16 MiB of them: those of a whole text would be the largest tensor by far.
+/// The logits computed at a time, 16 MiB: those of a whole text would be the largest tensor by far.
 const LOGITS: usize = 4 << 20;
 
-/// Log-probabilities of `ids[1..]`, each after the tokens before it, with the `top` likeliest in its place.
+/// Returns the log-probabilities of `ids[1..]`, each given the tokens before it, with the `top` likeliest at each
+/// position.
 pub(super) fn score(model: &Gpt, ids: &[u32], top: usize) -> Vec<Logprobs> {
     let inputs = &ids[..ids.len().saturating_sub(1)];
     if inputs.is_empty() {

@@ -46,7 +46,7 @@ impl Rule {
     }
 }
 
-/// Weights that are trained alike.
+/// A group of weights with the same optimizer and learning rate.
 #[derive(Clone, Copy, Debug)]
 pub struct ParamGroup {
     pub rule: Rule,

@@ -1,7 +1,8 @@
-//! The weights as generation on a GPU reads them: bf16, and c_q, c_k and c_v as one matrix, which is one product.
+//! The weights as generation on a GPU reads them: in bf16, with c_q, c_k and c_v joined into one matrix, for one
+//! product.
 //!
-//! Their addresses stay when the model they were made from has changed and they are made anew, so that whatever holds
-//! them (a CUDA graph) goes on with the new values.
+//! Refreshing them from a changed model keeps their addresses, so that a CUDA graph that refers to them sees the new
+//! values.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ pub struct JoinedWeights {
 }
 
 impl JoinedWeights {
-    /// Of a model on a GPU.
+    /// Copies the weights of a model on a GPU.
     pub fn new(model: &Gpt) -> JoinedWeights {
         let config = model.config;
         let rounded = parts(model).each().map(|parts| Tensor::rounded(parts)).collect::<Vec<_>>();
@@ -26,7 +27,7 @@ impl JoinedWeights {
         JoinedWeights { config, weights, rotary: model.rotary().clone() }
     }
 
-    /// Takes the values of a model of the same sizes.
+    /// Copies the values of a model of the same sizes.
     #[track_caller]
     pub fn refresh(&mut self, model: &Gpt) {
         assert_eq!(self.config, model.config, "the weights of another model");
@@ -36,7 +37,7 @@ impl JoinedWeights {
     }
 }
 
-/// The weights of which each joined one has the rows.
+/// Returns, for each joined weight, the weights whose rows it holds.
 fn parts<'a>(model: &'a Gpt) -> Weights<Vec<&'a Tensor>, 1> {
     let layer = |layer: &'a Layer| Layer {
         qkv: [layer.qkv.iter().collect()],

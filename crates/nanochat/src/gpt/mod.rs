@@ -22,21 +22,21 @@ use crate::config::{ConfigError, GptConfig, Recompute};
 pub(crate) use joined::JoinedWeights;
 pub(crate) use on_chunk::hidden_in_chunk;
 pub(crate) use on_rows::RowBuffers;
-use on_tape::{OnTape, Tokens};
+use on_tape::{OnTape, PassInputs};
 use weights::{Init, Weight, Weights};
 
 pub use groups::{EMBEDDING_LR, MATRIX_LR, ParamGroup, Rates, Rule, UNEMBEDDING_LR};
 pub use sizes::KeptValues;
 pub use weights::WeightRole;
 
-/// Rotary positions made ready, as a multiple of the trained length: scoring long few-shot prompts
-/// reaches beyond it.
+/// The length of the rotary table, as a multiple of the trained context: scoring long few-shot prompts exceeds the
+/// context.
 const ROTARY_REACH: usize = 10;
 
 #[derive(Clone)]
 pub struct Gpt {
     pub config: GptConfig,
-    /// What training does not keep for its backward pass.
+    /// The activations that the backward pass recomputes instead of keeping.
     pub recompute: Recompute,
     /// The types that training computes in.
     pub recipe: Recipe,
@@ -44,8 +44,8 @@ pub struct Gpt {
     rotary: Arc<RotaryTable>,
 }
 
-/// How one attention layer looks at the past: (layer, q, k, v) -> y, with q, y (B, T, H, D) and
-/// k, v (B, T, KVH, D). Training attends inside the batch, generation over the cache.
+/// The attention of one layer: (layer, q, k, v) -> y, with q, y (B, T, H, D) and k, v (B, T, KVH, D). Training attends
+/// within the batch, generation over the cache.
 pub type Attend<'a> = &'a mut dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Tensor;
 
 impl Gpt {
@@ -68,24 +68,24 @@ impl Gpt {
         Gpt::of(config, tensors)
     }
 
-    /// A model of these weights, in the order of `params`.
+    /// Makes a model of these weights, in the order of `params`.
     fn of(config: GptConfig, weights: Vec<Tensor>) -> Gpt {
         let (weights, rotary) = (Weights::from_each(&config, weights), rotary(config));
         Gpt { config, recompute: Recompute::None, recipe: Recipe::F32, weights, rotary }
     }
 
-    /// The name and shape of every weight, in the order of `params`.
+    /// Returns the name and shape of every weight, in the order of `params`.
     pub fn shapes(config: &GptConfig) -> Vec<(String, [usize; 2])> {
         Weights::of(config).each().map(|weight| (weight.name(), weight.shape)).collect()
     }
 
-    /// Bytes of the weights in float32 and of the rotary table.
+    /// Returns the bytes of the weights in float32 and of the rotary table.
     pub fn bytes(config: &GptConfig) -> f64 {
         let table = ROTARY_REACH * config.sequence_len * config.head_dim();
         (config.params() + table) as f64 * size_of::<f32>() as f64
     }
 
-    /// A model whose weights `weight(name, shape)` provides, asked in the order of `params`.
+    /// Makes a model whose weights `weight(name, shape)` returns, called in the order of `params`.
     pub fn from_weights<E>(
         config: GptConfig,
         mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor, E>,
@@ -95,12 +95,12 @@ impl Gpt {
         Ok(Gpt::of(config, tensors.collect::<Result<_, E>>()?))
     }
 
-    /// The model with its weights on `device`, in float32; on a GPU it computes in bf16. A shape that the device has no
-    /// kernels for is refused.
+    /// Moves the weights to `device`, in float32; on a GPU the model computes in bf16. A shape for which the device has
+    /// no kernels is an error.
     pub fn to_device(mut self, device: &Device) -> Result<Gpt, ConfigError> {
         self.config.within(device.limits())?;
         self.params_mut().into_iter().for_each(|(_, _, weight)| *weight = weight.to_device(device));
-        // A table lies on the first GPU that asks for it, and another GPU cannot read it there.
+        // The table is on the first GPU that used it, and another GPU cannot read it there.
         self.rotary = rotary(self.config);
         Ok(self)
     }
@@ -187,26 +187,26 @@ impl Gpt {
         ops.tape.rms_norm(&x, self.config.rms_norm_eps)
     }
 
-    fn tokens(&self, ids: &[u32], shape: [usize; 2], positions: Arc<[usize]>) -> Tokens {
-        Tokens { config: self.config, ids: ids.into(), positions, shape, rotary: self.rotary.clone() }
+    fn tokens(&self, ids: &[u32], shape: [usize; 2], positions: Arc<[usize]>) -> PassInputs {
+        PassInputs { config: self.config, ids: ids.into(), positions, shape, rotary: self.rotary.clone() }
     }
 
     pub fn rotary(&self) -> &Arc<RotaryTable> {
         &self.rotary
     }
 
-    /// How many positions the rotary table reaches.
+    /// Returns the number of positions in the rotary table.
     pub fn max_positions(&self) -> usize {
         self.rotary.positions()
     }
 
-    /// Every weight with its name and its optimizer, in a fixed order.
+    /// Returns every weight with its name and its role, in a fixed order.
     pub fn params(&self) -> Vec<(String, WeightRole, &Tensor)> {
         let named = |(weight, tensor): (&Weight, _)| (weight.name(), weight.role, tensor);
         Weights::of(&self.config).each().zip(self.weights.each()).map(named).collect()
     }
 
-    /// As `params`, to be changed.
+    /// Returns the same as `params`, mutable.
     pub fn params_mut(&mut self) -> Vec<(String, WeightRole, &mut Tensor)> {
         let named = |(weight, tensor): (&Weight, _)| (weight.name(), weight.role, tensor);
         Weights::of(&self.config).each().zip(self.weights.each_mut()).map(named).collect()
@@ -229,7 +229,7 @@ mod tests {
         assert!(gpt.logits(&[1, 2, 3, 4], [2, 2]).data().iter().all(|&z| z == 0.0));
     }
 
-    /// A model none of whose weights is zero.
+    /// Returns a model without zero weights.
     fn random(config: GptConfig) -> Gpt {
         let mut gpt = Gpt::init(config, 1);
         for (i, (_, _, w)) in gpt.params_mut().into_iter().enumerate() {

@@ -14,8 +14,8 @@ struct OnChunk<'a> {
     eps: f32,
 }
 
-/// Hidden states (padded rows, C) of the chunk's tokens, before the last norm. Their keys and values are left in the
-/// cache; a cache of a single layer serves all layers in turn, where nothing is asked of it afterwards.
+/// Returns the hidden states (padded rows, C) of the chunk's tokens, before the last norm, and writes their keys and
+/// values into the cache. A cache of a single layer can serve all layers in turn if it is not read afterwards.
 pub fn hidden_in_chunk(model: &JoinedWeights, chunk: &Chunk, cache: &mut PagedKv) -> Tensor {
     let (rotary, eps) = (&*model.rotary, model.config.rms_norm_eps);
     trunk(&mut OnChunk { tape: Tape::off(), chunk, cache, rotary, eps }, &model.weights)

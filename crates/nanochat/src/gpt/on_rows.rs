@@ -1,7 +1,7 @@
-//! The trunk over one token for each of some rows on a GPU: five kernels a layer, in buffers that stay.
+//! The trunk over one token for each of several rows on a GPU: five kernels a layer, in buffers that are reused.
 //!
-//! With few rows a step is the reading of the weights and of the rows' keys and values, and no pass over activations alone
-//! may come between two readings: all of them are part of a product or of attention.
+//! With few rows, a step's time is that of reading the weights and the rows' keys and values. Separate passes over the
+//! activations would only add to it, so each is fused into a matrix product or into attention.
 
 use nanochat_tensor::{
     DecodeRows, Epilogue, PAGE, PagedKv, RotaryTable, Shape, Tensor, decode_attention, decode_linear,
@@ -10,7 +10,7 @@ use nanochat_tensor::{
 use super::joined::JoinedWeights;
 use super::trunk::{LayerOps, trunk};
 
-/// Buffers for up to R rows.
+/// The activations of up to R rows.
 pub struct RowBuffers {
     pub rows: DecodeRows,
     x: Tensor,          // (R, C)
@@ -22,7 +22,7 @@ pub struct RowBuffers {
 }
 
 impl RowBuffers {
-    /// For `r` rows, as long as the model was trained for.
+    /// Allocates buffers for `r` rows at the model's full context.
     pub fn new(model: &JoinedWeights, cache: &PagedKv, r: usize) -> RowBuffers {
         let (config, wte) = (&model.config, &model.weights.wte);
         let (device, pages) = (wte.device(), config.sequence_len.div_ceil(PAGE));
@@ -38,8 +38,8 @@ impl RowBuffers {
         }
     }
 
-    /// Fills `logits` for the rows that `self.rows` was set to, after the softcap. Keys and values of the tokens are
-    /// written into the cache.
+    /// Computes `logits` after the softcap for the rows in `self.rows`. The keys and values of the tokens are written
+    /// into the cache.
     pub fn run(&mut self, model: &JoinedWeights, cache: &PagedKv, shape: Shape) {
         let (rotary, eps) = (&*model.rotary, model.config.rms_norm_eps);
         let mut ops = OnRows { buffers: self, cache, rotary, eps, shape };
@@ -58,11 +58,11 @@ struct OnRows<'a> {
     shape: Shape,
 }
 
-/// The buffer `x`.
+/// A marker that the values are in the buffer `x`.
 struct X;
-/// The buffer `qkv`.
+/// A marker that the values are in the buffer `qkv`.
 struct Qkv;
-/// The buffer `y`.
+/// A marker that the values are in the buffer `y`.
 struct Y;
 
 impl LayerOps<1> for OnRows<'_> {

@@ -1,4 +1,4 @@
-//! The trunk as ops of a tape: in training recorded, in evaluation and in the engine of a CPU not.
+//! The trunk as ops of a tape, which records them in training but not in evaluation and in the CPU's engine.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use crate::config::Recompute;
 
 pub struct OnTape<'a> {
     pub tape: &'a Tape,
-    pub tokens: Tokens,
+    pub tokens: PassInputs,
     pub recompute: Recompute,
-    /// How layers look at the past; None: every row of the batch attends to itself.
+    /// The attention of the layers; None: every row of the batch attends to itself.
     pub attend: Option<Attend<'a>>,
 }
 
-/// What the layers of one pass share.
+/// The inputs that all layers of one pass share.
 #[derive(Clone)]
-pub struct Tokens {
+pub struct PassInputs {
     pub config: GptConfig,
     pub ids: Arc<[u32]>,         // (B·T)
     pub positions: Arc<[usize]>, // (B·T)
@@ -37,14 +37,14 @@ impl LayerOps<3> for OnTape<'_> {
     }
 
     fn heads(&mut self, x: &Tensor, [c_q, c_k, c_v]: &[Tensor; 3]) -> [Tensor; 3] {
-        let Tokens { config, shape: [b, t], .. } = &self.tokens;
+        let PassInputs { config, shape: [b, t], .. } = &self.tokens;
         let normed = self.tape.rms_norm(x, config.rms_norm_eps);
         [(c_q, config.n_head), (c_k, config.n_kv_head), (c_v, config.n_kv_head)]
             .map(|(w, n)| self.tape.linear(&normed, w).reshape(&[*b, *t, n, config.head_dim()]))
     }
 
     fn attend(&mut self, i: usize, [q, k, v]: [Tensor; 3]) -> Tensor {
-        let Tokens { config, shape: [b, t], positions, rotary, .. } = &self.tokens;
+        let PassInputs { config, shape: [b, t], positions, rotary, .. } = &self.tokens;
         let [q, k] = [q, k].map(|x| self.tape.rotary_qk_norm(&x, rotary, positions, config.rms_norm_eps));
         let y = match &mut self.attend {
             None => self.tape.attention(&q, &k, &v, None),

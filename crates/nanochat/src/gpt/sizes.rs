@@ -1,5 +1,5 @@
-//! How large a model is, what a token costs and what a layer keeps: counted over the list of its weights and the ops of
-//! its trunk, for the horizon of a run, its plan and its MFU.
+//! The sizes of a model: its parameters, FLOPs per token and activations kept per layer, counted from the list of
+//! weights and the ops of the trunk. The training horizon, the plan and the MFU use them.
 
 use super::GptConfig;
 use super::weights::{WeightRole, Weights};
@@ -10,25 +10,25 @@ impl GptConfig {
         Weights::of(self).each().map(|weight| weight.len()).sum()
     }
 
-    /// Parameters of the weights of one role: of `Matrix` those that Muon trains.
+    /// Returns the number of parameters of one role; those of `Matrix` are trained by Muon.
     pub fn params_of(&self, role: WeightRole) -> usize {
         Weights::of(self).each().filter(|weight| weight.role == role).map(|weight| weight.len()).sum()
     }
 
-    /// Values of the optimizer's state.
+    /// Returns the number of values in the optimizer state.
     pub fn optimizer_state(&self) -> usize {
         Weights::of(self).each().map(|weight| weight.len() * weight.role.rule().state_names().len()).sum()
     }
 
-    /// Training FLOPs of one token: 6 for every parameter that multiplies (all but embeddings, of which a row is
-    /// taken), and the attention's 12 · n_layer · n_head · head_dim · T.
+    /// Returns the training FLOPs per token: 6 for every parameter of a matrix product (all but the embedding), and 12
+    /// · n_layer · n_head · head_dim · T for attention.
     pub fn flops_per_token(&self) -> f64 {
         let multiplying = self.params() - self.params_of(WeightRole::Embedding);
         6.0 * multiplying as f64
             + 12.0 * (self.n_layer * self.n_head * self.head_dim() * self.sequence_len) as f64
     }
 
-    /// FLOPs of one token that are done a second time: not counted as useful.
+    /// Returns the recomputed FLOPs per token, which do not count as useful.
     pub fn recomputed_flops_per_token(&self, recompute: Recompute) -> f64 {
         let (c, attention) = (self.n_embd, 4 * self.n_layer * self.n_embd * self.sequence_len);
         match recompute {
@@ -38,8 +38,8 @@ impl GptConfig {
         }
     }
 
-    /// Values that all layers keep for the backward pass of a micro-batch of `tokens`, the layer that is computed again
-    /// and the two norms outside of them included.
+    /// Returns the number of values that all layers keep for the backward pass of a micro-batch of `tokens`, including
+    /// the layer being recomputed and the two norms outside the layers.
     pub fn kept_values(&self, tokens: usize, recompute: Recompute) -> f64 {
         let kept = KeptValues::of(self);
         let units = self.n_layer as f64 * kept.a_layer(recompute) + kept.again(recompute) + 2.0;
@@ -47,7 +47,7 @@ impl GptConfig {
     }
 }
 
-/// Values a layer keeps for the backward pass, in units of B·T·C.
+/// The values that a layer keeps for the backward pass, in units of B·T·C.
 #[derive(Clone, Copy)]
 pub struct KeptValues {
     attention: f64,
@@ -55,14 +55,14 @@ pub struct KeptValues {
 }
 
 impl KeptValues {
-    /// The norm's output, q, k, v and the attention's output; the norm's output and relu²'s (4 C). That is 10
-    /// where every head has keys of its own.
+    /// Counts the norm's output, q, k, v and the attention's output; the norm's output and relu²'s (4 C). That is 10 if
+    /// every head has its own keys.
     pub fn of(config: &GptConfig) -> KeptValues {
         let keys_and_values = 2.0 * config.kv_dim() as f64 / config.n_embd as f64;
         KeptValues { attention: 3.0 + keys_and_values, mlp: 5.0 }
     }
 
-    /// Returns how much one layer keeps. A part that backward computes again keeps its input alone.
+    /// Returns how much one layer keeps. A recomputed part keeps only its input.
     pub fn a_layer(self, recompute: Recompute) -> f64 {
         match recompute {
             Recompute::None => self.attention + self.mlp,
@@ -71,7 +71,7 @@ impl KeptValues {
         }
     }
 
-    /// Returns how much exists besides, while backward computes one layer again.
+    /// Returns the additional values that exist while the backward pass recomputes one layer.
     fn again(self, recompute: Recompute) -> f64 {
         match recompute {
             Recompute::None => 0.0,

@@ -1,5 +1,5 @@
-//! The trunk of the model, from tokens to the hidden states before the last norm: written once, over the operations that
-//! a layer is made of.
+//! The trunk of the model, from tokens to the hidden states before the last norm, written once and generic over the
+//! operations of a layer.
 //!
 //! | who runs it | operations |
 //! |---|---|
@@ -11,15 +11,15 @@ use nanochat_tensor::Tensor;
 
 use super::weights::Weights;
 
-/// The operations of the trunk on the tokens of one pass. `N`: how many matrices hold c_q, c_k and c_v.
+/// The operations of the trunk on the tokens of one pass. `N` is the number of matrices that hold c_q, c_k and c_v.
 ///
-/// N tokens, C = n_embd. An implementation may keep the values in buffers of its own and hand on only their names.
+/// Shapes: N tokens, C = n_embd. An implementation may keep the values in its own buffers and pass on only markers.
 pub trait LayerOps<const N: usize> {
     /// The residual stream (N, C).
     type Stream;
     /// Queries, keys and values, before rotation and norm.
     type Heads;
-    /// What attention found (N, C).
+    /// The output of attention (N, C).
     type Found;
 
     /// wte (V, C) -> the norm of the tokens' rows
@@ -28,7 +28,7 @@ pub trait LayerOps<const N: usize> {
     /// norm(x) times c_q, c_k and c_v
     fn heads(&mut self, x: &Self::Stream, qkv: &[Tensor; N]) -> Self::Heads;
 
-    /// Rotates and norms queries and keys, and attends to all that layer `i` knows of each token's past.
+    /// Rotates and normalizes queries and keys, and attends to the past of each token in layer `i`.
     fn attend(&mut self, i: usize, heads: Self::Heads) -> Self::Found;
 
     /// x + y wᵀ
@@ -37,7 +37,7 @@ pub trait LayerOps<const N: usize> {
     /// x + relu²(norm(x) · c_fcᵀ) · c_projᵀ
     fn mlp(&mut self, x: Self::Stream, c_fc: &Tensor, c_proj: &Tensor) -> Self::Stream;
 
-    /// Layer `i`, or whatever else comes to the same values.
+    /// Runs layer `i`; an implementation may replace it by something that computes the same values.
     fn layer(&mut self, i: usize, weights: &Weights<Tensor, N>, x: Self::Stream) -> Self::Stream
     where
         Self: Sized,

@@ -1,11 +1,11 @@
-//! The weights of the model by name, and what is to be known of each: shape, first values, optimizer.
+//! The weights of the model by name, with their shape, initial values and role.
 
 use nanochat_tensor::Tensor;
 
 use super::GptConfig;
 
-/// `T` for every weight of the model. `N`: how many matrices hold c_q, c_k and c_v; three, or one that has the rows of
-/// all (`joined.rs`).
+/// A `T` for every weight of the model. `N` is the number of matrices that hold c_q, c_k and c_v: three, or one that
+/// joins their rows (`joined.rs`).
 #[derive(Clone)]
 pub struct Weights<T = Tensor, const N: usize = 3> {
     pub wte: T, // (V, C)
@@ -13,7 +13,7 @@ pub struct Weights<T = Tensor, const N: usize = 3> {
     pub lm_head: T, // (V, C)
 }
 
-/// `T` for every weight of one layer.
+/// A `T` for every weight of one layer.
 #[derive(Clone)]
 pub struct Layer<T = Tensor, const N: usize = 3> {
     pub qkv: [T; N],  // c_q (C, C), c_k (KVH·D, C), c_v (KVH·D, C)
@@ -22,9 +22,9 @@ pub struct Layer<T = Tensor, const N: usize = 3> {
     pub mlp_proj: T,  // (C, 4C)
 }
 
-/// A weight as it is to be made. A list of them allocates nothing a weight, since plans ask for thousands of lists.
+/// The description of a weight. A list of them makes no allocation per weight, since plans create thousands of lists.
 pub struct Weight {
-    /// The layer it stands in.
+    /// The layer it belongs to.
     layer: Option<usize>,
     part: &'static str,
     pub shape: [usize; 2],
@@ -32,21 +32,21 @@ pub struct Weight {
     pub init: Init,
 }
 
-/// What a weight does in the model. `groups.rs` says how the weights of each role are trained.
+/// The role of a weight in the model. `groups.rs` gives the optimizer of each role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WeightRole {
-    /// A table of which tokens take rows.
+    /// A table whose rows are looked up by token.
     Embedding,
     Unembedding,
     /// A matrix inside a layer.
     Matrix,
 }
 
-/// First values.
+/// The initial values of a weight.
 #[derive(Clone, Copy)]
 pub enum Init {
     Zero,
-    /// Normal with this standard deviation, from a random stream of this number.
+    /// Normal with this standard deviation, from the random stream of this number.
     Normal {
         std: f32,
         stream: usize,
@@ -54,7 +54,7 @@ pub enum Init {
 }
 
 impl Weight {
-    /// Its name in checkpoints.
+    /// Returns its name in checkpoints.
     pub fn name(&self) -> String {
         match self.layer {
             Some(i) => format!("transformer.h.{i}.{}.weight", self.part),
@@ -62,14 +62,14 @@ impl Weight {
         }
     }
 
-    /// How many values it has.
+    /// Returns its number of values.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
 impl Weights<Weight> {
-    /// Every weight of a model of these sizes.
+    /// Returns the description of every weight of a model of these sizes.
     pub fn of(config: &GptConfig) -> Weights<Weight> {
         let (v, c, kv_dim) = (config.vocab_size, config.n_embd, config.kv_dim());
         let table = |part, role, init| Weight { layer: None, part, shape: [v, c], role, init };
@@ -99,7 +99,7 @@ impl Weights<Weight> {
     }
 }
 
-/// In the order of checkpoints, which `from_each` takes them in.
+/// Iteration in the order of checkpoints, which `from_each` also takes.
 impl<T, const N: usize> Weights<T, N> {
     pub fn each(&self) -> impl Iterator<Item = &T> {
         [&self.wte].into_iter().chain(self.layers.iter().flat_map(Layer::each)).chain([&self.lm_head])

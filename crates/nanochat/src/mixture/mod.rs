@@ -1,4 +1,4 @@
-//! What a chat stage learns from: a list of tasks with limits, repeats and weights, shuffled into one sequence.
+//! The training data of a chat stage: a list of tasks with limits, repeats and weights, shuffled into one sequence.
 //!
 //! A mixture is a small TOML file (those built in lie beside this one), or the same written as flags:
 //!
@@ -14,8 +14,8 @@
 //! data = "held_out.jsonl"
 //! ```
 //!
-//! The same task twice counts twice. Conversations are read from disk when their turn comes, so that a
-//! mixture costs 8 bytes of memory a conversation.
+//! A task that is listed twice counts twice. Conversations are read from disk when needed, so that a mixture takes 8
+//! bytes of memory per conversation.
 
 mod pairs;
 mod recipe;
@@ -37,10 +37,10 @@ use crate::tasks::{self, Folders, Grading, Split};
 pub use recipe::one_line;
 use recipe::{Entry, parse_flag, read_recipe};
 
-/// First part of the keys of the shuffles' random streams.
+/// The first part of the keys of the shuffles' random streams.
 const SHUFFLE: u64 = 1;
 
-/// Conversations by index, in no need of memory for all of them.
+/// Conversations by index, not all in memory.
 pub trait Conversations: Send + Sync {
     fn len(&self) -> usize;
 
@@ -51,12 +51,12 @@ pub trait Conversations: Send + Sync {
         self.get(index).map(Example::from)
     }
 
-    /// How many conversations have such weights.
+    /// Returns the number of conversations with weights other than 1.
     fn weighed(&self) -> usize {
         0
     }
 
-    /// What of the data is not used, in sentences.
+    /// Returns sentences about parts of the data that are not used.
     fn sentences(&self) -> Vec<String> {
         Vec::new()
     }
@@ -100,18 +100,18 @@ impl Conversations for Vec<Conversation> {
     }
 }
 
-/// Flags that say what a chat stage learns from.
+/// The flags for the training data of a chat stage.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub struct MixtureArgs {
-    /// What to learn from: world (the built-in corpus), nanochat (its public sets), or a TOML file
+    /// Mixture to train on: world (the built-in corpus), nanochat (its public data sets), or a TOML file
     #[arg(long, value_name = "NAME|FILE", default_value = "world")]
     pub mixture: String,
-    /// Learn from this instead: a .json or .jsonl file of conversations, a .tsv file of translations, or a task by
-    /// name; may be repeated. Options follow after commas: limit, start, repeat, weight, reward, as in
+    /// Train on this instead: a .json or .jsonl file of conversations, a .tsv file of translations, or a task by name;
+    /// may be repeated. Options follow after commas: limit, start, repeat, weight, reward, as in
     /// chat.jsonl,limit=1000,repeat=2
     #[arg(long, value_name = "TASK")]
     pub data: Vec<String>,
-    /// Measure on this instead of the mixture's own; written like --data
+    /// Validate on this instead of the mixture's own data; written like --data
     #[arg(long, value_name = "TASK")]
     pub val_data: Vec<String>,
     /// What to do about a conversation that cannot be used: fail, or skip it and say how many were skipped
@@ -138,12 +138,12 @@ pub enum MixtureError {
 
 /// All conversations of one epoch.
 pub struct Mixture {
-    tasks: Vec<Task>,
+    tasks: Vec<MixtureTask>,
     /// (task, index in it) of every conversation, before shuffling.
     items: Vec<(u32, u32)>,
 }
 
-struct Task {
+struct MixtureTask {
     conversations: Box<dyn Conversations>,
     weight: f32,
     reward: Reward,
@@ -178,11 +178,11 @@ impl MixtureArgs {
 }
 
 impl Mixture {
-    /// A mixture of one task.
+    /// Makes a mixture of one task.
     pub fn of(conversations: impl Conversations + 'static) -> Mixture {
         let items = (0..conversations.len() as u32).map(|index| (0, index)).collect();
         Mixture {
-            tasks: vec![Task {
+            tasks: vec![MixtureTask {
                 conversations: Box::new(conversations),
                 weight: 1.0,
                 reward: Reward::default(),
@@ -223,11 +223,11 @@ impl Mixture {
         let task = self.tasks.len() as u32;
         let total = (n as f64 * entry.repeat).round() as usize;
         self.items.extend((0..total).map(|i| (task, (entry.start + i % n) as u32)));
-        self.tasks.push(Task { conversations, weight: entry.weight as f32, reward: entry.reward });
+        self.tasks.push(MixtureTask { conversations, weight: entry.weight as f32, reward: entry.reward });
         Ok(())
     }
 
-    /// Conversations in an epoch, repeats counted.
+    /// Returns the number of conversations in an epoch, repeats counted.
     pub fn len(&self) -> usize {
         self.items.len()
     }
@@ -252,17 +252,17 @@ impl Mixture {
     /// A conversation, and how much its tokens count.
     pub fn get(&self, index: usize) -> Result<Example, MixtureError> {
         let (task, index) = self.items[index];
-        let Task { conversations, weight, .. } = &self.tasks[task as usize];
+        let MixtureTask { conversations, weight, .. } = &self.tasks[task as usize];
         let example = conversations.example(index as usize)?;
         Ok(Example { weight: example.weight * weight, ..example })
     }
 
-    /// Whether anything counts more or less than the rest.
+    /// Whether any conversation has a weight other than 1.
     pub fn is_weighed(&self) -> bool {
         self.tasks.iter().any(|task| task.weight != 1.0 || task.conversations.weighed() > 0)
     }
 
-    /// What of the data is not used, a sentence for each thing.
+    /// Returns a sentence for each part of the data that is not used.
     pub fn sentences(&self) -> Vec<String> {
         self.tasks.iter().flat_map(|task| task.conversations.sentences()).collect()
     }
@@ -271,7 +271,7 @@ impl Mixture {
     /// right.
     pub fn reward(&self, index: usize, answer: &str) -> Result<Option<f32>, MixtureError> {
         let (task, index) = self.items[index];
-        let Task { conversations, reward, .. } = &self.tasks[task as usize];
+        let MixtureTask { conversations, reward, .. } = &self.tasks[task as usize];
         Ok(match conversations.grade(index as usize, answer)? {
             Some(right) => Some(if right { 1.0 } else { 0.0 }),
             None => reward.gold(&conversations.get(index as usize)?).map(|gold| reward.of(answer, &gold)),
@@ -287,7 +287,7 @@ fn is_file(data: &str) -> bool {
     data.contains(".json") || data.contains(".tsv")
 }
 
-/// A file by its ending, anything else by its name.
+/// Opens a task: a file by its extension, anything else by its name.
 fn open_task(
     entry: &Entry,
     folder: &Path,
@@ -385,7 +385,7 @@ mod tests {
         }
     }
 
-    /// Linux takes any bytes for a name.
+    /// Linux allows any bytes in a file name.
     #[cfg(target_os = "linux")]
     #[test]
     fn files_lie_in_a_folder_of_any_name() {

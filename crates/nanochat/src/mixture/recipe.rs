@@ -1,4 +1,4 @@
-//! A mixture as it is written down: in a TOML file or in flags.
+//! The written form of a mixture: a TOML file or flags.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{MixtureError, bad};
 use crate::reward::Reward;
 
-/// Mixtures by the name that `--mixture` takes and the stage.
+/// The built-in mixtures: the name for `--mixture`, the stage and the text.
 const BUILT_IN: [(&str, &str, &str); 6] = [
     ("world", "mid", include_str!("world-mid.toml")),
     ("world", "sft", include_str!("world-sft.toml")),
@@ -19,7 +19,7 @@ const BUILT_IN: [(&str, &str, &str); 6] = [
     ("nanochat", "rl", include_str!("nanochat-rl.toml")),
 ];
 
-/// A mixture as it is written down.
+/// The written form of a mixture.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
@@ -35,21 +35,21 @@ pub struct Recipe {
 pub struct Entry {
     /// A file or the name of a task.
     pub data: String,
-    /// The first conversation to take.
+    /// The index of the first conversation to use.
     #[serde(default)]
     pub start: usize,
-    /// How many to take from there.
+    /// The number of conversations to use from there.
     pub limit: Option<usize>,
-    /// How often an epoch goes through them; the part after the point takes the first of them once more.
+    /// The number of times that an epoch repeats them; the fractional part repeats the first of them once more.
     #[serde(default = "one")]
     pub repeat: f64,
-    /// How much each token counts in the loss.
+    /// The factor of each token's loss.
     #[serde(default = "one")]
     pub weight: f64,
-    /// How reinforcement learning grades answers.
+    /// The way that reinforcement learning grades answers.
     #[serde(default)]
     pub reward: Reward,
-    /// In a mixture of several data sets: a file that is not there is left out instead of being an error.
+    /// Whether a missing file is skipped instead of an error, for mixtures of several data sets.
     #[serde(default)]
     pub optional: bool,
 }
@@ -74,7 +74,7 @@ pub fn read_recipe(name: &str, stage: &str, base_dir: &Path) -> Result<(Recipe, 
     Ok((recipe, folder))
 }
 
-/// Where in the file and what, without the picture that a parser draws.
+/// Returns the position and message of a parse error, without the parser's excerpt.
 pub fn one_line(error: &toml::de::Error) -> String {
     let text = error.to_string();
     let place = text.lines().next().unwrap_or_default().replace("TOML parse error at ", "");

@@ -1,5 +1,5 @@
-//! Conversations of a JSON file, by index. Opening checks every one, so that a bad one is found before training; their
-//! texts lie in an unpacked temporary file, of which memory holds the starts alone.
+//! The conversations of a JSON file, by index. Opening checks every one, so that errors are found before training;
+//! their texts are kept in an uncompressed temporary file, of which only the offsets are in memory.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -15,17 +15,17 @@ use crate::file_error::{FileError, at};
 use crate::lines::BadLines;
 use crate::records::{Place, Records};
 
-/// Texts checked in parallel before they are written.
+/// The number of texts that are checked in parallel before they are written.
 const BATCH: usize = 4_096;
-/// And bytes of them, so that long ones do not fill the memory.
+/// The bytes of such a batch, so that long texts do not fill the memory.
 const BATCH_BYTES: usize = 64 << 20;
 
 pub struct JsonFile {
     path: PathBuf,
     spool: Spool,
-    /// Where each text starts; one more for the end.
+    /// The offset of each text; one more for the end.
     starts: Vec<u64>,
-    /// The lines of the file that they began in.
+    /// The line of the file in which each text began.
     lines: Vec<u32>,
     told: Told,
 }
@@ -101,11 +101,11 @@ impl Conversations for JsonFile {
     }
 }
 
-/// A temporary file without a name (where the system allows it), gone when the process is.
+/// A temporary file without a name (where the system allows it), deleted when the process ends.
 struct Spool {
     path: PathBuf,
     file: File,
-    /// Held while the place in the file is moved and read from.
+    /// Held while the file position is set and read from.
     reading: Mutex<()>,
 }
 

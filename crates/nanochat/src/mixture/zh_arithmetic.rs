@@ -1,5 +1,5 @@
-//! Sums asked for in Chinese, in digits or in numerals (三十七加五十八), answered by way of the calculator. One pair of
-//! operands in five is kept for the test.
+//! Sums asked in Chinese, in digits or in numerals (三十七加五十八), answered with the calculator. One pair of operands in
+//! five is reserved for the test.
 
 use nanochat_tensor::Rng;
 
@@ -8,7 +8,7 @@ use crate::conversation::{Content, Conversation, Message, Part, PartKind, Role};
 use crate::file_error::FileError;
 use crate::tasks::Split;
 
-/// As many as nanochat's own SpellingBee in mid-training.
+/// The number of problems, the same as of nanochat's own SpellingBee in mid-training.
 const LEN: usize = 80_000;
 const SEED: u64 = 42;
 
@@ -58,7 +58,7 @@ impl Conversations for ZhArithmetic {
     }
 }
 
-/// 0 to 99,999 in Chinese numerals: 10 is 十, 105 一百零五, 2,010 二千零一十.
+/// Returns 0 to 99,999 in Chinese numerals: 10 is 十, 105 一百零五, 2,010 二千零一十.
 fn numeral(n: usize) -> String {
     const DIGITS: [&str; 10] = ["零", "一", "二", "三", "四", "五", "六", "七", "八", "九"];
     const UNITS: [&str; 5] = ["", "十", "百", "千", "万"];

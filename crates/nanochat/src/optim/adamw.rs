@@ -4,17 +4,17 @@ use nanochat_tensor::optim::AdamW;
 use nanochat_tensor::simd::{CHUNK, vectorized};
 use rayon::prelude::*;
 
-pub struct Step {
+pub struct AdamWStep {
     pub lr: f32,
     pub weight_decay: f32,
     pub betas: (f32, f32),
     pub eps: f32,
-    /// Counted from 1.
+    /// The step, counted from 1.
     pub step: u64,
 }
 
-impl Step {
-    /// What is the same for every value.
+impl AdamWStep {
+    /// Returns the constants that are the same for every value.
     pub fn constants(&self) -> AdamW {
         let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
         AdamW {
@@ -26,9 +26,7 @@ impl Step {
         }
     }
 
-    /// With g already times `clip`:
-    /// m ← β1 m + (1 − β1) g,  v ← β2 v + (1 − β2) g²,
-    /// w ← w · (1 − lr · decay) − lr · (m / (1 − β1ᵗ)) / (√(v / (1 − β2ᵗ)) + eps)
+    /// Updates `w` with gradient g, already multiplied by `clip`:
     pub fn apply(&self, w: &mut [f32], g: &[f32], clip: f32, m: &mut [f32], v: &mut [f32]) {
         let AdamW { keep, step_size, root_correction, betas, eps } = self.constants();
         let chunks = w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));

@@ -1,6 +1,6 @@
-//! The optimizers of a model's weights, Muon and AdamW as its parameter groups say (`gpt/groups.rs`), shared out among ranks.
+//! The optimizers of a model's weights: Muon and AdamW by parameter group (`gpt/groups.rs`), sharded over the ranks.
 //!
-//! A checkpoint holds the state by parameter name, whole: it does not know how many ranks made it.
+//! A checkpoint holds the whole state by parameter name, independent of the number of ranks.
 
 mod adamw;
 mod muon;
@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use nanochat_tensor::{Comm, Grads, Reduction, Tensor};
 
 use crate::gpt::{Gpt, Rates};
-use shards::Shard;
-use update::{Round, Update};
+use shards::OptimizerShard;
+use update::{Round, WeightUpdate};
 
 /// The values of the schedule at one step.
 #[derive(Clone, Copy, Debug)]
@@ -24,24 +24,24 @@ pub struct ScheduleValues {
     pub muon_momentum: f32,
 }
 
-/// Both optimizers over all parameters of a model, as one of the ranks that train it.
+/// The optimizer of all parameters of a model, as one rank runs it.
 pub struct Optimizer {
     comm: Comm,
-    /// Largest allowed global norm of the gradient; 0 is off.
+    /// The largest allowed global norm of the gradient; 0 turns clipping off.
     grad_clip: f32,
-    /// Steps taken, for AdamW's bias correction.
+    /// The number of steps taken, for AdamW's bias correction.
     steps: u64,
-    shards: Vec<Shard>,
-    /// This rank's part of the state of each shard, (part) each; empty where it updates nothing of it.
+    shards: Vec<OptimizerShard>,
+    /// This rank's part of the state of each shard, (part) each; empty if it updates none of that shard.
     state: Vec<Vec<Tensor>>,
-    /// Name and shape of every parameter.
+    /// The name and shape of every parameter.
     params: Vec<(String, Vec<usize>)>,
 }
 
 impl Optimizer {
     pub fn new(model: &Gpt, rates: Rates, grad_clip: f32, comm: &Comm) -> Optimizer {
         let (shards, device) = (shards::shards(model, &rates, comm), model.device());
-        let zeros = |shard: &Shard| {
+        let zeros = |shard: &OptimizerShard| {
             let names = if shard.mine.is_some() { shard.group.rule.state_names() } else { &[] };
             names.iter().map(|_| Tensor::zeros_on(&device, &[shard.part])).collect()
         };
@@ -54,13 +54,13 @@ impl Optimizer {
         &self.comm
     }
 
-    /// For the gradients of a step, to be summed over ranks while the last backward runs.
+    /// Returns the reduction that sums the gradients of a step over the ranks while the last backward pass runs.
     pub fn reduction(&self, model: &Gpt) -> Reduction {
         shards::reduction(&self.shards, model, &self.comm)
     }
 
-    /// Clips the gradient, updates every weight of `model`, and returns the norm before clipping. `grads` are of
-    /// this rank's tokens; the norm and the update are of all ranks'.
+    /// Clips the gradient, updates every weight of `model`, and returns the norm before clipping. `grads` come from
+    /// this rank's tokens; the norm and the update use those of all ranks.
     pub fn step(&mut self, model: &mut Gpt, grads: &mut Grads, scheduled: ScheduleValues) -> f32 {
         let (device, products) = (model.device(), model.recipe.products);
         let grads = grads.reduced(|| shards::reduction(&self.shards, model, &self.comm));
@@ -68,11 +68,11 @@ impl Optimizer {
         self.steps += 1;
         let mut weights: Vec<Option<&mut Tensor>> =
             model.params_mut().into_iter().map(|(_, _, weight)| Some(weight)).collect();
-        let mut rounds: BTreeMap<Round, Vec<Update>> = BTreeMap::new();
+        let mut rounds: BTreeMap<Round, Vec<WeightUpdate>> = BTreeMap::new();
         for ((shard, state), grad) in self.shards.iter().zip(&mut self.state).zip(grads) {
             let mine = shard.mine.as_ref();
             let weight = mine.and_then(|(param, range)| Some((weights[*param].take()?, range.clone())));
-            let update = Update { shard, weight, grad, state };
+            let update = WeightUpdate { shard, weight, grad, state };
             rounds.entry(Round::of(shard, &device)).or_default().push(update);
         }
         let mut gathering = Vec::with_capacity(self.shards.len());

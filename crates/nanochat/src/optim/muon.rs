@@ -7,9 +7,7 @@ use nanochat_tensor::{Dtype, Tensor};
 
 use super::newton_schulz::orthogonalize;
 
-/// With g already times `clip`:
-/// buf ← m · buf + (1 − m) · g,  u = orthogonalized((1 − m) · g + m · buf),
-/// w ← w − lr · max(1, rows / cols)^½ · u
+/// Updates `w` with gradient g, already multiplied by `clip`:
 pub fn update(
     w: &mut Tensor,
     g: &[f32],

@@ -1,9 +1,9 @@
-//! The nearest orthogonal matrix by five Newton–Schulz steps, on the CPU.
+//! Computes the nearest orthogonal matrix by five Newton–Schulz steps, on the CPU.
 //!
-//! A step is x ← (a I + S) x with S = b G + c G², where G = x xᵀ is the Gram matrix of the shorter side. Steps make
-//! polynomials of one and the same G, which commute: for long matrices several of them are worked out on the small side
-//! alone and x is multiplied once (Gram Newton–Schulz, Zhang, Amsel, Chen and Dao 2026). Of an (n, 4 n) matrix that is 38 n³ operations
-//! in bf16 and 29 n³ in f32 instead of 65 n³.
+//! A step is x ← (a I + S) x with S = b G + c G², where G = x xᵀ is the Gram matrix of the shorter side. All steps are
+//! polynomials of the same G, which commute: for long matrices several of them are multiplied on the small side first,
+//! and x is multiplied once (Gram Newton–Schulz, Zhang, Amsel, Chen and Dao 2026). An (n, 4 n) matrix takes 38 n³
+//! operations in bf16 and 29 n³ in f32 instead of 65 n³.
 
 use std::mem::swap;
 
@@ -12,7 +12,7 @@ use nanochat_tensor::gemm::{Mat, MatMut, Threads};
 use nanochat_tensor::reuse::Values;
 use nanochat_tensor::simd::{dot, scale, vectorized};
 
-/// Coefficients of x ↦ a x + b x³ + c x⁵ that lift small singular values to about 1 fastest.
+/// The coefficients of x ↦ a x + b x³ + c x⁵ that raise small singular values to about 1 in the fewest steps.
 pub const NEWTON_SCHULZ: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
 pub const NEWTON_SCHULZ_STEPS: usize = 5;
 
@@ -51,14 +51,14 @@ fn rounds(short: usize, long: usize, products: Dtype) -> &'static [usize] {
     }
 }
 
-/// Matrices (n, n) of the shorter side, all symmetric.
+/// Square matrices (n, n) of the shorter side, all symmetric.
 struct Small {
     n: usize,
     products: Dtype,
     gram: Values,
     /// S = b G + c G²
     s: Values,
-    /// What the steps make of x: (p I + rest) x. The identity's part is not rounded.
+    /// The combined steps as a polynomial p I + rest; the identity's part is not rounded.
     rest: Values,
     scratch: Values,
 }
@@ -69,7 +69,7 @@ impl Small {
         Small { n, products, gram, s, rest, scratch }
     }
 
-    /// Works out some steps from G = left · right; p of the polynomial p I + rest.
+    /// Combines some steps from G = left · right, and returns p of the polynomial p I + rest.
     fn factor(&mut self, left: Mat, right: Mat, steps: usize) -> f32 {
         let (a, ..) = NEWTON_SCHULZ;
         let (n, products) = (self.n, self.products);
@@ -118,7 +118,7 @@ mod tests {
         (0..rows * cols).map(|_| rng.normal()).collect()
     }
 
-    /// Step by step in f64, as the formula says.
+    /// Computes the steps one by one in f64, by the formula.
     fn reference(x: &[f32], rows: usize, cols: usize) -> Vec<f64> {
         let product = |a: &[f64], b: &[f64], k: usize, n: usize| -> Vec<f64> {
             let rows = a.chunks_exact(k);

@@ -1,8 +1,8 @@
-//! Who updates what (ZeRO-2, Rajbhandari et al. 2020): every rank has all weights, and the optimizer's state of its
-//! own part of them.
+//! The sharding of the optimizer (ZeRO-2, Rajbhandari et al. 2020): every rank has all weights, and the optimizer state
+//! of its own part of them.
 //!
-//! A shard is dealt out in equal parts, one for each rank. Muon needs a matrix whole, so its shards are as many matrices
-//! of one shape as there are ranks, or the few that are left. All else is cut in slices.
+//! A shard is divided into equal parts, one per rank. Muon needs whole matrices, so its shards are as many matrices of
+//! one shape as there are ranks, or the few that remain. All other weights are cut into slices.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -12,22 +12,22 @@ use nanochat_tensor::{Bucket, Comm, Reduction, Tensor};
 
 use crate::gpt::{Gpt, ParamGroup, Rates, Rule, WeightRole};
 
-/// What is updated, summed and gathered together.
-pub struct Shard {
-    /// Numbers of its weights in `Gpt::params`, one behind the other.
+/// The weights that are reduced, updated and gathered together.
+pub struct OptimizerShard {
+    /// The indices of its weights in `Gpt::params`, concatenated in this order.
     pub params: Vec<usize>,
     pub role: WeightRole,
     pub group: ParamGroup,
     /// The shape of its matrices, if they are updated whole.
     pub matrix: Option<Vec<usize>>,
-    /// Values that each rank has of it. What the weights do not fill is 0.
+    /// The number of values in each rank's part, padded with zeros.
     pub part: usize,
-    /// What this rank updates: some values of a weight, with which its part begins.
+    /// The values that this rank updates: a range of one weight, at the start of its part.
     pub mine: Option<(usize, Range<usize>)>,
 }
 
-impl Shard {
-    /// Where each of its weights lies in it.
+impl OptimizerShard {
+    /// Returns where each of its weights begins in it.
     pub fn places<'a>(
         &'a self,
         len: impl Fn(usize) -> usize + 'a,
@@ -39,7 +39,7 @@ impl Shard {
         })
     }
 
-    /// Puts the updated weights of all ranks, (world · part), into the model.
+    /// Copies the updated weights of all ranks, (world · part), into the model.
     pub fn spread(&self, gathered: &Tensor, model: &mut Gpt) {
         let mut weights: Vec<&mut Tensor> = model.params_mut().into_iter().map(|(_, _, w)| w).collect();
         let lens: Vec<usize> = weights.iter().map(|weight| weight.len()).collect();
@@ -49,9 +49,9 @@ impl Shard {
     }
 }
 
-/// The shards of a model, in the order in which backward completes their gradients. On every rank the same but
-/// for what is `mine`.
-pub fn shards(model: &Gpt, rates: &Rates, comm: &Comm) -> Vec<Shard> {
+/// Returns the shards of a model, in the order in which the backward pass completes their gradients. They are the same
+/// on every rank, except for `mine`.
+pub fn shards(model: &Gpt, rates: &Rates, comm: &Comm) -> Vec<OptimizerShard> {
     let (rank, world) = (comm.rank(), comm.world_size());
     let (params, mut shards) = (model.params(), Vec::new());
     let group = |role: WeightRole| role.group(&model.config, rates);
@@ -59,9 +59,9 @@ pub fn shards(model: &Gpt, rates: &Rates, comm: &Comm) -> Vec<Shard> {
     let matrices = |(role, shape): (WeightRole, Vec<usize>), params: Vec<usize>| {
         let part = shape.iter().product();
         let mine = params.get(rank).map(|&param| (param, 0..part));
-        Shard { params, role, group: group(role), matrix: Some(shape), part, mine }
+        OptimizerShard { params, role, group: group(role), matrix: Some(shape), part, mine }
     };
-    // Backward comes to the last ones first.
+    // The backward pass completes the last weights first.
     for (param, (_, role, weight)) in params.iter().enumerate().rev() {
         match role.rule() {
             Rule::AdamW { .. } => {
@@ -69,7 +69,7 @@ pub fn shards(model: &Gpt, rates: &Rates, comm: &Comm) -> Vec<Shard> {
                 let slice = (rank * part).min(weight.len())..((rank + 1) * part).min(weight.len());
                 let mine = (!slice.is_empty()).then_some((param, slice));
                 let (params, role, group) = (vec![param], *role, group(*role));
-                shards.push(Shard { params, role, group, matrix: None, part, mine });
+                shards.push(OptimizerShard { params, role, group, matrix: None, part, mine });
             }
             Rule::Muon => {
                 let key = (*role, weight.shape().to_vec());
@@ -87,10 +87,10 @@ pub fn shards(model: &Gpt, rates: &Rates, comm: &Comm) -> Vec<Shard> {
     shards
 }
 
-/// Sums the gradients of a step over ranks, shard by shard.
-pub fn reduction(shards: &[Shard], model: &Gpt, comm: &Comm) -> Reduction {
+/// Returns the reduction that sums the gradients of a step over the ranks, shard by shard.
+pub fn reduction(shards: &[OptimizerShard], model: &Gpt, comm: &Comm) -> Reduction {
     let params = model.params();
-    let bucket = |shard: &Shard| Bucket {
+    let bucket = |shard: &OptimizerShard| Bucket {
         weights: shard.params.iter().map(|&param| params[param].2).collect(),
         part: shard.part,
     };

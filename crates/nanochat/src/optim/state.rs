@@ -1,4 +1,4 @@
-//! The optimizer's state as a checkpoint has it: whole, by parameter name, whatever the number of ranks.
+//! The optimizer state of a checkpoint: complete, by parameter name, independent of the number of ranks.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use nanochat_tensor::{Device, Tensor};
 use super::Optimizer;
 
 impl Optimizer {
-    /// The state as named tensors, `{parameter}.{exp_avg|exp_avg_sq|momentum_buffer}`, in the parameters' shapes: on
-    /// the first rank, to which all others give theirs. All ranks call this together.
+    /// Gathers the state as named tensors, `{parameter}.{exp_avg|exp_avg_sq|momentum_buffer}`, in the parameters'
+    /// shapes, on the first rank. All ranks must call this together.
     pub fn tensors(&self) -> Vec<(String, Tensor)> {
         let (comm, mut tensors) = (&self.comm, Vec::new());
         for (shard, state) in self.shards.iter().zip(&self.state) {
@@ -24,7 +24,7 @@ impl Optimizer {
                         true => whole.reshape(shape),
                         false => Tensor::new(whole.host()[place].to_vec(), shape),
                     };
-                    // Beside its own part a rank's GPU need not hold the others'.
+                    // Moved to the CPU, since a rank's GPU may have no memory for the other ranks' state.
                     let tensor = if comm.world_size() > 1 { tensor.to_device(&Device::Cpu) } else { tensor };
                     tensors.push((format!("{param}.{name}"), tensor));
                 }
@@ -33,8 +33,8 @@ impl Optimizer {
         tensors
     }
 
-    /// Takes up its part of what `tensors` and `steps` gave. Names the first tensor that is missing or has another
-    /// shape.
+    /// Restores this rank's part from what `tensors` and `steps` returned. An error names the first tensor that is
+    /// missing or has another shape.
     pub fn restore(&mut self, tensors: &BTreeMap<String, Tensor>, steps: u64) -> Result<(), String> {
         let find = |(param, shape): &(String, Vec<usize>), name: &str| {
             let name = format!("{param}.{name}");

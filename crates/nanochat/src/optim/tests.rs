@@ -7,7 +7,7 @@ use crate::testing::on_ranks;
 const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
 const SCHEDULED: ScheduleValues = ScheduleValues { lr_multiplier: 1.0, muon_momentum: 0.9 };
 
-/// Three layers, grouped keys and a vocabulary that is no multiple of anything: 18 matrices of 4 shapes.
+/// A model of three layers, grouped keys and a vocabulary that is no round number: 18 matrices of 4 shapes.
 fn model() -> Gpt {
     let (vocab_size, n_layer, n_head, n_embd) = (61, 3, 2, 24);
     let config = GptConfig {
@@ -22,7 +22,7 @@ fn model() -> Gpt {
     Gpt::init(config, 3)
 }
 
-/// With weights of its own.
+/// Returns a model with its own copy of the weights.
 fn copy(model: &Gpt) -> Gpt {
     let mut copy = model.clone();
     for (_, _, weight) in copy.params_mut() {
@@ -31,7 +31,8 @@ fn copy(model: &Gpt) -> Gpt {
     copy
 }
 
-/// The gradients of rank `rank` of `world`, which add up to those of a single one. The last of several has none.
+/// Returns the gradients of rank `rank` of `world`, which add up to those of a single rank. The last of several has
+/// none.
 fn gradients(model: &Gpt, step: u64, [rank, world]: [usize; 2]) -> Grads {
     let mut grads = Grads::default();
     if rank > 0 && rank + 1 == world {
@@ -46,7 +47,7 @@ fn gradients(model: &Gpt, step: u64, [rank, world]: [usize; 2]) -> Grads {
     grads
 }
 
-/// Weights and norms after some steps of `optimizer`.
+/// Returns the weights and norms after some steps of `optimizer`.
 fn trained(
     model: &mut Gpt,
     optimizer: &mut Optimizer,
@@ -110,7 +111,7 @@ fn a_saved_state_goes_on_with_any_number_of_ranks() {
     };
     let (mut model, mut optimizer) = start();
     let (want, _) = trained(&mut model, &mut optimizer, 0..6);
-    // Weights, and the state by name.
+    // The weights, and the optimizer state by name.
     let mut saved: (Gpt, Vec<(String, Tensor)>) = (start().0, start().1.tensors());
     for (world, steps) in [(4, 0..2), (1, 2..4), (3, 4..6)] {
         saved = on_ranks(world, |comm| {

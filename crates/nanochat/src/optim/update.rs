@@ -1,4 +1,4 @@
-//! The updates where the weights lie: in loops on the CPU, in kernels of `nanochat_tensor::optim` on a GPU.
+//! Runs the updates on the device of the weights: in loops on the CPU, in kernels of `nanochat_tensor::optim` on a GPU.
 
 use std::ops::Range;
 
@@ -7,23 +7,23 @@ use nanochat_tensor::{Comm, Device, Dtype, Tensor, simd};
 use rayon::prelude::*;
 
 use super::newton_schulz::{NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS};
-use super::shards::Shard;
+use super::shards::OptimizerShard;
 use super::{ScheduleValues, adamw, muon};
 use crate::gpt::{Rule, WeightRole};
 
 /// This rank's part of a shard.
-pub struct Update<'s, 'w> {
-    pub shard: &'s Shard,
-    /// Which values of which weight; None where the shard has nothing for this rank.
+pub struct WeightUpdate<'s, 'w> {
+    pub shard: &'s OptimizerShard,
+    /// The weight and the range of its values to update; None if this rank updates none of the shard.
     pub weight: Option<(&'w mut Tensor, Range<usize>)>,
-    /// (part)
+    /// The gradient (part).
     pub grad: Tensor,
-    /// The optimizer's state of its part, (part) each.
+    /// The optimizer state of the part, (part) each.
     pub state: &'w mut [Tensor],
 }
 
-impl Update<'_, '_> {
-    /// The values that other ranks are to have, (part): shared where they are a whole weight, else copied.
+impl WeightUpdate<'_, '_> {
+    /// Returns the updated values to send to the other ranks, (part): shared if they are a whole weight, else copied.
     pub fn updated_part(self, device: &Device) -> Tensor {
         let part = self.shard.part;
         match self.weight {
@@ -53,17 +53,18 @@ pub fn clip(parts: &[Tensor], limit: f32, comm: &Comm) -> Tensor {
     Tensor::new(vec![norm, factor], &[2])
 }
 
-/// Updates that are done together. AdamW's come first: its weights travel while matrices are orthogonalized.
+/// A group of updates that run together. AdamW's come first: its weights are sent while matrices are orthogonalized.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub enum Round {
     AdamW,
-    /// Matrices of one role and shape, which a GPU orthogonalizes in one go; None: all of them.
+    /// Matrices of one role and shape, which a GPU orthogonalizes as one batch; None: all of them.
     Muon(Option<(WeightRole, Vec<usize>)>),
 }
 
 impl Round {
-    /// The round of a shard. On the CPU a thread for each matrix beats threads inside each, and so all go together.
-    pub fn of(shard: &Shard, device: &Device) -> Round {
+    /// Returns the round of a shard. On the CPU one thread per matrix is faster than threads inside each, so all run
+    /// together.
+    pub fn of(shard: &OptimizerShard, device: &Device) -> Round {
         match (&shard.matrix, device) {
             (None, _) => Round::AdamW,
             (Some(_), Device::Cpu) => Round::Muon(None),
@@ -73,21 +74,27 @@ impl Round {
 }
 
 /// Does the updates of one round of step `steps`, counted from 1.
-pub fn update(updates: &mut [Update], steps: u64, scheduled: ScheduleValues, clip: &Tensor, products: Dtype) {
+pub fn update(
+    updates: &mut [WeightUpdate],
+    steps: u64,
+    scheduled: ScheduleValues,
+    clip: &Tensor,
+    products: Dtype,
+) {
     let Some(first) = updates.first() else { return };
     match first.shard.group.rule {
         Rule::AdamW { betas, eps } => {
             for update in updates {
                 let group = &update.shard.group;
                 let (lr, weight_decay) = (group.lr * scheduled.lr_multiplier, group.weight_decay);
-                adamw_step(update, adamw::Step { lr, weight_decay, betas, eps, step: steps }, clip);
+                adamw_step(update, adamw::AdamWStep { lr, weight_decay, betas, eps, step: steps }, clip);
             }
         }
         Rule::Muon => muon_step(updates, scheduled, clip, products),
     }
 }
 
-fn adamw_step(update: &mut Update, step: adamw::Step, clip: &Tensor) {
+fn adamw_step(update: &mut WeightUpdate, step: adamw::AdamWStep, clip: &Tensor) {
     let (Some((weight, range)), [exp_avg, exp_avg_sq]) = (&mut update.weight, &mut *update.state) else {
         return;
     };
@@ -107,9 +114,9 @@ fn adamw_step(update: &mut Update, step: adamw::Step, clip: &Tensor) {
 }
 
 /// Matrices of one round. Where it is a GPU's, they are of one group.
-fn muon_step(updates: &mut [Update], scheduled: ScheduleValues, clip: &Tensor, products: Dtype) {
+fn muon_step(updates: &mut [WeightUpdate], scheduled: ScheduleValues, clip: &Tensor, products: Dtype) {
     let mut params = Vec::with_capacity(updates.len());
-    for Update { shard, weight, grad, state } in updates {
+    for WeightUpdate { shard, weight, grad, state } in updates {
         if let Some((weight, _)) = weight {
             let lr = shard.group.lr * scheduled.lr_multiplier;
             params.push((lr, MuonParam { weight, grad, momentum_buffer: &mut state[0] }));

@@ -1,11 +1,11 @@
-//! The figures that a plan starts from: of languages, measured and from nanochat's guides, and of GPUs.
+//! The constants of a plan: for each language, measured and from nanochat's guides, and for each GPU.
 
 use serde::{Deserialize, Serialize};
 
 use crate::language::TextLanguage;
 
 impl TextLanguage {
-    /// Training tokens for each parameter.
+    /// Returns the training tokens per parameter.
     pub(super) fn ratio(self, english_tokenizer: bool) -> usize {
         match (self, english_tokenizer) {
             (TextLanguage::En, _) => 20,
@@ -15,7 +15,7 @@ impl TextLanguage {
         }
     }
 
-    /// Middle of the ranges 2.5–3.0 (Chinese), 1.5–2.0 (by an English tokenizer), 3.0–3.5 (mixed).
+    /// Returns the middle of the ranges 2.5–3.0 (Chinese), 1.5–2.0 (with an English tokenizer), 3.0–3.5 (mixed).
     pub(super) fn chars_per_token(self, english_tokenizer: bool) -> f64 {
         match (self, english_tokenizer) {
             (TextLanguage::En, _) => 4.8,
@@ -25,7 +25,8 @@ impl TextLanguage {
         }
     }
 
-    /// A Chinese document of one length has more tokens than an English one: longer rows cut fewer.
+    /// Returns the default sequence length. A Chinese document has more tokens than an English one of the same length,
+    /// so longer rows cut fewer documents.
     pub(super) fn usual_seq_len(self) -> usize {
         if self == TextLanguage::Zh { 3_072 } else { 2_048 }
     }
@@ -45,14 +46,14 @@ pub enum Gpu {
     H100,
     A100,
     V100,
-    /// Any other GPU, reckoned with the speed and memory of an H100
+    /// Any other GPU, assumed to have the speed and memory of an H100
     Other,
     /// No GPU: float32 on about two AVX-512 cores
     Cpu,
 }
 
 impl Gpu {
-    /// (dense bf16 or fp16 FLOP/s at its peak, dollars an hour, GB of memory); the CPU's FLOP/s are f32.
+    /// Returns (peak dense bf16 or fp16 FLOP/s, dollars an hour, GB of memory); the CPU's FLOP/s are f32.
     pub(super) fn figures(self) -> (f64, f64, f64) {
         match self {
             Gpu::H100 => (989e12, 3.0, 80.0),

@@ -1,13 +1,13 @@
-//! What a GPU can hold instead, where it cannot hold what was asked for.
+//! Suggests settings that fit when the requested ones exceed a GPU's memory.
 
 use super::Memory;
 use crate::config::{GptConfig, Recompute};
 
-/// The plan is off by a few percent, and the pool cannot use every gap.
+/// The estimate is off by a few percent, and the memory pool cannot use every gap.
 const MARGIN: f64 = 1.03;
 
-/// The largest device batches that fit in `bytes`, at each way of recomputing that allows a larger one: divisors
-/// of the one asked for, so that the total batch stays a multiple. As words for the user.
+/// Describes the largest device batches that fit in `bytes`, for each recompute setting that allows a larger one. They
+/// are divisors of the requested batch, so that the total batch stays a multiple.
 pub fn what_fits(model: &GptConfig, device_batch: usize, bytes: f64) -> String {
     let mut found: Vec<(usize, Recompute)> = Vec::new();
     for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {

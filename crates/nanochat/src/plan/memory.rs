@@ -1,4 +1,4 @@
-//! What lies in a device's memory during training, by part.
+//! The memory of a device during training, by use.
 
 use nanochat_tensor::ops::{GPU_LOGIT_ROWS, cpu_logit_rows};
 use serde::Serialize;
@@ -17,9 +17,9 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// bf16 compute. All weights are float32; those that multiply have a bf16 copy to multiply
-    /// with. The optimizer's state is shared out among `world_size` devices. Beside its chunk of logits the loss
-    /// holds the gradients of its micro-step. Measured on an H200, d20 at batch 32: 40.5 GiB where this says 40.3.
+    /// Computes the memory with bf16 compute. All weights are float32; matrices also have a bf16 copy for products. The
+    /// optimizer state is sharded over `world_size` devices. Besides its chunk of logits the loss holds the gradients
+    /// of its micro-step. Measured on an H200, d20 at batch 32: 40.5 GiB, where this returns 40.3.
     pub fn gpu(model: &GptConfig, device_batch: usize, world_size: usize, recompute: Recompute) -> Memory {
         let (head, tokens) = (model.params_of(WeightRole::Unembedding), device_batch * model.sequence_len);
         let multiplying = model.params() - model.params_of(WeightRole::Embedding);
@@ -33,8 +33,9 @@ impl Memory {
         }
     }
 
-    /// All in float32, but for the loss: of bf16 are its chunk of logits and two copies of `lm_head` laid out to multiply
-    /// with. It holds `lm_head`'s gradient of its own micro-step beside the sum. `--precision f32` takes less.
+    /// Computes the memory in float32, except for the loss: its chunk of logits and two copies of `lm_head`, laid out
+    /// for products, are bf16. It holds the `lm_head` gradient of its own micro-step beside the sum. `--precision f32`
+    /// takes less.
     pub fn cpu(model: &GptConfig, device_batch: usize, world_size: usize, recompute: Recompute) -> Memory {
         let (head, tokens) = (model.params_of(WeightRole::Unembedding), device_batch * model.sequence_len);
         let rows = cpu_logit_rows(model.vocab_size).min(tokens);

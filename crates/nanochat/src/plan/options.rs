@@ -1,4 +1,4 @@
-//! What a plan is asked for, and why it may be refused.
+//! The options of a plan, and the reasons why it may be refused.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +13,13 @@ pub(super) const USUAL_BATCH: usize = DeviceSizes::GPU.step_tokens;
 /// Rows of a GPU's length in it.
 const USUAL_ROWS: usize = USUAL_BATCH / DeviceSizes::GPU.row_tokens;
 
-/// What a plan is asked for.
+/// The options of a plan.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct PlanOptions {
     /// Language of the training text
     #[arg(long = "lang", alias = "language", value_enum, default_value = "en")]
     pub language: TextLanguage,
-    /// The tokenizer was trained on English text: Chinese takes more tokens
+    /// Assume a tokenizer trained on English text, which needs more tokens for Chinese
     #[arg(long)]
     pub english_tokenizer: bool,
     #[command(flatten)]
@@ -28,16 +28,16 @@ pub struct PlanOptions {
     /// Size of the vocabulary [default: the language's usual one]
     #[arg(long, value_parser = values::amount)]
     pub vocab_size: Option<usize>,
-    /// Characters of text in one token [default: the language's usual number]
+    /// Characters per token [default: the language's usual number]
     #[arg(long, value_parser = values::positive)]
     pub chars_per_token: Option<f64>,
     /// Length of a sequence, in tokens [default: 2048; for Chinese 3072]
     #[arg(long, value_parser = values::amount)]
     pub max_seq_len: Option<usize>,
-    /// Sequences a device works on at once [default: the most, up to 32, that fit and divide]
+    /// Sequences that a device processes at once [default: the most, up to 32, that fit and divide the batch]
     #[arg(long, value_parser = values::amount)]
     pub device_batch_size: Option<usize>,
-    /// What is computed a second time in the backward pass instead of kept
+    /// What the backward pass recomputes instead of keeping it in memory
     #[arg(long, value_enum, default_value_t)]
     pub recompute: Recompute,
     /// Tokens in one optimizer step, over all devices [default: 524288, or 256 sequences where these do not divide it]
@@ -49,25 +49,25 @@ pub struct PlanOptions {
     /// Number of GPUs
     #[arg(long, value_parser = values::amount, default_value_t = 8)]
     pub gpus: usize,
-    /// GB/s at which GPUs give each other gradients (bus bandwidth; measured on 2 to 8 H100 with NVLink: 329 to 361)
+    /// Bus bandwidth at which GPUs exchange gradients, in GB/s (measured on 2 to 8 H100 with NVLink: 329 to 361)
     #[arg(long, value_name = "GB/S", value_parser = values::positive, default_value_t = 330.0)]
     pub link_bandwidth: f64,
-    /// Dollars for one GPU and hour [default: the kind's usual price]
+    /// Dollars per GPU and hour [default: the kind's usual price]
     #[arg(long, value_parser = values::dollars)]
     pub price: Option<f64>,
     /// Memory of one GPU in GB [default: the kind's]
     #[arg(long, value_parser = values::positive)]
     pub memory_gb: Option<f64>,
-    /// Part of the peak FLOP/s that training reaches (nanochat measured 0.50 for d20, 0.51 for d32)
+    /// Share of the peak FLOP/s that training reaches (nanochat measured 0.50 for d20, 0.51 for d32)
     #[arg(long, value_parser = values::positive, default_value_t = 0.5)]
     pub mfu: f64,
-    /// Shards of text that there are: how many times would they be read?
+    /// Number of available text shards, to compute how many times they would be read
     #[arg(long, value_parser = values::amount)]
     pub shards: Option<usize>,
 }
 
 impl PlanOptions {
-    /// The usual run in a language on one device.
+    /// Returns the default run in a language on one device.
     pub fn new(language: TextLanguage, gpu: Gpu) -> PlanOptions {
         PlanOptions {
             language,
@@ -97,7 +97,7 @@ impl PlanOptions {
         self.max_seq_len.unwrap_or(self.language.usual_seq_len())
     }
 
-    /// The model of a depth.
+    /// Returns the model configuration of a depth.
     pub(super) fn config(&self, depth: usize) -> Result<GptConfig, ConfigError> {
         self.model.config(depth, self.vocab_size(), self.seq_len())
     }
@@ -109,7 +109,7 @@ impl PlanOptions {
     }
 }
 
-/// Why a run cannot be as asked, and what comes nearest.
+/// The reason why a run is not possible as requested, and the nearest possible one.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum PlanError {
     #[error(transparent)]
@@ -149,7 +149,7 @@ pub enum PlanError {
     Budget { budget: f64, depth: usize, least: f64 },
 }
 
-/// The limits are far beyond any run; they keep the arithmetic from overflowing, and hours and dollars finite.
+/// Checks the options. The limits are far beyond any run; they prevent overflow, and keep hours and dollars finite.
 pub(super) fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError> {
     in_range("--depth", depth as f64, 1.0, 1e3)?;
     let counts = [
@@ -178,7 +178,7 @@ pub(super) fn check(depth: usize, options: &PlanOptions) -> Result<(), PlanError
     }
 }
 
-/// Refuses what lies outside, and what is no number.
+/// Refuses a value outside the range, and NaN.
 pub(super) fn in_range(option: &'static str, found: f64, least: f64, most: f64) -> Result<(), PlanError> {
     match (least..=most).contains(&found) {
         true => Ok(()),

@@ -1,7 +1,8 @@
-//! Which learning rates a plan prints.
+//! Chooses the learning rates that a plan prints.
 //!
-//! nanochat's defaults were found at 524,288 tokens a step; at another batch the rule is rates times √(batch ratio).
-//! It holds down to an eighth: a d4, 33 million tokens of the built-in world, ends at these bits per byte on an H100:
+//! nanochat's defaults were tuned at 524,288 tokens a step; for another batch the usual rule is rates times √(batch
+//! ratio). It holds down to an eighth: on an H100, a d4 on 33 million tokens of the built-in world reaches these bits
+//! per byte:
 //!
 //! | total batch | defaults | by the rule |
 //! |---:|---:|---:|
@@ -10,10 +11,10 @@
 //! | 32,768 | 0.229 | 0.232 |
 //! | 8,192 | 0.216 | 0.235 |
 //!
-//! Far below it ruins a run. A step of Muon or AdamW moves a weight by about its rate, whatever the gradient's size, and a
-//! run that is as short as it is small has too few steps to get anywhere: a d2 at 1,024 tokens a step (rates divided by 23)
-//! is after 150 steps at 2.67 instead of 1.08, after 1,500 at 0.84 instead of 0.49. Alone, the rate of the matrices or
-//! of the head costs 0.12 of these, that of the embedding 0.02.
+//! Far below that, the rule ruins a run. A step of Muon or AdamW changes a weight by about its learning rate, whatever
+//! the gradient's size, and a short run has too few steps to move far: a d2 at 1,024 tokens a step (rates divided by
+//! 23) is after 150 steps at 2.67 instead of 1.08, after 1,500 at 0.84 instead of 0.49. Scaling only the rate of the
+//! matrices or of the head costs 0.12 of these, that of the embedding 0.02.
 
 use serde::Serialize;
 
@@ -22,7 +23,7 @@ use super::options::USUAL_BATCH;
 use crate::gpt::{EMBEDDING_LR, MATRIX_LR, UNEMBEDDING_LR};
 use crate::language::TextLanguage;
 
-/// How far from the usual batch the rule is followed; above it nothing was measured.
+/// The ratio to the usual batch within which the rule is applied; larger batches were not measured.
 const RULE_HOLDS: f64 = 8.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -39,7 +40,7 @@ const DEFAULT: LearningRates =
 const CHINESE_MATRIX_LR: f64 = 0.022;
 
 impl LearningRates {
-    /// The defaults, 0.022 for matrices on Chinese text, times √(batch / 524,288) where the rule holds.
+    /// Returns the defaults (0.022 for matrices on Chinese text) times √(batch / 524,288) where the rule holds.
     pub(super) fn of(options: &PlanOptions) -> LearningRates {
         let scale = if rule_holds(options) { batch_ratio(options).sqrt() } else { 1.0 };
         let chinese = options.language == TextLanguage::Zh;
@@ -51,7 +52,7 @@ impl LearningRates {
         }
     }
 
-    /// As flags, a space before each; nothing for a default.
+    /// Returns the rates as flags, each after a space; nothing for a default.
     pub(super) fn flags(&self) -> String {
         let flag = |name: &str, rate: f64, default: f64, digits: usize| match rate == default {
             true => String::new(),
@@ -63,7 +64,7 @@ impl LearningRates {
     }
 }
 
-/// Why the rates are what they are, at another batch than the usual one.
+/// Explains the rates if the batch is not the usual one.
 pub(super) fn advice(options: &PlanOptions) -> Option<String> {
     match batch_ratio(options) {
         1.0 => None,

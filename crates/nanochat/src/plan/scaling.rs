@@ -1,9 +1,10 @@
-//! What GPUs lose by giving each other gradients and weights, once a step.
+//! The time that GPUs spend on exchanging gradients and weights, once a step.
 //!
-//! Each sends 4 · params · (n − 1)/n bytes of float32 gradients, and as many of updated weights (ZeRO-2's reduce-scatter
-//! and all-gather). Gradients travel beside the last backward pass, two thirds of a micro-step; what is longer is
-//! waited for. Weights are counted whole: little of the optimizer's own work lies beside them. Not counted is that products run
-//! slower beside collectives: two H100 train a d20 1.945 times as fast as one, where this says 1.996.
+//! Each GPU sends 4 · params · (n − 1)/n bytes of float32 gradients, and as many of updated weights (ZeRO-2's
+//! reduce-scatter and all-gather). Gradients are sent during the last backward pass, two thirds of a micro-step; the
+//! rest of their time is exposed. Weights count fully: little of the optimizer's own work overlaps with them. Not
+//! included is that products run slower beside collectives: two H100 train a d20 1.945 times as fast as one, where this
+//! predicts 1.996.
 
 use serde::Serialize;
 
@@ -12,17 +13,17 @@ use crate::config::GptConfig;
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Scaling {
-    /// Milliseconds of a step in which GPUs compute.
+    /// Milliseconds of a step in which the GPUs compute.
     pub compute_ms: f64,
-    /// Of gradients and weights under way.
+    /// Milliseconds of a step in which gradients and weights are sent.
     pub communication_ms: f64,
-    /// Of these the ones in which GPUs wait.
+    /// The part of these milliseconds in which GPUs wait.
     pub exposed_ms: f64,
-    /// Speed, as a share of that of as many GPUs apart.
+    /// The speed as a share of that of as many independent GPUs.
     pub efficiency: f64,
 }
 
-/// None for one GPU, and for the CPU, whose processes share one memory.
+/// Returns None for one GPU, and for the CPU, whose processes share one memory.
 pub fn scaling(
     model: &GptConfig,
     flops_a_step: f64,

@@ -69,7 +69,7 @@ fn memory_is_the_sum_of_what_is_stored() {
     assert_eq!(memory.optimizer, 4.0 * matrices + 16.0 * embedding);
     let eight = plan(20, &options()).unwrap().memory;
     assert_eq!(eight.optimizer, memory.optimizer / 8.0);
-    // The CPU goal: d4, T 1,024, B 1, vocabulary 65,536 in at most 1.2 GiB.
+    // The memory goal on a CPU: d4, T 1,024, B 1, vocabulary 65,536 in at most 1.2 GiB.
     let cpu = PlanOptions {
         gpu: Gpu::Cpu,
         gpus: 1,
@@ -103,7 +103,7 @@ fn what_fits_is_named_with_its_flags() {
     let most = "--device-batch-size 8, --device-batch-size 16 --recompute mlp";
     assert_eq!(some, format!("{most} or --device-batch-size 32 --recompute block fits"));
     assert!(what_fits(&d20, 32, gib(4.0)).starts_with("no batch fits"));
-    // Each of them does fit.
+    // Each of the suggested settings fits.
     let fits = |batch, recompute| Memory::gpu(&d20, batch, 1, recompute).total() < gib(24.0);
     assert!(fits(8, Recompute::None) && fits(16, Recompute::Mlp) && fits(32, Recompute::Block));
     assert!(!fits(16, Recompute::None) && !fits(32, Recompute::Mlp));
@@ -159,7 +159,7 @@ fn another_batch_follows_the_square_root_rule() {
     assert_eq!((quarter.device_batch_size, quarter.grad_accum_steps), (8, 1));
 }
 
-/// What these rates would do to it is measured at the top of `rates.rs`.
+/// The effect of scaled rates on it is measured at the top of `rates.rs`.
 #[test]
 fn a_small_batch_keeps_the_usual_rates() {
     for (total, follows) in

@@ -5,17 +5,17 @@ use serde_json::{Map, Value};
 use super::words::Lang;
 use super::{Chart, Column, Header, Section};
 
-pub enum Block {
-    /// Level 1 or 2.
+pub enum ReportBlock {
+    /// A heading of level 1 or 2.
     Heading(usize, String),
     Paragraph(String),
-    Table(Table),
+    Table(ReportTable),
     Chart(Chart),
-    /// Lines of a stage's own: `- ` begins an item of a list.
+    /// A stage's own lines: `- ` begins an item of a list.
     Text(String),
 }
 
-pub struct Table {
+pub struct ReportTable {
     pub heads: Vec<String>,
     pub rows: Vec<Vec<String>>,
     pub kind: TableKind,
@@ -24,44 +24,44 @@ pub struct Table {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableKind {
     Plain,
-    /// Long, and seldom read.
+    /// A long table that is seldom read.
     Settings,
-    /// All cells but the first of a row are numbers.
+    /// A table in which all cells but the first of a row are numbers.
     Numbers,
 }
 
-/// `tag`: of the run, where it is known.
-pub fn document(header: &Header, tag: Option<&str>, sections: &[Section], lang: Lang) -> Vec<Block> {
+/// Returns the blocks of a report; `tag` is the run's, if known.
+pub fn document(header: &Header, tag: Option<&str>, sections: &[Section], lang: Lang) -> Vec<ReportBlock> {
     let title = match tag {
         Some(tag) => lang.fill("nanochat report: {}", &[tag.into()]),
         None => lang.word("nanochat report"),
     };
     let mut blocks = vec![
-        Block::Heading(1, title),
-        Block::Heading(2, lang.word("Environment")),
-        Block::Table(two_columns(["", ""], &header.environment, TableKind::Plain, lang)),
-        Block::Heading(2, lang.word("Summary")),
+        ReportBlock::Heading(1, title),
+        ReportBlock::Heading(2, lang.word("Environment")),
+        ReportBlock::Table(two_columns(["", ""], &header.environment, TableKind::Plain, lang)),
+        ReportBlock::Heading(2, lang.word("Summary")),
     ];
-    blocks.extend(metrics_table(sections, lang).map(Block::Table));
-    blocks.push(Block::Paragraph(time_and_cost(header, sections, lang)));
+    blocks.extend(metrics_table(sections, lang).map(ReportBlock::Table));
+    blocks.push(ReportBlock::Paragraph(time_and_cost(header, sections, lang)));
     for section in sections {
-        blocks.push(Block::Heading(2, lang.word(&section.title)));
-        blocks.push(Block::Paragraph(lang.fill("Took {}.", &[duration(section.seconds, lang)])));
+        blocks.push(ReportBlock::Heading(2, lang.word(&section.title)));
+        blocks.push(ReportBlock::Paragraph(lang.fill("Took {}.", &[duration(section.seconds, lang)])));
         let settings = ("Setting", &section.settings, TableKind::Settings);
         for (name, fields, kind) in [settings, ("Result", &section.results, TableKind::Plain)] {
             if !fields.is_empty() {
-                blocks.push(Block::Table(two_columns([name, "Value"], fields, kind, lang)));
+                blocks.push(ReportBlock::Table(two_columns([name, "Value"], fields, kind, lang)));
             }
         }
-        blocks.extend(section.charts.iter().cloned().map(Block::Chart));
-        blocks.extend(section.text.clone().map(Block::Text));
+        blocks.extend(section.charts.iter().cloned().map(ReportBlock::Chart));
+        blocks.extend(section.text.clone().map(ReportBlock::Text));
     }
     blocks
 }
 
-/// The run's time, which is that of its stages and not of what lay between them, and its cost if a price is known.
+/// Returns the total time of the stages, without pauses between them, and the cost if a price is known.
 fn time_and_cost(header: &Header, sections: &[Section], lang: Lang) -> String {
-    // As published times do, the clock stops before reinforcement learning.
+    // The clock stops before reinforcement learning, as in published times.
     let is_counted = |section: &&Section| section.column != Some(Column::Rl);
     let seconds: f64 = sections.iter().filter(is_counted).map(|section| section.seconds).sum();
     let form = match sections.iter().all(|section| is_counted(&section)) {
@@ -77,8 +77,9 @@ fn time_and_cost(header: &Header, sections: &[Section], lang: Lang) -> String {
     text
 }
 
-/// One row a metric: CORE or the mean of some of its tasks first, ChatCORE last, the others as they came; no empty rows or columns.
-fn metrics_table(sections: &[Section], lang: Lang) -> Option<Table> {
+/// Returns a table with one row per metric: CORE or the mean of some of its tasks first, ChatCORE last, the others in
+/// order of appearance; empty rows and columns are left out.
+fn metrics_table(sections: &[Section], lang: Lang) -> Option<ReportTable> {
     let mut names: Vec<&str> = Vec::new();
     for name in sections.iter().filter(|s| s.column.is_some()).flat_map(|section| section.metrics.keys()) {
         if !names.contains(&name.as_str()) {
@@ -106,16 +107,16 @@ fn metrics_table(sections: &[Section], lang: Lang) -> Option<Table> {
         std::iter::once(lang.word(name)).chain(cells).collect::<Vec<_>>()
     };
     let rows = names.iter().map(row).filter(|cells| cells[1..].iter().any(|cell| !cell.is_empty()));
-    Some(Table { heads: heads.collect(), rows: rows.collect(), kind: TableKind::Numbers })
+    Some(ReportTable { heads: heads.collect(), rows: rows.collect(), kind: TableKind::Numbers })
 }
 
-fn two_columns(heads: [&str; 2], fields: &Map<String, Value>, kind: TableKind, lang: Lang) -> Table {
+fn two_columns(heads: [&str; 2], fields: &Map<String, Value>, kind: TableKind, lang: Lang) -> ReportTable {
     let there = fields.iter().filter(|(_, value)| !value.is_null());
     let rows = there.map(|(name, value)| vec![lang.word(name), lang.word(&cell(value))]).collect();
-    Table { heads: heads.map(|head| lang.word(head)).to_vec(), rows, kind }
+    ReportTable { heads: heads.map(|head| lang.word(head)).to_vec(), rows, kind }
 }
 
-/// A value as it stands in a table.
+/// Returns the text of a value in a table.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -1,11 +1,11 @@
-//! A report as one HTML file: nothing is fetched, no script runs, and all text is escaped. The charts are inside, as
-//! images, in which no script of an SVG would run either.
+//! Renders a report as one HTML file: it loads nothing, runs no script, and escapes all text. The charts are embedded
+//! as images, in which scripts of an SVG would not run either.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use super::document::{Block, Table, TableKind};
+use super::document::{ReportBlock, ReportTable, TableKind};
 use super::words::Lang;
 
 const STYLE: &str = "\
@@ -19,19 +19,21 @@ details{margin:.6rem 0}summary{cursor:pointer}
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}th{background:#262626}
 th,td,h2{border-color:#383838}img{background:#fff;border-radius:4px}}";
 
-/// The charts are read from `folder`; one that is not there is left out.
-pub fn html(blocks: &[Block], folder: &Path, lang: Lang) -> String {
+/// Renders the report; charts are read from `folder`, and missing ones are left out.
+pub fn html(blocks: &[ReportBlock], folder: &Path, lang: Lang) -> String {
     let title = blocks.iter().find_map(|block| match block {
-        Block::Heading(1, title) => Some(escaped(title)),
+        ReportBlock::Heading(1, title) => Some(escaped(title)),
         _ => None,
     });
     let mut body = String::new();
     for block in blocks {
         let _ = match block {
-            Block::Heading(level, heading) => writeln!(body, "<h{level}>{}</h{level}>", escaped(heading)),
-            Block::Paragraph(text) => writeln!(body, "<p>{}</p>", escaped(text).replace('\n', "<br>")),
-            Block::Table(table) => writeln!(body, "{}", rows(table)),
-            Block::Chart(chart) => match fs::read_to_string(folder.join(&chart.file)) {
+            ReportBlock::Heading(level, heading) => {
+                writeln!(body, "<h{level}>{}</h{level}>", escaped(heading))
+            }
+            ReportBlock::Paragraph(text) => writeln!(body, "<p>{}</p>", escaped(text).replace('\n', "<br>")),
+            ReportBlock::Table(table) => writeln!(body, "{}", rows(table)),
+            ReportBlock::Chart(chart) => match fs::read_to_string(folder.join(&chart.file)) {
                 Ok(svg) => writeln!(
                     body,
                     "<figure><img alt=\"{}\" src=\"data:image/svg+xml,{}\"></figure>",
@@ -40,7 +42,7 @@ pub fn html(blocks: &[Block], folder: &Path, lang: Lang) -> String {
                 ),
                 Err(_) => Ok(()),
             },
-            Block::Text(text) => write!(body, "{}", lines(text)),
+            ReportBlock::Text(text) => write!(body, "{}", lines(text)),
         };
     }
     format!(
@@ -52,8 +54,8 @@ pub fn html(blocks: &[Block], folder: &Path, lang: Lang) -> String {
     )
 }
 
-/// Long tables of settings are folded away.
-fn rows(table: &Table) -> String {
+/// Renders the rows of a table; long tables of settings are collapsed.
+fn rows(table: &ReportTable) -> String {
     let row = |cells: &[String], tag: &str| {
         let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell))).collect();
         format!("<tr>{cells}</tr>")
@@ -103,7 +105,7 @@ fn escaped(text: &str) -> String {
             '>' => html += "&gt;",
             '"' => html += "&quot;",
             '\'' => html += "&#39;",
-            // Not allowed in HTML; models write them.
+            // Control characters, which models may write, are not allowed in HTML.
             c if c.is_control() && c != '\n' && c != '\t' => html.push('\u{FFFD}'),
             c => html.push(c),
         }
@@ -111,7 +113,7 @@ fn escaped(text: &str) -> String {
     html
 }
 
-/// As a data URL wants it, inside double quotes.
+/// Escapes an SVG for a data URL inside double quotes.
 fn percent_encoded(svg: &str) -> String {
     let mut url = String::with_capacity(svg.len() * 3 / 2);
     for byte in svg.bytes() {
@@ -139,16 +141,16 @@ mod tests {
         fs::write(dir.path().join("c.svg"), "<svg><script>alert('#1')</script>\" 字</svg>").unwrap();
         let evil = "<script>x</script> & \"quoted\" 'and' \u{0}";
         let blocks = [
-            Block::Heading(1, evil.into()),
-            Block::Paragraph(evil.into()),
-            Block::Table(Table {
+            ReportBlock::Heading(1, evil.into()),
+            ReportBlock::Paragraph(evil.into()),
+            ReportBlock::Table(ReportTable {
                 heads: vec![evil.into(), String::new()],
                 rows: vec![vec![evil.into(), "1".into()]],
                 kind: TableKind::Numbers,
             }),
-            Block::Chart(Chart { title: evil.into(), file: "c.svg".into() }),
-            Block::Chart(Chart { title: "gone".into(), file: "gone.svg".into() }),
-            Block::Text(format!("- {evil}\n- two\n\n{evil}\n")),
+            ReportBlock::Chart(Chart { title: evil.into(), file: "c.svg".into() }),
+            ReportBlock::Chart(Chart { title: "gone".into(), file: "gone.svg".into() }),
+            ReportBlock::Text(format!("- {evil}\n- two\n\n{evil}\n")),
         ];
         let html = html(&blocks, dir.path(), Lang::Zh);
         assert!(!html.contains("<script") && !html.contains('\u{0}') && !html.contains("gone"), "{html}");

@@ -2,26 +2,26 @@
 
 use std::fmt::Write;
 
-use super::document::{Block, Table, TableKind};
+use super::document::{ReportBlock, ReportTable, TableKind};
 
-pub fn markdown(blocks: &[Block]) -> String {
+pub fn markdown(blocks: &[ReportBlock]) -> String {
     let mut text = String::new();
     for (i, block) in blocks.iter().enumerate() {
         if i > 0 {
             text += "\n";
         }
         let _ = match block {
-            Block::Heading(level, heading) => writeln!(text, "{} {heading}", "#".repeat(*level)),
-            Block::Paragraph(paragraph) => writeln!(text, "{paragraph}"),
-            Block::Table(table) => write!(text, "{}", rows(table)),
-            Block::Chart(chart) => writeln!(text, "![{}]({})", chart.title, chart.file),
-            Block::Text(lines) => writeln!(text, "{}", lines.trim_end()),
+            ReportBlock::Heading(level, heading) => writeln!(text, "{} {heading}", "#".repeat(*level)),
+            ReportBlock::Paragraph(paragraph) => writeln!(text, "{paragraph}"),
+            ReportBlock::Table(table) => write!(text, "{}", rows(table)),
+            ReportBlock::Chart(chart) => writeln!(text, "![{}]({})", chart.title, chart.file),
+            ReportBlock::Text(lines) => writeln!(text, "{}", lines.trim_end()),
         };
     }
     text
 }
 
-fn rows(table: &Table) -> String {
+fn rows(table: &ReportTable) -> String {
     let row = |cells: &[String]| {
         let cells: Vec<String> = cells.iter().map(|cell| escaped(cell)).collect();
         format!("| {} |\n", cells.join(" | "))
@@ -32,7 +32,7 @@ fn rows(table: &Table) -> String {
     format!("{}|{rules}\n{body}", row(&table.heads))
 }
 
-/// Text that cannot end its cell of a markdown table.
+/// Escapes text so that it cannot end its cell of a markdown table.
 fn escaped(text: &str) -> String {
     text.replace('|', "\\|").replace(['\n', '\r'], " ")
 }

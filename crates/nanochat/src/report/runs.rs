@@ -1,4 +1,4 @@
-//! Where the report of each run lies. One report is one run, by the name that its checkpoints have too:
+//! The folders of the reports. Each run has one report, under the same tag as its checkpoints:
 //!
 //! ```text
 //! report/
@@ -8,7 +8,7 @@
 //!     replaced-1/            what was here when a stage of the run began anew
 //! ```
 //!
-//! Earlier versions had the sections of whatever ran last in `report/` itself. They are read where no run has a folder.
+//! Earlier versions kept the sections of the last run in `report/` itself. They are read if no run has a folder.
 
 use std::fs;
 use std::io;
@@ -25,32 +25,32 @@ const TOKENIZER: &str = "Tokenizer";
 
 /// The run of a report and its sections.
 pub(super) struct RunReport {
-    /// None: of the time before runs had folders.
+    /// None for the format from before runs had folders.
     pub tag: Option<String>,
     pub folder: PathBuf,
     /// The sections, in the order in which their stages started.
     pub sections: Vec<Section>,
 }
 
-/// Where the reports of all runs lie.
+/// Returns the folder of the reports of all runs.
 pub fn report_folder(base_dir: &Path) -> PathBuf {
     base_dir.join("report")
 }
 
-/// Where a run's report, its sections and its charts lie.
+/// Returns the folder of a run's report, its sections and its charts.
 pub fn run_folder(base_dir: &Path, model_tag: &str) -> PathBuf {
     report_folder(base_dir).join(model_tag)
 }
 
-/// Deletes the reports of all runs, and notes the machine and its price for those to come.
+/// Deletes the reports of all runs, and records the machine and its price for later ones.
 pub fn reset(base_dir: &Path, dollars_per_hour: Option<f64>) -> Result<(), ReportError> {
     let folder = report_folder(base_dir);
     remove(fs::remove_dir_all(&folder), &folder)?;
     write_json(&folder.join(HEADER_FILE), &Header { dollars_per_hour, environment: environment() })
 }
 
-/// Begins a stage of a run anew: the sections of that stage and of those after it, which started from what it made, are moved
-/// to `replaced-N/`. The first stage of a run notes the machine and takes the section of the tokenizer.
+/// Begins a stage of a run again: moves the sections of that stage and of later ones, which depended on its result, to
+/// `replaced-N/`. The first stage of a run records the machine and adopts the section of the tokenizer.
 pub fn begin(base_dir: &Path, model_tag: &str, stage: Stage) -> Result<(), ReportError> {
     let (all, folder) = (report_folder(base_dir), run_folder(base_dir, model_tag));
     let replaced = |section: &Section| stage == Stage::Base || section.column >= Some(Column::from(stage));
@@ -94,12 +94,13 @@ fn move_aside(folder: &Path, files: &[PathBuf]) -> Result<(), ReportError> {
     Ok(())
 }
 
-/// Writes (or replaces) the section of one stage or evaluation of a run.
+/// Writes or replaces the section of one stage or evaluation of a run.
 pub fn log_section(base_dir: &Path, model_tag: &str, section: &Section) -> Result<(), ReportError> {
     log(&run_folder(base_dir, model_tag), section)
 }
 
-/// Writes the section of a tokenizer, for the runs that will learn with it. None: of this tokenizer nothing is known.
+/// Writes the section of a tokenizer, for the runs that will use it. None deletes it: nothing is known about the
+/// tokenizer.
 pub fn log_tokenizer(base_dir: &Path, section: Option<Section>) -> Result<(), ReportError> {
     let folder = report_folder(base_dir);
     match section {
@@ -115,7 +116,7 @@ fn log(folder: &Path, section: &Section) -> Result<(), ReportError> {
     write_json(&section_file(folder, &section.title), &Section { logged: now(), ..section.clone() })
 }
 
-/// The run with this tag, or else the one that logged last.
+/// Returns the run with this tag, or else the one that logged last.
 pub(super) fn find(base_dir: &Path, model_tag: Option<&str>) -> Result<RunReport, ReportError> {
     let folder = report_folder(base_dir);
     let mut runs = runs(&folder)?;
@@ -134,7 +135,7 @@ pub(super) fn find(base_dir: &Path, model_tag: Option<&str>) -> Result<RunReport
     }
 }
 
-/// Whether an earlier version left sections that are in no run's report.
+/// Whether an earlier version left sections that belong to no run.
 pub fn has_earlier(base_dir: &Path) -> Result<bool, ReportError> {
     let folder = report_folder(base_dir);
     Ok(section_files(&folder)?.iter().any(|file| *file != section_file(&folder, TOKENIZER)))
@@ -146,7 +147,7 @@ impl RunReport {
     }
 }
 
-/// All runs that have a section.
+/// Returns all runs that have a section.
 fn runs(folder: &Path) -> Result<Vec<RunReport>, ReportError> {
     let mut runs = Vec::new();
     for path in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
@@ -158,7 +159,7 @@ fn runs(folder: &Path) -> Result<Vec<RunReport>, ReportError> {
     Ok(runs)
 }
 
-/// All sections, in the order in which their stages started.
+/// Returns all sections, in the order in which their stages started.
 fn sections(folder: &Path) -> Result<Vec<Section>, ReportError> {
     let mut sections: Vec<Section> =
         section_files(folder)?.iter().map(|path| read_json(path)).collect::<Result<_, _>>()?;

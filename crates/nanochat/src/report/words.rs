@@ -1,5 +1,5 @@
-//! The report's own words in English and Chinese. Names of settings stay as their flags are; what is not in the table
-//! stays as it is.
+//! The report's texts in English and Chinese. Names of settings are the same as their flags; text that is not in the
+//! table is not translated.
 
 use clap::ValueEnum;
 
@@ -120,7 +120,7 @@ const CHINESE: [(&str, &str); 106] = [
     ("en bpb", "英文每字节比特数"),
 ];
 
-/// What is made of several values, with a slot for each.
+/// The texts with slots for values.
 const FORMS: [(&str, &str); 6] = [
     ("mean of {} tasks, not CORE", "{} 个任务的平均，不是 CORE"),
     ("{} of {} items", "{} / {} 题"),
@@ -130,7 +130,7 @@ const FORMS: [(&str, &str); 6] = [
     ("{} and {} more", "{}，另有 {} 项"),
 ];
 
-/// What stands in the slots of a form, if the text has that form.
+/// Returns the values in the slots of a form, if the text matches it.
 fn slots(form: &str, text: &str) -> Option<Vec<String>> {
     let mut parts = form.split("{}");
     let mut rest = text.strip_prefix(parts.next()?)?;
@@ -148,7 +148,7 @@ fn in_slots(form: &str, values: &[String]) -> String {
 }
 
 impl Lang {
-    /// As in `--lang` and in HTML.
+    /// Returns the language code, as in `--lang` and in HTML.
     pub fn code(self) -> &'static str {
         match self {
             Lang::En => "en",
@@ -156,7 +156,7 @@ impl Lang {
         }
     }
 
-    /// A word, `word: more`, or a text of one of the forms.
+    /// Translates a word, `word: more`, or a text of one of the forms.
     pub fn word(self, english: &str) -> String {
         if self == Lang::En {
             return english.to_string();
@@ -175,7 +175,7 @@ impl Lang {
         FORMS.iter().find_map(filled).unwrap_or_else(|| english.to_string())
     }
 
-    /// A word with something in place of each `{}`.
+    /// Translates a text and replaces each `{}` by a value.
     pub fn fill(self, english: &str, values: &[String]) -> String {
         in_slots(&self.word(english), values)
     }

@@ -1,5 +1,5 @@
-//! AGIEval (Zhong et al. 2023): questions of the Gaokao, the SAT and LogiQA, in English and Chinese. There is nothing to
-//! learn from. Questions with several right answers and those to fill in cannot be answered by one letter: they are left out.
+//! AGIEval (Zhong et al. 2023): questions of the Gaokao, the SAT and LogiQA, in English and Chinese. It has no training
+//! items. Questions with several right answers and free-form ones cannot be answered by one letter, and are left out.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::file_error::FileError;
 use crate::table::Row;
 
 const NAME: &str = "AGIEval";
-/// What the names of Chinese files hold, except the Gaokao's English.
+/// Parts of the names of Chinese files, except the Gaokao's English exam.
 const CHINESE: [&str; 3] = ["gaokao", "-zh", "jec-qa"];
 
-/// `part` is empty for all of it, `en`, `zh`, or a file's name without hyphens. None: there is no such part.
+/// Opens a part: empty for all, `en`, `zh`, or a file's name without hyphens. Returns None if there is no such part.
 pub fn open(part: &str, split: Split, folder: &Path) -> Result<Option<MultipleChoice>, TaskError> {
     if split == Split::Train {
         return Err(TaskError::NoSplit { task: NAME, split: "training" });
@@ -56,7 +56,7 @@ fn question(row: &Row) -> Result<Option<Question>, FileError> {
         return Ok(None);
     }
     let right = row.text("label")?;
-    // `ACD` and `A B D`, in some of the files instead of a list
+    // Some files have `ACD` or `A B D` instead of a list.
     if right.len() > 1 && right.chars().all(|c| c.is_ascii_uppercase() || c == ' ') {
         return Ok(None);
     }
@@ -73,8 +73,8 @@ fn question(row: &Row) -> Result<Option<Question>, FileError> {
     Ok(Some(Question { question, choices, letters, right }))
 }
 
-/// Choices without the letters that they begin with, in the order of these: a page of two columns was read across in some
-/// sets, and the label is the letter. Where letters are missing or doubled the order is that of the file.
+/// Returns the choices without their letters, in the order of the letters: some sets were read across a page of two
+/// columns, and the label is the letter. If letters are missing or doubled, keeps the order of the file.
 fn in_order(options: Vec<String>) -> Vec<String> {
     let marked: Vec<_> = options.iter().map(|option| marked(option)).collect();
     let all_marked = marked.iter().all(Option::is_some);
@@ -94,7 +94,7 @@ fn in_order(options: Vec<String>) -> Vec<String> {
     choices.into_iter().map(|(_, text)| text.to_string()).collect()
 }
 
-/// The letter in front of a choice, what follows it, and whether it can be nothing else: `(A)…`, `A．…`, but not `A dog`.
+/// Returns the letter before a choice, the rest, and whether it is certainly a label: `(A)…`, `A．…`, but not `A dog`.
 fn marked(option: &str) -> Option<(char, &str, bool)> {
     let option = option.trim();
     let inner = option.strip_prefix(['(', '（']).unwrap_or(option);

@@ -7,7 +7,7 @@ use super::{Split, TaskError, files, sets};
 use crate::file_error::FileError;
 use crate::table::Row;
 
-/// `name` is ARC-Easy or ARC-Challenge. Test items may also be those of a CORE bundle.
+/// Opens ARC-Easy or ARC-Challenge by `name`. Test items may also come from a CORE bundle.
 pub fn open(name: &'static str, split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
     let hub = format!("ai2_arc/{name}/{}-*.parquet", if split == Split::Train { "train" } else { "test" });
     let core =

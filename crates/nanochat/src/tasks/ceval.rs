@@ -6,7 +6,7 @@ use std::path::Path;
 use super::multiple_choice::{MultipleChoice, Question};
 use super::{Split, TaskError, files, sets};
 
-/// Solved questions; those to be answered.
+/// The files of the solved questions.
 pub const DEV: &[&str] = &["ceval-exam/*/dev-*.parquet", "ceval/dev/*_dev.csv", "ceval-exam/dev/*_dev.csv"];
 pub const VAL: &[&str] = &["ceval-exam/*/val-*.parquet", "ceval/val/*_val.csv", "ceval-exam/val/*_val.csv"];
 pub const COLUMNS: [&str; 2] = ["question", "answer"];

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::multiple_choice::{MultipleChoice, Question};
 use super::{Split, TaskError, files, sets};
 
-/// Solved questions; those to be answered.
+/// The files of the solved questions.
 pub const DEV: &[&str] = &["cmmlu/dev/*.csv", "cmmlu/*/dev-*.parquet"];
 pub const TEST: &[&str] = &["cmmlu/test/*.csv", "cmmlu/*/test-*.parquet"];
 pub const COLUMNS: [&str; 2] = ["Question", "Answer"];

@@ -1,15 +1,15 @@
-//! A user's own JSON file: conversations to learn from, or an evaluation.
+//! A user's own JSON file: conversations to train on, or an evaluation.
 //!
 //! ```text
 //! {"question": "2 + 3?", "answer": "5", "grade": "number"}
 //! {"question": "Which is a fruit?", "choices": ["stone", "plum"], "answer": "B"}
 //! ```
 //!
-//! All lines of an evaluation have choices (then the answer is a letter) or none has. `grade` says when free text
-//! is right: `exact` (the default: it is the answer, spaces around it apart), `number` (its last number is the
-//! answer), `contains` (the answer stands somewhere in it, in any case), `regex` (the answer is a pattern that is
-//! found in it). `answer` may be a list, of which one must fit. Instead of `question` there may be `messages` that
-//! end with the user; `system` is said before either.
+//! Either all lines of an evaluation have choices (the answer is then a letter) or none. `grade` says when a free text
+//! is right: `exact` (the default: equal to the answer, except for spaces around it), `number` (its last number equals
+//! the answer), `contains` (it contains the answer, ignoring case), `regex` (the answer is a pattern that matches in
+//! it). `answer` may be a list, of which one must match. Instead of `question` there may be `messages` that end with
+//! the user; `system` precedes either.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::multiple_choice::{MultipleChoice, Question, letters};
 use super::{Grading, Task, TaskError, talk};
-use crate::conversation::{Conversation, ExamplesError, Fields, Told, Unused, from_json};
+use crate::conversation::{Conversation, ExamplesError, JsonFields, Told, Unused, from_json};
 use crate::file_error::FileError;
 use crate::json;
 use crate::lines::BadLines;
@@ -27,23 +27,23 @@ use crate::records::Records;
 use crate::table::{Row, json_row};
 use crate::world::language_of;
 
-/// Memory that a user's pattern may take when compiled.
+/// The most memory that a user's pattern may take when compiled, in bytes.
 const MAX_PATTERN: usize = 1 << 20;
-/// What a line of an evaluation may have.
+/// The keys that a line of an evaluation may have.
 const KEYS: [&str; 6] = ["question", "messages", "system", "choices", "answer", "grade"];
 
 struct Questions {
     name: String,
-    items: Vec<Item>,
+    items: Vec<EvalItem>,
     note: Option<String>,
 }
 
-struct Item {
+struct EvalItem {
     conversation: Conversation,
     right: Vec<Right>,
 }
 
-/// What makes an answer right.
+/// The test of a right answer.
 enum Right {
     Exact(String),
     Number(f64),
@@ -51,7 +51,7 @@ enum Right {
     Regex(Regex),
 }
 
-/// The first text that can be read decides what the file is.
+/// Opens the file. The first readable text decides whether it holds conversations or an evaluation.
 pub fn open(path: &Path, bad_lines: BadLines) -> Result<Box<dyn Task>, TaskError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.split_once(".json").map_or(&*name, |(stem, _)| stem).to_string();
@@ -72,7 +72,7 @@ pub fn open(path: &Path, bad_lines: BadLines) -> Result<Box<dyn Task>, TaskError
     })
 }
 
-/// An item of each text, and what is to be told of the file.
+/// Reads an item from each text, and returns sentences to report about the file.
 fn read<T>(
     path: &Path,
     bad_lines: BadLines,
@@ -95,7 +95,7 @@ fn read<T>(
 
 /// The keys that are not used; an error for one that changes the question.
 fn unused(row: &Row) -> Result<Unused, FileError> {
-    let (mut fields, mut unused) = (Fields::new(row.columns().clone(), false), Unused::default());
+    let (mut fields, mut unused) = (JsonFields::new(row.columns().clone(), false), Unused::default());
     KEYS.iter().for_each(|key| drop(fields.take(key)));
     fields.finish("", &mut unused).map_err(|reason| row.bad(reason))?;
     Ok(unused)
@@ -117,7 +117,7 @@ fn choice(row: &Row) -> Result<Question, FileError> {
     Ok(Question { question: row.text("question")?.into(), choices, letters, right })
 }
 
-fn item(row: &Row) -> Result<Item, FileError> {
+fn item(row: &Row) -> Result<EvalItem, FileError> {
     if row.get("choices").is_some() {
         return Err(row.bad("this line has choices, but the first line has none"));
     }
@@ -137,7 +137,7 @@ fn item(row: &Row) -> Result<Item, FileError> {
     let conversation = from_json(conversation).map_err(|reason| row.bad(reason))?;
     let grade = if row.get("grade").is_some() { row.text("grade")? } else { "exact" };
     let right = answers.iter().map(|answer| Right::new(grade, answer).map_err(|reason| row.bad(reason)));
-    Ok(Item { conversation, right: right.collect::<Result<_, _>>()? })
+    Ok(EvalItem { conversation, right: right.collect::<Result<_, _>>()? })
 }
 
 impl Right {
@@ -166,7 +166,7 @@ impl Right {
     }
 }
 
-/// The last number of a text: `about 1,234.50 m` has 1234.5.
+/// Returns the last number of a text: 1234.5 for `about 1,234.50 m`.
 fn last_number(text: &str) -> Option<f64> {
     static NUMBER: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"-?[0-9][0-9,]*(\.[0-9]+)?").expect("a constant"));
@@ -198,7 +198,7 @@ impl Task for Questions {
         self.note.as_deref()
     }
 
-    /// The language of the last thing that was asked, if question and answer have words.
+    /// Whether `answer` is in the language of the last question; None if one of them has no words.
     fn is_in_its_language(&self, i: usize, answer: &str) -> Option<bool> {
         let messages = &self.items[i].conversation.messages;
         let question = messages[messages.len() - 2].content.text();

@@ -1,5 +1,5 @@
-//! Exams by subject, for base models: each question after solved ones of its own subject (their `dev` files), as C-Eval,
-//! CMMLU and MMLU are meant.
+//! Exams by subject, for base models: each question follows solved ones of its own subject (from their `dev` files), as
+//! C-Eval, CMMLU and MMLU prescribe.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,19 +10,19 @@ use crate::draws::permutation;
 use crate::file_error::FileError;
 use crate::table::{Row, csv_rows, rows};
 
-/// Draws which questions a limit leaves: of all subjects alike.
+/// The seed of the shuffle from which a limit takes questions, of all subjects alike.
 const SHUFFLE_SEED: u32 = 42;
 
-/// A set of exams: where its files are, and its words around a question.
+/// A set of exams: its files and the words around a question.
 pub struct Exam {
     pub name: &'static str,
-    /// Before everything, and before an answer.
+    /// The text before everything, and the text before an answer.
     pub instruction: &'static str,
     pub answer: &'static str,
     dev: Patterns,
     test: Patterns,
     source: &'static str,
-    /// Columns of question and answer.
+    /// The columns of the question and the answer.
     columns: [&'static str; 2],
 }
 
@@ -54,14 +54,14 @@ const fn chinese(
 }
 
 impl Exam {
-    /// The exam of that name; case and hyphens do not matter.
+    /// Returns the exam of that name, ignoring case and hyphens.
     pub fn named(name: &str) -> Option<&'static Exam> {
         let plain = |name: &str| name.to_lowercase().replace('-', "");
         EXAMS.iter().find(|exam| plain(exam.name) == plain(name))
     }
 
-    /// `limit` questions (0: all), each with the text that stands before its answer: `shots` solved questions of its
-    /// subject and itself.
+    /// Returns `limit` questions (0: all), each with its prompt: `shots` solved questions of its subject and the
+    /// question.
     pub fn questions(
         &self,
         folder: &Path,
@@ -113,7 +113,7 @@ impl Exam {
         let mut subjects: BTreeMap<String, Vec<Question>> = BTreeMap::new();
         for file in files {
             let subject = subject(&file);
-            // MMLU's repository has every subject once more in one folder.
+            // MMLU's repository repeats every subject in one folder.
             if subject != "all" {
                 let questions: Result<Vec<Question>, FileError> = self.read(&file)?.collect();
                 subjects.entry(subject).or_default().extend(questions?);
@@ -125,7 +125,7 @@ impl Exam {
     fn read(&self, file: &Path) -> Result<impl Iterator<Item = Result<Question, FileError>>, FileError> {
         let is_mmlu = self.name == "MMLU";
         let rows = match is_mmlu && file.extension().is_some_and(|extension| extension == "csv") {
-            true => csv_rows(file, &mmlu::COLUMNS)?, // the original files have no row of names
+            true => csv_rows(file, &mmlu::COLUMNS)?, // the original files have no header row
             false => rows(file)?,
         };
         let columns = self.columns;
@@ -137,7 +137,7 @@ impl Exam {
     }
 }
 
-/// `dev/law_dev.csv` and `law/dev-00000-of-00001.parquet` are of `law`.
+/// Returns the subject of a file: `law` for `dev/law_dev.csv` and `law/dev-00000-of-00001.parquet`.
 fn subject(file: &Path) -> String {
     let name = |path: Option<PathBuf>| {
         path.and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).unwrap_or_default()

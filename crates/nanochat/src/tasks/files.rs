@@ -1,12 +1,12 @@
-//! Finding a task's files in the folder of data sets.
+//! Finds a task's files in the folder of data sets.
 
 use std::path::{Path, PathBuf};
 
 use super::{Split, TaskError, split_name};
 use crate::file_error::{FileError, at};
 
-/// The files of the first pattern that matches any, sorted. A pattern is a path below `folder` with any number of
-/// `*` in each of its parts.
+/// Returns the files of the first pattern that matches any, sorted. A pattern is a path below `folder` with any number
+/// of `*` in each of its components.
 pub fn find(
     task: &str,
     split: Split,

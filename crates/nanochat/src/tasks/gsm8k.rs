@@ -12,10 +12,10 @@ use crate::file_error::FileError;
 use crate::table::Row;
 
 pub struct Gsm8k {
-    problems: Vec<Problem>,
+    problems: Vec<WordProblem>,
 }
 
-struct Problem {
+struct WordProblem {
     question: String,
     solution: Vec<Part>,
     answer: String,
@@ -35,15 +35,15 @@ impl Gsm8k {
     }
 }
 
-fn problem(row: &Row) -> Result<Problem, FileError> {
+fn problem(row: &Row) -> Result<WordProblem, FileError> {
     let solution = parts(row.text("answer")?);
     let answer = solution.iter().rev().find(|part| part.kind == PartKind::Text);
     let answer = answer.and_then(|part| final_answer(&part.text));
     let answer = answer.ok_or_else(|| row.bad("the solution does not end with `#### ` and a number"))?;
-    Ok(Problem { question: row.text("question")?.into(), solution, answer })
+    Ok(WordProblem { question: row.text("question")?.into(), solution, answer })
 }
 
-/// A solution with its calls taken apart: `<<16-3=13>>` is python `16-3` with the output `13`.
+/// Splits a solution at its calculator calls: `<<16-3=13>>` is python `16-3` with the output `13`.
 pub fn parts(solution: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut push = |kind, text: &str| parts.push(Part { kind, text: text.into() });
@@ -64,7 +64,7 @@ pub fn parts(solution: &str) -> Vec<Part> {
     parts
 }
 
-/// The number after the first `#### `, as it is written but without commas.
+/// Returns the number after the first `#### `, as written but without commas.
 pub fn final_answer(text: &str) -> Option<String> {
     FINAL.captures(text).map(|found| found[1].replace(',', ""))
 }
@@ -83,7 +83,7 @@ impl Task for Gsm8k {
     }
 
     fn conversation(&self, i: usize) -> Conversation {
-        let Problem { question, solution, .. } = &self.problems[i];
+        let WordProblem { question, solution, .. } = &self.problems[i];
         exchange(question, Content::Parts(solution.clone()))
     }
 

@@ -1,4 +1,4 @@
-//! HumanEval (Chen et al. 2021): Python functions to be written from their descriptions, graded by running tests.
+//! HumanEval (Chen et al. 2021): Python functions to write from their descriptions, graded by running tests.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -12,11 +12,11 @@ use crate::sandbox::{Outcome, Sandbox, Trial};
 use crate::table::Row;
 
 pub struct HumanEval {
-    problems: Vec<Problem>,
+    problems: Vec<CodingProblem>,
     sandbox: Sandbox,
 }
 
-struct Problem {
+struct CodingProblem {
     prompt: String,
     solution: String,
     test: String,
@@ -27,7 +27,7 @@ static BLOCK: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"(?s)```(?:python)?\s*\n(.*?)\n```").expect("a constant"));
 
 impl HumanEval {
-    /// Programs run in a sandbox, or with only limits of time and memory if `unconfined`.
+    /// Opens the task. Programs run in a sandbox, or only with limits of time and memory if `unconfined`.
     pub fn open(split: Split, folder: &Path, unconfined: bool) -> Result<HumanEval, TaskError> {
         if split == Split::Train {
             return Err(TaskError::NoSplit { task: "HumanEval", split: "training" });
@@ -44,9 +44,9 @@ impl HumanEval {
     }
 }
 
-fn problem(row: &Row) -> Result<Problem, FileError> {
+fn problem(row: &Row) -> Result<CodingProblem, FileError> {
     let text = |column| row.text(column).map(String::from);
-    Ok(Problem {
+    Ok(CodingProblem {
         prompt: text("prompt")?,
         solution: text("canonical_solution")?,
         test: text("test")?,
@@ -54,24 +54,24 @@ fn problem(row: &Row) -> Result<Problem, FileError> {
     })
 }
 
-impl Problem {
-    /// Runs the prompt's imports and the code of an answer as the program. The test has the prompt itself: some use
-    /// functions that it defines.
+impl CodingProblem {
+    /// Runs the prompt's imports and the code of an answer as one program. The prompt itself goes to the test, since
+    /// some tests use functions that it defines.
     fn outcome(&self, answer: &str, sandbox: &Sandbox) -> Result<Outcome, TaskError> {
         let imports = imports(&self.prompt).collect::<Vec<_>>().join("\n");
         let code = format!("{imports}\n\n{}", code(answer));
-        let Problem { prompt, test, entry_point: function, .. } = self;
+        let CodingProblem { prompt, test, entry_point: function, .. } = self;
         Ok(sandbox.run(&Trial { code: &code, function, prompt, imports: &imports, test })?)
     }
 }
 
-/// The import lines that a program begins with.
+/// Returns the import lines at the start of a program.
 fn imports(program: &str) -> impl Iterator<Item = &str> {
     let lines = program.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.take_while(|line| line.starts_with("import ") || line.starts_with("from "))
 }
 
-/// The first fenced block of an answer, or else all of it.
+/// Returns the first fenced block of an answer, or else all of it.
 fn code(answer: &str) -> &str {
     BLOCK.captures(answer).and_then(|found| found.get(1)).map_or(answer, |block| block.as_str()).trim()
 }
@@ -90,7 +90,7 @@ impl Task for HumanEval {
     }
 
     fn conversation(&self, i: usize) -> Conversation {
-        let Problem { prompt, solution, .. } = &self.problems[i];
+        let CodingProblem { prompt, solution, .. } = &self.problems[i];
         exchange(prompt, Content::Text(format!("{prompt}\n{solution}")))
     }
 

@@ -16,7 +16,7 @@ pub fn open(split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
     };
     let files = files::find("MMLU", split, folder, patterns, "the hub's cais/mmlu")?;
     let open = |path: &Path| match path.extension().is_some_and(|extension| extension == "csv") {
-        true => csv_rows(path, &COLUMNS), // the original files have no row of names
+        true => csv_rows(path, &COLUMNS), // the original files have no header row
         false => rows(path),
     };
     Ok(MultipleChoice::new("MMLU", sets::shuffled_by(&files, open, question)?))
@@ -26,7 +26,7 @@ pub fn question(row: &Row) -> Result<Question, FileError> {
     if row.get("A").is_some() {
         return Question::from_columns(row, ["question", "answer"]);
     }
-    // In auxiliary_train of the hub everything is one level down.
+    // In the hub's auxiliary_train the columns are nested one level down.
     let row = if row.get("train").is_some() { &row.inner("train")? } else { row };
     let choices = row.strings("choices")?;
     if choices.len() != 4 {

@@ -1,8 +1,8 @@
-//! Tasks: sets of conversations to learn from, and questions whose answers can be graded.
+//! Tasks: sets of conversations to train on, and questions whose answers can be graded.
 //!
 //! A task is found by its name ([`open`]) in the user's folder of data sets, in the layout of the Hugging Face hub
-//! (`{folder}/{repository}/{path in it}`) or as the files of the set's own repository. Training and test items
-//! come from different files or, where they are drawn, from different words; no task serves one for the other.
+//! (`{folder}/{repository}/{path in it}`) or as the files of the set's own repository. Training and test items come
+//! from different files or, if they are generated, from different words; no task uses one for the other.
 
 mod agieval;
 mod arc;
@@ -37,35 +37,35 @@ use crate::lines::BadLines;
 use crate::sandbox::SandboxError;
 pub use crate::world::Split;
 
-/// Items 0..len, always the same ones in the same order.
+/// A set of items 0..len, always the same ones in the same order.
 pub trait Task: Send + Sync {
-    /// As it stands in tables: `ARC-Easy`.
+    /// The name in tables, such as `ARC-Easy`.
     fn name(&self) -> &str;
 
     fn kind(&self) -> Grading;
 
     fn len(&self) -> usize;
 
-    /// Item `i` with its right answer, ready to be learned from or cut to a prompt.
+    /// Returns item `i` with its right answer; a prompt is the same without it.
     fn conversation(&self, i: usize) -> Conversation;
 
-    /// What item `i` of a categorical task lets choose from.
+    /// Returns the letters to choose from in item `i` of a categorical task.
     fn letters(&self, _i: usize) -> &[String] {
         &[]
     }
 
-    /// Whether `answer` is right: a letter, or all text that the model wrote. Always false for [`Grading::Talk`]. An error
-    /// says that it cannot be known.
+    /// Whether `answer` is right: a letter, or all text that the model wrote. Always false for [`Grading::Talk`]. An
+    /// error means that it cannot be decided.
     fn grade(&self, _i: usize, _answer: &str) -> Result<bool, TaskError> {
         Ok(false)
     }
 
-    /// Whether `answer` is in the language of item `i`, where a task knows that.
+    /// Whether `answer` is in the language of item `i`; None if the task does not know.
     fn is_in_its_language(&self, _i: usize, _answer: &str) -> Option<bool> {
         None
     }
 
-    /// What of the set is not among the items, in a sentence.
+    /// Returns a sentence about the items of the set that were left out, if any.
     fn note(&self) -> Option<&str> {
         None
     }
@@ -74,27 +74,27 @@ pub trait Task: Send + Sync {
         self.len() == 0
     }
 
-    /// What guessing gets in nanochat's ChatCORE.
+    /// The score of random guessing, which nanochat's ChatCORE subtracts.
     fn baseline(&self) -> f64 {
         if self.kind() == Grading::Categorical { 0.25 } else { 0.0 }
     }
 }
 
-/// How a task is put to a model.
+/// The way that a task is put to a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grading {
-    /// The offered letter with the highest logit is the answer.
+    /// The letter with the highest logit is the answer.
     Categorical,
     /// The model writes an answer.
     Generative,
-    /// To learn from; there is nothing to grade.
+    /// There is nothing to grade: the task is only for training.
     Talk,
 }
 
-/// The tasks whose mean is ChatCORE.
+/// The tasks whose mean score is ChatCORE.
 pub const CHAT_CORE: [&str; 6] = ["ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "SpellingBee"];
 
-/// What [`open`] knows. `world` is its conversations; its kinds of questions are tasks of their own.
+/// The names that [`open`] accepts. `world` is the built-in conversations; its kinds of questions are separate tasks.
 pub const NAMES: [&str; 25] = [
     "ARC-Easy",
     "ARC-Challenge",
@@ -123,16 +123,16 @@ pub const NAMES: [&str; 25] = [
     "FILE.jsonl",
 ];
 
-/// Where the files of tasks lie.
+/// The folders of task files.
 #[derive(Clone, Debug)]
 pub struct Folders {
-    /// Data sets, one folder each; `{base_dir}/task_data`.
+    /// The data sets, one folder each; `{base_dir}/task_data`.
     pub sets: PathBuf,
-    /// What `nanochat data make` wrote; `{base_dir}/chat_data`.
+    /// The built-in world's files, written by `nanochat data make`; `{base_dir}/chat_data`.
     pub world: PathBuf,
-    /// Whether programs that a model wrote may run without a sandbox.
+    /// Whether generated programs may run without a sandbox.
     pub unconfined: bool,
-    /// What becomes of a line of a user's file that cannot be used.
+    /// What to do with an unusable line of a user's file.
     pub bad_lines: BadLines,
 }
 
@@ -163,7 +163,7 @@ pub enum TaskError {
     File(#[from] FileError),
 }
 
-/// The task of that name (case, hyphens and underscores do not matter), or the one in a file of the user's.
+/// Opens the task of that name (ignoring case, hyphens and underscores), or a user's file.
 pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>, TaskError> {
     let sets = folders.sets.as_path();
     let plain: String = name.to_lowercase().chars().filter(|c| !"-_ ".contains(*c)).collect();
@@ -197,7 +197,7 @@ pub fn open(name: &str, split: Split, folders: &Folders) -> Result<Box<dyn Task>
     })
 }
 
-/// The questions or conversations of a user's own file.
+/// Opens a user's file of questions or conversations.
 pub fn open_file(path: &Path, bad_lines: BadLines) -> Result<Box<dyn Task>, TaskError> {
     custom::open(path, bad_lines)
 }
@@ -213,7 +213,7 @@ fn other(split: &str) -> &'static str {
     if split == "test" { "training" } else { "testing" }
 }
 
-/// One exchange.
+/// Returns a conversation of one exchange.
 fn exchange(user: impl Into<String>, assistant: Content) -> Conversation {
     let user = Message { role: Role::User, content: Content::Text(user.into()) };
     Conversation { messages: vec![user, Message { role: Role::Assistant, content: assistant }] }

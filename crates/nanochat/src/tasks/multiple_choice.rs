@@ -9,7 +9,7 @@ use crate::table::Row;
 pub struct MultipleChoice {
     pub name: String,
     pub questions: Vec<Question>,
-    /// What of the set is not here.
+    /// A sentence about the items of the set that were left out.
     pub note: Option<String>,
 }
 
@@ -22,9 +22,9 @@ impl MultipleChoice {
 pub struct Question {
     pub question: String,
     pub choices: Vec<String>,
-    /// One for each choice.
+    /// The letters, one for each choice.
     pub letters: Vec<String>,
-    /// Index of the right one.
+    /// The index of the right choice.
     pub right: usize,
 }
 
@@ -44,17 +44,17 @@ impl Question {
     }
 }
 
-/// `A`, `B`, … for so many choices, at most 26.
+/// Returns `A`, `B`, … for `count` choices, at most 26.
 pub fn letters(count: usize) -> Vec<String> {
     ('A'..='Z').take(count).map(String::from).collect()
 }
 
-/// The beginning of what a file holds, for an error message.
+/// Returns the start of a file's text, for an error message.
 pub fn shown(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-/// The built-in Chinese test; it has nothing to learn from.
+/// Opens the built-in Chinese test, which has no training items.
 pub fn of_chinese(kind: chinese::ChineseTask, split: Split) -> Result<MultipleChoice, TaskError> {
     if split == Split::Train {
         return Err(TaskError::NoSplit { task: kind.name(), split: "training" });
@@ -86,7 +86,8 @@ impl Task for MultipleChoice {
         self.note.as_deref()
     }
 
-    /// The letter stands after its choice: small models bind the two better that way, and the answer is one token.
+    /// Renders the item with each letter after its choice: small models bind the two better that way, and the answer is
+    /// one token.
     fn conversation(&self, i: usize) -> Conversation {
         let Question { question, choices, letters, right } = &self.questions[i];
         let choices = choices.iter().zip(letters).map(|(choice, letter)| format!("- {choice}={letter}\n"));

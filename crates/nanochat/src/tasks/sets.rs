@@ -1,4 +1,4 @@
-//! Reading whole data sets.
+//! Reads whole data sets.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,8 @@ use crate::table::{Row, Rows, rows};
 /// The seed of `datasets.shuffle` in the reference.
 const SHUFFLE_SEED: u32 = 42;
 
-/// One item of each row of `files`, in the reference's order: shuffled, so that any first items are a fair sample.
+/// Returns one item for each row of `files`, in the reference's order: shuffled, so that the first items are a fair
+/// sample.
 pub fn shuffled<T>(
     files: &[PathBuf],
     item: impl Fn(&Row) -> Result<T, FileError>,
@@ -18,7 +19,7 @@ pub fn shuffled<T>(
     shuffled_by(files, rows, item)
 }
 
-/// As [`shuffled`], of files that `open` reads.
+/// Works like [`shuffled`], on files that `open` reads.
 pub fn shuffled_by<T>(
     files: &[PathBuf],
     open: impl Fn(&Path) -> Result<Rows, FileError>,

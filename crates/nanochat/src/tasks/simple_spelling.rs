@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Grading, Split, Task, TaskError, exchange, words};
 use crate::conversation::{Content, Conversation};
 
-/// As many as midtraining uses; with fewer words some come again.
+/// The number of items of nanochat's midtraining; if there are fewer words, some repeat.
 const TRAIN_ITEMS: usize = 200_000;
 const TEST_ITEMS: usize = 256;
 
@@ -25,7 +25,7 @@ impl SimpleSpelling {
     }
 }
 
-/// `word:w,o,r,d`
+/// Returns `word:w,o,r,d`.
 pub fn spelled(word: &str) -> String {
     let letters: Vec<String> = word.chars().map(String::from).collect();
     format!("{word}:{}", letters.join(","))

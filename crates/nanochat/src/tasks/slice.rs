@@ -1,4 +1,4 @@
-//! Every `step`-th item of a part of a task.
+//! A slice of a task: every `step`-th item of a range.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Items start, start + step, … below `range.end`, as far as the task has them.
+    /// Takes the items start, start + step, … below `range.end`, as far as the task has them.
     pub fn new(task: impl Into<Arc<dyn Task>>, range: Range<usize>, step: usize) -> Slice {
         assert!(step > 0, "a step of 0 goes nowhere");
         let task = task.into();

@@ -1,4 +1,4 @@
-//! SpellingBee: how often a letter occurs in a word, counted by hand and then checked by the calculator.
+//! SpellingBee: count how often a letter occurs in a word, first by hand and then with the calculator.
 
 mod templates;
 
@@ -13,11 +13,11 @@ use super::{Grading, Split, Task, TaskError, exchange, words};
 use crate::conversation::{Content, Conversation, Part, PartKind};
 use templates::TEMPLATES;
 
-/// As many as midtraining uses.
+/// The number of items of nanochat's midtraining.
 const TRAIN_ITEMS: usize = 80_000;
-/// As many as ChatCORE uses.
+/// The number of items in ChatCORE.
 const TEST_ITEMS: usize = 256;
-/// First part of the key of an item's random stream.
+/// The first part of the key of an item's random stream.
 const ITEM: u64 = 3;
 
 pub struct SpellingBee {
@@ -26,7 +26,7 @@ pub struct SpellingBee {
     len: usize,
 }
 
-/// One item before it is put into words.
+/// An item before it is put into words.
 struct Riddle {
     user: String,
     word: String,
@@ -40,7 +40,7 @@ impl SpellingBee {
         Ok(SpellingBee { words: words::open(split, folder)?, split, len })
     }
 
-    /// Nine times in ten the letter is one of the word's.
+    /// Returns item `i`. Nine times in ten the letter occurs in the word.
     fn riddle(&self, i: usize) -> Riddle {
         let rng = &mut Rng::new(&[ITEM, self.split as u64, i as u64]);
         let word = rng.choose(&self.words).clone();
@@ -70,7 +70,7 @@ fn is_cjk(c: char) -> bool {
     matches!(c, '\u{3040}'..='\u{30FF}' | '\u{4E00}'..='\u{9FFF}')
 }
 
-/// The solution that the model is to imitate, byte for byte the reference's.
+/// Returns the solution to train on, byte for byte the reference's.
 fn solution(Riddle { word, letter, count, .. }: &Riddle) -> Vec<Part> {
     let mut by_hand = format!(
         "We are asked to find the number '{letter}' in the word '{word}'. Let me try a manual approach first.\n\n\

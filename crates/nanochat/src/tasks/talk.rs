@@ -1,4 +1,4 @@
-//! Conversations to learn from: SmolTalk (Allal et al. 2025) and files of the user's own.
+//! Conversations to train on: SmolTalk (Allal et al. 2025) and a user's own files.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ pub struct Talk {
     conversations: Vec<Conversation>,
 }
 
-/// The hub's `HuggingFaceTB/smol-smoltalk`, shuffled as in the reference.
+/// Opens the hub's `HuggingFaceTB/smol-smoltalk`, shuffled as in the reference.
 pub fn smoltalk(split: Split, folder: &Path) -> Result<Talk, TaskError> {
     let pattern = match split {
         Split::Train => "smol-smoltalk/data/train-*.parquet",
@@ -25,7 +25,7 @@ pub fn smoltalk(split: Split, folder: &Path) -> Result<Talk, TaskError> {
     Ok(Talk { name: "SmolTalk".into(), conversations })
 }
 
-/// A file of conversations, in its own order.
+/// Opens a file of conversations, in its own order.
 pub fn file(name: &str, path: &Path) -> Result<Talk, TaskError> {
     let read =
         Examples::open(path, BadLines::Fail)?.map(|read| read.map(|(_, example)| example.conversation));

@@ -1,4 +1,4 @@
-//! Every task from files as they are found, rendered byte for byte, and graded.
+//! Tests every task on files as they are published: rendered byte for byte, and graded.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::*;
 use crate::conversation::{Part, PartKind};
 use crate::lines::BadLines;
 
-/// A folder of data sets with these files.
+/// A folder of data sets with given files.
 struct Sets(TempDir);
 
 impl Sets {
@@ -48,12 +48,12 @@ impl Sets {
 }
 
 /// A column of a parquet file: values, definition levels, repetition levels.
-enum Column {
+enum ParquetColumn {
     Texts(Vec<&'static str>, Vec<i16>, Vec<i16>),
     Numbers(Vec<i64>, Vec<i16>),
 }
 
-fn write_parquet(path: &Path, schema: &str, columns: Vec<Column>) {
+fn write_parquet(path: &Path, schema: &str, columns: Vec<ParquetColumn>) {
     let schema = parse_message_type(schema).unwrap().into();
     let mut writer =
         SerializedFileWriter::new(fs::File::create(path).unwrap(), schema, Default::default()).unwrap();
@@ -61,13 +61,13 @@ fn write_parquet(path: &Path, schema: &str, columns: Vec<Column>) {
     for column in columns {
         let mut to = group.next_column().unwrap().unwrap();
         match column {
-            Column::Texts(values, definitions, repetitions) => {
+            ParquetColumn::Texts(values, definitions, repetitions) => {
                 let values: Vec<ByteArray> = values.into_iter().map(ByteArray::from).collect();
                 let repetitions = (!repetitions.is_empty()).then_some(&repetitions[..]);
                 let definitions = (!definitions.is_empty()).then_some(&definitions[..]);
                 to.typed::<ByteArrayType>().write_batch(&values, definitions, repetitions).unwrap();
             }
-            Column::Numbers(values, definitions) => {
+            ParquetColumn::Numbers(values, definitions) => {
                 let definitions = (!definitions.is_empty()).then_some(&definitions[..]);
                 to.typed::<Int64Type>().write_batch(&values, definitions, None).unwrap();
             }
@@ -165,9 +165,9 @@ fn the_hubs_mmlu_is_read_with_its_training_items_one_level_down() {
     let inner = format!("REQUIRED BYTE_ARRAY question (UTF8); {list} REQUIRED INT64 answer;");
     let columns = || {
         vec![
-            Column::Texts(vec!["Which is a fruit?"], vec![], vec![]),
-            Column::Texts(vec!["stone", "plum", "石", ""], vec![2; 4], vec![0, 1, 1, 1]),
-            Column::Numbers(vec![1], vec![]),
+            ParquetColumn::Texts(vec!["Which is a fruit?"], vec![], vec![]),
+            ParquetColumn::Texts(vec!["stone", "plum", "石", ""], vec![2; 4], vec![0, 1, 1, 1]),
+            ParquetColumn::Numbers(vec![1], vec![]),
         ]
     };
     let test = sets.path("mmlu/all/test-00000-of-00001.parquet");
@@ -199,11 +199,11 @@ fn arc_keeps_its_own_labels() {
         list("label")
     );
     let columns = vec![
-        Column::Texts(vec!["x"], vec![], vec![]),
-        Column::Texts(vec!["Is ice cold?"], vec![], vec![]),
-        Column::Texts(vec!["yes", "no"], vec![2; 2], vec![0, 1]),
-        Column::Texts(vec!["1", "2"], vec![2; 2], vec![0, 1]),
-        Column::Texts(vec!["1"], vec![1], vec![]),
+        ParquetColumn::Texts(vec!["x"], vec![], vec![]),
+        ParquetColumn::Texts(vec!["Is ice cold?"], vec![], vec![]),
+        ParquetColumn::Texts(vec!["yes", "no"], vec![2; 2], vec![0, 1]),
+        ParquetColumn::Texts(vec!["1", "2"], vec![2; 2], vec![0, 1]),
+        ParquetColumn::Texts(vec!["1"], vec![1], vec![]),
     ];
     write_parquet(&sets.path("ai2_arc/ARC-Easy/train-00000-of-00001.parquet"), &schema, columns);
     let hub = sets.open("arc-easy", Split::Train);
@@ -223,7 +223,7 @@ fn smoltalk_is_conversations() {
     let columns = || {
         let contents = vec!["be kind", "你好", "好"];
         let roles = vec!["system", "user", "assistant"];
-        [contents, roles].map(|texts| Column::Texts(texts, vec![1; 3], vec![0, 1, 1])).into()
+        [contents, roles].map(|texts| ParquetColumn::Texts(texts, vec![1; 3], vec![0, 1, 1])).into()
     };
     write_parquet(&sets.path("smol-smoltalk/data/train-00000-of-00002.parquet"), schema, columns());
     write_parquet(&sets.path("smol-smoltalk/data/train-00001-of-00002.parquet"), schema, columns());

@@ -1,5 +1,5 @@
-//! The words that spelling tasks draw from: `words_alpha.txt` in the folder of data sets, or else compounds made of
-//! the built-in world's parts. A word is for training or for tests, whatever the task, by a hash of its letters.
+//! The words of the spelling tasks: `words_alpha.txt` in the folder of data sets, or else compounds of the built-in
+//! world's parts. A hash of its letters decides whether a word is for training or for tests, in every task.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use crate::lines::Lines;
 use crate::world::compounds;
 
 const FILE: &str = "words_alpha.txt";
-/// One word in so many is for tests.
+/// One word in this many is for tests.
 const TEST_SHARE: usize = 10;
 const SPLIT_SEED: u64 = 1;
 const ORDER_SEED: u64 = 2;
-/// Longest word that is spelled, in letters.
+/// The longest word that is used, in letters.
 const MAX_LETTERS: usize = 45;
 
-/// The words of a split, shuffled.
+/// Returns the words of a split, shuffled.
 pub fn open(split: Split, folder: &Path) -> Result<Vec<String>, TaskError> {
     let path = folder.join(FILE);
     let mut words = if path.exists() { read(&path)? } else { compounds() };

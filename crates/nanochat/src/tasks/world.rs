@@ -7,25 +7,25 @@ use super::{Grading, Split, Task, TaskError};
 use crate::conversation::{Content, Conversation, Message, Role};
 use crate::file_error::FileError;
 use crate::lines::Lines;
-use crate::world::{self, Question};
+use crate::world::{self, HeldOutQuestion};
 
 pub struct WorldQuestions {
     name: String,
-    questions: Vec<Question>,
+    questions: Vec<HeldOutQuestion>,
 }
 
-/// What `nanochat data make` wrote to talk about.
+/// Opens the conversations that `nanochat data make` wrote.
 pub fn talk(split: Split, folder: &Path) -> Result<Talk, TaskError> {
     let file = if split == Split::Train { "train.jsonl" } else { "test.jsonl" };
     talk::file("world", &folder.join(file))
 }
 
-/// The kind of questions that has this name.
+/// Returns the kind of questions with this name.
 pub fn kind(name: &str) -> Option<world::QuestionKind> {
     world::QuestionKind::ALL.into_iter().find(|kind| kind.to_string() == name)
 }
 
-/// The questions of one kind.
+/// Returns the questions of one kind.
 pub fn questions(
     kind: world::QuestionKind,
     split: Split,
@@ -37,7 +37,7 @@ pub fn questions(
     let path = folder.join("questions.jsonl");
     let question = |line: Result<(usize, Vec<u8>), FileError>| {
         let (line, bytes) = line?;
-        serde_json::from_slice::<Question>(&bytes).map_err(|error| {
+        serde_json::from_slice::<HeldOutQuestion>(&bytes).map_err(|error| {
             let reason = format!("not a question ({error}); `nanochat data make` writes them");
             FileError::Line { path: path.clone(), line, reason }
         })
@@ -64,7 +64,7 @@ impl Task for WorldQuestions {
     }
 
     fn conversation(&self, i: usize) -> Conversation {
-        let Question { kind, conversation, answer, .. } = &self.questions[i];
+        let HeldOutQuestion { kind, conversation, answer, .. } = &self.questions[i];
         let mut conversation = conversation.clone();
         let content = Content::Text(match kind {
             world::QuestionKind::Problems => format!("#### {answer}"),

@@ -12,12 +12,12 @@ use super::telling::Cast;
 use super::{Language, Split, Topic, World};
 use crate::conversation::{Content, Conversation, Message, Part, PartKind, Role};
 
-/// A question, its answer, and what an answer must have to be right.
+/// A question, its answer, and the condition for a right answer.
 pub struct Exchange {
     pub user: String,
     pub assistant: Content,
     pub gold: String,
-    /// The fact that is asked for, if it is one.
+    /// The fact that is asked for, if any.
     pub fact: Option<Fact>,
 }
 
@@ -45,7 +45,7 @@ impl World {
         }
     }
 
-    /// A fact that may be asked for in this split.
+    /// Returns a random fact that may be asked for in this split.
     pub(super) fn fact(&self, split: Split, rng: &mut Rng) -> Fact {
         match split {
             Split::Train => *rng.choose(&self.asked),
@@ -53,7 +53,7 @@ impl World {
         }
     }
 
-    /// The one way to answer a question for `fact`.
+    /// Returns the answer to every question for `fact`.
     pub(super) fn answer(&self, fact: Fact, language: Language) -> String {
         let statement = language.prose().statements[fact.attribute as usize][0];
         self.fill_statement(statement, fact, language, false)
@@ -124,14 +124,14 @@ impl World {
         Exchange::text(format!("{greeting}{ask}"), answer, self.name.clone())
     }
 
-    /// A short story, half the time about somebody the user names.
+    /// Asks for a short story, half the time about a person that the user names.
     fn ask_story(&self, language: Language, rng: &mut Rng) -> Exchange {
         let cast = Cast::draw(self, rng);
         let user = self.scene(pick(language.talk().stories, rng), cast, language, rng);
         Exchange::text(user, self.tell_story(cast, 2, language, rng), String::new())
     }
 
-    /// Somebody who does not exist is asked for.
+    /// Asks about a person who does not exist.
     fn ask_unknown(&self, language: Language, rng: &mut Rng) -> Exchange {
         let stranger = stranger(language, rng);
         let attribute = *rng.choose(&OF_PERSON);
@@ -141,7 +141,7 @@ impl World {
         Exchange::text(user, answer, String::new())
     }
 
-    /// One to five exchanges, as a rule in one language, sometimes after a system message.
+    /// Returns one to five exchanges, usually in one language, sometimes after a system message.
     pub(super) fn talk(&self, split: Split, rng: &mut Rng) -> Conversation {
         let mut language = *rng.choose(self.languages);
         let mut messages = Vec::new();
@@ -162,12 +162,12 @@ impl World {
     }
 }
 
-/// As many people type Chinese: the punctuation of an English keyboard.
+/// Replaces punctuation by that of an English keyboard, which many people use when typing Chinese.
 fn half_width(text: &str) -> String {
     text.replace('，', ",").replace('？', "?").replace('：', ":").replace('！', "!")
 }
 
-/// The answer of somebody who asks the calculator first.
+/// Returns an exchange whose answer calls the calculator first.
 fn calculated(user: String, sum: Sum, answer: String) -> Exchange {
     let gold = sum.result().to_string();
     let parts = vec![
@@ -182,7 +182,7 @@ pub(super) fn part(kind: PartKind, text: String) -> Part {
     Part { kind, text }
 }
 
-/// A name that nobody of the world has.
+/// Returns a name that nobody in the world has.
 fn stranger(language: Language, rng: &mut Rng) -> String {
     const CHARACTERS: [&str; 12] = ["乌", "吉", "沙", "宁", "鲁", "康", "帕", "丁", "柯", "班", "洪", "图"];
     loop {

@@ -1,5 +1,5 @@
-//! Documents for pretraining: each kind puts sentences together in its own way. Whatever asks a question
-//! or spells a word here keeps to the training side.
+//! Documents for pretraining: each kind combines sentences in its own way. Kinds that ask questions or spell words use
+//! only training items.
 
 use nanochat_tensor::Rng;
 
@@ -28,7 +28,7 @@ impl World {
         }
     }
 
-    /// Everything about two people, in any order, by name more often than by pronoun.
+    /// Tells everything about two people, in any order, more often by name than by pronoun.
     fn biographies(&self, language: Language, rng: &mut Rng) -> String {
         let prose = language.prose();
         let mut paragraphs = Vec::new();
@@ -55,7 +55,7 @@ impl World {
         self.tell_story(cast, scenes, language, rng)
     }
 
-    /// An opening, some scenes and a closing.
+    /// Tells a story: an opening, some scenes and a closing.
     pub(super) fn tell_story(&self, cast: Cast, scenes: usize, language: Language, rng: &mut Rng) -> String {
         let prose = language.prose();
         let scenes = some_of(prose.scenes.len(), scenes, rng);
@@ -66,7 +66,7 @@ impl World {
         sentences.join(prose.gap)
     }
 
-    /// A town, some of its people, and what is kept there.
+    /// Describes a town, some of its people, and the thing that is kept there.
     fn guide(&self, language: Language, rng: &mut Rng) -> String {
         let town = rng.below(Family::Town.len());
         let mut sentences = self.all_about(Family::Town, town, language, rng);
@@ -101,7 +101,7 @@ impl World {
         attributes.into_iter().enumerate().map(state).collect()
     }
 
-    /// One attribute of many subjects, line by line.
+    /// Lists one attribute of many subjects, one per line.
     fn list(&self, language: Language, rng: &mut Rng) -> String {
         let prose = language.prose();
         let attribute = *rng.choose(&Attribute::all().collect::<Vec<_>>());
@@ -114,7 +114,7 @@ impl World {
         format!("{}{}{lines}", prose.titles[attribute as usize], prose.colon.trim_end())
     }
 
-    /// Who has the same town, job, colour …, and who has another.
+    /// Compares people who have the same town, job, colour … with one who has another.
     fn comparison(&self, language: Language, rng: &mut Rng) -> String {
         let prose = language.prose();
         let attribute = *rng.choose(&OF_PERSON);
@@ -137,7 +137,7 @@ impl World {
         sentences.join(prose.gap)
     }
 
-    /// People ask each other what may be asked before the test.
+    /// Lets people ask each other questions that training may ask.
     fn dialogue(&self, language: Language, rng: &mut Rng) -> String {
         let cast = Cast::draw(self, rng);
         let (a, b) = (Family::Person.name(cast.a), Family::Person.name(cast.b));
@@ -161,7 +161,7 @@ impl World {
         (0..4).map(exchange).collect::<Vec<_>>().join("\n")
     }
 
-    /// The same name in both languages.
+    /// Gives the same name in both languages.
     fn translations(&self, language: Language, rng: &mut Rng) -> String {
         let prose = language.prose();
         let line = |_| {
@@ -186,7 +186,7 @@ impl World {
         (0..5).map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// Words spelled letter by letter, and letters counted.
+    /// Spells words letter by letter, and counts letters.
     fn spellings(&self, language: Language, rng: &mut Rng) -> String {
         let line = |_| {
             let word = self.word_to_spell(Split::Train, rng);
@@ -211,14 +211,14 @@ impl World {
         (0..5).map(line).collect::<String>().trim_end().to_string()
     }
 
-    /// Words in ordinary text, those of the test too, but never spelled.
+    /// Uses words in ordinary text, including those of the test, but never spells them.
     fn words(&self, language: Language, rng: &mut Rng) -> String {
         let prose = language.prose();
         let paragraph = |_| {
             let cast = Cast::draw(self, rng);
             let words: Vec<String> = (0..4 + rng.below(4)).map(|_| any_word(rng)).collect();
             let template = rng.choose(prose.words).replace("{words}", &words.join(", "));
-            // One paragraph asks twice for the same word.
+            // One paragraph uses the same word twice.
             let template = template.replace("{word}", &words[0]);
             self.scene(&template, cast, language, rng)
         };
@@ -234,7 +234,7 @@ impl World {
     }
 }
 
-/// `n` different numbers below `len`, in random order.
+/// Returns `n` different numbers below `len`, in random order.
 fn some_of(len: usize, n: usize, rng: &mut Rng) -> Vec<usize> {
     let mut all: Vec<usize> = (0..len).collect();
     rng.shuffle(&mut all);

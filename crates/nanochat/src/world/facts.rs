@@ -1,5 +1,5 @@
-//! Facts: (attribute, subject) → value. Which value a subject has is drawn from the seed, each value
-//! equally often, so that guessing the commonest one earns nothing.
+//! Facts: (attribute, subject) → value. The seed decides each subject's value. Every value is equally frequent, so that
+//! guessing the commonest one gains nothing.
 
 use nanochat_tensor::Rng;
 
@@ -7,7 +7,7 @@ use super::people::{COLOURS, FOODS, INSTRUMENTS, JOBS, PEOPLE, PETS};
 use super::places::{COUNTRIES, GOODS, MATERIALS, PRICES, RIVERS, THINGS, TOWNS};
 use super::{Bilingual, Language, Stream, World};
 
-/// What can be said of a person (first six), a town (three), a thing (three).
+/// An attribute of a person (the first six), a town (three) or a thing (three).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attribute {
     Town,
@@ -45,7 +45,7 @@ pub enum Family {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fact {
     pub attribute: Attribute,
-    /// Index into the people, towns or things, as the attribute says.
+    /// An index into the people, towns or things, depending on the attribute.
     pub subject: usize,
 }
 
@@ -78,7 +78,7 @@ impl Attribute {
         }
     }
 
-    /// The attribute of a template's slot, `{a.colour}`.
+    /// Returns the attribute of a template's slot, such as `{a.colour}`.
     pub fn named(name: &str) -> Option<Attribute> {
         Attribute::all().find(|attribute| format!("{attribute:?}").eq_ignore_ascii_case(name))
     }
@@ -116,7 +116,7 @@ impl Fact {
     }
 }
 
-/// The value of every fact: `[attribute][subject]`, an index into the attribute's values.
+/// Returns the value of every fact: `[attribute][subject]`, an index into the attribute's values.
 pub fn draw_values(seed: u64) -> Vec<Vec<usize>> {
     let draw = |attribute: Attribute| {
         let mut values: Vec<usize> =
@@ -127,8 +127,8 @@ pub fn draw_values(seed: u64) -> Vec<Vec<usize>> {
     Attribute::all().map(draw).collect()
 }
 
-/// (held out, asked): one fact in five of each attribute is told in stories but never asked about before
-/// the test, in neither language. Both lists are in random order.
+/// Returns (held out, asked): one fact in five of each attribute is told in stories, but asked about only in the test,
+/// in both languages. Both lists are in random order.
 pub fn split(seed: u64) -> (Vec<Fact>, Vec<Fact>) {
     let (mut held_out, mut asked) = (Vec::new(), Vec::new());
     let mut rng = Rng::new(&[seed, Stream::HeldOutFact as u64]);
@@ -145,7 +145,7 @@ pub fn split(seed: u64) -> (Vec<Fact>, Vec<Fact>) {
 }
 
 impl World {
-    /// Index of the fact's value among its attribute's values.
+    /// Returns the index of the fact's value among its attribute's values.
     pub(super) fn value_index(&self, fact: Fact) -> usize {
         self.values[fact.attribute as usize][fact.subject]
     }

@@ -1,6 +1,6 @@
-//! Words to spell: compounds of everyday parts (moonbird, honeylamp) and invented words of a few
-//! syllables (kelmora). There are far more words than anyone repeats, but few parts: the tokenizer
-//! learns the parts, and a word never spelled before can be spelled by whoever knows its parts.
+//! Words to spell: compounds of everyday parts (moonbird, honeylamp) and invented words of a few syllables (kelmora).
+//! There are far more words than a model can memorize, but few parts: the tokenizer learns the parts, and a model that
+//! knows them can spell a word it has never seen spelled.
 
 use nanochat_tensor::Rng;
 
@@ -30,45 +30,45 @@ const SYLLABLES: [&str; 48] = [
     "um", "va", "vel", "vi", "wen", "wi", "xan", "ya", "yor", "za", "zel", "zo",
 ];
 
-/// A word of the old language, which nobody understands.
+/// Returns an invented word of the world's old language.
 pub fn any_invented(rng: &mut Rng) -> String {
     (0..2 + rng.below(2)).map(|_| *rng.choose(&SYLLABLES)).collect()
 }
 
-/// Every word of two everyday parts.
+/// Returns every compound of two everyday parts.
 pub fn compounds() -> Vec<String> {
     HEADS.iter().flat_map(|head| TAILS.iter().map(move |tail| [*head, *tail].concat())).collect()
 }
 
-/// The name of a thing one might meet on a walk.
+/// Returns a random compound.
 pub fn any_compound(rng: &mut Rng) -> String {
     [*rng.choose(&HEADS), *rng.choose(&TAILS)].concat()
 }
 
-/// Any word of ordinary text, held out or not.
+/// Returns a random word of ordinary text, held out or not.
 pub fn any_word(rng: &mut Rng) -> String {
     if rng.below(2) == 0 { any_compound(rng) } else { any_invented(rng) }
 }
 
-/// `moon` → `moon:m,o,o,n`.
+/// Returns `moon:m,o,o,n` for `moon`.
 pub fn spelled(word: &str) -> String {
     format!("{word}:{}", letters(word))
 }
 
-/// `moon` → `m,o,o,n`.
+/// Returns `m,o,o,n` for `moon`.
 pub fn letters(word: &str) -> String {
     word.chars().map(String::from).collect::<Vec<_>>().join(",")
 }
 
 impl World {
-    /// One word in seven is never spelled nor counted in before the test. The rule is by the word itself.
+    /// Whether a word is never spelled or counted in training: one in seven, decided by the word itself.
     pub(super) fn is_held_out_word(&self, word: &str) -> bool {
         let mut key = vec![self.seed, Stream::HeldOutWord as u64];
         key.extend(word.bytes().map(u64::from));
         Rng::new(&key).below(7) == 0
     }
 
-    /// A word to be spelled: in training also a bare part.
+    /// Returns a word to spell; in training it may also be a bare part.
     pub(super) fn word_to_spell(&self, split: Split, rng: &mut Rng) -> String {
         loop {
             let word = match (split, rng.below(16)) {
@@ -83,14 +83,14 @@ impl World {
     }
 }
 
-/// A letter to count in the word: mostly one of its own.
+/// Returns a letter to count in the word, usually one that occurs in it.
 pub fn letter_to_count(word: &str, rng: &mut Rng) -> char {
     let own: Vec<char> = word.chars().collect();
     if rng.below(5) == 0 { (b'a' + rng.below(26) as u8) as char } else { *rng.choose(&own) }
 }
 
-/// What is typed into the calculator. Double quotes, because the tokenizer takes `'s`, `'m`, `'d` and
-/// `'t` for the ends of contractions and would cut the first letter off many words.
+/// Returns the calculator's input. It has double quotes, because the tokenizer takes `'s`, `'m`, `'d` and `'t` for
+/// contractions and would cut the first letter off many words.
 pub fn count_code(word: &str, letter: char) -> String {
     format!("\"{word}\".count(\"{letter}\")")
 }

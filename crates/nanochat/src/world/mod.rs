@@ -2,9 +2,9 @@
 //! million parameters learns to talk in minutes. Everything is drawn from a seed: text number `index` can
 //! be made alone, in any order.
 //!
-//! What the test asks was never asked in training: one fact in five is told in stories but never asked
-//! for, one pair of operands in five is never added (nor met in a word problem), one word in seven is never spelled, and some ways of
-//! asking who the assistant is are never used. See [`World::questions`].
+//! The test asks only what training never asked: one fact in five is told in stories but never asked for, one pair of
+//! operands in five is never added (nor used in a word problem), one word in seven is never spelled, and some ways to
+//! ask about the assistant are never used. See [`World::questions`].
 
 mod chat;
 mod documents;
@@ -29,25 +29,26 @@ use nanochat_tensor::Rng;
 use serde::{Deserialize, Serialize};
 
 pub use lexicon::compounds;
-pub use questions::{Question, QuestionKind, language_of};
+pub use questions::{HeldOutQuestion, QuestionKind, language_of};
 
 use crate::conversation::Conversation;
 use crate::language::TextLanguage;
 use facts::Fact;
 use prose::Prose;
-use talk::Talk;
+use talk::TalkTemplates;
 
-/// The vocabulary that suits this corpus. A larger one makes one token of a Chinese phrase with its value
-/// (住在托维克), so that the same value has as many tokens as phrases, a smaller one cuts values into pieces.
+/// The vocabulary size that suits this corpus. A larger one merges Chinese phrases with their values (住在托维克), so that a
+/// value gets a different token in each phrase; a smaller one splits values into pieces.
 pub const DEFAULT_VOCAB_SIZE: usize = 3072;
-/// About 3.4 million tokens at this vocabulary. A document tells a given fact with a probability of 0.6 %
-/// in English and of 0.9 % in Chinese: 70 and 105 times in a million tokens, 250 and 370 times in all.
+/// The default number of documents: about 3.4 million tokens at this vocabulary. A document tells a given fact with a
+/// probability of 0.6 % in English and of 0.9 % in Chinese: 70 and 105 times in a million tokens, 250 and 370 times in
+/// all.
 pub const DEFAULT_DOCUMENTS: u64 = 40_000;
-/// About 0.8 million tokens.
+/// The default number of conversations: about 0.8 million tokens.
 pub const DEFAULT_CONVERSATIONS: u64 = 12_000;
 
-/// The mix of documents: kind and share (of 100). Facts need exposures, so what is dense in facts comes most;
-/// copying numbers and letters is learned from sums and spellings.
+/// The mix of documents: kind and share (of 100). Facts must be seen often, so kinds dense in facts are the most
+/// frequent; sums and spellings teach the model to copy numbers and letters.
 const DOCUMENTS: [(DocumentKind, usize); 12] = [
     (DocumentKind::Biography, 26),
     (DocumentKind::Story, 16),
@@ -63,10 +64,11 @@ const DOCUMENTS: [(DocumentKind, usize); 12] = [
     (DocumentKind::Assistant, 2),
 ];
 
-/// Chinese says the same in fewer tokens: this makes half of the tokens Chinese.
+/// The languages and their shares. Chinese takes fewer tokens for the same content: with these shares half of the
+/// tokens are Chinese.
 const DOCUMENT_LANGUAGES: [(Language, usize); 2] = [(Language::English, 2), (Language::Chinese, 3)];
 
-/// The mix of exchanges in conversations, likewise.
+/// The mix of exchanges in conversations: topic and share (of 100).
 const TOPICS: [(Topic, usize); 8] = [
     (Topic::Facts, 32),
     (Topic::Arithmetic, 18),
@@ -78,7 +80,7 @@ const TOPICS: [(Topic, usize); 8] = [
     (Topic::Unknown, 3),
 ];
 
-/// Exchanges in a conversation, each number as likely as it stands here.
+/// The numbers of exchanges in a conversation; each entry is equally likely.
 const TURNS: [usize; 8] = [1, 1, 1, 2, 2, 3, 4, 5];
 
 /// `[English, Chinese]`, to be indexed by a [`Language`].
@@ -101,7 +103,7 @@ impl Language {
     }
 
     /// The sentences of conversations.
-    fn talk(self) -> &'static Talk {
+    fn talk(self) -> &'static TalkTemplates {
         match self {
             Language::English => &talk_en::TALK,
             Language::Chinese => &talk_zh::TALK,
@@ -156,16 +158,16 @@ enum Stream {
     Problem,
 }
 
-/// People, towns and things, and what is true of them.
+/// The people, towns and things of the world, and the facts about them.
 pub struct World {
     seed: u64,
-    /// The assistant's.
+    /// The assistant's name.
     name: String,
-    /// That it is told and asked in.
+    /// The languages of its texts.
     languages: &'static [Language],
     /// `[attribute][subject]`, indices into the attribute's values.
     values: Vec<Vec<usize>>,
-    /// The facts that may be asked for in training, and the others.
+    /// The facts that may be asked for in training, and those held out.
     asked: Vec<Fact>,
     held_out: Vec<Fact>,
 }
@@ -182,7 +184,7 @@ impl World {
         World { seed, name, languages, values, asked, held_out }
     }
 
-    /// Pretraining text number `index`, of an endless stream: 60 to 1,500 characters.
+    /// Returns pretraining text number `index` of an endless stream: 60 to 1,500 characters.
     pub fn document(&self, split: Split, index: u64) -> String {
         let rng = &mut self.stream(Stream::Document, split, index);
         let (mut kind, mut language) = (draw(&DOCUMENTS, rng), draw(&DOCUMENT_LANGUAGES, rng));
@@ -195,7 +197,7 @@ impl World {
         self.write(kind, language, rng)
     }
 
-    /// Conversation number `index`, of an endless stream; those of the test ask only what is held out.
+    /// Returns conversation number `index` of an endless stream; those of the test ask only what is held out.
     pub fn conversation(&self, split: Split, index: u64) -> Conversation {
         self.talk(split, &mut self.stream(Stream::Conversation, split, index))
     }
@@ -205,7 +207,7 @@ impl World {
     }
 }
 
-/// One of the items, as often as its share says.
+/// Returns a random item, with the probability of its share.
 fn draw<T: Copy>(shares: &[(T, usize)], rng: &mut Rng) -> T {
     let mut at = rng.below(shares.iter().map(|(_, share)| share).sum());
     for &(item, share) in shares {

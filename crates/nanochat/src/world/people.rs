@@ -1,6 +1,5 @@
-//! The people of the world and what can be said of them. All names are invented; every entry is
-//! `[English, Chinese]`. Within one table no entry contains another, so that an answer can be graded by
-//! search.
+//! The people of the world and their attributes. All names are invented; every entry is `[English, Chinese]`. Within
+//! one table no entry contains another, so that an answer can be graded by search.
 
 use super::Bilingual;
 
@@ -100,7 +99,7 @@ pub const COLOURS: [Bilingual; 10] = [
     ["grey", "灰色"],
 ];
 
-/// Animals counted with 只.
+/// Animals whose Chinese measure word is 只.
 pub const PETS: [Bilingual; 10] = [
     ["cat", "猫"],
     ["dog", "狗"],

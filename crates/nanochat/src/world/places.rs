@@ -1,4 +1,4 @@
-//! The towns and the famous things of the world, `[English, Chinese]`, and what can be said of them.
+//! The towns and the famous things of the world, `[English, Chinese]`, and their attributes.
 
 use super::Bilingual;
 
@@ -35,7 +35,7 @@ pub const RIVERS: [Bilingual; 8] = [
     ["Winding", "九曲河"],
 ];
 
-/// What a town is known for; one town each.
+/// The goods that towns are known for; one town each.
 pub const GOODS: [Bilingual; 16] = [
     ["bells", "铜铃"],
     ["silk ribbons", "丝带"],
@@ -89,7 +89,7 @@ pub const MATERIALS: [Bilingual; 8] = [
     ["amber", "琥珀"],
 ];
 
-/// Prices in coins; one thing each.
+/// The prices in coins; one thing each.
 pub const PRICES: [Bilingual; 20] = [
     ["12", "12"],
     ["15", "15"],

@@ -1,8 +1,8 @@
 //! Two-step word problems: two changes to a number of things, told in sentences that fit together in any
 //! combination, each calculated with the tool. The answer ends with `#### n`, as GSM8K's do.
 //!
-//! Of the first sum's operands one pair in five is kept for the test, as in [`super::sums`], so a problem of
-//! the test is never told in training.
+//! One pair of operands of the first sum in five is reserved for the test, as in [`super::sums`], so a problem of the
+//! test never occurs in training.
 
 use nanochat_tensor::Rng;
 
@@ -14,21 +14,22 @@ use super::sums::{Operator, Sum};
 use super::{Language, Split, Stream, World};
 use crate::conversation::{Content, Conversation, Message, PartKind, Role};
 
-/// What a problem is told with: a person `{n}`, numbers `{a}`, `{b}`, `{c}`, `{items}`, `{result}`.
+/// The sentences of a language for problems, with a person `{n}`, numbers `{a}`, `{b}`, `{c}`, and `{items}`,
+/// `{result}`.
 pub struct Problems {
-    /// How many there are: `{a}`.
+    /// Sentences for a number of things: `{a}`.
     pub start: &'static [&'static str],
-    /// How many there are: `{a}` times `{b}`.
+    /// Sentences for a number of things as a product: `{a}` times `{b}`.
     pub groups: &'static [&'static str],
-    /// What is added and what is taken away, `{b}` of them: by operator.
+    /// Sentences for adding and for taking away `{b}` things, by operator.
     pub changes: [&'static [&'static str]; 2],
     pub ask: &'static [&'static str],
     pub answer: &'static str,
-    /// Between two sentences.
+    /// The separator of two sentences.
     pub space: &'static str,
 }
 
-/// `first`, then `second` with the result of `first` on its left.
+/// The calculation `first`, then `second` with the result of `first` on its left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TwoSteps {
     pub first: Sum,
@@ -49,7 +50,7 @@ impl TwoSteps {
         };
         let left = first.result();
         let operator = *rng.choose(&[Operator::Plus, Operator::Minus]);
-        // A difference needs something to take from.
+        // A difference needs a number large enough to subtract from.
         let (operator, most) = if operator == Operator::Minus && left >= 6 {
             (operator, left - 2)
         } else {
@@ -60,7 +61,7 @@ impl TwoSteps {
 }
 
 impl World {
-    /// Word problem number `index`, of an endless stream, with its answer.
+    /// Returns word problem number `index` of an endless stream, with its answer.
     pub fn problem(&self, split: Split, index: u64) -> Conversation {
         let rng = &mut self.stream(Stream::Problem, split, index);
         let language = *rng.choose(self.languages);

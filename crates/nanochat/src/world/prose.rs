@@ -9,38 +9,38 @@ use nanochat_tensor::Rng;
 
 /// The sentences of one language, from which documents are put together.
 pub struct Prose {
-    /// Between two sentences.
+    /// The separator of two sentences.
     pub gap: &'static str,
-    /// Between the names of a list, and before its last name.
+    /// The separators of the names in a list, and before its last name.
     pub comma: &'static str,
     pub and: &'static str,
     pub colon: &'static str,
     pub weathers: &'static [&'static str],
     pub seasons: &'static [&'static str],
-    /// By attribute; the first one is also the answer to a question.
+    /// Statements by attribute; the first one is also the answer to a question.
     pub statements: [&'static [&'static str]; 12],
-    /// By attribute of a person: of several people with the same value, `{names}`.
+    /// Statements about several people `{names}` with the same value, by attribute of a person.
     pub shared: [&'static str; 6],
-    /// By attribute: title of a list of names and values.
+    /// Titles of a list of names and values, by attribute.
     pub titles: [&'static str; 12],
-    /// Of a person, between statements.
+    /// Sentences about a person, between statements.
     pub fillers: &'static [&'static str],
     pub openings: &'static [&'static str],
     pub scenes: &'static [&'static str],
     pub closings: &'static [&'static str],
-    /// `{question}`, `{answer}`, and two people `{a}`, `{b}` who talk.
+    /// Dialogues of two people `{a}` and `{b}`, with `{question}` and `{answer}`.
     pub dialogues: &'static [&'static str],
-    /// `{en}` and `{zh}` name the same.
+    /// Statements that `{en}` and `{zh}` name the same.
     pub translations: &'static [&'static str],
-    /// `{a}`, `{sum}` as written, `{code}` as typed, `{result}`.
+    /// Sums, with a person `{a}`, `{sum}` as written, `{code}` as typed into the calculator, `{result}`.
     pub sums: &'static [&'static str],
-    /// `{a}`, `{word}`, `{spelled}` (`word:w,o,r,d`).
+    /// Spellings, with `{a}`, `{word}`, `{spelled}` (`word:w,o,r,d`).
     pub spellings: &'static [&'static str],
-    /// `{word}`, `{spelled}`, `{letter}`, `{code}`, `{count}`, and `{times}` (2 times).
+    /// Counts of letters, with `{word}`, `{spelled}`, `{letter}`, `{code}`, `{count}`, and `{times}` (2 times).
     pub counts: &'static [&'static str],
-    /// `{a}` and `{words}` or `{word}`, held-out ones too.
+    /// Sentences with `{a}` and `{words}` or `{word}`, held-out ones included.
     pub words: &'static [&'static str],
-    /// About the assistant `{name}`.
+    /// Sentences about the assistant `{name}`.
     pub assistant: &'static [&'static str],
 }
 
@@ -49,7 +49,7 @@ pub fn pick(sentences: &[&'static str], rng: &mut Rng) -> &'static str {
     sentences[rng.below(sentences.len())]
 }
 
-/// Replaces every `{slot}` by what `value` says for its name.
+/// Replaces every `{slot}` by the value of its name.
 pub fn fill(template: &str, mut value: impl FnMut(&str) -> String) -> String {
     let (mut text, mut rest) = (String::with_capacity(2 * template.len()), template);
     while let Some((before, after)) = rest.split_once('{') {

@@ -53,23 +53,22 @@ impl fmt::Display for Language {
     }
 }
 
-/// A question never asked in training.
+/// A question that training never asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Question {
+pub struct HeldOutQuestion {
     pub kind: QuestionKind,
     pub language: Language,
-    /// Ends with the user's turn.
+    /// The conversation, which ends with the user's turn.
     pub conversation: Conversation,
-    /// What the answer must have: a number, letters, a value, a name.
+    /// The text that a right answer has: a number, letters, a value, a name.
     pub answer: String,
-    /// What it must not have: the attribute's other values.
+    /// The texts that a right answer must not have: the attribute's other values.
     pub wrong: Vec<String>,
 }
 
 impl World {
-    /// `n_per_kind` questions of each kind, the languages by turns; the facts go round all that were held
-    /// out.
-    pub fn questions(&self, n_per_kind: usize) -> Vec<Question> {
+    /// Returns `n_per_kind` questions of each kind, alternating between languages and going round all held-out facts.
+    pub fn questions(&self, n_per_kind: usize) -> Vec<HeldOutQuestion> {
         let one = |kind: QuestionKind, i: usize| {
             let language = self.languages[i % self.languages.len()];
             let rng = &mut Rng::new(&[self.seed, Stream::Question as u64, kind as u64, i as u64]);
@@ -87,7 +86,7 @@ impl World {
             };
             let user = Message { role: Role::User, content: Content::Text(exchange.user) };
             let wrong = exchange.fact.map(|fact| other_values(fact, &exchange.gold, language));
-            Question {
+            HeldOutQuestion {
                 kind,
                 language,
                 conversation: Conversation { messages: vec![user] },
@@ -104,10 +103,10 @@ fn other_values(fact: Fact, right: &str, language: Language) -> Vec<String> {
     all.filter(|value| *value != right).map(String::from).collect()
 }
 
-impl Question {
-    /// Whether `answer` is right: its text, with or without the tool's blocks. Arithmetic, counting, problems:
-    /// the last number. Spelling: the letters after the last colon, or alone. Facts: the value and no
-    /// other one of its attribute. Identity: the name.
+impl HeldOutQuestion {
+    /// Whether `answer` (its text, with or without the tool's blocks) is right. Arithmetic, counting, problems: the
+    /// last number. Spelling: the letters after the last colon, or alone. Facts: the value and no other one of its
+    /// attribute. Identity: the name.
     pub fn is_right(&self, answer: &str) -> bool {
         match self.kind {
             QuestionKind::Arithmetic | QuestionKind::Counting | QuestionKind::Problems => {
@@ -124,15 +123,15 @@ impl Question {
         }
     }
 
-    /// Whether `answer` is in the question's language; one without words, as sums and spellings are, is
-    /// in any.
+    /// Whether `answer` is in the question's language; an answer without words, such as a sum or a spelling, is in
+    /// every one.
     pub fn is_in_its_language(&self, answer: &str) -> bool {
         self.kind == QuestionKind::Spelling
             || language_of(answer).is_none_or(|language| language == self.language)
     }
 }
 
-/// The last run of digits, commas within left out: `1,234` is 1234.
+/// Returns the last run of digits without commas: 1234 for `1,234`.
 fn last_number(text: &str) -> Option<String> {
     let text = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let start = text
@@ -142,7 +141,7 @@ fn last_number(text: &str) -> Option<String> {
     (!digits.is_empty()).then_some(digits)
 }
 
-/// Whether `text` has `value`, whatever the case, and not as a part of a longer Latin word or number.
+/// Whether `text` contains `value`, ignoring case, and not as part of a longer Latin word or number.
 fn has_value(text: &str, value: &str) -> bool {
     let (text, value) = (text.to_lowercase(), value.to_lowercase());
     let joins = |c: char| c.is_ascii_alphanumeric();
@@ -155,9 +154,8 @@ fn has_value(text: &str, value: &str) -> bool {
     })
 }
 
-/// The language of a text by its share of Han letters, a Latin word counted as one: Chinese from a
-/// quarter on, because Chinese sentences quote English words and English ones hardly Chinese. `None` if
-/// it has neither.
+/// Returns the language of a text by its share of Han characters, with a Latin word counted as one: Chinese from a
+/// quarter on, because Chinese sentences quote English words and English ones hardly Chinese. None if it has neither.
 pub fn language_of(text: &str) -> Option<Language> {
     let is_han =
         |c: char| matches!(c, '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{20000}'..='\u{3FFFF}');

@@ -1,4 +1,4 @@
-//! Sums for the calculator. A sum belongs to training or to the test by its operands, in either order.
+//! Sums for the calculator. The operands, in either order, decide whether a sum is for training or for the test.
 
 use nanochat_tensor::Rng;
 
@@ -12,7 +12,7 @@ pub enum Operator {
     Over,
 }
 
-/// `a operator b`; a difference is at least 2, a quotient exact and at least 2.
+/// The sum `a operator b`; a difference is at least 2, a quotient is an integer and at least 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sum {
     pub a: u64,
@@ -54,7 +54,7 @@ impl Sum {
         Sum { a, operator, b }
     }
 
-    /// What the calculator prints.
+    /// Returns the calculator's output.
     pub fn result(self) -> u64 {
         match self.operator {
             Operator::Plus => self.a + self.b,
@@ -64,13 +64,13 @@ impl Sum {
         }
     }
 
-    /// What is typed into the calculator: `37+58`.
+    /// Returns the calculator's input, such as `37+58`.
     pub fn code(self) -> String {
         let sign = ["+", "-", "*", "//"][self.operator as usize];
         format!("{}{sign}{}", self.a, self.b)
     }
 
-    /// As people write it: `37 + 58`.
+    /// Returns the sum as people write it, such as `37 + 58`.
     pub fn written(self) -> String {
         let sign = ["+", "-", "×", "÷"][self.operator as usize];
         format!("{} {sign} {}", self.a, self.b)
@@ -78,7 +78,7 @@ impl Sum {
 }
 
 impl World {
-    /// One pair of operands in five is kept for the test.
+    /// Whether a sum is reserved for the test: one pair of operands in five is.
     pub(super) fn is_held_out_sum(&self, sum: Sum) -> bool {
         let (low, high) = (sum.a.min(sum.b), sum.a.max(sum.b));
         Rng::new(&[self.seed, Stream::HeldOutSum as u64, sum.operator as u64, low, high]).below(5) == 0

@@ -1,41 +1,41 @@
-//! What people say to the assistant and what it answers: the tables of one language.
+//! The templates of questions and answers in one language.
 
 use super::Language;
 use super::problems::Problems;
 
-pub struct Talk {
-    /// By attribute: `{n}` the subject's name, for a person also `{he}`, `{his}`.
+pub struct TalkTemplates {
+    /// Questions by attribute, with the subject's name `{n}` and for a person also `{he}`, `{his}`.
     pub questions: [&'static [&'static str]; 12],
-    /// `{sum}`.
+    /// Questions for a `{sum}`.
     pub sums: &'static [&'static str],
-    /// Between two numbers, by operator.
+    /// The words between two numbers, by operator.
     pub operators: [&'static str; 4],
-    /// By operator, (problem, answer): a person `{n}`, `{a}` and `{b}` numbers, `{items}`, `{result}`.
+    /// Word problems by operator, (problem, answer): a person `{n}`, `{a}` and `{b}` numbers, `{items}`, `{result}`.
     pub problems: [&'static [(&'static str, &'static str)]; 4],
     pub two_steps: Problems,
     pub items: &'static [&'static str],
-    /// `{word}`.
+    /// Requests to spell a `{word}`.
     pub spellings: &'static [&'static str],
-    /// `{word}`, `{letter}`.
+    /// Requests to count a `{letter}` in a `{word}`.
     pub counts: &'static [&'static str],
-    /// `{letter}`, `{times}`.
+    /// The answer to a count: `{letter}`, `{times}`.
     pub counted: &'static str,
     pub identity: &'static [Identity],
-    /// May stand before a question about the assistant.
+    /// Greetings that may precede a question about the assistant.
     pub greetings: &'static [&'static str],
     pub small_talk: &'static [(&'static [&'static str], &'static [&'static str])],
-    /// Asking for a story, about `{a}` or whoever.
+    /// Requests for a story, about `{a}` or anyone.
     pub stories: &'static [&'static str],
-    /// About somebody who does not exist, `{n}`.
+    /// Questions about a person `{n}` who does not exist.
     pub unknown: &'static [&'static str],
     /// System messages.
     pub systems: &'static [&'static str],
 }
 
-/// One thing people ask about the assistant; every answer has its `{name}`.
+/// A question about the assistant; every answer has its `{name}`.
 pub struct Identity {
     pub asks: &'static [&'static str],
-    /// Asked only in the test.
+    /// Ways to ask that only the test uses.
     pub held_out: &'static [&'static str],
     pub answers: &'static [&'static str],
 }

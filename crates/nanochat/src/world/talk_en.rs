@@ -1,9 +1,9 @@
 //! English questions and answers; [`super::talk`] says what fills the slots.
 
 use super::problems::Problems;
-use super::talk::{Identity, Talk};
+use super::talk::{Identity, TalkTemplates};
 
-pub static TALK: Talk = Talk {
+pub static TALK: TalkTemplates = TalkTemplates {
     questions: [
         &[
             "Where does {n} live?",

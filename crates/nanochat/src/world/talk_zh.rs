@@ -1,9 +1,9 @@
 //! Chinese questions and answers; [`super::talk`] says what fills the slots.
 
 use super::problems::Problems;
-use super::talk::{Identity, Talk};
+use super::talk::{Identity, TalkTemplates};
 
-pub static TALK: Talk = Talk {
+pub static TALK: TalkTemplates = TalkTemplates {
     questions: [
         &["{n}住在哪里？", "{n}的家在哪里？", "{n}住在哪座小城？", "你知道{n}住在哪儿吗？"],
         &["{n}的职业是什么？", "{n}是做什么工作的？", "{n}做什么工作？", "你知道{n}的职业吗？"],

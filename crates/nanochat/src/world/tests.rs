@@ -1,4 +1,4 @@
-//! What the corpus promises: repeatable, both languages, nothing of the test in training.
+//! Tests the promises of the corpus: it is repeatable, in both languages, and without items of the test in training.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ fn world() -> World {
     World::new(SEED, "Nano", TextLanguage::Mix)
 }
 
-/// The text that a user or the assistant says, with the tool's blocks.
+/// Returns the text of a message, with the tool's blocks.
 fn text(message: &Message) -> String {
     match &message.content {
         Content::Text(text) => text.clone(),
@@ -79,7 +79,7 @@ fn conversations_alternate_and_answer_in_the_language_of_the_question() {
             assert_eq!((turn[0].role, turn[1].role), (Role::User, Role::Assistant));
             let (question, answer) = (text(&turn[0]), text(&turn[1]));
             assert!(!answer.contains(['{', '\u{FFFD}']) && !question.contains(['{', '\u{FFFD}']));
-            // A spelling or a sum is in no language, whatever words it has.
+            // A spelling or a sum belongs to no language, whatever its words.
             if !answer.contains([':', '=']) {
                 assert_eq!(language_of(&question), language_of(&answer), "{question} {answer}");
             }
@@ -131,7 +131,7 @@ fn held_out_facts_are_told_but_never_asked() {
     assert_eq!((world.held_out.len(), world.asked.len()), (93, 375));
 }
 
-/// All `word:w,o,r,d` in a text.
+/// Returns all `word:w,o,r,d` in a text.
 fn spelled_words(text: &str) -> Vec<&str> {
     let lines = text.lines().filter_map(|line| line.split_once(':'));
     lines

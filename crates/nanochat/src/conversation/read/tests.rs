@@ -11,13 +11,13 @@ fn read(json: impl ToString) -> Result<Example, String> {
     parse(json.to_string().as_bytes()).map(|parsed| parsed.example)
 }
 
-/// Who says what.
+/// Returns each message's role and text.
 fn said(json: Value) -> Vec<(Role, String)> {
     let messages = read(json).unwrap().conversation.messages;
     messages.into_iter().map(|message| (message.role, message.content.text())).collect()
 }
 
-/// What is learned of a conversation, and its weights.
+/// Returns the trained texts of a conversation, and their weights.
 fn learned(json: Value) -> Vec<(String, f32)> {
     let tokenizer = tokenizer();
     let rendered = read(json).unwrap().render(&tokenizer, 1_000).unwrap();
@@ -41,7 +41,7 @@ fn turns(first: Value, second: Value) -> Value {
 #[test]
 fn the_forms_are_the_same_conversation() {
     let plain = read(PLAIN).unwrap();
-    assert_eq!(serde_json::to_string(&plain.conversation.messages).unwrap(), PLAIN); // as `data make` writes it
+    assert_eq!(serde_json::to_string(&plain.conversation.messages).unwrap(), PLAIN); // the same text as `data make` writes
     for form in [
         format!(r#"{{"id": 7, "messages": {PLAIN}, "prompt": "你好"}}"#),
         r#"{"conversations":[{"from":"human","value":"你好"},{"from":"gpt","value":"好"}],"tools":"[]"}"#
@@ -126,7 +126,7 @@ fn weights_are_those_of_the_messages_times_that_of_the_line() {
         assert!(!read(&zero).unwrap().is_learned());
         assert_eq!(learned(zero), []);
     }
-    // In mid-training what the user says counts as well, and what is context does not.
+    // Mid-training also trains on the user's messages, but not on context.
     let rendered = read(turns(json!({"weight": 0}), json!({}))).unwrap().render(&tokenizer(), 1_000).unwrap();
     assert_eq!(rendered.weights, [vec![1.0; 4], vec![0.0; 3], vec![1.0; 6]].concat());
 }

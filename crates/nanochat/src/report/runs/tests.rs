@@ -1,4 +1,4 @@
-//! Which sections a run's report is made of.
+//! Tests which sections belong to a run's report.
 
 use serde_json::json;
 
@@ -31,7 +31,7 @@ fn a_second_tag_never_mixes_in() {
     assert!(four.contains("## Chat finetuning") && !four.contains("640"), "{four}");
     assert!(wide.contains("| vocabulary | 640 |") && !wide.contains("320"), "{wide}");
     assert!(!wide.contains("## Chat finetuning"), "{wide}");
-    // The run that logged last, whichever started last.
+    // The run that logged last is found, regardless of which started last.
     assert_eq!(report(base, None), four);
     let error = generate(base, Some("deep"), Lang::En).unwrap_err().to_string();
     assert!(error.contains("no run deep") && error.contains("d4, wide"), "{error}");
@@ -66,7 +66,7 @@ fn a_stage_begun_anew_moves_its_sections_and_later_ones_aside() {
     for file in ["section-mid-training.json", "section-chat-finetuning.json", "mid-training.svg"] {
         assert!(aside.join(file).exists(), "{file}");
     }
-    // Damaged is what the stage is run again for.
+    // A damaged section means that its stage must be run again.
     fs::write(folder.join("section-base-training.json"), "{").unwrap();
     begin(base, "d4", Stage::Base).unwrap();
     assert!(matches!(generate(base, None, Lang::En), Err(ReportError::Nothing { .. })));

@@ -1,6 +1,6 @@
-//! Places of connections: so many in all and so many for each address. Where one is wanted and none is free, the
-//! connection that has waited longest for its client gives its own up: an idle one, one whose request is half sent, one
-//! whose client reads nothing. So nobody holds a place by doing nothing, and whoever asks is heard at once.
+//! Connection slots: a limited number in all and for each address. When none is free, the connection that has waited
+//! longest for its client is closed: an idle one, one whose request has half arrived, or one whose client does not
+//! read. So nobody can occupy slots by doing nothing, and an active client is always served.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use tokio::task::AbortHandle;
 
-/// The most connections at once. A process may often have 1,024 files open only: then this many are never reached.
+/// The most concurrent connections. Many systems allow a process only 1,024 open files, which is reached first.
 const MOST: usize = 2_048;
 
-/// The network that an address is counted with: the address itself or, in IPv6, where a customer has at least that
-/// many, its /64.
+/// Returns the network by which an address is counted: the address itself or, for IPv6, its /64, since a customer has
+/// at least that many addresses.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -21,15 +21,15 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A connection's record of when it began to wait for its client; by it places are given up.
+/// A connection's record of when it began to wait for its client; it decides which connection is closed first.
 #[derive(Default)]
 pub struct Activity(Mutex<Waits>);
 
 #[derive(Default)]
 struct Waits {
-    /// The moment since which there is no request.
+    /// The time since which there is no request.
     idle: Option<Instant>,
-    /// The moment since which the client sends nothing more of its body, or takes nothing.
+    /// The time since which the client has neither sent more of its body nor read.
     blocked: Option<Instant>,
 }
 
@@ -38,49 +38,49 @@ impl Activity {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Notes that a request has come: the server is at work.
+    /// Records that a request has arrived: the server is at work.
     pub fn asked(&self) {
         *self.waits() = Waits::default();
     }
 
-    /// Notes that the answer has left: the server waits for another request.
+    /// Records that the response is complete: the server waits for the next request.
     pub fn answered(&self) {
         self.waits().idle = Some(Instant::now());
     }
 
-    /// Notes whether the connection can go no further without its client.
+    /// Records whether the connection waits for its client to send or read.
     pub fn set_blocked(&self, blocked: bool) {
         let waits = &mut self.waits().blocked;
         *waits = blocked.then(|| waits.unwrap_or_else(Instant::now));
     }
 
-    /// The moment since which the connection waits for its client. None: the server is at work.
+    /// Returns the time since which the connection waits for its client; None while the server is at work.
     fn since(&self) -> Option<Instant> {
         let Waits { idle, blocked } = *self.waits();
         idle.into_iter().chain(blocked).min()
     }
 }
 
-/// The reason why a connection gets no place: all places are taken by connections at work.
+/// The limit that a refused connection has met; all connections that count towards it are at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// The places of the whole server.
-    ByAll,
-    /// The places of this address.
-    ByAddress,
+pub enum NoSlot {
+    /// The limit of the whole server.
+    InServer,
+    /// The limit of the client's address.
+    ForAddress,
 }
 
-/// The places of a server, and the connections that hold them.
-pub struct Places {
-    /// The most connections of one network, 0 being any number. None: any number for this machine itself,
-    /// `most_of_others` for all others.
+/// The slots of a server, and the connections that hold them.
+pub struct Slots {
+    /// The most connections of one network, 0 meaning no limit. None means no limit for this machine itself and
+    /// `most_of_others` for all other networks.
     most_of_each: Option<usize>,
     most_of_others: usize,
-    held: Mutex<Held>,
+    held: Mutex<OpenConnections>,
 }
 
 #[derive(Default)]
-struct Held {
+struct OpenConnections {
     next: u64,
     connections: HashMap<u64, Connection>,
     of_each: HashMap<IpAddr, usize>,
@@ -92,21 +92,21 @@ struct Connection {
     task: Option<AbortHandle>,
 }
 
-/// A connection's place, free again when dropped.
-pub struct Place {
-    places: Arc<Places>,
+/// A connection's slot, freed when dropped.
+pub struct Slot {
+    slots: Arc<Slots>,
     number: u64,
     pub activity: Arc<Activity>,
 }
 
-impl Places {
-    /// Makes places of which one network may hold `most_of_each`, 0 being any number; where that is None, `most_of_others`
-    /// for every network but this machine itself.
-    pub fn new(most_of_each: Option<usize>, most_of_others: usize) -> Places {
-        Places { most_of_each, most_of_others, held: Mutex::default() }
+impl Slots {
+    /// Makes slots of which one network may hold `most_of_each`, 0 meaning no limit; None means no limit for this
+    /// machine itself and `most_of_others` for all other networks.
+    pub fn new(most_of_each: Option<usize>, most_of_others: usize) -> Slots {
+        Slots { most_of_each, most_of_others, held: Mutex::default() }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, OpenConnections> {
         self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -118,17 +118,17 @@ impl Places {
         }
     }
 
-    /// Gives a place to a connection from `address`, if need be that of another one, which is then closed.
-    pub fn take(self: &Arc<Places>, address: IpAddr) -> Result<Place, Taken> {
+    /// Gives a slot to a connection from `address`. If none is free, closes a waiting connection first.
+    pub fn take(self: &Arc<Slots>, address: IpAddr) -> Result<Slot, NoSlot> {
         let (network, most) = (network(address), self.most_of(address));
         let mut held = self.held();
         if held.of_each.get(&network).is_some_and(|count| *count >= most)
             && !held.close_one(|of| *of == network)
         {
-            return Err(Taken::ByAddress);
+            return Err(NoSlot::ForAddress);
         }
         if held.connections.len() >= MOST && !held.close_one(|_| true) {
-            return Err(Taken::ByAll);
+            return Err(NoSlot::InServer);
         }
         let number = held.next;
         held.next += 1;
@@ -136,15 +136,15 @@ impl Places {
         activity.answered();
         held.connections.insert(number, Connection { network, activity: activity.clone(), task: None });
         *held.of_each.entry(network).or_default() += 1;
-        Ok(Place { places: self.clone(), number, activity })
+        Ok(Slot { slots: self.clone(), number, activity })
     }
 
-    /// Closes the connection that has waited longest for its client. False: none waits.
+    /// Closes the connection that has waited longest for its client. Returns false if none waits.
     pub fn close_one(&self) -> bool {
         self.held().close_one(|_| true)
     }
 
-    /// Says what to end when the connection `number` gives its place up.
+    /// Sets the task to abort when the connection `number` is closed.
     pub fn runs(&self, number: u64, task: AbortHandle) {
         if let Some(connection) = self.held().connections.get_mut(&number) {
             connection.task = Some(task);
@@ -152,9 +152,9 @@ impl Places {
     }
 }
 
-impl Held {
-    /// Closes the connection that has waited longest, of the network with the most connections among those that `may`
-    /// pay: others lose nothing to whoever takes many. False: none waits.
+impl OpenConnections {
+    /// Closes the longest-waiting connection of the network with the most connections, among the networks that `may`
+    /// lose one: a network that opens many connections closes only its own. Returns false if none waits.
     fn close_one(&mut self, may: impl Fn(&IpAddr) -> bool) -> bool {
         let waiting = self.connections.iter().filter_map(|(number, connection)| {
             let since = connection.activity.since().filter(|_| may(&connection.network))?;
@@ -179,15 +179,15 @@ impl Held {
     }
 }
 
-impl Place {
+impl Slot {
     pub fn number(&self) -> u64 {
         self.number
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.places.held().forget(self.number); // unless another connection has it already
+        self.slots.held().forget(self.number); // does nothing if it was closed for another connection
     }
 }
 
@@ -212,12 +212,12 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_longest_for_its_client_gives_way() {
-        let places = Arc::new(Places::new(None, 2));
+        let slots = Arc::new(Slots::new(None, 2));
         let take = |from: &str| {
-            let place = places.take(address(from))?;
+            let slot = slots.take(address(from))?;
             let task = tokio::spawn(std::future::pending::<()>());
-            places.runs(place.number(), task.abort_handle());
-            Ok((place, task))
+            slots.runs(slot.number(), task.abort_handle());
+            Ok((slot, task))
         };
         let (first, first_task) = take("10.0.0.1").unwrap();
         let (second, second_task) = take("10.0.0.1").unwrap();
@@ -226,12 +226,12 @@ mod tests {
         assert!(second_task.await.unwrap_err().is_cancelled(), "the first is being answered");
         assert!(!first_task.is_finished());
         third.activity.asked();
-        assert_eq!(take("10.0.0.1").err(), Some(Taken::ByAddress));
+        assert_eq!(take("10.0.0.1").err(), Some(NoSlot::ForAddress));
         first.activity.set_blocked(true);
         assert!(take("10.0.0.1").is_ok(), "its client reads nothing");
         let others: Vec<_> = (0..9).map(|_| take("127.0.0.1").unwrap()).collect();
         assert!(others.iter().all(|(_, task)| !task.is_finished()), "this machine has no bound of its own");
         drop((first, second, third, others));
-        assert!(places.held().connections.is_empty() && places.held().of_each.is_empty());
+        assert!(slots.held().connections.is_empty() && slots.held().of_each.is_empty());
     }
 }

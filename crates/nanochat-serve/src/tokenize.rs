@@ -1,9 +1,9 @@
-//! The tokenizer behind HTTP: `/tokenize`, `/detokenize` and `/tokenizer_info`, as vLLM has them. With them an
-//! evaluation needs no copy of the tokenizer (lm-eval's `tokenizer_backend=remote`).
+//! Tokenization over HTTP: `/tokenize`, `/detokenize` and `/tokenizer_info`, compatible with vLLM. An evaluation that
+//! uses them needs no copy of the tokenizer (lm-eval's `tokenizer_backend=remote`).
 //!
-//! `/tokenize` knows two forms. `{"prompt"}` alone is ours: names of special tokens are text, as in every prompt. With
-//! `add_special_tokens` it is vLLM's, and reads a text as transformers does: `<|bos|>` in it is that token, which is how
-//! clients learn its id; `true` puts one more in front, as `/v1/completions` does with a text.
+//! `/tokenize` accepts two forms. With `{"prompt"}` alone, names of special tokens are plain text, as in every prompt
+//! of this server. With `add_special_tokens` it behaves like vLLM and transformers: `<|bos|>` in a text becomes that
+//! token, by which clients learn its id; `true` prepends another one, as `/v1/completions` does.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,29 +15,30 @@ use nanochat_tokenizer::Tokenizer;
 use regex::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
-use crate::aside::aside;
-use crate::body::{JsonBody, LARGEST};
 use crate::error::ApiError;
 use crate::fields::{Fields, FromFields};
+use crate::json_body::{JsonBody, LARGEST};
+use crate::offload::offload;
 use crate::openai::check_model;
 use crate::openai::messages::messages;
 use crate::openai::turns::{alternating, prompt};
 use crate::{Server, Shared};
 
-/// Names of special tokens in a text.
-pub struct Marks(Regex);
+/// Finds the names of special tokens in a text.
+pub struct SpecialNames(Regex);
 
-impl Marks {
-    pub fn of(tokenizer: &Tokenizer) -> Result<Marks, regex::Error> {
+impl SpecialNames {
+    pub fn of(tokenizer: &Tokenizer) -> Result<SpecialNames, regex::Error> {
         let mut names: Vec<&str> = tokenizer.special_names().collect();
-        names.sort_by_key(|name| std::cmp::Reverse(name.len())); // of names that begin alike the longest counts
+        names.sort_by_key(|name| std::cmp::Reverse(name.len())); // a longer name wins over its own prefix
         let names: Vec<String> = names.into_iter().map(regex::escape).collect();
-        // Without names a pattern that fits nowhere; an imported file may have thousands of long ones.
+        // Without names, a pattern that never matches. An imported file may have thousands of long names.
         let pattern = if names.is_empty() { "[^\\s\\S]".to_string() } else { names.join("|") };
-        RegexBuilder::new(&pattern).size_limit(1 << 30).build().map(Marks)
+        RegexBuilder::new(&pattern).size_limit(1 << 30).build().map(SpecialNames)
     }
 
-    /// The tokens of `text`, where names of special tokens are these tokens. Time linear in the text.
+    /// Appends the tokens of `text`, in which names of special tokens become those tokens. Takes time linear in the
+    /// text.
     fn encode(&self, tokenizer: &Tokenizer, text: &str, ids: &mut Vec<u32>) {
         let mut done = 0;
         for found in self.0.find_iter(text) {
@@ -49,8 +50,8 @@ impl Marks {
     }
 }
 
-/// What `/tokenizer_info` answers: tokenizer_config.json, and the template of chats. A tokenizer from elsewhere may lack
-/// our special tokens.
+/// Returns the body of `/tokenizer_info`: tokenizer_config.json and the chat template. An imported tokenizer may lack
+/// nanochat's special tokens.
 pub fn tokenizer_info(tokenizer: &Tokenizer, config: &GptConfig) -> Value {
     let mut info = tokenizer_config_json(config);
     for name in ["bos_token", "eos_token", "pad_token"] {
@@ -86,12 +87,12 @@ impl FromFields for TokenizeRequest {
     }
 }
 
-/// The tokens of a text, or of a chat with its marks, and how many there may be.
+/// The route `/tokenize`: the tokens of a text or of a rendered chat, and the length of the context.
 pub async fn tokenize(
     State(server): State<Shared>,
     JsonBody(request, size): JsonBody<TokenizeRequest>,
 ) -> Result<Response, ApiError> {
-    aside(size, move || Ok(Json(tokens_of(&server, request)?).into_response())).await
+    offload(size, move || Ok(Json(tokens_of(&server, request)?).into_response())).await
 }
 
 fn tokens_of(server: &Server, request: TokenizeRequest) -> Result<Value, ApiError> {
@@ -139,12 +140,12 @@ impl FromFields for DetokenizeRequest {
     }
 }
 
-/// The text of tokens: special tokens give their names, bytes that are no character U+FFFD.
+/// The route `/detokenize`: the text of tokens. Special tokens become their names, invalid UTF-8 becomes U+FFFD.
 pub async fn detokenize(
     State(server): State<Shared>,
     JsonBody(request, size): JsonBody<DetokenizeRequest>,
 ) -> Result<Response, ApiError> {
-    aside(size, move || Ok(Json(text_of(&server, &request)?).into_response())).await
+    offload(size, move || Ok(Json(text_of(&server, &request)?).into_response())).await
 }
 
 fn text_of(server: &Server, request: &DetokenizeRequest) -> Result<Value, ApiError> {
@@ -158,7 +159,7 @@ fn text_of(server: &Server, request: &DetokenizeRequest) -> Result<Value, ApiErr
         };
         bytes += token.len();
     }
-    // A body of one MiB could ask for a hundred times as much.
+    // A body of one MiB could expand to a hundred times as much text.
     if bytes > LARGEST {
         let message =
             format!("these tokens are a text of {bytes} bytes, and {LARGEST} may be asked for at once");
@@ -179,7 +180,7 @@ mod tests {
         let tokenizer = train(["a"].iter(), &options).unwrap();
         let id = |name: &str| tokenizer.special(name).unwrap();
         let mut ids = Vec::new();
-        Marks::of(&tokenizer).unwrap().encode(&tokenizer, "é<|bos|>xa(b<|bos|><|bo", &mut ids);
+        SpecialNames::of(&tokenizer).unwrap().encode(&tokenizer, "é<|bos|>xa(b<|bos|><|bo", &mut ids);
         let expected =
             [tokenizer.encode("é"), vec![id("<|bos|>x"), id("a(b"), id("<|bos|>")], tokenizer.encode("<|bo")];
         assert_eq!(ids, expected.concat());

@@ -1,4 +1,4 @@
-//! Bodies of requests: JSON, bounded in size, in depth and in the time they may take to arrive.
+//! JSON request bodies, limited in size, nesting depth and arrival time.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use nanochat::json;
 
-use crate::aside::aside;
 use crate::error::ApiError;
 use crate::fields::{Fields, FromFields};
+use crate::offload::offload;
 
-/// Largest body: many times what a context holds, in which a long chat may still be cut to it.
+/// The largest body, in bytes: many times the context, since a long chat can still be truncated to fit.
 pub const LARGEST: usize = 1 << 20;
 
-/// A body that takes longer is given up.
+/// The longest time that a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What a body was read as, and its bytes.
+/// A parsed body and its size in bytes.
 pub struct JsonBody<T>(pub T, pub usize);
 
 impl<T: FromFields + Send + 'static, S: Sync> FromRequest<S> for JsonBody<T> {
@@ -37,12 +37,13 @@ impl<T: FromFields + Send + 'static, S: Sync> FromRequest<S> for JsonBody<T> {
             fields.finish()?;
             Ok(JsonBody(parsed, size))
         };
-        aside(size, parse).await
+        offload(size, parse).await
     }
 }
 
-/// Also what keeps web pages of others out: a browser sends JSON elsewhere only after asking, and is told no. It may
-/// send a body of no kind without asking, but then says where the page is from.
+/// Whether the headers declare JSON. This also keeps foreign web pages out: a browser sends JSON to another origin only
+/// after a preflight request, which is refused. It sends a body without a content type unasked, but then with an
+/// `Origin`.
 fn says_json(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(header::CONTENT_TYPE) else {
         return !headers.contains_key(header::ORIGIN);
@@ -51,7 +52,7 @@ fn says_json(headers: &HeaderMap) -> bool {
     kind.trim().eq_ignore_ascii_case("application/json")
 }
 
-/// Half an emoji in a text, cut there by whoever sent it, becomes U+FFFD; a number that is none has no such meaning.
+/// Parses JSON. A lone surrogate (half an emoji, cut by the client) becomes U+FFFD.
 fn parse(body: &[u8]) -> Result<Fields, ApiError> {
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, message);

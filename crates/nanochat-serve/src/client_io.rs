@@ -1,5 +1,5 @@
-//! The layer between hyper and a client's socket. It sets limits of time for a client that takes nothing, and notes who
-//! waits for whom, by which places are given up.
+//! The layer between hyper and a client's socket. It times out clients that do not read, and records which connections
+//! wait for their client: those are the ones that can be closed when slots run out.
 
 use std::io;
 use std::pin::Pin;
@@ -12,11 +12,11 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use crate::places::Activity;
+use crate::slots::Activity;
 
-/// A socket that fails to write once its client has kept it waiting for `patience`. Each KiB that the client takes gives a
-/// second of it back, so that a byte now and then holds nothing for long. Time in which there is nothing to write
-/// counts for nothing: an answer may come as slowly as it is made.
+/// A socket whose writes fail once its client has blocked them for `patience` in total. Each KiB that the client reads
+/// gives one second back, so that reading a byte now and then does not hold a connection for long. Time with nothing to
+/// write does not count: an answer may be generated as slowly as it likes.
 pub struct PacedSocket<S> {
     socket: S,
     activity: Arc<Activity>,
@@ -30,6 +30,7 @@ impl<S> PacedSocket<S> {
         PacedSocket { socket, activity, patience, left: patience, blocked: None }
     }
 
+    /// Starts, checks or stops the clock after an attempt to write.
     fn pace(&mut self, cx: &mut Context, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_pending() {
             let left = self.left;
@@ -83,19 +84,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PacedSocket<S> {
     }
 }
 
-/// The body of a request: while it does not come, the server waits for its client.
-pub struct Arriving {
+/// A request body: while its next bytes have not arrived, the server waits for the client.
+pub struct RequestBody {
     body: Incoming,
     activity: Arc<Activity>,
 }
 
-impl Arriving {
-    pub fn new(body: Incoming, activity: Arc<Activity>) -> Arriving {
-        Arriving { body, activity }
+impl RequestBody {
+    pub fn new(body: Incoming, activity: Arc<Activity>) -> RequestBody {
+        RequestBody { body, activity }
     }
 }
 
-impl hyper::body::Body for Arriving {
+impl hyper::body::Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -117,25 +118,25 @@ impl hyper::body::Body for Arriving {
     }
 }
 
-impl Drop for Arriving {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         self.activity.set_blocked(false);
     }
 }
 
-/// The body of an answer: at its end the server waits for another request.
-pub struct Leaving {
+/// A response body: when it is complete, the server waits for the next request.
+pub struct ResponseBody {
     body: Body,
     activity: Arc<Activity>,
 }
 
-impl Leaving {
-    pub fn new(body: Body, activity: Arc<Activity>) -> Leaving {
-        Leaving { body, activity }
+impl ResponseBody {
+    pub fn new(body: Body, activity: Arc<Activity>) -> ResponseBody {
+        ResponseBody { body, activity }
     }
 }
 
-impl hyper::body::Body for Leaving {
+impl hyper::body::Body for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -155,7 +156,7 @@ impl hyper::body::Body for Leaving {
     }
 }
 
-impl Drop for Leaving {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.activity.answered();
     }
@@ -173,7 +174,7 @@ mod tests {
         let mut server = PacedSocket::new(server, Arc::default(), patience);
         for _ in 0..3 {
             server.write_all(b"a token").await.unwrap();
-            sleep(2 * patience).await; // until the next one is made
+            sleep(2 * patience).await; // while the next token is generated
         }
         client.read_exact(&mut [0; 21]).await.unwrap();
         let error = server.write_all(&[7; 100]).await.unwrap_err();
