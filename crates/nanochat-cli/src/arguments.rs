@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nanochat::mixture::one_line;
+use nanochat::chat::mixture::one_line;
 use toml::{Table, Value};
 
 /// Rewrites the arguments. Flags on the command line override the file's.

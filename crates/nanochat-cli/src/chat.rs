@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail};
-use nanochat::answer;
-use nanochat::checkpoint::{self, Found, LoadedModel, Stage};
+use nanochat::conversation::answer;
 use nanochat::conversation::{Content, Conversation, Message, Role};
-use nanochat::counted::counted;
+use nanochat::engine::sampler::SampleOptions;
 use nanochat::engine::{Engine, EngineOptions, Finish, Request};
-use nanochat::sampler::SampleOptions;
-use nanochat::values;
+use nanochat::model::checkpoint::{self, Found, LoadedModel, Stage};
+use nanochat::terminal::counted::counted;
+use nanochat::terminal::flag_values;
 use nanochat_tensor::{Device, Dtype};
 use nanochat_tokenizer::Tokenizer;
 use printer::Printer;
@@ -35,7 +35,7 @@ pub struct ModelArgs {
     #[arg(long)]
     model_tag: Option<String>,
     /// Step of the checkpoint [default: the last]
-    #[arg(long, value_parser = values::amount)]
+    #[arg(long, value_parser = flag_values::amount)]
     step: Option<usize>,
 }
 
@@ -96,10 +96,10 @@ pub struct ChatCommand {
     #[arg(long)]
     system: Option<String>,
     /// Longest answer, in tokens
-    #[arg(long, value_parser = values::count, default_value_t = 256)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 256)]
     max_tokens: usize,
     /// Answers to each prompt
-    #[arg(long, value_parser = values::count, default_value_t = 1)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 1)]
     samples: usize,
     /// Weights on the CPU: f32, bf16 or int8
     #[arg(long, default_value_t = Dtype::Bf16)]
@@ -238,12 +238,12 @@ impl Chat<'_> {
         let wrong = |wanted| anyhow!("/{name} {value} is left as it was: {wanted}");
         let mut options = self.options;
         match name {
-            "temperature" => options.temperature = values::temperature(value).map_err(wrong)?,
-            "topk" => options.top_k = values::amount(value).map_err(wrong)?,
-            "topp" => options.top_p = values::any(value).map_err(wrong)?,
-            "penalty" => options.repetition_penalty = values::any(value).map_err(wrong)?,
-            "seed" => options.seed = values::seed(value).map_err(wrong)?,
-            "max" => self.max_tokens = values::count(value).map_err(wrong)?,
+            "temperature" => options.temperature = flag_values::temperature(value).map_err(wrong)?,
+            "topk" => options.top_k = flag_values::amount(value).map_err(wrong)?,
+            "topp" => options.top_p = flag_values::any(value).map_err(wrong)?,
+            "penalty" => options.repetition_penalty = flag_values::any(value).map_err(wrong)?,
+            "seed" => options.seed = flag_values::seed(value).map_err(wrong)?,
+            "max" => self.max_tokens = flag_values::count(value).map_err(wrong)?,
             _ => bail!("there is no /{name}; /help lists what there is"),
         }
         self.options = options.checked()?;

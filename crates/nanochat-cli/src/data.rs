@@ -7,10 +7,10 @@ mod stats;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat::counted::{counted, plural};
-use nanochat::dataset::Written;
-use nanochat::ingest::{IngestOptions, Ingested, Oddities, PassedOver, ingest};
-use nanochat::make::{Made, MakeOptions, make};
+use nanochat::terminal::counted::{counted, plural};
+use nanochat::text::dataset::Written;
+use nanochat::text::ingest::{IngestOptions, Ingested, Oddities, PassedOver, ingest};
+use nanochat::world::make::{Made, MakeOptions, make};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum DataCommand {

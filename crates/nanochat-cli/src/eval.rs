@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
-use nanochat::dataloader::DataLoader;
-use nanochat::dataset::{OnBadShard, Shards, Split};
-use nanochat::escape;
-use nanochat::loss_eval::bits_per_byte;
-use nanochat::score::Score;
-use nanochat::values;
+use nanochat::measure::loss_eval::bits_per_byte;
+use nanochat::measure::score::Score;
+use nanochat::terminal::escape;
+use nanochat::terminal::flag_values;
+use nanochat::text::dataloader::DataLoader;
+use nanochat::text::dataset::{OnBadShard, Shards, Split};
 use nanochat_tensor::{Comm, Device, Dtype};
 use serde_json::json;
 
@@ -39,10 +39,10 @@ pub struct BpbArgs {
     #[arg(long)]
     data_dir: Option<PathBuf>,
     /// Tokens of each split to measure
-    #[arg(long, value_parser = values::amount, default_value_t = 262_144)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 262_144)]
     eval_tokens: usize,
     /// Rows in one forward pass
-    #[arg(long, value_parser = values::rows, default_value_t = 8)]
+    #[arg(long, value_parser = flag_values::rows, default_value_t = 8)]
     device_batch_size: usize,
     /// Measure as if weights were stored in f32, bf16 or int8, as chat can do
     #[arg(long, default_value_t = Dtype::F32)]

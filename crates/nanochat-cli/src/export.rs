@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use nanochat::checkpoint::write_folder;
-use nanochat::partial_dir::PartialDir;
+use nanochat::files::partial_dir::PartialDir;
+use nanochat::model::checkpoint::write_folder;
 use nanochat_tensor::{Device, Dtype};
 
 use crate::chat::ModelArgs;

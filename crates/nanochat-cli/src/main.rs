@@ -31,10 +31,10 @@ use anyhow::ensure;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use launch::RanksFailed;
-use nanochat::command_line::{quoted, with_base_dir};
-use nanochat::escape;
-use nanochat::stages::run::{Interrupted, watch_signals};
-use nanochat::values;
+use nanochat::terminal::command_line::{quoted, with_base_dir};
+use nanochat::terminal::escape;
+use nanochat::terminal::flag_values;
+use nanochat::train::stages::run::{Interrupted, watch_signals};
 use nanochat_tensor::cuda::gpu_failure;
 use nanochat_tensor::{Comm, Device, DeviceChoice};
 
@@ -51,7 +51,7 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
     /// Number of this machine's GPUs to use, with one process each (with --device cpu: number of processes)
-    #[arg(long, global = true, value_name = "N", value_parser = values::whole::<usize, 1, 64>)]
+    #[arg(long, global = true, value_name = "N", value_parser = flag_values::whole::<usize, 1, 64>)]
     gpus: Option<usize>,
     /// Seconds after which a process stops waiting for the others, at the start and in a step
     #[arg(
@@ -60,7 +60,7 @@ pub struct Cli {
         value_name = "SECONDS",
         env = "NANOCHAT_RANK_TIMEOUT",
         hide_env_values = true,
-        value_parser = values::seconds,
+        value_parser = flag_values::seconds,
         default_value_t = 600
     )]
     rank_timeout: u64,
@@ -111,7 +111,7 @@ fn main() -> ExitCode {
     let ends_quietly = end_quietly_when_nobody_reads();
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if !nanochat::dataset::is_guarded() {
+        if !nanochat::text::dataset::is_guarded() {
             hook(panic);
         }
     }));

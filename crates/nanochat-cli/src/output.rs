@@ -7,7 +7,7 @@ use std::fmt::Arguments;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nanochat::escape;
+use nanochat::terminal::escape;
 use serde::Serialize;
 
 static SILENT: AtomicBool = AtomicBool::new(false);
@@ -93,7 +93,7 @@ mod tests {
     fn json_means_the_same_and_drives_no_terminal() {
         let value = serde_json::json!({"a\u{9b}2J": "\u{1b}[31m\n\u{7f}\u{202e}é"});
         let text = super::json(&value).unwrap();
-        assert!(!text.contains(|c| c != '\n' && nanochat::escape::is_control(c)), "{text:?}");
+        assert!(!text.contains(|c| c != '\n' && nanochat::terminal::escape::is_control(c)), "{text:?}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 }

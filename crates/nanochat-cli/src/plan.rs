@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nanochat::language::TextLanguage;
 use nanochat::plan::{Gpu, Plan, PlanOptions, all_depths, largest_within, plan};
-use nanochat::values;
+use nanochat::terminal::flag_values;
+use nanochat::text::language::TextLanguage;
 use nanochat_tokenizer::Tokenizer;
 
 use self::details::{cost_rows, memory_rows, training_rows};
@@ -17,10 +17,10 @@ use self::details::{cost_rows, memory_rows, training_rows};
 #[derive(clap::Args)]
 pub struct PlanCommand {
     /// Layers of the model [default: a table of d4 to d32]
-    #[arg(long, value_parser = values::amount)]
+    #[arg(long, value_parser = flag_values::amount)]
     depth: Option<usize>,
     /// Available dollars: plan the deepest model whose whole run costs no more
-    #[arg(long, conflicts_with = "depth", value_parser = values::dollars)]
+    #[arg(long, conflicts_with = "depth", value_parser = flag_values::dollars)]
     budget: Option<f64>,
     /// A tokenizer.json, for its vocabulary size and its measured characters per token
     #[arg(long, value_name = "FILE", conflicts_with = "chars_per_token")]

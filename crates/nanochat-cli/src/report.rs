@@ -6,7 +6,7 @@ use anyhow::Result;
 use nanochat::report::{
     HTML_FILE, Lang, REPORT_FILE, WrittenReport, generate, has_earlier, report_folder, reset,
 };
-use nanochat::values;
+use nanochat::terminal::flag_values;
 
 /// Write the report of a run and print it
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ enum Action {
     /// Delete the reports of all runs, and record the price of the machine for later ones
     Reset {
         /// Price of the machine in dollars an hour, for the report's cost
-        #[arg(long, value_parser = values::dollars)]
+        #[arg(long, value_parser = flag_values::dollars)]
         price: Option<f64>,
     },
 }

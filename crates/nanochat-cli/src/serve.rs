@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use nanochat::checkpoint::{Found, LoadedModel};
-use nanochat::values;
+use nanochat::model::checkpoint::{Found, LoadedModel};
+use nanochat::terminal::flag_values;
 use nanochat_serve::ServeOptions;
 use nanochat_tensor::{Device, DeviceChoice};
 
@@ -15,7 +15,7 @@ pub struct ServeCommand {
     #[command(flatten)]
     model: ModelArgs,
     /// Replicas of the model: with --device cuda one on each of the first N GPUs [default: 1, or --gpus]
-    #[arg(long, value_name = "N", value_parser = values::count)]
+    #[arg(long, value_name = "N", value_parser = flag_values::count)]
     replicas: Option<usize>,
     #[command(flatten)]
     options: ServeOptions,

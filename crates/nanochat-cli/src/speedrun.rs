@@ -12,16 +12,18 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use nanochat::checkpoint::{self, Stage};
-use nanochat::clean::CleanError;
-use nanochat::command_line::{CommandLine, quoted};
-use nanochat::dataset::{DatasetError, OnBadShard, Shards};
-use nanochat::file_error::FileError;
-use nanochat::language::TextLanguage;
-use nanochat::mix::Source;
+use nanochat::files::atomic_file;
+use nanochat::files::file_error::FileError;
+use nanochat::model::checkpoint::{self, Stage};
 use nanochat::plan::{Gpu, Plan, PlanOptions, plan};
-use nanochat::values;
-use nanochat::{atomic_file, environment, report};
+use nanochat::report;
+use nanochat::terminal::command_line::{CommandLine, quoted};
+use nanochat::terminal::environment;
+use nanochat::terminal::flag_values;
+use nanochat::text::clean::CleanError;
+use nanochat::text::corpus_mix::Source;
+use nanochat::text::dataset::{DatasetError, OnBadShard, Shards};
+use nanochat::text::language::TextLanguage;
 use nanochat_tensor::{Device, DeviceChoice};
 use presets::Preset;
 use serde::{Deserialize, Serialize};
@@ -54,7 +56,7 @@ pub struct Settings {
     #[arg(long, default_value = WORLD_NAME)]
     name: String,
     /// Seed of the built-in world, the initial weights and every random choice
-    #[arg(long, value_parser = values::seed, default_value_t = DEFAULT_SEED)]
+    #[arg(long, value_parser = flag_values::seed, default_value_t = DEFAULT_SEED)]
     #[serde(default = "default_seed")]
     seed: u64,
     /// From d4 on: your own cleaned text by weight instead of the public sets, as zh=0.7:FOLDER; may be repeated

@@ -13,11 +13,11 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat::atomic_file;
-use nanochat::dataset::{OnBadShard, Shards, Split};
-use nanochat::escape;
+use nanochat::files::atomic_file;
 use nanochat::report::{Section, log_tokenizer};
-use nanochat::values;
+use nanochat::terminal::escape;
+use nanochat::terminal::flag_values;
+use nanochat::text::dataset::{OnBadShard, Shards, Split};
 use nanochat_tokenizer::{DEFAULT_PATTERN, SPECIAL_TOKENS, Tokenizer, TrainOptions, train};
 
 /// Train, measure and inspect a tokenizer
@@ -52,13 +52,13 @@ impl TokCommand {
 pub struct TrainArgs {
     /// Vocabulary size: 256 bytes, merges and special tokens. Suggested: 65536 for English, 40000 for Chinese, 50000
     /// for both
-    #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().vocab_size)]
+    #[arg(long, value_parser = flag_values::large::<usize>, default_value_t = TrainOptions::default().vocab_size)]
     vocab_size: usize,
     /// Stop reading after this many characters
-    #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_chars)]
+    #[arg(long, value_parser = flag_values::large::<usize>, default_value_t = TrainOptions::default().max_chars)]
     max_chars: usize,
     /// Read at most this many characters of each document
-    #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_document_chars)]
+    #[arg(long, value_parser = flag_values::large::<usize>, default_value_t = TrainOptions::default().max_document_chars)]
     doc_cap: usize,
     /// Your own split pattern (regex): merges never cross the pieces that it cuts [default: GPT-4's, with digits in
     /// ones and twos]
@@ -81,7 +81,7 @@ struct TrainingTexts {
     /// Several folders by weight, such as zh=0.5:corpus/zh en=0.5:corpus/en, measured in bytes, until each has been
     /// read once; shorter ones are repeated
     #[arg(long, value_name = "NAME=WEIGHT:DIR", num_args = 1.., conflicts_with = "data")]
-    mix: Vec<nanochat::mix::Source>,
+    mix: Vec<nanochat::text::corpus_mix::Source>,
     /// What to do about a shard that cannot be read
     #[arg(long, value_enum, default_value_t)]
     bad_shards: OnBadShard,
@@ -101,7 +101,7 @@ impl TrainingTexts {
                 Shards::open(&self.data.clone().unwrap_or_else(|| data_dir(base_dir)), self.bad_shards)?;
             return Ok(vec![Corpus { name: "val".into(), shards, weight: 1.0 }]);
         }
-        let open = |source: &nanochat::mix::Source| {
+        let open = |source: &nanochat::text::corpus_mix::Source| {
             let shards = Shards::open(&source.dir, self.bad_shards)?;
             Ok(Corpus { name: source.name.clone(), shards, weight: source.weight })
         };
@@ -116,7 +116,7 @@ fn train_on(corpora: &[Corpus], options: &TrainOptions) -> anyhow::Result<(Token
     )?);
     let sources: Vec<(Shards, f64)> = corpora.iter().map(|c| (c.shards.clone(), c.weight)).collect();
     let mut failure = None;
-    let texts = nanochat::mix::texts(&sources).map_while(|text| match text {
+    let texts = nanochat::text::corpus_mix::texts(&sources).map_while(|text| match text {
         Ok(text) => Some(text),
         Err(error) => {
             failure = Some(error);

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use nanochat::stages::base::{self, BaseSettings};
-use nanochat::stages::mid::{self, MidSettings};
-use nanochat::stages::rl::{self, RlSettings};
-use nanochat::stages::sft::{self, SftSettings};
+use nanochat::train::stages::base::{self, BaseSettings};
+use nanochat::train::stages::mid::{self, MidSettings};
+use nanochat::train::stages::rl::{self, RlSettings};
+use nanochat::train::stages::sft::{self, SftSettings};
 use nanochat_tensor::{Comm, Device};
 
 #[derive(clap::Subcommand)]

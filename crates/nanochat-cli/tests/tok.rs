@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
-use nanochat::dataset::{ShardWriter, Split};
+use nanochat::text::dataset::{ShardWriter, Split};
 
 fn tok(base_dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("nanochat").unwrap();

@@ -12,7 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use nanochat::values;
+use nanochat::terminal::flag_values;
 use nanochat_tensor::Rng;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -25,22 +25,22 @@ pub struct ServeBench {
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     pub url: String,
     /// Concurrent clients
-    #[arg(long, value_parser = values::count, default_value_t = 32)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 32)]
     pub clients: usize,
     /// Total requests [default: four per client]
-    #[arg(long, value_parser = values::count)]
+    #[arg(long, value_parser = flag_values::count)]
     pub requests: Option<usize>,
     /// Random tokens in each prompt
-    #[arg(long, value_parser = values::count, default_value_t = 128)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 128)]
     pub prompt_tokens: usize,
     /// Longest answer, in tokens
-    #[arg(long, value_parser = values::count, default_value_t = 128)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 128)]
     pub max_tokens: usize,
     /// Prompts are sampled from the first N tokens of the vocabulary
-    #[arg(long, value_parser = values::count, default_value_t = 256)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 256)]
     pub vocab_size: usize,
     /// Seed of the prompts; another one avoids the prefixes that the server has cached
-    #[arg(long, value_parser = values::seed, default_value_t = 3)]
+    #[arg(long, value_parser = flag_values::seed, default_value_t = 3)]
     pub seed: u64,
     /// The API key that the server requires.
     #[arg(skip)]

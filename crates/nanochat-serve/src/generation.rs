@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nanochat::conversation::Part;
+use nanochat::engine::sampler::Logprobs;
 use nanochat::engine::{Finish, Owner, Request};
-use nanochat::sampler::Logprobs;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Server;

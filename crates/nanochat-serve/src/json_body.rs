@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use nanochat::json;
+use nanochat::files::json;
 
 use crate::error::ApiError;
 use crate::fields::{Fields, FromFields};

@@ -43,7 +43,7 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use nanochat::gpt::Gpt;
+use nanochat::model::gpt::Gpt;
 use nanochat_tensor::Device;
 use nanochat_tokenizer::Tokenizer;
 use serde_json::Value;

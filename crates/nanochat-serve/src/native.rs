@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use nanochat::conversation::{Message, PartKind, Role};
 use nanochat::engine::Request;
-use nanochat::sampler::SampleOptions;
+use nanochat::engine::sampler::SampleOptions;
 use serde_json::{Value, json};
 
 use crate::access::ClientRights;

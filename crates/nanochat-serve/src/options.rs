@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use axum::http::HeaderValue;
-use nanochat::values;
+use nanochat::terminal::flag_values;
 use nanochat_tensor::Dtype;
 
 /// The default limit of connections per address, for addresses other than this machine's.
@@ -17,7 +17,7 @@ pub struct ServeOptions {
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub host: IpAddr,
     /// Port to listen on; 0 chooses a free one
-    #[arg(long, value_parser = values::whole::<u16, 0, 65_535>, default_value_t = 8000)]
+    #[arg(long, value_parser = flag_values::whole::<u16, 0, 65_535>, default_value_t = 8000)]
     pub port: u16,
     /// Name of the model in the API [default: from its folder]
     #[arg(long)]
@@ -37,27 +37,27 @@ pub struct ServeOptions {
     pub share_cache: bool,
     /// Concurrent connections per address (IPv6: per /64); 0: no limit, as needed behind a proxy, whose address they
     /// all have [default: 256, no limit from this machine]
-    #[arg(long, value_name = "N", value_parser = values::amount)]
+    #[arg(long, value_name = "N", value_parser = flag_values::amount)]
     pub connections_per_address: Option<usize>,
     /// Requests per minute for each key (without keys, for each address) [default: no limit]
-    #[arg(long, value_name = "N", value_parser = values::whole::<u32, 1, 4_294_967_295>)]
+    #[arg(long, value_name = "N", value_parser = flag_values::whole::<u32, 1, 4_294_967_295>)]
     pub rate_limit: Option<u32>,
     /// Origin of a web page that may send requests from another address, such as https://chat.example [default: none]
     #[arg(long, value_name = "ORIGIN")]
     pub cors_origin: Option<HeaderValue>,
     /// Answers generated at once on each device
-    #[arg(long, value_parser = values::count, default_value_t = 64)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 64)]
     pub max_rows: usize,
     /// Answers that may wait to be generated; further requests are refused (429)
-    #[arg(long, value_parser = values::count, default_value_t = 256)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 256)]
     pub max_queue: usize,
     /// Memory for cached keys and values on each device, in MiB [default: 1024; on a GPU up to 32768 of what is free]
-    #[arg(long, value_parser = values::count)]
+    #[arg(long, value_parser = flag_values::count)]
     pub cache_mib: Option<usize>,
     /// Weights on the CPU: f32, bf16 or int8
     #[arg(long, default_value_t = Dtype::Bf16)]
     pub weights: Dtype,
     /// Seconds that running answers get to finish after SIGTERM or Ctrl-C
-    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", value_parser = flag_values::seconds, default_value_t = 30)]
     pub grace: u64,
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use nanochat::engine::sampler::Logprobs;
 use nanochat::engine::{Finish, Owner, Request, RequestError};
-use nanochat::sampler::Logprobs;
 use tokio::sync::{mpsc, oneshot};
 
 /// An event of one sample.
@@ -207,7 +207,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nanochat::sampler::SampleOptions;
+    use nanochat::engine::sampler::SampleOptions;
 
     fn job(updates: &mpsc::UnboundedSender<(usize, SampleUpdate)>) -> Work {
         let options = SampleOptions::default();

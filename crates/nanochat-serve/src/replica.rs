@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use nanochat::engine::{Engine, EngineOptions, Event, RequestId, Stats};
-use nanochat::escape;
-use nanochat::gpt::Gpt;
+use nanochat::model::gpt::Gpt;
+use nanochat::terminal::escape;
 use nanochat_tensor::Device;
 use nanochat_tensor::cuda::gpu_failure;
 use nanochat_tokenizer::Tokenizer;

@@ -8,9 +8,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use nanochat::config::GptConfig;
 use nanochat::conversation::Message;
-use nanochat::huggingface::{CHAT_TEMPLATE, tokenizer_config_json};
+use nanochat::model::config::GptConfig;
+use nanochat::model::huggingface::{CHAT_TEMPLATE, tokenizer_config_json};
 use nanochat_tokenizer::Tokenizer;
 use regex::{Regex, RegexBuilder};
 use serde_json::{Value, json};

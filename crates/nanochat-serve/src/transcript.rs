@@ -1,7 +1,7 @@
 //! Turns tokens into the output that a client sees: whole characters, tool calls apart from text, no part of a stop
 //! string.
 
-use nanochat::answer::{Reader, Token};
+use nanochat::conversation::answer::{Reader, Token};
 use nanochat::conversation::{Part, PartKind};
 /// The state of one sample's output.
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};

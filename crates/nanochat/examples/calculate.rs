@@ -3,7 +3,7 @@
 
 fn main() -> std::io::Result<()> {
     for line in std::io::stdin().lines() {
-        println!("{}", nanochat::calculator::calculate(&line?).unwrap_or_default());
+        println!("{}", nanochat::conversation::calculator::calculate(&line?).unwrap_or_default());
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use nanochat::checkpoint::load_folder;
-use nanochat::core_eval::{Bundle, answer, prompts};
+use nanochat::measure::core_eval::{Bundle, answer, prompts};
+use nanochat::model::checkpoint::load_folder;
 use nanochat_tensor::Comm;
 use serde_json::json;
 

@@ -3,11 +3,11 @@
 //! cargo run --release -p nanochat --example embed -- MODEL_FOLDER "Why is the sky blue?"
 
 use anyhow::{Context, Result};
-use nanochat::answer;
-use nanochat::checkpoint::{LoadedModel, load_folder};
 use nanochat::conversation::Conversation;
+use nanochat::conversation::answer;
+use nanochat::engine::sampler::SampleOptions;
 use nanochat::engine::{Engine, EngineOptions, Event, Request};
-use nanochat::sampler::SampleOptions;
+use nanochat::model::checkpoint::{LoadedModel, load_folder};
 use nanochat_tensor::Dtype;
 
 fn main() -> Result<()> {

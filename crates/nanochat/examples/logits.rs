@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use nanochat::checkpoint::load_folder;
+use nanochat::model::checkpoint::load_folder;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);

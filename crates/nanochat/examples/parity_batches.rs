@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use nanochat::checkpoint::write_folder;
-use nanochat::config::GptConfig;
-use nanochat::dataloader::DataLoader;
-use nanochat::dataset::{OnBadShard, Shards, Split};
-use nanochat::gpt::Gpt;
+use nanochat::model::checkpoint::write_folder;
+use nanochat::model::config::GptConfig;
+use nanochat::model::gpt::Gpt;
+use nanochat::text::dataloader::DataLoader;
+use nanochat::text::dataset::{OnBadShard, Shards, Split};
 use nanochat_tensor::Comm;
 use nanochat_tensor::Dtype;
 use nanochat_tokenizer::Tokenizer;

@@ -10,14 +10,14 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use nanochat::batch::Batch;
-use nanochat::config::GptConfig;
-use nanochat::gpt::Gpt;
-use nanochat::gpt::Rates;
-use nanochat::huggingface::save_weights;
-use nanochat::optim::Optimizer;
-use nanochat::schedule::Schedule;
+use nanochat::model::batch::Batch;
+use nanochat::model::config::GptConfig;
+use nanochat::model::gpt::Gpt;
+use nanochat::model::gpt::Rates;
+use nanochat::model::huggingface::save_weights;
+use nanochat::model::optim::Optimizer;
 use nanochat::train;
+use nanochat::train::schedule::Schedule;
 use nanochat_tensor::{Comm, DeviceChoice, Dtype};
 use safetensors::SafeTensors;
 

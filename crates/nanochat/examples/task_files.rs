@@ -7,11 +7,11 @@
 
 use std::path::{Path, PathBuf};
 
-use nanochat::calculator::calculate;
+use nanochat::chat::tasks::{Folders, Grading, Split, Task, TaskError, gsm8k_parts, open};
 use nanochat::conversation::PartKind;
-use nanochat::lines::BadLines;
-use nanochat::table::rows;
-use nanochat::tasks::{Folders, Grading, Split, Task, TaskError, gsm8k_parts, open};
+use nanochat::conversation::calculator::calculate;
+use nanochat::files::lines::BadLines;
+use nanochat::files::table::rows;
 
 fn main() -> anyhow::Result<()> {
     let sets = PathBuf::from(std::env::args().nth(1).unwrap_or_default());

@@ -1,65 +1,34 @@
-//! The nanochat model and everything that makes one: data, training stages, evaluation, inference.
+//! The nanochat model and everything that makes one. Each folder uses only those above it in this list.
 
-pub mod answer;
-pub mod atomic_file;
-pub mod batch;
-pub mod bench;
-pub mod calculator;
-pub mod chat_eval;
-pub mod chat_loader;
-pub mod chat_stream;
-pub mod checkpoint;
-pub mod chinese;
-pub mod clean;
-mod columns;
-pub mod command_line;
-pub mod config;
+pub mod terminal;
+
+pub mod files;
+
+pub mod model;
+
 pub mod conversation;
-pub mod core_eval;
-pub mod counted;
-pub mod curve;
-pub mod dataloader;
-pub mod dataset;
-pub mod device_sizes;
-pub mod draws;
-pub mod encoding;
+
 pub mod engine;
-pub mod environment;
-pub mod escape;
-pub mod exam_eval;
-pub mod file_error;
-pub mod file_lock;
-pub mod gpt;
-pub mod huggingface;
-pub mod ingest;
-pub mod json;
-pub mod language;
-pub mod lines;
-pub mod loss_eval;
-pub mod make;
-pub mod metrics;
-pub mod mix;
-pub mod mixture;
-pub mod optim;
-pub mod output;
-pub mod partial_dir;
-pub mod plan;
-pub mod profile;
+
 pub mod ranks;
-pub mod records;
-pub mod report;
-pub mod reward;
-pub mod sampler;
+
+pub mod text;
+
+pub mod world;
+
 pub mod sandbox;
-pub mod schedule;
-pub mod score;
-pub mod span_loss;
-pub mod stages;
-pub mod table;
-pub mod tasks;
+
+pub mod chat;
+
+pub mod measure;
+
+pub mod report;
+
+pub mod plan;
+
+pub mod train;
+
+pub mod bench;
+
 #[cfg(test)]
 mod testing;
-pub mod text_stats;
-pub mod train;
-pub mod values;
-pub mod world;

@@ -2,13 +2,13 @@
 
 use std::thread;
 
-use nanochat::batch::Batch;
-use nanochat::config::{GptConfig, Recompute};
-use nanochat::gpt::Gpt;
-use nanochat::gpt::Rates;
-use nanochat::optim::{Optimizer, ScheduleValues};
+use nanochat::measure::span_loss::{Span, after_each, argmax, span_losses, spans_are_greedy};
+use nanochat::model::batch::Batch;
+use nanochat::model::config::{GptConfig, Recompute};
+use nanochat::model::gpt::Gpt;
+use nanochat::model::gpt::Rates;
+use nanochat::model::optim::{Optimizer, ScheduleValues};
 use nanochat::ranks::mine_of;
-use nanochat::span_loss::{Span, after_each, argmax, span_losses, spans_are_greedy};
 use nanochat::train;
 use nanochat_tensor::comm::in_process;
 use nanochat_tensor::{Comm, Device, Grads, Rng, Tensor};

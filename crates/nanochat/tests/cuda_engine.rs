@@ -3,14 +3,14 @@
 
 use std::ops::ControlFlow;
 
-use nanochat::batch::Batch;
-use nanochat::config::GptConfig;
+use nanochat::engine::sampler::{SampleOptions, Seen, sample};
 use nanochat::engine::{Completion, Engine, EngineOptions, Request};
-use nanochat::gpt::Gpt;
-use nanochat::gpt::Rates;
-use nanochat::language::TextLanguage;
-use nanochat::optim::{Optimizer, ScheduleValues};
-use nanochat::sampler::{SampleOptions, Seen, sample};
+use nanochat::model::batch::Batch;
+use nanochat::model::config::GptConfig;
+use nanochat::model::gpt::Gpt;
+use nanochat::model::gpt::Rates;
+use nanochat::model::optim::{Optimizer, ScheduleValues};
+use nanochat::text::language::TextLanguage;
 use nanochat::train;
 use nanochat::world::{Split, World};
 use nanochat_tensor::ops::sample::{Choice, Penalties, choose, log_probabilities};

@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use nanochat::config::GptConfig;
+use nanochat::engine::sampler::{SampleOptions, Seen, sample};
 use nanochat::engine::{Completion, Engine, EngineOptions, Finish, Request};
-use nanochat::gpt::Gpt;
-use nanochat::sampler::{SampleOptions, Seen, sample};
+use nanochat::model::config::GptConfig;
+use nanochat::model::gpt::Gpt;
 use nanochat_tensor::{Dtype, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use nanochat::config::GptConfig;
 use nanochat::engine::backend::{Backend, StepInput};
 use nanochat::engine::pages::PageCopy;
+use nanochat::engine::sampler::{Drawn, Logprobs, SampleOptions};
 use nanochat::engine::{Engine, EngineOptions, Event, Finish, Request, RequestId};
-use nanochat::gpt::Gpt;
-use nanochat::sampler::{Drawn, Logprobs, SampleOptions};
+use nanochat::model::config::GptConfig;
+use nanochat::model::gpt::Gpt;
 use nanochat_tensor::{PAGE, Rng};
 
 const CONTEXT: usize = 6 * PAGE;

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nanochat::huggingface::load_model;
+use nanochat::model::huggingface::load_model;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

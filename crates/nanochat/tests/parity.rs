@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use nanochat::batch::Batch;
-use nanochat::gpt::Gpt;
-use nanochat::gpt::Rates;
-use nanochat::huggingface::{load_model, tensor_name};
-use nanochat::optim::{Optimizer, ScheduleValues};
-use nanochat::schedule::Schedule;
+use nanochat::model::batch::Batch;
+use nanochat::model::gpt::Gpt;
+use nanochat::model::gpt::Rates;
+use nanochat::model::huggingface::{load_model, tensor_name};
+use nanochat::model::optim::{Optimizer, ScheduleValues};
 use nanochat::train;
+use nanochat::train::schedule::Schedule;
 use nanochat_tensor::{Comm, Grads, Tape, Tensor};
 
 const FIXTURES: [&str; 2] = ["parity_tiny", "parity_long"];

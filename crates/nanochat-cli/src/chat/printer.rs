@@ -2,8 +2,8 @@
 
 use std::io::IsTerminal;
 
-use nanochat::answer::{Reader, Token};
 use nanochat::conversation::PartKind;
+use nanochat::conversation::answer::{Reader, Token};
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
 use crate::output;

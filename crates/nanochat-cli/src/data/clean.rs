@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nanochat::clean::{CleanOptions, Cleaned, REPORT_FILE, clean};
-use nanochat::counted::{counted, plural};
+use nanochat::terminal::counted::{counted, plural};
+use nanochat::text::clean::{CleanOptions, Cleaned, REPORT_FILE, clean};
 
 use super::{print_odd, print_written, progress_bar};
 

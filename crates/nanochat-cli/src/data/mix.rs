@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use nanochat::dataset::CHARS_PER_SHARD;
-use nanochat::mix::{Measure, MixOptions, Source, Unit, mix};
-use nanochat::values;
+use nanochat::terminal::flag_values;
+use nanochat::text::corpus_mix::{Measure, MixOptions, Source, Unit, mix};
+use nanochat::text::dataset::CHARS_PER_SHARD;
 
 use super::{print_written, progress_bar};
 use crate::tok::tokenizer_at;
@@ -26,13 +26,13 @@ pub struct MixArgs {
     tokenizer: Option<PathBuf>,
     /// Characters (or tokens) to write; a source that is too short is repeated [default: as much as needs no
     /// repetition]
-    #[arg(long, value_name = "N", value_parser = values::large::<u64>)]
+    #[arg(long, value_name = "N", value_parser = flag_values::large::<u64>)]
     total: Option<u64>,
     /// Seed of the order of the documents
-    #[arg(long, value_parser = values::seed, default_value_t = 42)]
+    #[arg(long, value_parser = flag_values::seed, default_value_t = 42)]
     seed: u64,
     /// Characters in a shard
-    #[arg(long, value_parser = values::large::<usize>, default_value_t = CHARS_PER_SHARD)]
+    #[arg(long, value_parser = flag_values::large::<usize>, default_value_t = CHARS_PER_SHARD)]
     chars_per_shard: usize,
 }
 

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use nanochat::config::GptConfig;
-use nanochat::dataset::{OnBadShard, Shards, Split};
-use nanochat::text_stats::{Amount, LENGTHS, TextStats};
-use nanochat::values;
+use nanochat::model::config::GptConfig;
+use nanochat::terminal::flag_values;
+use nanochat::text::dataset::{OnBadShard, Shards, Split};
+use nanochat::text::text_stats::{Amount, LENGTHS, TextStats};
 use nanochat_tokenizer::Tokenizer;
 
 use crate::tok::{tokenizer_at, tokenizer_path};
@@ -19,16 +19,16 @@ pub struct StatsArgs {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Also show the epochs for training a model of this depth
-    #[arg(long, value_parser = values::amount)]
+    #[arg(long, value_parser = flag_values::amount)]
     depth: Option<usize>,
     /// Tokens per parameter of that model: 20 for English, 22 mixed, 25 Chinese
-    #[arg(long, value_parser = values::positive, default_value_t = 20.0)]
+    #[arg(long, value_parser = flag_values::positive, default_value_t = 20.0)]
     target_param_data_ratio: f64,
     /// Also show the epochs for training on this many tokens
-    #[arg(long, value_parser = values::large::<u64>)]
+    #[arg(long, value_parser = flag_values::large::<u64>)]
     tokens: Option<u64>,
     /// Read at most about this many characters of each folder
-    #[arg(long, value_parser = values::whole::<u64, 0, { u64::MAX }>, default_value_t = u64::MAX, hide_default_value = true)]
+    #[arg(long, value_parser = flag_values::whole::<u64, 0, { u64::MAX }>, default_value_t = u64::MAX, hide_default_value = true)]
     max_chars: u64,
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
-use nanochat::atomic_file::sync_names_beside;
-use nanochat::file_lock::try_lock;
+use nanochat::files::atomic_file::sync_names_beside;
+use nanochat::files::file_lock::try_lock;
 
 use super::checksum::Checksum;
 use super::http::{Failure, HttpClient, HttpResponse, TRIES, passing, shown, trying_again};

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat::command_line::CommandLine;
-use nanochat::values;
+use nanochat::terminal::command_line::CommandLine;
+use nanochat::terminal::flag_values;
 
 use file::{Remote, fetch};
 use http::{HttpClient, shown};
@@ -48,7 +48,7 @@ pub struct DownloadArgs {
     #[arg(required = true, value_name = "SET|hf:owner/name|URL")]
     what: Vec<String>,
     /// Download only the first N parquet files of a repository, and the last, which is for validation
-    #[arg(short = 'n', value_name = "N", value_parser = values::amount)]
+    #[arg(short = 'n', value_name = "N", value_parser = flag_values::amount)]
     shards: Option<usize>,
     /// Download only the files of a repository whose path contains this
     #[arg(long, value_name = "TEXT")]
@@ -66,10 +66,10 @@ pub struct Network {
     #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co")]
     mirror: String,
     /// Concurrent downloads
-    #[arg(short, long, value_parser = values::whole::<u8, 1, 32>, default_value_t = 4)]
+    #[arg(short, long, value_parser = flag_values::whole::<u8, 1, 32>, default_value_t = 4)]
     jobs: u8,
     /// Seconds without data after which a connection is closed and tried again
-    #[arg(long, value_parser = values::whole::<u64, 1, 3_600>, default_value_t = 30)]
+    #[arg(long, value_parser = flag_values::whole::<u64, 1, 3_600>, default_value_t = 30)]
     timeout: u64,
 }
 

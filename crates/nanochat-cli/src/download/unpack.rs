@@ -7,9 +7,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use nanochat::atomic_file;
-use nanochat::file_error::FileError;
-use nanochat::partial_dir::PartialDir;
+use nanochat::files::atomic_file;
+use nanochat::files::file_error::FileError;
+use nanochat::files::partial_dir::PartialDir;
 use zip::ZipArchive;
 
 /// The most files of an archive: several times what the largest data set holds.

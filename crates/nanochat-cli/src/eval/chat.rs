@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat::chat_eval::{self, ChatEvalOptions, TaskScore, WrongAnswer, chat_core};
-use nanochat::checkpoint::{LoadedModel, Stage};
-use nanochat::lines::BadLines;
+use nanochat::chat::tasks::{self, CHAT_CORE, Folders, Slice, Split, Task, TaskError};
+use nanochat::engine::sampler::SampleOptions;
+use nanochat::files::lines::BadLines;
+use nanochat::measure::chat_eval::{self, ChatEvalOptions, TaskScore, WrongAnswer, chat_core};
+use nanochat::measure::score::Score;
+use nanochat::model::checkpoint::{LoadedModel, Stage};
 use nanochat::report::{Section, log_section};
-use nanochat::sampler::SampleOptions;
-use nanochat::score::Score;
-use nanochat::tasks::{self, CHAT_CORE, Folders, Slice, Split, Task, TaskError};
-use nanochat::values;
+use nanochat::terminal::flag_values;
 use nanochat::world;
 use nanochat_tensor::{Comm, Device};
 use serde_json::json;
@@ -36,25 +36,25 @@ pub struct ChatArgs {
     #[arg(long, value_enum, default_value_t)]
     bad_lines: BadLines,
     /// Questions of each task (0: all)
-    #[arg(long, alias = "questions", value_parser = values::amount, default_value_t = 0)]
+    #[arg(long, alias = "questions", value_parser = flag_values::amount, default_value_t = 0)]
     limit: usize,
     /// Longest answer, in tokens
-    #[arg(long, value_parser = values::count, default_value_t = 512)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 512)]
     max_tokens: usize,
     /// Answers to each question; it counts as right if one of them is
-    #[arg(long, value_parser = values::count, default_value_t = 1)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 1)]
     samples: usize,
     /// Sampling temperature; 0 always takes the likeliest token
-    #[arg(long, value_parser = values::temperature, default_value_t = 0.0)]
+    #[arg(long, value_parser = flag_values::temperature, default_value_t = 0.0)]
     temperature: f32,
     /// Sample only from the K likeliest tokens; 0 turns this off
-    #[arg(long, value_parser = values::amount, default_value_t = 50)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 50)]
     top_k: usize,
     /// Run generated programs without a sandbox, with all of your permissions
     #[arg(long)]
     unsafe_no_sandbox: bool,
     /// Print this many wrong answers of each task
-    #[arg(long, value_parser = values::amount, default_value_t = 0)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 0)]
     show: usize,
     /// Print JSON
     #[arg(long)]

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use nanochat::checkpoint::Stage;
-use nanochat::chinese;
-use nanochat::core_eval::{self, Bundle, CoreScores};
+use nanochat::measure::core_eval::{self, Bundle, CoreScores};
+use nanochat::model::checkpoint::Stage;
 use nanochat::report::{Section, fields, log_section};
-use nanochat::values;
+use nanochat::terminal::flag_values;
+use nanochat::text::chinese;
 use nanochat_tensor::{Comm, Device};
 
 use super::{row, took};
@@ -25,7 +25,7 @@ pub struct CoreArgs {
     #[arg(long, value_name = "FOLDER|zh")]
     bundle: Option<PathBuf>,
     /// Items of each task (0: all)
-    #[arg(long, alias = "max-per-task", value_parser = values::amount, default_value_t = 0)]
+    #[arg(long, alias = "max-per-task", value_parser = flag_values::amount, default_value_t = 0)]
     limit: usize,
     /// Only this task, by its label; may be repeated
     #[arg(long, value_name = "LABEL")]

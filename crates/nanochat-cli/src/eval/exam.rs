@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use nanochat::checkpoint::Stage;
-use nanochat::exam_eval;
+use nanochat::chat::tasks::{EXAMS, Exam, Folders, TaskError};
+use nanochat::measure::exam_eval;
+use nanochat::measure::score::Score;
+use nanochat::model::checkpoint::Stage;
 use nanochat::report::{Section, log_section};
-use nanochat::score::Score;
-use nanochat::tasks::{EXAMS, Exam, Folders, TaskError};
-use nanochat::values;
+use nanochat::terminal::flag_values;
 use nanochat_tensor::{Comm, Device};
 use serde_json::{Map, json};
 
@@ -27,10 +27,10 @@ pub struct ExamArgs {
     #[arg(long, value_name = "FOLDER")]
     task_dir: Option<PathBuf>,
     /// Solved questions of the same subject before each question
-    #[arg(long, value_parser = values::amount, default_value_t = 5)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 5)]
     shots: usize,
     /// Questions of each exam (0: all)
-    #[arg(long, value_parser = values::amount, default_value_t = 0)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 0)]
     limit: usize,
     /// Print JSON
     #[arg(long)]

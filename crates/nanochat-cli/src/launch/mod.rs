@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use nanochat::stages::run::Interrupted;
+use nanochat::train::stages::run::Interrupted;
 use nanochat_tensor::Comm;
 use nanochat_tensor::comm::{Lost, lost};
 use nanochat_tensor::cuda::gpu_failure;

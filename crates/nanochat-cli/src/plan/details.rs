@@ -1,9 +1,9 @@
 //! What one run takes, line by line, with the reasons.
 
-use nanochat::counted::counted;
-use nanochat::dataset::CHARS_PER_SHARD;
-use nanochat::gpt::{KeptValues, WeightRole};
+use nanochat::model::gpt::{KeptValues, WeightRole};
 use nanochat::plan::{Gpu, Plan, PlanOptions};
+use nanochat::terminal::counted::counted;
+use nanochat::text::dataset::CHARS_PER_SHARD;
 use nanochat_tensor::ops::{CPU_LOGITS, GPU_LOGIT_ROWS};
 
 use super::{duration, gigabytes, grouped, short};

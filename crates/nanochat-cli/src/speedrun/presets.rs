@@ -4,10 +4,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use nanochat::command_line::CommandLine;
-use nanochat::language::TextLanguage;
-use nanochat::mix::Source;
 use nanochat::plan::Plan;
+use nanochat::terminal::command_line::CommandLine;
+use nanochat::text::corpus_mix::Source;
+use nanochat::text::language::TextLanguage;
 use nanochat_tensor::DeviceChoice;
 use serde::{Deserialize, Serialize};
 

@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use nanochat::dataset::{DatasetError, OnBadShard, Shards, Split};
-use nanochat::escape;
-use nanochat::values;
+use nanochat::terminal::escape;
+use nanochat::terminal::flag_values;
+use nanochat::text::dataset::{DatasetError, OnBadShard, Shards, Split};
 use nanochat_tokenizer::Tokenizer;
 
 use super::{TokenizerSource, data_dir, languages, read_tokenizer};
@@ -34,7 +34,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Characters to read for each of train and val
-    #[arg(long, value_parser = values::large::<usize>, default_value_t = 1_000_000)]
+    #[arg(long, value_parser = flag_values::large::<usize>, default_value_t = 1_000_000)]
     max_chars: usize,
 }
 

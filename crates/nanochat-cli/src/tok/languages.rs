@@ -4,9 +4,9 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use nanochat::dataset::{DatasetError, Shards, Split};
-use nanochat::language::is_han;
-use nanochat::text_stats::TextStats;
+use nanochat::text::dataset::{DatasetError, Shards, Split};
+use nanochat::text::language::is_han;
+use nanochat::text::text_stats::TextStats;
 use nanochat_tokenizer::Tokenizer;
 
 /// The frequency ranks up to which Chinese characters are counted: the first 500 make up three quarters of modern text,

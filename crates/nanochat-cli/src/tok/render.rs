@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use nanochat::conversation::{Examples, Rendered};
-use nanochat::escape;
-use nanochat::lines::BadLines;
-use nanochat::values;
+use nanochat::files::lines::BadLines;
+use nanochat::terminal::escape;
+use nanochat::terminal::flag_values;
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
 use super::TokenizerSource;
@@ -21,13 +21,13 @@ pub struct RenderArgs {
     #[command(flatten)]
     source: TokenizerSource,
     /// Number of conversations to print
-    #[arg(long, value_parser = values::amount, default_value_t = 3)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 3)]
     limit: usize,
     /// What to do about an unusable conversation: fail, or skip it and say how many were skipped
     #[arg(long, value_enum, default_value_t)]
     bad_lines: BadLines,
     /// Length at which a conversation is cut, in tokens
-    #[arg(long, value_parser = values::amount, default_value_t = 2_048)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 2_048)]
     max_len: usize,
     /// Put a bar between tokens (a character split between tokens stays whole)
     #[arg(long)]

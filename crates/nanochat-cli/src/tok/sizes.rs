@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use clap::Args;
-use nanochat::values;
+use nanochat::terminal::flag_values;
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
 
 use super::{Corpus, TrainingTexts, languages, train_on};
@@ -12,16 +12,16 @@ use super::{Corpus, TrainingTexts, languages, train_on};
 #[derive(Debug, Args)]
 pub struct SizesArgs {
     /// Vocabulary sizes to compare
-    #[arg(long, num_args = 1.., value_parser = values::large::<usize>, default_values_t = [30_000, 40_000, 50_000, 65_536])]
+    #[arg(long, num_args = 1.., value_parser = flag_values::large::<usize>, default_values_t = [30_000, 40_000, 50_000, 65_536])]
     sizes: Vec<usize>,
     /// Stop reading after this many characters
-    #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_chars)]
+    #[arg(long, value_parser = flag_values::large::<usize>, default_value_t = TrainOptions::default().max_chars)]
     max_chars: usize,
     /// Read at most this many characters of each document
-    #[arg(long, value_parser = values::large::<usize>, default_value_t = TrainOptions::default().max_document_chars)]
+    #[arg(long, value_parser = flag_values::large::<usize>, default_value_t = TrainOptions::default().max_document_chars)]
     doc_cap: usize,
     /// Characters of validation text to measure on, for each folder
-    #[arg(long, value_parser = values::large::<u64>, default_value_t = 2_000_000)]
+    #[arg(long, value_parser = flag_values::large::<u64>, default_value_t = 2_000_000)]
     eval_chars: u64,
     #[command(flatten)]
     texts: TrainingTexts,

@@ -158,7 +158,7 @@ fn core_is_all_of_its_tasks_and_says_what_was_cropped() {
     // All 22 tasks with one item each; the first item is longer than the model's 640 positions.
     let (mut list, mut guessing) =
         (String::from("icl_tasks:\n"), String::from("Eval Task,Random baseline\n"));
-    for (i, label) in nanochat::core_eval::CORE_TASKS.iter().enumerate() {
+    for (i, label) in nanochat::measure::core_eval::CORE_TASKS.iter().enumerate() {
         list += &format!(
             "- label: {label}\n  dataset_uri: {label}.jsonl\n  num_fewshot: [0]\n  \
              icl_task_type: language_modeling\n"

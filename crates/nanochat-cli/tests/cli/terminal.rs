@@ -10,10 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nanochat::checkpoint::write_folder;
-use nanochat::config::GptConfig;
-use nanochat::escape;
-use nanochat::gpt::Gpt;
+use nanochat::model::checkpoint::write_folder;
+use nanochat::model::config::GptConfig;
+use nanochat::model::gpt::Gpt;
+use nanochat::terminal::escape;
 use nanochat_tensor::Dtype;
 use nanochat_tensor::Tensor;
 use nanochat_tokenizer::Tokenizer;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use encoding_rs::{BIG5, GBK};
-use nanochat::dataset::{OnBadShard, Shards, Split};
+use nanochat::text::dataset::{OnBadShard, Shards, Split};
 
 use crate::common::*;
 

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nanochat::checkpoint;
-use nanochat::config::GptConfig;
-use nanochat::gpt::Gpt;
+use nanochat::model::checkpoint;
+use nanochat::model::config::GptConfig;
+use nanochat::model::gpt::Gpt;
 use nanochat_tensor::{Dtype, Rng, Tensor};
 use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 use serde_json::{Value, json};

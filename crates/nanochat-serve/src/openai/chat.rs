@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use nanochat::conversation::{Message, Part, PartKind};
-use nanochat::sampler::SampleOptions;
+use nanochat::engine::sampler::SampleOptions;
 use serde_json::{Value, json};
 
 use super::messages::messages;

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use nanochat::conversation::PartKind;
-use nanochat::sampler::{Logprobs, SampleOptions};
+use nanochat::engine::sampler::{Logprobs, SampleOptions};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Log-probabilities in the two forms of OpenAI's API.
 
-use nanochat::sampler::Logprobs;
+use nanochat::engine::sampler::Logprobs;
 use nanochat_tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 

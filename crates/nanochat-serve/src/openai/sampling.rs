@@ -1,7 +1,7 @@
 //! The fields that chats and completions share: how tokens are sampled, and when to stop.
 
 use nanochat::engine::Request;
-use nanochat::sampler::SampleOptions;
+use nanochat::engine::sampler::SampleOptions;
 use serde_json::Value;
 
 use super::unsupported::{STREAM, refuse};

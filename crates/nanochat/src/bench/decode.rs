@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::infer::random_model;
 use super::ops::copy_tb_per_second;
-use crate::config::GptConfig;
 use crate::engine::decode::DecodeStep;
-use crate::gpt::JoinedWeights;
-use crate::values;
+use crate::model::config::GptConfig;
+use crate::model::gpt::JoinedWeights;
+use crate::terminal::flag_values;
 
 /// The graph replays that are timed together.
 const REPLAYS: usize = 20;
@@ -21,19 +21,19 @@ const REPLAYS: usize = 20;
 #[derive(Clone, Debug, clap::Args)]
 pub struct DecodeBench {
     /// Layers; the width is 64 times this number
-    #[arg(long, value_parser = values::amount, default_value_t = 20)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 20)]
     pub depth: usize,
     /// Size of the vocabulary
-    #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
     /// Cached tokens per row
-    #[arg(long, value_parser = values::count, default_value_t = 1_056)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 1_056)]
     pub context: usize,
     /// Length of the prefix that all rows share, in tokens
-    #[arg(long, value_parser = values::amount, default_value_t = 0)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 0)]
     pub shared: usize,
     /// Rows decoded together
-    #[arg(long, value_delimiter = ',', value_parser = values::rows, default_value = "1,8,32,64,128")]
+    #[arg(long, value_delimiter = ',', value_parser = flag_values::rows, default_value = "1,8,32,64,128")]
     pub batch_sizes: Vec<usize>,
 }
 

@@ -13,38 +13,38 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::ops::copy_tb_per_second;
-use crate::config::GptConfig;
+use crate::engine::sampler::SampleOptions;
 use crate::engine::{Engine, EngineOptions, Event, Request};
-use crate::gpt::{Gpt, WeightRole};
-use crate::sampler::SampleOptions;
-use crate::values;
+use crate::model::config::GptConfig;
+use crate::model::gpt::{Gpt, WeightRole};
+use crate::terminal::flag_values;
 
 /// The model and requests to time.
 #[derive(Clone, Debug, clap::Args)]
 pub struct InferBench {
     /// Layers; the width is 64 times this number
-    #[arg(long, value_parser = values::amount, default_value_t = 12)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 12)]
     pub depth: usize,
     /// Size of the vocabulary
-    #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
     /// Tokens in a prompt
-    #[arg(long, value_parser = values::count, default_value_t = 1_024)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 1_024)]
     pub prompt_tokens: usize,
     /// Tokens decoded for every row
-    #[arg(long, value_parser = values::count, default_value_t = 64)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 64)]
     pub decode_tokens: usize,
     /// Rows decoded together
-    #[arg(long, value_delimiter = ',', value_parser = values::rows, default_value = "1,8,32")]
+    #[arg(long, value_delimiter = ',', value_parser = flag_values::rows, default_value = "1,8,32")]
     pub batch_sizes: Vec<usize>,
     /// Weights on the CPU: f32, bf16 or int8
     #[arg(long, default_value_t = Dtype::Bf16)]
     pub weights: Dtype,
     /// Seed of the random prompts
-    #[arg(long, value_parser = values::seed, default_value_t = 9)]
+    #[arg(long, value_parser = flag_values::seed, default_value_t = 9)]
     pub seed: u64,
     /// Complete answers to time, prompts included, comparable to `bench serve` with as many clients as rows (0: none)
-    #[arg(long, value_parser = values::whole::<usize, 0, 1_000_000>, default_value_t = 0)]
+    #[arg(long, value_parser = flag_values::whole::<usize, 0, 1_000_000>, default_value_t = 0)]
     pub requests: usize,
 }
 

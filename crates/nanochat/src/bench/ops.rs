@@ -8,10 +8,10 @@ use nanochat_tensor::{Comm, Device, Grads, Recipe, Rng, RotaryTable, Tape, Tenso
 use serde::Serialize;
 
 use super::{BenchSizes, TrainBench, TrainSpeed, random_batch, train};
-use crate::batch::Batch;
-use crate::config::GptConfig;
-use crate::device_sizes::DeviceSizes;
-use crate::values;
+use crate::model::batch::Batch;
+use crate::model::config::GptConfig;
+use crate::model::device_sizes::DeviceSizes;
+use crate::terminal::flag_values;
 
 /// The runs queued before waiting for a device that works asynchronously, so that the device never idles.
 const QUEUED_ROUND: usize = 8;
@@ -21,7 +21,7 @@ pub struct OpsBench {
     #[command(flatten)]
     pub sizes: BenchSizes,
     /// Seconds that each op is looped, forward and backward
-    #[arg(long, value_parser = values::positive, default_value_t = 0.5)]
+    #[arg(long, value_parser = flag_values::positive, default_value_t = 0.5)]
     pub seconds: f64,
 }
 

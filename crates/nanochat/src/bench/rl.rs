@@ -10,45 +10,45 @@ use nanochat_tensor::{Comm, Device, Rng};
 use serde::Serialize;
 
 use super::infer::random_model;
-use crate::batch::{Batch, Row};
-use crate::config::GptConfig;
-use crate::device_sizes::DeviceSizes;
+use crate::engine::sampler::SampleOptions;
 use crate::engine::{Completion, Request};
-use crate::gpt::Rates;
-use crate::optim::{Optimizer, ScheduleValues};
-use crate::sampler::SampleOptions;
-use crate::stages::fit;
-use crate::stages::rl::rollouts::{self, Rollout};
-use crate::stages::rl::{batches, weighted_by_advantage};
+use crate::model::batch::{Batch, Row};
+use crate::model::config::GptConfig;
+use crate::model::device_sizes::DeviceSizes;
+use crate::model::gpt::Rates;
+use crate::model::optim::{Optimizer, ScheduleValues};
+use crate::terminal::flag_values;
 use crate::train;
-use crate::values;
+use crate::train::stages::fit;
+use crate::train::stages::rl::rollouts::{self, Rollout};
+use crate::train::stages::rl::{batches, weighted_by_advantage};
 
 /// The step to time.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RlBench {
     /// Layers; the width is 64 times this number
-    #[arg(long, value_parser = values::amount, default_value_t = 4)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 4)]
     pub depth: usize,
     /// Size of the vocabulary
-    #[arg(long, value_parser = values::amount, default_value_t = 65_536)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
     /// Questions in one step
-    #[arg(long, value_parser = values::rows, default_value_t = 16)]
+    #[arg(long, value_parser = flag_values::rows, default_value_t = 16)]
     pub examples_per_step: usize,
     /// Answers to each question
-    #[arg(long, value_parser = values::rows, default_value_t = 16)]
+    #[arg(long, value_parser = flag_values::rows, default_value_t = 16)]
     pub num_samples: usize,
     /// Tokens in a question
-    #[arg(long, value_parser = values::count, default_value_t = 128)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 128)]
     pub prompt_tokens: usize,
     /// Tokens of every answer
-    #[arg(long, value_parser = values::count, default_value_t = 256)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 256)]
     pub max_new_tokens: usize,
     /// Answers in one forward pass of training [default: 8; on a GPU 32]
-    #[arg(long, value_parser = values::rows)]
+    #[arg(long, value_parser = flag_values::rows)]
     pub device_batch_size: Option<usize>,
     /// Timed steps, after one that is not timed
-    #[arg(long, value_parser = values::count, default_value_t = 3)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 3)]
     pub steps: usize,
 }
 

@@ -9,9 +9,9 @@ use nanochat_tensor::Rng;
 use nanochat_tokenizer::{Tokenizer, TrainOptions};
 use serde::Serialize;
 
-use crate::atomic_file;
-use crate::dataset::{OnBadShard, Shards, Split};
-use crate::values;
+use crate::files::atomic_file;
+use crate::terminal::flag_values;
+use crate::text::dataset::{OnBadShard, Shards, Split};
 
 /// The text and the tokenizer to time.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,16 +20,16 @@ pub struct TokBench {
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// Vocabulary size: 256 bytes, merges and special tokens
-    #[arg(long, value_parser = values::large::<usize>, default_value_t = 32_768)]
+    #[arg(long, value_parser = flag_values::large::<usize>, default_value_t = 32_768)]
     pub vocab_size: usize,
     /// Megabytes of the training shards to train on, in whole documents
-    #[arg(long, value_parser = values::positive, default_value_t = 50.0)]
+    #[arg(long, value_parser = flag_values::positive, default_value_t = 50.0)]
     pub train_megabytes: f64,
     /// Megabytes of the validation shard to encode, on one thread
-    #[arg(long, value_parser = values::positive, default_value_t = 25.0)]
+    #[arg(long, value_parser = flag_values::positive, default_value_t = 25.0)]
     pub encode_megabytes: f64,
     /// Repetitions of each measurement; the median counts
-    #[arg(long, value_parser = values::count, default_value_t = 3)]
+    #[arg(long, value_parser = flag_values::count, default_value_t = 3)]
     pub repeats: usize,
     /// File to write the trained tokenizer.json to, so that other implementations can encode with it
     #[arg(long, value_name = "FILE")]

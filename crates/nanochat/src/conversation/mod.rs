@@ -1,5 +1,7 @@
 //! A conversation: messages by role, before it becomes tokens.
 
+pub mod answer;
+pub mod calculator;
 mod example;
 mod fields;
 mod forms;

@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::told::{NothingToLearn, Parsed, Told, Unused};
 use super::{Conversation, Example, forms};
-use crate::file_error::FileError;
-use crate::json;
-use crate::lines::BadLines;
-use crate::records::{Place, Records};
+use crate::files::file_error::FileError;
+use crate::files::json;
+use crate::files::json_records::{Place, Records};
+use crate::files::lines::BadLines;
 
 /// A valid conversation in one of the [forms](super::forms); an error says what is wrong with it.
 pub(crate) fn parse(text: &[u8]) -> Result<Parsed, String> {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Example;
-use crate::file_error::FileError;
-use crate::json::Mended;
-use crate::lines::BadLines;
-use crate::records::Place;
+use crate::files::file_error::FileError;
+use crate::files::json::Mended;
+use crate::files::json_records::Place;
+use crate::files::lines::BadLines;
 
 /// A file of which nothing is of use.
 #[derive(Debug, thiserror::Error)]

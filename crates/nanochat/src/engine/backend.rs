@@ -9,10 +9,10 @@ use nanochat_tensor::{CachedRow, Dtype, KvPages, PAGE, Tape, Tensor};
 use rayon::prelude::*;
 
 use super::pages::PageCopy;
-use super::score::score;
-use crate::config::GptConfig;
-use crate::gpt::Gpt;
-use crate::sampler::{Drawn, Logprobs, SampleOptions, Seen, sample};
+use super::scoring::score;
+use crate::engine::sampler::{Drawn, Logprobs, SampleOptions, Seen, sample};
+use crate::model::config::GptConfig;
+use crate::model::gpt::Gpt;
 
 /// The tokens of one step, of any number of sequences.
 pub struct StepInput<'a> {

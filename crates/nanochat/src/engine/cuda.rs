@@ -9,9 +9,9 @@ use super::EngineOptions;
 use super::backend::{Backend, Draw, SequencePart, StepInput};
 use super::decode::DecodeStep;
 use super::pages::PageCopy;
-use crate::config::GptConfig;
-use crate::gpt::{Gpt, JoinedWeights, hidden_in_chunk};
-use crate::sampler::{Drawn, Logprobs, SampleOptions};
+use crate::engine::sampler::{Drawn, Logprobs, SampleOptions};
+use crate::model::config::GptConfig;
+use crate::model::gpt::{Gpt, JoinedWeights, hidden_in_chunk};
 
 /// The rows of logits computed at a time when a text is scored: 64 MiB at a vocabulary of 65,536.
 const SCORED_ROWS: usize = 256;

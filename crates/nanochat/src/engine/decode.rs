@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use nanochat_tensor::cuda::Graph;
 use nanochat_tensor::{DecodeRow, Device, PagedKv, Shape, Tensor};
 
-use crate::gpt::{JoinedWeights, RowBuffers};
+use crate::model::gpt::{JoinedWeights, RowBuffers};
 
 pub struct DecodeStep {
     device: Device,

@@ -17,7 +17,8 @@ pub(crate) mod decode;
 pub mod pages;
 mod request;
 mod row;
-mod score;
+pub mod sampler;
+mod scoring;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -27,10 +28,10 @@ use std::time::{Duration, Instant};
 use nanochat_tensor::{Device, Dtype, PAGE};
 use nanochat_tokenizer::Tokenizer;
 
-use crate::config::GptConfig;
-use crate::device_sizes::DeviceSizes;
-use crate::gpt::Gpt;
-use crate::sampler::{Drawn, Logprobs};
+use crate::engine::sampler::{Drawn, Logprobs};
+use crate::model::config::GptConfig;
+use crate::model::device_sizes::DeviceSizes;
+use crate::model::gpt::Gpt;
 use backend::{Backend, Draw, ModelBackend, SequencePart, StepInput};
 use cuda::CudaBackend;
 pub use pages::Owner;

@@ -1,6 +1,6 @@
 //! The requests and events of the engine.
 
-use crate::sampler::{Logprobs, OptionError, SampleOptions};
+use crate::engine::sampler::{Logprobs, OptionError, SampleOptions};
 
 /// A request to generate text.
 #[derive(Clone, Debug)]

@@ -8,10 +8,10 @@ use nanochat_tokenizer::Tokenizer;
 
 use super::pages::{Owner, PagedSequence};
 use super::request::{Event, Finish, Request, RequestId};
-use crate::answer::{Reader, Token};
-use crate::calculator::calculate;
 use crate::conversation::PartKind;
-use crate::sampler::{Drawn, Seen};
+use crate::conversation::answer::{Reader, Token};
+use crate::conversation::calculator::calculate;
+use crate::engine::sampler::{Drawn, Seen};
 
 /// A row of the batch. Until its prompt is computed it stands for all remaining samples of the request.
 pub(super) struct SampleRow {

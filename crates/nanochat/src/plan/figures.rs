@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::language::TextLanguage;
+use crate::text::language::TextLanguage;
 
 impl TextLanguage {
     /// Returns the training tokens per parameter.

@@ -1,7 +1,7 @@
 //! Suggests settings that fit when the requested ones exceed a GPU's memory.
 
 use super::Memory;
-use crate::config::{GptConfig, Recompute};
+use crate::model::config::{GptConfig, Recompute};
 
 /// The estimate is off by a few percent, and the memory pool cannot use every gap.
 const MARGIN: f64 = 1.03;

@@ -3,8 +3,8 @@
 use nanochat_tensor::ops::{GPU_LOGIT_ROWS, cpu_logit_rows};
 use serde::Serialize;
 
-use crate::config::{GptConfig, Recompute};
-use crate::gpt::WeightRole;
+use crate::model::config::{GptConfig, Recompute};
+use crate::model::gpt::WeightRole;
 
 /// Bytes on each device.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::figures::Gpu;
-use crate::config::{ConfigError, GptConfig, ModelOptions, Recompute};
-use crate::device_sizes::DeviceSizes;
-use crate::language::TextLanguage;
-use crate::values;
+use crate::model::config::{ConfigError, GptConfig, ModelOptions, Recompute};
+use crate::model::device_sizes::DeviceSizes;
+use crate::terminal::flag_values;
+use crate::text::language::TextLanguage;
 
 /// Tokens a step at which the default learning rates were found.
 pub(super) const USUAL_BATCH: usize = DeviceSizes::GPU.step_tokens;
@@ -26,43 +26,43 @@ pub struct PlanOptions {
     #[serde(flatten)]
     pub model: ModelOptions,
     /// Size of the vocabulary [default: the language's usual one]
-    #[arg(long, value_parser = values::amount)]
+    #[arg(long, value_parser = flag_values::amount)]
     pub vocab_size: Option<usize>,
     /// Characters per token [default: the language's usual number]
-    #[arg(long, value_parser = values::positive)]
+    #[arg(long, value_parser = flag_values::positive)]
     pub chars_per_token: Option<f64>,
     /// Length of a sequence, in tokens [default: 2048; for Chinese 3072]
-    #[arg(long, value_parser = values::amount)]
+    #[arg(long, value_parser = flag_values::amount)]
     pub max_seq_len: Option<usize>,
     /// Sequences that a device processes at once [default: the most, up to 32, that fit and divide the batch]
-    #[arg(long, value_parser = values::amount)]
+    #[arg(long, value_parser = flag_values::amount)]
     pub device_batch_size: Option<usize>,
     /// What the backward pass recomputes instead of keeping it in memory
     #[arg(long, value_enum, default_value_t)]
     pub recompute: Recompute,
     /// Tokens in one optimizer step, over all devices [default: 524288, or 256 sequences where these do not divide it]
-    #[arg(long, value_parser = values::large::<usize>)]
+    #[arg(long, value_parser = flag_values::large::<usize>)]
     pub total_batch_size: Option<usize>,
     /// Kind of GPU
     #[arg(long, value_enum, default_value = "h100")]
     pub gpu: Gpu,
     /// Number of GPUs
-    #[arg(long, value_parser = values::amount, default_value_t = 8)]
+    #[arg(long, value_parser = flag_values::amount, default_value_t = 8)]
     pub gpus: usize,
     /// Bus bandwidth at which GPUs exchange gradients, in GB/s (measured on 2 to 8 H100 with NVLink: 329 to 361)
-    #[arg(long, value_name = "GB/S", value_parser = values::positive, default_value_t = 330.0)]
+    #[arg(long, value_name = "GB/S", value_parser = flag_values::positive, default_value_t = 330.0)]
     pub link_bandwidth: f64,
     /// Dollars per GPU and hour [default: the kind's usual price]
-    #[arg(long, value_parser = values::dollars)]
+    #[arg(long, value_parser = flag_values::dollars)]
     pub price: Option<f64>,
     /// Memory of one GPU in GB [default: the kind's]
-    #[arg(long, value_parser = values::positive)]
+    #[arg(long, value_parser = flag_values::positive)]
     pub memory_gb: Option<f64>,
     /// Share of the peak FLOP/s that training reaches (nanochat measured 0.50 for d20, 0.51 for d32)
-    #[arg(long, value_parser = values::positive, default_value_t = 0.5)]
+    #[arg(long, value_parser = flag_values::positive, default_value_t = 0.5)]
     pub mfu: f64,
     /// Number of available text shards, to compute how many times they would be read
-    #[arg(long, value_parser = values::amount)]
+    #[arg(long, value_parser = flag_values::amount)]
     pub shards: Option<usize>,
 }
 

@@ -20,8 +20,8 @@ use serde::Serialize;
 
 use super::PlanOptions;
 use super::options::USUAL_BATCH;
-use crate::gpt::{EMBEDDING_LR, MATRIX_LR, UNEMBEDDING_LR};
-use crate::language::TextLanguage;
+use crate::model::gpt::{EMBEDDING_LR, MATRIX_LR, UNEMBEDDING_LR};
+use crate::text::language::TextLanguage;
 
 /// The ratio to the usual batch within which the rule is applied; larger batches were not measured.
 const RULE_HOLDS: f64 = 8.0;

@@ -9,7 +9,7 @@
 use serde::Serialize;
 
 use super::{Gpu, PlanOptions};
-use crate::config::GptConfig;
+use crate::model::config::GptConfig;
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Scaling {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::Recompute;
+use crate::model::config::Recompute;
 
 fn options() -> PlanOptions {
     PlanOptions { gpus: 8, ..PlanOptions::new(TextLanguage::En, Gpu::H100) }

@@ -18,8 +18,8 @@ use super::{
     Column, HEADER_FILE, HTML_FILE, Header, REPORT_FILE, ReportError, Section, environment, file_name,
     io_error, now, read_json, write_json,
 };
-use crate::atomic_file;
-use crate::checkpoint::Stage;
+use crate::files::atomic_file;
+use crate::model::checkpoint::Stage;
 
 const TOKENIZER: &str = "Tokenizer";
 

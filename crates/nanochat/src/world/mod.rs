@@ -10,6 +10,7 @@ mod chat;
 mod documents;
 mod facts;
 mod lexicon;
+pub mod make;
 mod people;
 mod places;
 mod problems;
@@ -32,7 +33,7 @@ pub use lexicon::compounds;
 pub use questions::{HeldOutQuestion, QuestionKind, language_of};
 
 use crate::conversation::Conversation;
-use crate::language::TextLanguage;
+use crate::text::language::TextLanguage;
 use facts::Fact;
 use prose::Prose;
 use talk::TalkTemplates;

@@ -204,9 +204,12 @@ fn word_problems_of_the_test_are_apart_and_their_answers_right() {
         assert!(!question.contains(['{', '}']), "{question}");
         let Content::Parts(parts) = &problem.messages[1].content else { panic!("no tool") };
         for step in parts[..4].chunks(2) {
-            assert_eq!(crate::calculator::calculate(&step[0].text).as_ref(), Some(&step[1].text));
+            assert_eq!(
+                crate::conversation::calculator::calculate(&step[0].text).as_ref(),
+                Some(&step[1].text)
+            );
         }
-        let gold = crate::reward::Reward::Number.gold(&problem);
+        let gold = crate::chat::reward::Reward::Number.gold(&problem);
         assert_eq!(gold.as_ref(), Some(&parts[3].text), "{question}");
         languages.insert(language_of(&question));
     }
@@ -259,7 +262,7 @@ fn a_world_of_one_language_keeps_to_it() {
         for i in 0..300 {
             let talk = serde_json::to_string(&world.conversation(Split::Train, i).messages).unwrap();
             let texts = [world.document(Split::Train, i), talk];
-            chinese += texts.iter().filter(|text| text.chars().any(crate::language::is_han)).count();
+            chinese += texts.iter().filter(|text| text.chars().any(crate::text::language::is_han)).count();
         }
         // Sums have no words.
         let expected = if language == Language::English { 0..=0 } else { 540..=600 };

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use nanochat::config::GptConfig;
 use nanochat::conversation::Examples;
-use nanochat::dataset::{ParquetTexts, ShardWriter, Split};
-use nanochat::gpt::Gpt;
-use nanochat::huggingface::{self, TokenIds};
-use nanochat::lines::BadLines;
+use nanochat::files::lines::BadLines;
+use nanochat::model::config::GptConfig;
+use nanochat::model::gpt::Gpt;
+use nanochat::model::huggingface::{self, TokenIds};
+use nanochat::text::dataset::{ParquetTexts, ShardWriter, Split};
 use nanochat_tensor::Dtype;
 use nanochat_tensor::Rng;
 use nanochat_tensor::safetensors;

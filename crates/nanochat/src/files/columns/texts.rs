@@ -1,0 +1,103 @@
+//! One parquet file: its footer, and the texts of a row group a few rows at a time.
+
+use std::path::Path;
+
+use parquet::basic::Type;
+use parquet::column::reader::ColumnReaderImpl;
+use parquet::data_type::ByteArrayType;
+use parquet::schema::types::ColumnDescPtr;
+
+use super::{Budget, Columns, Result, guarded, reason};
+use crate::files::lines::MAX_LINE;
+
+/// Text that is read at once, but for the document that exceeds it: a dictionary may repeat a long one for ever.
+const CHUNK_BYTES: usize = 16 << 20;
+
+/// An open file whose string column `column` is read.
+pub struct ParquetTexts {
+    file: Columns,
+    column: usize,
+}
+
+/// The rows of one row group; memory holds its dictionary, a page (640 MiB at most) and the rows asked for.
+pub struct Rows {
+    reader: ColumnReaderImpl<ByteArrayType>,
+    /// Definition level of a row that has a value; 0 if every row has one.
+    level_of_value: i16,
+    left: usize,
+}
+
+impl ParquetTexts {
+    pub fn open(path: &Path, column: &str) -> Result<ParquetTexts> {
+        let file = Columns::open(path)?;
+        let columns = file.schema().columns();
+        let Some(index) = columns.iter().position(|c| c.path().string() == column) else {
+            let names: Vec<String> = columns.iter().map(|c| c.path().string()).collect();
+            return Err(format!("no column `{column}`, only {}", names.join(", ")));
+        };
+        let found = &columns[index];
+        if found.physical_type() != Type::BYTE_ARRAY || found.max_rep_level() > 0 {
+            return Err(format!("column `{column}` does not hold one string a row"));
+        }
+        Ok(ParquetTexts { file, column: index })
+    }
+
+    pub fn num_row_groups(&self) -> usize {
+        self.row_counts().len()
+    }
+
+    /// Rows of each row group.
+    pub fn row_counts(&self) -> Vec<usize> {
+        self.file.row_counts()
+    }
+
+    /// The rows of a row group from `first` on (none if it is shorter).
+    pub fn rows(&self, row_group: usize, first: usize) -> Result<Rows> {
+        guarded(|| {
+            let rows = self.file.row_counts()[row_group];
+            let first = first.min(rows);
+            let mut pages = self.file.pages(row_group, self.column, &Budget::default())?;
+            let passed = pages.pass(first).map_err(reason)?;
+            let column: ColumnDescPtr = self.file.schema().column(self.column);
+            let level_of_value = column.max_def_level();
+            let mut reader = ColumnReaderImpl::new(column, Box::new(pages));
+            for _ in passed..first {
+                // One by one: the crate makes all values that it skips in a page at once.
+                if reader.skip_records(1).map_err(reason)? == 0 {
+                    return Err(format!("row group {row_group} ends early"));
+                }
+            }
+            Ok(Rows { reader, level_of_value, left: rows - first })
+        })
+    }
+}
+
+impl Rows {
+    /// The next up to `n` rows, fewer where they are long, empty at the end. A row without a value is None.
+    pub fn next_rows(&mut self, n: usize) -> Result<Vec<Option<Vec<u8>>>> {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while self.left > 0 && rows.len() < n && bytes < CHUNK_BYTES {
+            let row = guarded(|| self.next_row())?;
+            bytes += row.as_ref().map_or(0, Vec::len);
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn next_row(&mut self) -> Result<Option<Vec<u8>>> {
+        let (mut values, mut levels) = (Vec::new(), Vec::new());
+        let levels = (self.level_of_value > 0).then_some(&mut levels);
+        let (rows, ..) = self.reader.read_records(1, levels, None, &mut values).map_err(reason)?;
+        if rows == 0 {
+            return Err("a row group ends early".to_string());
+        }
+        self.left -= 1;
+        let value = values.pop();
+        if let Some(value) = &value
+            && value.len() as u64 > MAX_LINE
+        {
+            return Err(format!("a document is longer than {} MiB", MAX_LINE >> 20));
+        }
+        Ok(value.map(|value| value.data().to_vec()))
+    }
+}

@@ -1,0 +1,394 @@
+//! The JSON texts of a plain, .gz or .zst file: one a line, the elements of one list (`[{…}, {…}]`, as LLaMA-Factory's
+//! data sets are), or texts that go over many lines, one after another. Memory holds one of them.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use crate::files::file_error::{FileError, at};
+use crate::files::lines::{Lines, MAX_LINE, unpack};
+
+/// How much of a file tells what form it has.
+const HEAD: u64 = 1 << 20;
+/// Keys of a conversation; an object without them that has a role is a message.
+const OF_CONVERSATIONS: [&str; 8] =
+    ["messages", "conversations", "instruction", "input", "prompt", "query", "question", "answer"];
+const OF_MESSAGES: [&str; 2] = ["role", "from"];
+
+/// Where a text begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// From 1.
+    pub line: usize,
+    /// Which of a list it is, from 1.
+    pub element: Option<usize>,
+}
+
+/// The texts in their order, unread; blank lines are left out. After an error it is at its end.
+pub struct Records {
+    path: PathBuf,
+    source: Source,
+}
+
+enum Source {
+    Lines(Lines),
+    Texts(Texts),
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Each line is a text.
+    Lines,
+    /// Each element of the one list is.
+    List,
+    /// A text ends where its brackets do.
+    Texts,
+}
+
+impl Place {
+    /// An error about the text here.
+    pub fn error(self, path: &Path, reason: String) -> FileError {
+        let reason = match self.element {
+            Some(element) => format!("element {element} of the list: {reason}"),
+            None => reason,
+        };
+        FileError::Line { path: path.into(), line: self.line, reason }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.element {
+            Some(element) => write!(f, "element {element} (line {})", self.line),
+            None => write!(f, "line {}", self.line),
+        }
+    }
+}
+
+impl Records {
+    pub fn open(path: &Path) -> Result<Records, FileError> {
+        Ok(Records::new(path, unpack(path, File::open(path).map_err(at(path))?)?))
+    }
+
+    /// Texts of `rest`; errors call it `path`.
+    pub fn new(path: &Path, mut rest: Box<dyn BufRead + Send>) -> Records {
+        let mut head = Vec::new();
+        let failed = rest.by_ref().take(HEAD).read_to_end(&mut head).err();
+        if head.starts_with(b"\xef\xbb\xbf") {
+            head.drain(..3);
+        }
+        let form = form(&head);
+        let rest: Box<dyn BufRead + Send> = match failed {
+            // What came before the damage is read all the same, then it is met again.
+            Some(error) => Box::new(BufReader::new(Damaged(Some(error)))),
+            None => rest,
+        };
+        let reader = Box::new(Cursor::new(head).chain(rest));
+        let source = match form {
+            Form::Lines => Source::Lines(Lines::new(path, reader)),
+            form => Source::Texts(Texts { reader, line: 1, list: (form == Form::List).then_some(0) }),
+        };
+        Records { path: path.into(), source }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<(Place, Vec<u8>), FileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let ended = match &mut self.source {
+            Source::Ended => None,
+            Source::Lines(lines) => {
+                let line = lines.next()?;
+                return Some(line.map(|(line, text)| (Place { line, element: None }, text)));
+            }
+            Source::Texts(texts) => match texts.read() {
+                Ok(Some(text)) => return Some(Ok(text)),
+                Ok(None) => None,
+                Err(reason) => Some(FileError::Line { path: self.path.clone(), line: texts.line, reason }),
+            },
+        };
+        self.source = Source::Ended;
+        ended.map(Err)
+    }
+}
+
+/// A reader that fails.
+struct Damaged(Option<io::Error>);
+
+impl Read for Damaged {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// The form of a file that begins with `head`.
+fn form(head: &[u8]) -> Form {
+    let Some((&first, rest)) = head.trim_ascii_start().split_first() else { return Form::Lines };
+    let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let alone = line.trim_ascii().is_empty() && line.len() < rest.len();
+    match (first, rest.trim_ascii_start().first()) {
+        (b'[', Some(b'[')) => Form::List,
+        (b'[', Some(b'{')) if !begins_with_message(rest) => Form::List,
+        (b'[' | b'{', _) if alone => Form::Texts,
+        _ => Form::Lines,
+    }
+}
+
+/// Whether the first object in `text` is a message and not a conversation.
+fn begins_with_message(text: &[u8]) -> bool {
+    let keys = keys(text);
+    let any = |names: &[&str]| names.iter().any(|name| keys.contains(&name.as_bytes()));
+    any(&OF_MESSAGES) && !any(&OF_CONVERSATIONS)
+}
+
+/// The keys of the first object in `text`, which may be cut.
+fn keys(text: &[u8]) -> Vec<&[u8]> {
+    let (mut walk, mut start, mut keys) = (Walk::default(), 0, Vec::new());
+    for (i, &byte) in text.iter().enumerate() {
+        let inside = walk.string;
+        walk.step(byte);
+        match (inside, walk.string) {
+            (false, true) => start = i + 1,
+            (true, false) if walk.depth == 1 && text[i + 1..].trim_ascii_start().starts_with(b":") => {
+                keys.push(&text[start..i]);
+            }
+            (false, false) if byte == b'}' && walk.depth == 0 => break,
+            _ => {}
+        }
+    }
+    keys
+}
+
+/// Where in a JSON text one is.
+#[derive(Default)]
+struct Walk {
+    depth: usize,
+    string: bool,
+    escaped: bool,
+}
+
+impl Walk {
+    fn step(&mut self, byte: u8) {
+        match byte {
+            _ if self.escaped => self.escaped = false,
+            b'\\' if self.string => self.escaped = true,
+            b'"' => self.string = !self.string,
+            _ if self.string => {}
+            b'[' | b'{' => self.depth += 1,
+            b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+}
+
+/// Texts told apart by their brackets.
+struct Texts {
+    reader: Box<dyn BufRead + Send>,
+    line: usize,
+    /// Elements read so far, if the texts are those of a list.
+    list: Option<usize>,
+}
+
+impl Texts {
+    fn read(&mut self) -> Result<Option<(Place, Vec<u8>)>, String> {
+        if self.list == Some(0) {
+            self.skip(b'[')?;
+        }
+        let Some(count) = &mut self.list else {
+            if self.peek()?.is_none() {
+                return Ok(None);
+            }
+            let place = Place { line: self.line, element: None };
+            return self.text().map(|text| Some((place, text)));
+        };
+        *count += 1;
+        let element = Some(*count);
+        if *count > 1 {
+            self.skip(b',')?;
+        }
+        match self.peek()? {
+            None => Err("the list that the file is has no end".into()),
+            Some(b']') => {
+                self.skip(b']')?;
+                match self.peek()? {
+                    None => Ok(None),
+                    Some(_) => Err("something stands after the end of the list that the file is".into()),
+                }
+            }
+            Some(_) => {
+                let place = Place { line: self.line, element };
+                self.text().map(|text| Some((place, text)))
+            }
+        }
+    }
+
+    /// The next byte that is no white space, left where it is.
+    fn peek(&mut self) -> Result<Option<u8>, String> {
+        loop {
+            let buffer = self.reader.fill_buf().map_err(|error| error.to_string())?;
+            let blank = buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let (next, ended) = (buffer.get(blank).copied(), buffer.is_empty());
+            self.line += buffer[..blank].iter().filter(|&&byte| byte == b'\n').count();
+            self.reader.consume(blank);
+            if next.is_some() || ended {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Goes past `byte` if it comes next.
+    fn skip(&mut self, byte: u8) -> Result<(), String> {
+        if self.peek()? == Some(byte) {
+            self.reader.consume(1);
+        }
+        Ok(())
+    }
+
+    /// The text that begins with the next byte: up to the end of its brackets or, if it has none, of its line.
+    fn text(&mut self) -> Result<Vec<u8>, String> {
+        let (mut walk, mut text) = (Walk::default(), Vec::new());
+        loop {
+            let buffer = self.reader.fill_buf().map_err(|error| error.to_string())?;
+            let mut ended = buffer.is_empty();
+            let mut taken = 0;
+            for &byte in buffer {
+                let bare = walk.depth == 0 && !walk.string;
+                if bare && !(text.is_empty() && taken == 0) && b",]\n".contains(&byte) {
+                    ended = true;
+                    break;
+                }
+                walk.step(byte);
+                taken += 1;
+                if walk.depth == 0 && !walk.string && matches!(byte, b']' | b'}') {
+                    ended = true;
+                    break;
+                }
+            }
+            text.extend_from_slice(&buffer[..taken]);
+            self.line += buffer[..taken].iter().filter(|&&byte| byte == b'\n').count();
+            self.reader.consume(taken);
+            if ended {
+                return Ok(text);
+            }
+            if text.len() as u64 > MAX_LINE {
+                return Err(format!("a text is longer than {} MiB", MAX_LINE >> 20));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn write(name: &str, text: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        (temp, path)
+    }
+
+    fn read(text: &str) -> Result<Vec<(String, String)>, String> {
+        let (_temp, path) = write("a.json", text.as_bytes());
+        let record = |record: Result<(Place, Vec<u8>), FileError>| {
+            let (place, text) = record.map_err(|error| error.to_string())?;
+            Ok((place.to_string(), String::from_utf8(text).unwrap()))
+        };
+        Records::open(&path).unwrap().map(record).collect()
+    }
+
+    fn texts(text: &str) -> Vec<String> {
+        read(text).unwrap().into_iter().map(|(_, text)| text).collect()
+    }
+
+    const CHAT: &str = r#"{"id": "]}", "messages": [{"role": "user", "content": "\"[{"}]}"#;
+    const MESSAGES: &str = r#"[{"content": "{", "role": "user"}, {"role": "assistant", "content": "}"}]"#;
+
+    #[test]
+    fn lines_lists_and_texts_over_many_lines_are_told_apart() {
+        assert_eq!(texts(&format!("{CHAT}\n\n{CHAT}\n")), [CHAT, CHAT]);
+        assert_eq!(texts(&format!("{MESSAGES}\n{MESSAGES}")), [MESSAGES, MESSAGES]);
+        for list in [format!("[{CHAT},{CHAT}]"), format!("\u{feff}[\n  {CHAT} ,\n{CHAT}\n]\n\n")] {
+            assert_eq!(texts(&list), [CHAT, CHAT]);
+        }
+        assert_eq!(texts(&format!("[{MESSAGES},\n{MESSAGES}]")), [MESSAGES, MESSAGES]);
+        let pretty = |text: &str| text.replacen('{', "{\n", 1).replacen('[', "[\n", 1);
+        assert_eq!(texts(&format!("{}\n{}", pretty(CHAT), pretty(CHAT))), [pretty(CHAT), pretty(CHAT)]);
+        assert_eq!(
+            texts(&format!("{}{}", pretty(MESSAGES), pretty(MESSAGES))),
+            [pretty(MESSAGES), pretty(MESSAGES)]
+        );
+        let share = r#"[{"from": "a site", "conversations": [{"from": "human", "value": "x"}]}]"#;
+        assert_eq!(texts(share), [&share[1..share.len() - 1]]);
+        for empty in ["", " \n\n"] {
+            assert_eq!(texts(empty), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_list_stays_the_end() {
+        let (_temp, path) = write("a.json", b"[{}]");
+        let mut records = Records::open(&path).unwrap();
+        assert!(records.next().is_some() && records.next().is_none() && records.next().is_none());
+    }
+
+    #[test]
+    fn places_are_lines_and_elements() {
+        let places =
+            |text: &str| -> Vec<String> { read(text).unwrap().into_iter().map(|(place, _)| place).collect() };
+        assert_eq!(places(&format!("{CHAT}\n\n{CHAT}")), ["line 1", "line 3"]);
+        assert_eq!(places(&format!("[{CHAT},\n\n{CHAT}]")), ["element 1 (line 1)", "element 2 (line 3)"]);
+        assert_eq!(places("\n{\n}\n\n{}"), ["line 2", "line 5"]);
+    }
+
+    #[test]
+    fn damage_is_an_error_and_the_end() {
+        let fails = |text: String| read(&text).unwrap_err();
+        let error = fails(format!("[{CHAT},\n{CHAT}"));
+        assert!(error.ends_with("line 2: the list that the file is has no end"), "{error}");
+        let error = fails(format!("[{CHAT}]\n[{CHAT}]"));
+        assert!(error.contains("line 2: something stands after the end"), "{error}");
+        // What is no JSON at all is given as it stands.
+        assert_eq!(texts("[{\"messages\": 1},,x y\n}]"), ["{\"messages\": 1}", ",x y", "}"]);
+    }
+
+    #[test]
+    fn archives_are_unpacked_and_bounded() {
+        let mut packed = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        packed.write_all(format!("[{CHAT},").as_bytes()).unwrap();
+        packed.write_all(b"[").unwrap();
+        let zeros = vec![b'0'; 1 << 20];
+        (0..70).for_each(|_| packed.write_all(&zeros).unwrap());
+        let packed = packed.finish().unwrap();
+        let (_temp, path) = write("bomb.json.zst", &packed);
+        let read: Vec<_> = Records::open(&path).unwrap().collect();
+        assert_eq!(read[0].as_ref().unwrap().1, CHAT.as_bytes());
+        let error = read[1].as_ref().unwrap_err().to_string();
+        assert!(error.contains("bomb.json.zst") && error.contains("longer than 64 MiB"), "{error}");
+        let (_temp, path) = write("cut.json.zst", &packed[..packed.len() / 2]);
+        assert!(Records::open(&path).unwrap().last().unwrap().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_files_end(text in "[\\[\\]{},:\"\\\\ \na]{0,60}") {
+            let (_temp, path) = write("a.json", text.as_bytes());
+            prop_assert!(Records::open(&path).unwrap().count() <= text.len() + 1);
+        }
+
+        #[test]
+        fn a_list_has_the_elements_that_json_says(list in prop::collection::vec("[\\[\\]{},\"\\\\ a]{0,9}", 0..9), pretty: bool) {
+            let values: Vec<_> = list.iter().map(|text| serde_json::json!({ "messages": [text, [{}]] })).collect();
+            let text = if pretty { serde_json::to_string_pretty(&values) } else { serde_json::to_string(&values) };
+            let read: Vec<serde_json::Value> =
+                texts(&text.unwrap()).iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+            prop_assert_eq!(if values.is_empty() { vec![] } else { read }, values);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What a model knows: its loss on text, CORE, chat tasks and exams, and how sure a score is.
+
+pub mod chat_eval;
+pub mod core_eval;
+pub mod exam_eval;
+pub mod loss_eval;
+pub mod score;
+pub mod span_loss;

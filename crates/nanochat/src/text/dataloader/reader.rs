@@ -1,0 +1,67 @@
+//! The thread that reads and tokenizes a rank's part of a corpus, ahead of training.
+
+use std::sync::mpsc::SyncSender;
+
+use nanochat_tokenizer::Tokenizer;
+use rayon::prelude::*;
+
+use crate::text::dataset::{Chunk, DatasetError, RowAt, Shards, Share, Split};
+
+/// Chunks tokenized ahead of training: a row group of 8 × 128 documents, so that all ranks work on theirs at once. A
+/// few MB, which hide a slow disk's hiccups, too.
+pub(super) const CHUNKS_AHEAD: usize = 8;
+
+/// A tokenized [`Chunk`]; rows without text are empty.
+pub(super) struct Tokens {
+    pub place: Place,
+    pub documents: Vec<Vec<u32>>,
+}
+
+/// A row in the order of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub epoch: u64,
+    pub at: RowAt,
+}
+
+pub(super) struct Reader {
+    pub shards: Shards,
+    pub split: Split,
+    pub share: Share,
+    pub tokenizer: Tokenizer,
+    pub bos: u32,
+    pub send: SyncSender<Result<Tokens, DatasetError>>,
+}
+
+impl Reader {
+    /// Sends chunks until the source is gone, an error has been sent, or a pass has found nothing to read.
+    pub fn run(&self, from: Place) {
+        let mut from_row = from.at;
+        for epoch in from.epoch.. {
+            let mut any = from_row != RowAt::default(); // a pass from the middle may find nothing left
+            for chunk in self.shards.chunks_of(self.split, from_row, self.share) {
+                let tokens = chunk.map(|chunk| self.tokenize(epoch, chunk));
+                let last = tokens.is_err();
+                if self.send.send(tokens).is_err() || last {
+                    return;
+                }
+                any = true;
+            }
+            if !any {
+                return;
+            }
+            from_row = RowAt::default();
+        }
+    }
+
+    fn tokenize(&self, epoch: u64, chunk: Chunk) -> Tokens {
+        let document = |text: &Option<String>| {
+            let Some(text) = text else { return Vec::new() };
+            let mut ids = vec![self.bos];
+            self.tokenizer.encode_into(text, &mut ids);
+            ids
+        };
+        let documents = chunk.texts.par_iter().map(document).collect();
+        Tokens { place: Place { epoch, at: chunk.at }, documents }
+    }
+}
