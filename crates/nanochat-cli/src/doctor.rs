@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow};
 use nanochat_tensor::DeviceChoice;
 use nanochat_tensor::cuda::libraries::{self, NCCL, NEEDED, Needed, dotted};
 use nanochat_tensor::cuda::{Cuda, cache_folder};
+use nanochat_tensor::gpu::Gpu;
 
 /// Fails only if a GPU was requested (`--device cuda`) and cannot be used.
 pub fn run(wanted: DeviceChoice) -> Result<()> {
@@ -97,11 +98,12 @@ fn kernel_cache() -> String {
     format!("{} ({} files, {megabytes:.1} MB)", folder.display(), files.len())
 }
 
-fn describe(gpu: &Cuda) {
-    let (major, minor) = gpu.compute_capability();
+fn describe(gpu: &Gpu) {
+    let cuda = Cuda::of(gpu);
+    let (major, minor) = cuda.compute_capability();
     let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
     let (free, total) = (gib(gpu.free_bytes()), gib(gpu.total_bytes()));
-    line("GPU", &format!("{}, compute capability {major}.{minor}, kernels for {}", gpu.name(), gpu.arch()));
+    line("GPU", &format!("{}, compute capability {major}.{minor}, kernels for {}", gpu.name(), cuda.arch()));
     line("memory", &format!("{free:.1} GiB free of {total:.1} GiB"));
     line("ready", "train with --device cuda");
 }

@@ -35,7 +35,7 @@ use nanochat::terminal::command_line::{quoted, with_base_dir};
 use nanochat::terminal::escape;
 use nanochat::terminal::flag_values;
 use nanochat::train::stages::run::{Interrupted, watch_signals};
-use nanochat_tensor::cuda::gpu_failure;
+use nanochat_tensor::gpu::gpu_failure;
 use nanochat_tensor::{Comm, Device, DeviceChoice};
 
 /// From raw text to a chat model of your own, on a laptop or on GPUs.

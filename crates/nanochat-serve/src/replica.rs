@@ -12,7 +12,7 @@ use nanochat::engine::{Engine, EngineOptions, Event, RequestId, Stats};
 use nanochat::model::gpt::Gpt;
 use nanochat::terminal::escape;
 use nanochat_tensor::Device;
-use nanochat_tensor::cuda::gpu_failure;
+use nanochat_tensor::gpu::gpu_failure;
 use nanochat_tokenizer::Tokenizer;
 
 use crate::metrics::ServerMetrics;

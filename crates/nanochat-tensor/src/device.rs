@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::cuda::Cuda;
+use crate::gpu::{Gpu, Graph, Language};
 use crate::profile::Clock;
 use crate::{Dtype, Recipe};
 
@@ -14,7 +15,7 @@ pub use crate::cuda::DeviceError;
 #[derive(Clone)]
 pub enum Device {
     Cpu,
-    Cuda(Arc<Cuda>),
+    Gpu(Gpu),
 }
 
 /// The properties that decide how a device is used well. Callers ask for a property, never for the kind of device.
@@ -59,18 +60,20 @@ impl Device {
     pub fn properties(&self) -> &'static Properties {
         match self {
             Device::Cpu => &Properties::CPU,
-            Device::Cuda(_) => &Properties::CUDA,
+            Device::Gpu(gpu) => match gpu.language() {
+                Language::Cuda => &Properties::CUDA,
+            },
         }
     }
 
     /// Opens a GPU, with all that training on it needs. Fails with a sentence that says what is missing.
     pub fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
-        Ok(Device::Cuda(Cuda::open(ordinal)?))
+        Ok(Device::Gpu(Cuda::open(ordinal)?))
     }
 
     /// Waits until all work given to the device is done.
     pub fn synchronize(&self) {
-        if let Device::Cuda(gpu) = self {
+        if let Device::Gpu(gpu) = self {
             gpu.synchronize();
         }
     }
@@ -79,22 +82,32 @@ impl Device {
     pub fn clock(&self) -> Option<Arc<dyn Clock>> {
         match self {
             Device::Cpu => None,
-            Device::Cuda(gpu) => Some(gpu.clone()),
+            Device::Gpu(gpu) => Some(Arc::new(gpu.clone())),
         }
+    }
+
+    /// Records what `work` gives to a GPU, as [`Graph::record`] says.
+    ///
+    /// # Panics
+    /// On the CPU, which records nothing.
+    #[track_caller]
+    pub fn record(&self, work: impl FnMut()) -> Graph {
+        let Device::Gpu(gpu) = self else { panic!("recordings are a GPU's") };
+        Graph::record(gpu, work)
     }
 
     /// Bytes that tensors can still get; None where the device has no memory of its own.
     pub fn free_bytes(&self) -> Option<usize> {
         match self {
             Device::Cpu => None,
-            Device::Cuda(gpu) => Some(gpu.free_bytes()),
+            Device::Gpu(gpu) => Some(gpu.free_bytes()),
         }
     }
 
     /// Sets what the user is told to do if the device's own memory ends: a whole clause, such as
     /// "--device-batch-size 8 fits". Without memory of its own it does nothing.
     pub fn advise_when_full(&self, advice: String) {
-        if let Device::Cuda(gpu) = self {
+        if let Device::Gpu(gpu) = self {
             gpu.advise_when_full(advice);
         }
     }
@@ -103,7 +116,7 @@ impl Device {
     pub fn memory(&self) -> Option<(usize, usize)> {
         match self {
             Device::Cpu => None,
-            Device::Cuda(gpu) => Some((gpu.peak_bytes(), gpu.total_bytes())),
+            Device::Gpu(gpu) => Some((gpu.peak_bytes(), gpu.total_bytes())),
         }
     }
 }
@@ -112,7 +125,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu => f.write_str("CPU"),
-            Device::Cuda(gpu) => f.write_str(gpu.name()),
+            Device::Gpu(gpu) => f.write_str(gpu.name()),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! - [`Tape`]: every op is a method of it; [`Tape::backward`] adds gradients into [`Grads`].
 //! - `ops/<op>/`: one folder an op: `mod.rs` states the math, checks shapes and records the backward,
 //!   `cpu.rs` is the kernel, `cuda.rs` launches that of `<op>.cu`.
-//! - [`optim`]: what the optimizer does on a GPU. [`cuda`]: one NVIDIA GPU.
+//! - [`optim`]: what the optimizer does on a GPU. [`gpu`]: what ops ask of any GPU; [`cuda`]: one of NVIDIA.
 //! - [`packed`]: weights for generation in f32, bf16 or int8.
 //! - [`comm`]: several processes that work together, each with its own device.
 //! - [`profile`]: where the time of a step goes.
@@ -16,6 +16,7 @@ pub mod cuda;
 mod device;
 mod dtype;
 pub mod gemm;
+pub mod gpu;
 mod grads;
 pub mod ops;
 pub mod optim;

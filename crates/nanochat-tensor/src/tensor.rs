@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::Dtype;
-use crate::cuda::{Buffer, Cuda, Slice};
 use crate::device::Device;
+use crate::gpu::{Buffer, Gpu, Slice};
 use crate::packed::Packed;
 use crate::reuse::{self, Values};
 
@@ -34,7 +34,7 @@ pub struct Tensor {
 pub(crate) struct Target {
     pub id: TensorId,
     shape: Vec<usize>,
-    on_gpu: Option<(Arc<Cuda>, Dtype)>,
+    on_gpu: Option<(Gpu, Dtype)>,
 }
 
 impl Target {
@@ -55,12 +55,12 @@ impl Target {
 enum Storage {
     Cpu(Values),
     Packed(Packed),
-    Cuda(CudaStorage),
+    Gpu(GpuStorage),
 }
 
 /// Values on a GPU. Of float32 weights there is a bf16 copy to multiply with, made when it is first asked for
 /// after a change: once a step.
-struct CudaStorage {
+struct GpuStorage {
     buffer: Buffer,
     bf16: Bf16Copy,
 }
@@ -71,9 +71,9 @@ struct Bf16Copy {
     is_fresh: Mutex<bool>,
 }
 
-impl Clone for CudaStorage {
-    fn clone(&self) -> CudaStorage {
-        CudaStorage { buffer: self.buffer.clone(), bf16: Bf16Copy::default() }
+impl Clone for GpuStorage {
+    fn clone(&self) -> GpuStorage {
+        GpuStorage { buffer: self.buffer.clone(), bf16: Bf16Copy::default() }
     }
 }
 
@@ -97,18 +97,18 @@ impl Tensor {
     pub fn zeros_on(device: &Device, shape: &[usize]) -> Tensor {
         match device {
             Device::Cpu => Tensor::zeros(shape),
-            Device::Cuda(gpu) => Tensor::on_gpu(gpu.zeros(shape.iter().product(), Dtype::F32), shape),
+            Device::Gpu(gpu) => Tensor::on_gpu(gpu.zeros(shape.iter().product(), Dtype::F32), shape),
         }
     }
 
     #[track_caller]
     pub(crate) fn on_gpu(buffer: Buffer, shape: &[usize]) -> Tensor {
         assert_eq!(buffer.len(), shape.iter().product::<usize>(), "data does not fill shape {shape:?}");
-        Tensor::of(Storage::Cuda(CudaStorage { buffer, bf16: Bf16Copy::default() }), shape)
+        Tensor::of(Storage::Gpu(GpuStorage { buffer, bf16: Bf16Copy::default() }), shape)
     }
 
     /// A tensor of unknown values: the kernel that gets it writes all of them.
-    pub(crate) fn unwritten(gpu: &Arc<Cuda>, dtype: Dtype, shape: &[usize]) -> Tensor {
+    pub(crate) fn unwritten(gpu: &Gpu, dtype: Dtype, shape: &[usize]) -> Tensor {
         Tensor::on_gpu(gpu.alloc(shape.iter().product(), dtype), shape)
     }
 
@@ -135,7 +135,7 @@ impl Tensor {
         match &*self.storage {
             Storage::Cpu(data) => data.len(),
             Storage::Packed(packed) => packed.shape().iter().product(),
-            Storage::Cuda(on_gpu) => on_gpu.buffer.len(),
+            Storage::Gpu(on_gpu) => on_gpu.buffer.len(),
         }
     }
 
@@ -153,13 +153,13 @@ impl Tensor {
     }
 
     pub fn device(&self) -> Device {
-        self.gpu().map_or(Device::Cpu, |gpu| Device::Cuda(gpu.clone()))
+        self.gpu().map_or(Device::Cpu, |gpu| Device::Gpu(gpu.clone()))
     }
 
-    pub(crate) fn gpu(&self) -> Option<&Arc<Cuda>> {
+    pub(crate) fn gpu(&self) -> Option<&Gpu> {
         match &*self.storage {
             Storage::Cpu(_) | Storage::Packed(_) => None,
-            Storage::Cuda(on_gpu) => Some(on_gpu.buffer.gpu()),
+            Storage::Gpu(on_gpu) => Some(on_gpu.buffer.gpu()),
         }
     }
 
@@ -169,7 +169,7 @@ impl Tensor {
         match &*self.storage {
             Storage::Cpu(data) => data,
             Storage::Packed(_) => panic!("tensor {:?} is packed; `host` unpacks it", self.shape),
-            Storage::Cuda(_) => panic!("tensor {:?} is on the GPU; `host` copies it", self.shape),
+            Storage::Gpu(_) => panic!("tensor {:?} is on the GPU; `host` copies it", self.shape),
         }
     }
 
@@ -178,7 +178,7 @@ impl Tensor {
         match &*self.storage {
             Storage::Cpu(data) => Cow::Borrowed(data),
             Storage::Packed(packed) => Cow::Owned(packed.unpack()),
-            Storage::Cuda(on_gpu) => Cow::Owned(download(&on_gpu.buffer)),
+            Storage::Gpu(on_gpu) => Cow::Owned(download(&on_gpu.buffer)),
         }
     }
 
@@ -193,9 +193,9 @@ impl Tensor {
     pub fn to_device(&self, device: &Device) -> Tensor {
         match (device, self.gpu()) {
             (Device::Cpu, None) => self.clone(),
-            (Device::Cuda(to), Some(from)) if Arc::ptr_eq(to, from) => self.clone(),
+            (Device::Gpu(to), Some(from)) if to.is(from) => self.clone(),
             (Device::Cpu, Some(_)) => Tensor::new(self.host().into_owned(), &self.shape),
-            (Device::Cuda(to), _) => {
+            (Device::Gpu(to), _) => {
                 let copy = Tensor::on_gpu(to.upload(&self.host()), &self.shape);
                 if self.is_bf16() { copy.to_activation() } else { copy }
             }
@@ -221,7 +221,7 @@ impl Tensor {
         match self.gpu().cloned() {
             Some(gpu) if self.dtype() == Dtype::F32 => {
                 let rounded = Tensor::unwritten(&gpu, Dtype::Bf16, &self.shape);
-                gpu.convert(rounded.buffer(), self.buffer());
+                gpu.convert(rounded.slice(), self.slice());
                 rounded
             }
             _ => self.clone(),
@@ -250,12 +250,10 @@ impl Tensor {
             self.shape
         );
         let storage = Arc::get_mut(&mut self.storage).expect("nobody else reads what is overwritten");
-        let Storage::Cuda(CudaStorage { buffer, .. }) = storage else {
-            panic!("rounded weights are on a GPU")
-        };
+        let Storage::Gpu(GpuStorage { buffer, .. }) = storage else { panic!("rounded weights are on a GPU") };
         let mut to = buffer.slice();
         for part in parts {
-            buffer.gpu().convert_to(to, part.buffer());
+            buffer.gpu().convert(to, part.slice());
             to = to.from(part.len());
         }
     }
@@ -283,7 +281,7 @@ impl Tensor {
     #[track_caller]
     pub(crate) fn buffer(&self) -> &Buffer {
         match &*self.storage {
-            Storage::Cuda(on_gpu) => &on_gpu.buffer,
+            Storage::Gpu(on_gpu) => &on_gpu.buffer,
             _ => panic!("tensor {:?} is on the CPU, the others on the GPU", self.shape),
         }
     }
@@ -307,7 +305,7 @@ impl Tensor {
     /// The values on the GPU in bf16.
     #[track_caller]
     pub(crate) fn bf16_slice(&self) -> Slice<'_> {
-        let Storage::Cuda(on_gpu) = &*self.storage else { return self.slice() };
+        let Storage::Gpu(on_gpu) = &*self.storage else { return self.slice() };
         if on_gpu.buffer.dtype() == Dtype::Bf16 {
             return on_gpu.buffer.slice();
         }
@@ -315,7 +313,7 @@ impl Tensor {
         let mut is_fresh = on_gpu.bf16.is_fresh.lock().unwrap_or_else(|e| e.into_inner());
         let buffer = on_gpu.bf16.buffer.get_or_init(|| gpu.alloc(on_gpu.buffer.len(), Dtype::Bf16));
         if !std::mem::replace(&mut *is_fresh, true) {
-            gpu.convert(buffer, &on_gpu.buffer);
+            gpu.convert(buffer.slice(), on_gpu.buffer.slice());
         }
         buffer.slice()
     }
@@ -331,7 +329,7 @@ impl Tensor {
     /// The values to write: as `make_mut`.
     pub(crate) fn slice_mut(&mut self) -> Slice<'_> {
         match Arc::make_mut(&mut self.storage) {
-            Storage::Cuda(on_gpu) => {
+            Storage::Gpu(on_gpu) => {
                 *on_gpu.bf16.is_fresh.get_mut().unwrap_or_else(|e| e.into_inner()) = false;
                 on_gpu.buffer.slice()
             }

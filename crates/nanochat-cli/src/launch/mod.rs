@@ -14,7 +14,7 @@ use anyhow::Result;
 use nanochat::train::stages::run::Interrupted;
 use nanochat_tensor::Comm;
 use nanochat_tensor::comm::{Lost, lost};
-use nanochat_tensor::cuda::gpu_failure;
+use nanochat_tensor::gpu::gpu_failure;
 
 pub use environment::{Started, started};
 #[cfg(unix)]

@@ -103,7 +103,7 @@ impl Comm {
 
     /// The same ranks, which give each other the tensors of their GPUs through NCCL; all call this together.
     pub fn with_nccl(self, device: &Device) -> Result<Comm, DeviceError> {
-        let Device::Cuda(gpu) = device else { return Ok(self) };
+        let Device::Gpu(gpu) = device else { return Ok(self) };
         let id = match self.is_first() {
             true => nccl::new_id()?,
             false => Vec::new(),

@@ -13,7 +13,8 @@ use cudarc::driver::{CudaEvent, CudaStream};
 use super::{Lost, OnLost};
 use crate::Tensor;
 use crate::cuda::nccl::{BFLOAT16, Code, Communicator, FLOAT32, Library, SUM, UniqueId, library};
-use crate::cuda::{Cuda, DeviceError, fail};
+use crate::cuda::{Cuda, DeviceError};
+use crate::gpu::{Gpu, fail};
 use crate::profile;
 
 /// How often NCCL is asked for errors and for collectives that do not end.
@@ -47,7 +48,7 @@ impl Pending {
     fn finish(&mut self) {
         let Some(UnderWay { name, done, .. }) = self.under_way.take() else { return };
         let gpu = self.values.buffer().gpu();
-        profile::wait(|| format!("wait for {name}"), || gpu.come_after(&done));
+        profile::wait(|| format!("wait for {name}"), || Cuda::of(gpu).come_after(&done));
     }
 }
 
@@ -71,7 +72,7 @@ pub fn new_id() -> Result<Vec<u8>, DeviceError> {
 
 /// This rank's end of a communicator.
 pub struct Nccl {
-    gpu: Arc<Cuda>,
+    gpu: Gpu,
     library: &'static Library,
     communicator: Communicator,
     stream: Arc<CudaStream>,
@@ -97,7 +98,7 @@ impl Library {
 impl Nccl {
     /// Returns when every rank has called it.
     pub fn new(
-        gpu: &Arc<Cuda>,
+        gpu: &Gpu,
         id: &[u8],
         [rank, world_size]: [usize; 2],
         patience: Duration,
@@ -105,7 +106,7 @@ impl Nccl {
     ) -> Result<Arc<Nccl>, DeviceError> {
         let library = library()?;
         let id = UniqueId(id.try_into().map_err(|_| DeviceError::Nccl("rank 0 gave no id".into()))?);
-        let stream = gpu.stream_beside();
+        let stream = Cuda::of(gpu).stream_beside();
         let mut communicator = null_mut();
         // SAFETY: the GPU's context is this thread's, and the call writes one pointer.
         let code = unsafe { (library.init_rank)(&mut communicator, world_size as i32, id, rank as i32) };
@@ -151,16 +152,16 @@ impl Nccl {
     ) -> Pending {
         let values = Tensor::unwritten(&self.gpu, given.dtype(), shape);
         let dtype = if given.is_bf16() { BFLOAT16 } else { FLOAT32 };
-        self.gpu.send_after(&self.stream);
+        Cuda::of(&self.gpu).send_after(&self.stream);
         let code = profile::collective(
             name,
-            || Rc::new(self.gpu.event_of(&self.stream)),
+            || Rc::new(Cuda::of(&self.gpu).event_of(&self.stream)),
             || call(given.slice().address(), values.slice().address(), dtype),
         );
         if code != 0 {
             fail(format!("NCCL's {name} failed: {}", self.library.describe(code, self.communicator)));
         }
-        let done = Arc::new(self.gpu.event_of(&self.stream));
+        let done = Arc::new(Cuda::of(&self.gpu).event_of(&self.stream));
         let mut begun = self.begun.lock().unwrap_or_else(|e| e.into_inner());
         begun.push_back((name, Instant::now(), done.clone()));
         Pending { values, under_way: Some(UnderWay { name, done, _given: given }) }
@@ -190,7 +191,7 @@ impl Nccl {
 /// Looks after the communicator as long as it is there.
 fn watch(nccl: &Weak<Nccl>, rank: usize, patience: Duration, on_lost: &OnLost) {
     while let Some(nccl) = nccl.upgrade() {
-        nccl.gpu.bind();
+        Cuda::of(&nccl.gpu).bind();
         if let Some(trouble) = nccl.trouble(patience) {
             return on_lost(&Lost(format!("rank {rank} cannot go on: {trouble}")));
         }

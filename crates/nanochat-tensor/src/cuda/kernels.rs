@@ -9,16 +9,14 @@ use cudarc::driver::{CudaFunction, CudaModule, sys as driver};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 
 use super::tensor_map::TensorMap;
-use super::{Cuda, Slice, cache, fail};
+use super::{Cuda, cache};
+use crate::gpu::{Argument, Launch, Source, fail};
 use crate::profile;
 
 const PRELUDE: &str = include_str!("../ops/prelude.cuh");
 
 /// More shared memory than 48 KiB must be asked for by name; what a kernel declares itself counts too.
 const USUAL_SHARED_BYTES: u32 = 32 << 10;
-
-/// A .cu file: its name and text, after those of the headers that it shares with others.
-pub(crate) struct Source(pub &'static str, pub &'static [(&'static str, &'static str)]);
 
 /// Every .cu file of this crate.
 macro_rules! sources {
@@ -31,7 +29,7 @@ macro_rules! sources {
 }
 
 pub(crate) mod sources {
-    use super::Source;
+    use crate::gpu::Source;
 
     sources! {
         argmax: "../ops/argmax/argmax.cu",
@@ -83,92 +81,23 @@ impl Kernels {
     }
 }
 
-/// A launch under way: arguments are added in the kernel's order.
-pub(crate) struct Launch<'a> {
-    gpu: &'a Cuda,
-    function: CudaFunction,
-    name: String,
-    arguments: Vec<Argument>,
-    overlaps: bool,
-}
-
-/// A kernel's argument by value.
-enum Argument {
-    U32(u32),
-    U64(u64),
-    F32(f32),
-    Map(Box<TensorMap>),
-}
-
-impl Argument {
-    /// Where the driver reads it.
-    fn address(&self) -> *mut c_void {
-        let address: *const c_void = match self {
-            Argument::U32(value) => (&raw const *value).cast(),
-            Argument::U64(value) => (&raw const *value).cast(),
-            Argument::F32(value) => (&raw const *value).cast(),
-            Argument::Map(value) => (&raw const **value).cast(),
-        };
-        address.cast_mut()
-    }
-}
-
-impl Launch<'_> {
-    /// A pointer to the first of these values; None: to nothing.
-    pub fn slice<'s>(mut self, slice: impl Into<Option<Slice<'s>>>) -> Self {
-        self.arguments.push(Argument::U64(slice.into().map_or(0, Slice::address)));
-        self
-    }
-
-    pub fn u64(mut self, value: usize) -> Self {
-        self.arguments.push(Argument::U64(value as u64));
-        self
-    }
-
-    pub fn u32(mut self, value: usize) -> Self {
-        let value = u32::try_from(value).unwrap_or_else(|_| panic!("{}: {value} is too large", self.name));
-        self.arguments.push(Argument::U32(value));
-        self
-    }
-
-    pub fn f32(mut self, value: f32) -> Self {
-        self.arguments.push(Argument::F32(value));
-        self
-    }
-
-    pub fn map(mut self, map: TensorMap) -> Self {
-        self.arguments.push(Argument::Map(Box::new(map)));
-        self
-    }
-
-    /// The kernel may begin before the one in front has ended, where the card can do so: it waits by itself
-    /// (`wait_for_previous`) before it reads what that one writes.
-    pub fn overlapping(mut self) -> Self {
-        self.overlaps = self.gpu.overlaps();
-        self
-    }
-
-    /// Starts the kernel.
+impl Cuda {
+    /// Starts a kernel.
     ///
     /// # Safety
-    /// The arguments must be those of the kernel in number, order and type, and the pointers valid for what
-    /// it reads and writes with this grid.
-    pub unsafe fn run(self, grid: [usize; 3], threads: u32, shared_bytes: u32) {
-        if grid.contains(&0) {
-            return;
-        }
-        self.gpu.bind();
+    /// As for [`Backend::launch`](crate::gpu::Backend::launch).
+    pub(super) unsafe fn start(&self, launch: &Launch, grid: [usize; 3], threads: u32, shared_bytes: u32) {
+        self.bind();
+        let function = self.function(launch.source, &launch.name);
+        let overlaps = launch.overlaps && self.overlaps();
         if shared_bytes > USUAL_SHARED_BYTES {
             let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            self.gpu.check(
-                self.function.set_attribute(attribute, shared_bytes as i32),
-                "asking for shared memory",
-            );
+            self.check(function.set_attribute(attribute, shared_bytes as i32), "asking for shared memory");
         }
-        if self.overlaps {
+        if overlaps {
             // A multiprocessor divides its memory anew only when it is empty: kernels that overlap must want the same.
             let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-            self.gpu.check(self.function.set_attribute(attribute, 100), "dividing shared memory");
+            self.check(function.set_attribute(attribute, 100), "dividing shared memory");
         }
         let mut overlap = driver::CUlaunchAttribute {
             id: driver::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
@@ -184,35 +113,46 @@ impl Launch<'_> {
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: shared_bytes,
-            hStream: self.gpu.stream.cu_stream(),
+            hStream: self.stream.cu_stream(),
             attrs: &raw mut overlap,
-            numAttrs: u32::from(self.overlaps),
+            numAttrs: u32::from(overlaps),
         };
-        let mut addresses: Vec<*mut c_void> = self.arguments.iter().map(Argument::address).collect();
-        let (function, addresses) = (self.function.cu_function(), addresses.as_mut_ptr());
+        let maps: Vec<TensorMap> =
+            launch.arguments.iter().filter_map(|argument| self.map_of(argument)).collect();
+        let mut maps = maps.iter();
+        // Where the driver reads each argument.
+        let address = |argument: &Argument| -> *mut c_void {
+            let address: *const c_void = match argument {
+                Argument::U32(value) => (&raw const *value).cast(),
+                Argument::U64(value) => (&raw const *value).cast(),
+                Argument::F32(value) => (&raw const *value).cast(),
+                Argument::Tiles(_) => (&raw const *maps.next().expect("a map for each tensor")).cast(),
+            };
+            address.cast_mut()
+        };
+        let mut addresses: Vec<*mut c_void> = launch.arguments.iter().map(address).collect();
+        let (function, addresses) = (function.cu_function(), addresses.as_mut_ptr());
         // SAFETY: the caller's promise; the driver copies the arguments before it returns.
-        let launch = || unsafe {
+        let start = || unsafe {
             driver::cuLaunchKernelEx(&config, function, addresses, std::ptr::null_mut()).result()
         };
-        let launched = profile::kernel(|| self.name.clone(), launch);
-        self.gpu.check(launched, &self.name);
+        let started = profile::kernel(|| launch.name.clone(), start);
+        self.check(started, &launch.name);
     }
-}
 
-/// Blocks of `threads` that cover `work` items.
-pub(crate) fn blocks(work: usize, threads: u32) -> [usize; 3] {
-    [work.div_ceil(threads as usize), 1, 1]
-}
+    fn map_of(&self, argument: &Argument) -> Option<TensorMap> {
+        match argument {
+            Argument::Tiles(tiles) => Some(self.tensor_map(tiles)),
+            Argument::U32(_) | Argument::U64(_) | Argument::F32(_) => None,
+        }
+    }
 
-impl Cuda {
     /// A kernel of a file, compiled and loaded at its first use.
-    pub(crate) fn kernel(&self, Source(file, parts): Source, name: &str) -> Launch<'_> {
+    fn function(&self, Source(file, parts): Source, name: &str) -> CudaFunction {
         let mut functions = self.kernels.functions.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(function) = functions.get(name) {
-            let (function, name) = (function.clone(), name.to_string());
-            return Launch { gpu: self, function, name, arguments: Vec::with_capacity(16), overlaps: false };
+            return function.clone();
         }
-        self.bind();
         let mut modules = self.kernels.modules.lock().unwrap_or_else(|e| e.into_inner());
         let module = modules.entry(file).or_insert_with(|| {
             let kept = cache::folder().map(|folder| folder.join(kept_name(file, parts, self.kernels.arch)));
@@ -220,8 +160,7 @@ impl Cuda {
         });
         let function = self.check(module.load_function(name), name);
         functions.insert(name.to_string(), function.clone());
-        let name = name.to_string();
-        Launch { gpu: self, function, name, arguments: Vec::with_capacity(16), overlaps: false }
+        function
     }
 
     /// The kernels of a file: from the file `kept` of the cache if that is whole and the driver takes it, else compiled
@@ -328,11 +267,11 @@ mod tests {
     /// A disk that returned other bytes, and a file that is whole but no machine code.
     #[test]
     fn kernels_whose_kept_code_is_damaged_are_compiled_anew() {
-        let Some(Device::Cuda(gpu)) = gpu() else { return };
+        let Some(Device::Gpu(gpu)) = gpu() else { return };
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("take_rows.cubin");
         let Source(file, parts) = sources::take_rows;
-        let load = || gpu.load(file, parts, Some(&kept)).load_function("take_rows").unwrap();
+        let load = || Cuda::of(&gpu).load(file, parts, Some(&kept)).load_function("take_rows").unwrap();
         load();
         let good = std::fs::read(&kept).unwrap();
         let mut other = good.clone();

@@ -4,38 +4,28 @@
 //! pool: a buffer freed here is not used again before the kernels that were given it have run, and no
 //! allocation waits for the GPU.
 
-mod buffer;
+mod backend;
 mod cache;
 mod clock;
 mod convert;
 mod graph;
-mod ints;
 mod kernels;
 pub mod libraries;
 mod matmul;
 pub(crate) mod nccl;
-mod slice;
 mod staging;
 mod tensor_map;
 
-use std::any::Any;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
-use crate::dtype::{Dtype, Number};
-use crate::profile;
+use crate::gpu::{Backend, Gpu, fail};
 
-pub(crate) use buffer::Buffer;
 pub use cache::folder as cache_folder;
-pub use graph::Graph;
-pub(crate) use ints::Ints;
-pub(crate) use kernels::{Launch, blocks, sources};
-pub(crate) use matmul::{Operand, Output, Product};
-pub(crate) use slice::Slice;
+pub(crate) use kernels::sources;
 pub(crate) use staging::Locked;
-pub(crate) use tensor_map::TensorMap;
 
 /// Why there is no GPU to work on.
 #[derive(Debug, thiserror::Error)]
@@ -66,22 +56,6 @@ pub enum DeviceError {
     Open { ordinal: usize, message: String },
 }
 
-/// What a panic carries when the GPU failed at work, such as by running out of memory: one sentence for the user.
-/// Thrown without a message on stderr; the program's edge catches it.
-pub struct GpuFailure(pub String);
-
-/// The sentence inside a caught panic, if it was the GPU's.
-pub fn gpu_failure(panic: &(dyn Any + Send)) -> Option<&str> {
-    panic.downcast_ref::<GpuFailure>().map(|failure| failure.0.as_str())
-}
-
-pub(crate) fn fail(message: String) -> ! {
-    if cfg!(test) {
-        eprintln!("{message}");
-    }
-    std::panic::resume_unwind(Box::new(GpuFailure(message)))
-}
-
 /// What cuBLASLt's workspace and the kernels take before the first tensor.
 const LEAST_FREE_BYTES: usize = 256 << 20;
 
@@ -94,20 +68,22 @@ pub struct Cuda {
     kernels: kernels::Kernels,
     matmul: matmul::Matmul,
     staging: Mutex<staging::Staging>,
-    /// The positions that the layers of one forward pass share, uploaded once.
-    positions: Mutex<Option<Positions>>,
     /// What to do when memory ends, for the sentence that says so.
     advice: Mutex<String>,
 }
 
-/// Positions of tokens, on both sides.
-struct Positions {
-    host: Arc<[usize]>,
-    on_gpu: Arc<Buffer>,
-}
-
 impl Cuda {
-    pub fn open(ordinal: usize) -> Result<Arc<Cuda>, DeviceError> {
+    /// The card behind a GPU, for what CUDA alone has.
+    ///
+    /// # Panics
+    /// On another kind of GPU.
+    #[track_caller]
+    pub fn of(gpu: &Gpu) -> &Cuda {
+        gpu.kind().expect("CUDA is asked of another kind of GPU")
+    }
+
+    /// Opens a card, with all that training on it needs. Fails with a sentence that says what is missing.
+    pub fn open(ordinal: usize) -> Result<Gpu, DeviceError> {
         libraries::preload();
         libraries::check_driver()?;
         let open = |e| cannot_open(ordinal, e);
@@ -138,7 +114,7 @@ impl Cuda {
         let kernels = kernels::Kernels::new(arch);
         let matmul = matmul::Matmul::new(&name, &stream)
             .map_err(|e| DeviceError::Open { ordinal, message: format!("cuBLASLt: {e}") })?;
-        Ok(Arc::new(Cuda {
+        Ok(Gpu::new(Cuda {
             name,
             arch,
             multiprocessors,
@@ -147,7 +123,6 @@ impl Cuda {
             kernels,
             matmul,
             staging: Mutex::default(),
-            positions: Mutex::default(),
             advice: Mutex::new("use a smaller --device-batch-size".into()),
         }))
     }
@@ -156,10 +131,6 @@ impl Cuda {
     pub fn count() -> usize {
         libraries::preload();
         libraries::check_driver().ok().and_then(|()| CudaContext::device_count().ok()).unwrap_or(0) as usize
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// What kernels are compiled for, such as sm_90a.
@@ -175,39 +146,17 @@ impl Cuda {
         self.check(self.context.compute_capability(), "asking for the compute capability")
     }
 
-    pub fn total_bytes(&self) -> usize {
-        self.check(self.context.total_mem(), "asking for the memory")
-    }
-
-    /// Bytes that tensors of this program can still get: what the driver has, and what the pool keeps for it.
-    pub fn free_bytes(&self) -> usize {
-        self.bind();
-        let free = self.check(result::mem_get_info(), "asking for the free memory").0;
-        let reserved = self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
-        free + reserved.saturating_sub(self.used_bytes())
-    }
-
     /// Bytes of tensors held now.
     pub fn used_bytes(&self) -> usize {
         self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)
-    }
-
-    /// What the user shall do if memory ends: a whole clause, such as "--device-batch-size 8 fits".
-    pub fn advise_when_full(&self, advice: String) {
-        *self.advice.lock().unwrap_or_else(|e| e.into_inner()) = advice;
-    }
-
-    /// Most bytes of tensors held at one time.
-    pub fn peak_bytes(&self) -> usize {
-        self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
     }
 
     pub fn synchronize(&self) {
         self.check(self.stream.synchronize(), "waiting for the GPU");
     }
 
-    /// Milliseconds of GPU time that `work` takes.
-    pub fn time(&self, work: impl FnOnce()) -> f32 {
+    /// Returns the milliseconds of GPU time that `work` takes.
+    fn time(&self, work: &mut dyn FnMut()) -> f32 {
         let start = self.event();
         work();
         self.milliseconds(&start, &self.event())
@@ -251,20 +200,9 @@ impl Cuda {
         self.check(self.context.bind_to_thread(), "using the GPU");
     }
 
-    pub(crate) fn alloc(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
-        self.bind();
-        let bytes = (len * dtype.bytes()).max(16);
-        // SAFETY: the stream is alive as long as self; the pointer's only owner is the Buffer.
-        match unsafe { result::malloc_async(self.stream.cu_stream(), bytes) } {
-            Ok(ptr) => Buffer::new(self.clone(), ptr, len, dtype),
-            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => self.fail_full(bytes),
-            Err(e) => fail(format!("allocating {} on {} failed: {}", gib(bytes), self.name, describe(e))),
-        }
-    }
-
     fn fail_full(&self, asked: usize) -> ! {
         let [asked, free, used, total] =
-            [asked, self.free_bytes(), self.used_bytes(), self.total_bytes()].map(gib);
+            [asked, self.memory().free, self.used_bytes(), self.memory().total].map(gib);
         let advice = self.advice();
         fail(format!(
             "the GPU is out of memory: {asked} more were asked for, {free} of its {total} are free and {used} in use by this program; {advice}"
@@ -273,94 +211,6 @@ impl Cuda {
 
     fn advice(&self) -> String {
         self.advice.lock().unwrap_or_else(|e| e.into_inner()).clone()
-    }
-
-    pub(crate) fn zeros(self: &Arc<Cuda>, len: usize, dtype: Dtype) -> Buffer {
-        let buffer = self.alloc(len, dtype);
-        let set = profile::kernel(
-            || "clear".into(),
-            // SAFETY: the buffer is at least so many bytes long.
-            || unsafe {
-                result::memset_d8_async(
-                    buffer.slice().address(),
-                    0,
-                    buffer.slice().bytes(),
-                    self.stream.cu_stream(),
-                )
-            },
-        );
-        self.check(set, "clearing memory");
-        buffer
-    }
-
-    /// `data` on the GPU; it may be changed as soon as this returns.
-    pub(crate) fn upload<T: Number>(self: &Arc<Cuda>, data: &[T]) -> Buffer {
-        let buffer = self.alloc(data.len(), T::DTYPE);
-        self.overwrite(buffer.slice(), data);
-        buffer
-    }
-
-    /// Writes `data` where the GPU's memory has room for it, in the stream's order; it may be changed as soon as this
-    /// returns.
-    #[track_caller]
-    pub(crate) fn overwrite<T: bytemuck::Pod>(&self, to: Slice, data: &[T]) {
-        let bytes: &[u8] = bytemuck::cast_slice(data);
-        assert!(bytes.len() <= to.bytes(), "{} bytes into {}", bytes.len(), to.bytes());
-        let to = to.address();
-        self.bind();
-        if bytes.len() <= staging::LARGEST {
-            let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
-            profile::kernel(|| "upload".into(), || staging.copy(self, to, bytes));
-            return;
-        }
-        // SAFETY: the slice is as long as `data`, as was checked; a copy from pageable memory returns when it is staged.
-        let copied = unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) };
-        self.check(copied, "copying to the GPU");
-    }
-
-    /// Waits for the stream.
-    #[track_caller]
-    pub(crate) fn download<T: bytemuck::Pod>(&self, from: Slice, into: &mut [T]) {
-        self.bind();
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
-        assert!(bytes.len() <= from.bytes(), "{} bytes of {}", bytes.len(), from.bytes());
-        let from = from.address();
-        if bytes.len() <= staging::LARGEST {
-            let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
-            return staging.fetch(self, from, bytes);
-        }
-        // SAFETY: the slice is at least as long as `into`, as was checked; synchronize() waits for the copy.
-        let copied = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) };
-        self.check(copied, "copying from the GPU");
-        self.synchronize();
-    }
-
-    /// Copies values of one type between buffers of the GPU.
-    #[track_caller]
-    pub(crate) fn copy(&self, to: Slice, from: Slice) {
-        assert!(to.dtype() == from.dtype() && to.len() >= from.len(), "copying {from:?} to {to:?}");
-        let (to, from, bytes) = (to.address(), from.address(), from.bytes());
-        self.bind();
-        let copied = profile::kernel(
-            || "copy".into(),
-            // SAFETY: both slices are of at least so many bytes, as was checked.
-            || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) },
-        );
-        self.check(copied, "copying on the GPU");
-    }
-
-    /// The positions as u32 on the GPU; the last ones are kept, so those of training are copied once.
-    pub(crate) fn positions(self: &Arc<Cuda>, positions: &Arc<[usize]>) -> Arc<Buffer> {
-        let mut last = self.positions.lock().unwrap_or_else(|e| e.into_inner());
-        let same = |last: &Positions| Arc::ptr_eq(&last.host, positions) || last.host == *positions;
-        if let Some(last) = last.as_mut().filter(|last| same(last)) {
-            last.host = positions.clone(); // the next layer's question is answered by the address
-            return last.on_gpu.clone();
-        }
-        let values: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
-        let on_gpu = Arc::new(self.upload(&values));
-        *last = Some(Positions { host: positions.clone(), on_gpu: on_gpu.clone() });
-        on_gpu
     }
 
     fn pool_attribute(&self, attribute: sys::CUmemPool_attribute) -> usize {
@@ -423,25 +273,7 @@ fn gib(bytes: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
     use super::*;
-    use crate::Device;
-    use crate::testing::gpu;
-
-    #[test]
-    fn memory_that_ends_is_one_sentence_and_not_the_end() {
-        let Some(Device::Cuda(gpu)) = gpu() else { return };
-        gpu.advise_when_full("less fits".into());
-        let asked = catch_unwind(AssertUnwindSafe(|| gpu.alloc(gpu.total_bytes(), Dtype::F32)));
-        let panic = asked.err().expect("four times the card was given");
-        let sentence = gpu_failure(&*panic).expect("another panic");
-        let parts = ["out of memory", "were asked for", "are free", "less fits"];
-        assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
-        let mut zeros = [1.0f32; 8];
-        gpu.download(gpu.zeros(8, Dtype::F32).slice(), &mut zeros);
-        assert_eq!(zeros, [0.0; 8]);
-    }
 
     #[test]
     fn errors_of_opening_have_a_sentence_each() {

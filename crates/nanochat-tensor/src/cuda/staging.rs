@@ -7,12 +7,12 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, result, sys};
 
-use super::{Cuda, Slice};
+use super::Cuda;
 use crate::dtype::Number;
+use crate::gpu::{Gpu, Slice};
 
 /// Copies up to this size go through here: 4 MiB are the ids of a million tokens. Weights, which are copied
 /// once, take the driver's own way.
@@ -100,7 +100,7 @@ impl Drop for Pages {
 /// `len` values of the CPU's that a GPU writes or reads where they lie: what is small and asked for at once comes sooner
 /// than by a copy.
 pub(crate) struct Locked<T> {
-    gpu: Arc<Cuda>,
+    gpu: Gpu,
     pages: Option<Pages>,
     len: usize,
     values: PhantomData<T>,
@@ -108,14 +108,15 @@ pub(crate) struct Locked<T> {
 
 impl<T: Number> Locked<T> {
     /// For a kernel to write to.
-    pub fn new(gpu: &Arc<Cuda>, len: usize) -> Locked<T> {
-        gpu.bind();
-        let pages = gpu.staging.lock().unwrap_or_else(|e| e.into_inner()).take(gpu, len * size_of::<T>());
+    pub fn new(gpu: &Gpu, len: usize) -> Locked<T> {
+        let cuda = Cuda::of(gpu);
+        cuda.bind();
+        let pages = cuda.staging.lock().unwrap_or_else(|e| e.into_inner()).take(cuda, len * size_of::<T>());
         Locked { gpu: gpu.clone(), pages: Some(pages), len, values: PhantomData }
     }
 
     /// For kernels to read.
-    pub fn of(gpu: &Arc<Cuda>, values: &[T]) -> Locked<T> {
+    pub fn of(gpu: &Gpu, values: &[T]) -> Locked<T> {
         let locked = Locked::new(gpu, values.len());
         // SAFETY: so many values have room, and nobody uses them yet.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), locked.pages().ptr.cast(), values.len()) };
@@ -133,12 +134,13 @@ impl<T: Number> Locked<T> {
 
     /// To be said after every launch that is given the address.
     pub fn used(&self) {
-        self.gpu.check(self.pages().copied.record(&self.gpu.stream), "recording an event");
+        let cuda = Cuda::of(&self.gpu);
+        cuda.check(self.pages().copied.record(&cuda.stream), "recording an event");
     }
 
     /// The values after the last use; waits for it.
     pub fn read(&self) -> Vec<T> {
-        self.gpu.check(self.pages().copied.synchronize(), "waiting for the GPU");
+        Cuda::of(&self.gpu).check(self.pages().copied.synchronize(), "waiting for the GPU");
         // SAFETY: so many values are there, whatever their bits, and what was to write them has ended.
         unsafe { std::slice::from_raw_parts(self.pages().ptr.cast::<T>(), self.len) }.to_vec()
     }
@@ -150,7 +152,7 @@ impl<T: Number> Locked<T> {
 
 impl<T> Drop for Locked<T> {
     fn drop(&mut self) {
-        self.gpu.staging.lock().unwrap_or_else(|e| e.into_inner()).0.extend(self.pages.take());
+        Cuda::of(&self.gpu).staging.lock().unwrap_or_else(|e| e.into_inner()).0.extend(self.pages.take());
     }
 }
 
@@ -163,7 +165,7 @@ mod tests {
     /// Many at a time, so that buffers are in use when they are wanted; each changed right after.
     #[test]
     fn copies_arrive_as_they_were_sent() {
-        let Some(Device::Cuda(gpu)) = gpu() else { return };
+        let Some(Device::Gpu(gpu)) = gpu() else { return };
         let values = |n: usize, len: usize| (0..len).map(|i| (n * 31 + i) as u32).collect::<Vec<u32>>();
         let lengths = |n: usize| [1, 7, 1_000, 65_536, LARGEST / 4, LARGEST / 4 + 1][n % 6];
         let send = |n: usize| {

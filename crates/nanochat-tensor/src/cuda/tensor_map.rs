@@ -2,7 +2,8 @@
 
 use cudarc::driver::{DeviceRepr, sys};
 
-use super::{Cuda, Slice};
+use super::Cuda;
+use crate::gpu::Tiles;
 
 /// Values and rows of a tile: 64 bf16 are the 128 bytes within which the TMA spreads rows over memory banks.
 const TILE: [u32; 2] = [64, 64];
@@ -15,9 +16,9 @@ pub(crate) struct TensorMap(sys::CUtensorMap);
 unsafe impl DeviceRepr for TensorMap {}
 
 impl Cuda {
-    /// Tiles of 64 tokens by 64 values of one head, of a bf16 tensor (B, T, H, D). What lies beyond T is read
-    /// as zeros and not written.
-    pub(crate) fn tensor_map(&self, values: Slice, [b, t, h, d]: [usize; 4]) -> TensorMap {
+    /// Describes the tiles of a tensor to the TMA.
+    pub(super) fn tensor_map(&self, tiles: &Tiles) -> TensorMap {
+        let [b, t, h, d] = tiles.shape;
         self.bind();
         let sizes = [d, h, t, b].map(|size| size as u64);
         let strides = [d, h * d, t * h * d].map(|values| 2 * values as u64);
@@ -30,7 +31,7 @@ impl Cuda {
                 &mut map,
                 sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                 4,
-                values.address() as *mut std::ffi::c_void,
+                tiles.address as *mut std::ffi::c_void,
                 sizes.as_ptr(),
                 strides.as_ptr(),
                 tile.as_ptr(),

@@ -2,6 +2,7 @@
 
 use super::{attention, decode_attention, rms_norm};
 use crate::Device;
+use crate::gpu::Language;
 
 /// The shapes of a model that a device has kernels for.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +31,9 @@ impl Device {
     pub fn limits(&self) -> Option<ShapeLimits> {
         match self {
             Device::Cpu => None,
-            Device::Cuda(_) => Some(ShapeLimits::CUDA),
+            Device::Gpu(gpu) => match gpu.language() {
+                Language::Cuda => Some(ShapeLimits::CUDA),
+            },
         }
     }
 }

@@ -2,13 +2,16 @@
 //! backward; `cpu.rs` is the kernel on the CPU, `cuda.rs` launches those of `<op>.cu` on a GPU. A new op is
 //! one folder and one line here.
 
-/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the op folder it is called from, by where `tensor` lives. What stands after
+/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the op folder it is called from, by where `tensor` lives and by the language of
+/// that GPU. What stands after
 /// a semicolon is for the CPU alone.
 macro_rules! dispatch {
     ($tensor:expr, $f:ident($($arg:expr),* $(,)? $(; $cpu:expr)?)) => {
         match $tensor.gpu().cloned() {
             None => cpu::$f($($arg),* $(, $cpu)?),
-            Some(gpu) => cuda::$f(&gpu, $($arg),*),
+            Some(gpu) => match gpu.language() {
+                crate::gpu::Language::Cuda => cuda::$f(&gpu, $($arg),*),
+            },
         }
     };
 }

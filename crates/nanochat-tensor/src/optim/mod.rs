@@ -1,11 +1,10 @@
 //! What the optimizer does on a GPU, on float32 weights, gradients and state. The gradient's norm and the factor
 //! that clips it stay there: no step waits for a number.
 
-use std::ops::Range;
-use std::sync::Arc;
-
-use crate::cuda::{Cuda, Operand, Output, Product, blocks, sources};
+use crate::cuda::sources;
+use crate::gpu::{Buffer, Gpu, Operand, Output, Product, blocks};
 use crate::{Dtype, Tensor};
+use std::ops::Range;
 
 const THREADS: u32 = 256;
 /// Blocks that share the sum over one tensor; each writes a part, so that the sum has one order.
@@ -134,14 +133,7 @@ fn muon_batch(params: &mut [MuonParam], clip: &Tensor, step: Muon) {
 
 /// n matrices x (rows, cols), of norm 1 -> nearly orthogonal ones, as in the CPU's optimizer: three products a
 /// step, whose sums cuBLASLt takes in float32.
-fn orthogonalize(
-    gpu: &Arc<Cuda>,
-    mut x: crate::cuda::Buffer,
-    n: usize,
-    rows: usize,
-    cols: usize,
-    step: Muon,
-) -> crate::cuda::Buffer {
+fn orthogonalize(gpu: &Gpu, mut x: Buffer, n: usize, rows: usize, cols: usize, step: Muon) -> Buffer {
     let ((a, b, c), short, tall) = (step.newton_schulz, rows.min(cols), rows > cols);
     let mut next = gpu.alloc(x.len(), Dtype::Bf16);
     let [gram, polynomial] = [(); 2].map(|()| gpu.alloc(n * short * short, Dtype::Bf16));

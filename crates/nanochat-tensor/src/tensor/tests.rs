@@ -33,7 +33,7 @@ fn values_go_from_one_gpu_to_another() {
     let Some(here) = gpu() else { return };
     let there = Device::cuda(0).unwrap();
     let is_there = |tensor: &Tensor| match (tensor.device(), &there) {
-        (Device::Cuda(found), Device::Cuda(there)) => std::sync::Arc::ptr_eq(&found, there),
+        (Device::Gpu(found), Device::Gpu(there)) => found.is(there),
         _ => false,
     };
     let weight = randn(&[300, 8], 0).to_device(&here);
@@ -53,13 +53,13 @@ fn values_go_from_one_gpu_to_another() {
 /// A workspace of cuBLASLt is 32 MiB; half of what 40 of them take is room for tests that run at the same time.
 #[test]
 fn a_gpu_that_is_closed_gives_its_memory_back() {
-    let Some(Device::Cuda(kept)) = gpu() else { return };
-    let before = kept.used_bytes();
+    let Some(Device::Gpu(kept)) = gpu() else { return };
+    let before = crate::cuda::Cuda::of(&kept).used_bytes();
     for _ in 0..40 {
         let device = Device::cuda(0).unwrap();
         let [x, w] = [0, 1].map(|seed| randn(&[64, 64], seed).to_device(&device).to_activation());
         crate::Tape::off().linear(&x, &w).host();
     }
-    let grown = kept.used_bytes().saturating_sub(before);
+    let grown = crate::cuda::Cuda::of(&kept).used_bytes().saturating_sub(before);
     assert!(grown < 40 * (16 << 20), "{grown} bytes are still used");
 }

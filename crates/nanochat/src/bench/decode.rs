@@ -2,7 +2,7 @@
 //! layer's own weights, compared with the minimum time to read its bytes and with the whole step.
 
 use anyhow::{Result, bail, ensure};
-use nanochat_tensor::cuda::{Cuda, Graph};
+use nanochat_tensor::gpu::Gpu;
 use nanochat_tensor::{
     DecodeRow, Device, Epilogue, PAGE, PagedKv, Rng, Tensor, decode_attention, decode_linear,
 };
@@ -65,7 +65,7 @@ pub struct PartSpeed {
 }
 
 pub fn decode(bench: &DecodeBench, device: &Device) -> Result<DecodeSpeed> {
-    let Device::Cuda(gpu) = device else { bail!("bench decode times a GPU's kernels: add --device cuda") };
+    let Device::Gpu(gpu) = device else { bail!("bench decode times a GPU's kernels: add --device cuda") };
     ensure!(bench.shared < bench.context, "--shared must be less than --context");
     let config = GptConfig::from_depth(bench.depth, bench.vocab_size, bench.context.next_multiple_of(PAGE))?;
     let copy_tb_per_second = copy_tb_per_second(device, 0.1);
@@ -106,7 +106,7 @@ impl DecodeInputs<'_> {
         DecodeInputs { model, device, cache, step, context: bench.context, shared: shared * PAGE, pages }
     }
 
-    fn timed(mut self, gpu: &Cuda, copy_tb_per_second: f64) -> StepSpeed {
+    fn timed(mut self, gpu: &Gpu, copy_tb_per_second: f64) -> StepSpeed {
         let DecodeInputs { model, device, ref cache, context, shared, .. } = self;
         let GptConfig { n_embd: c, n_layer, vocab_size: v, rms_norm_eps: eps, .. } = model.config;
         let (rows, kv_dim) = (self.pages.len(), model.config.kv_dim());
@@ -131,9 +131,9 @@ impl DecodeInputs<'_> {
         let mut parts = Vec::new();
         let mut part = |name, count, bytes: usize, work: &mut dyn FnMut()| {
             work();
-            let mut graph = Graph::record(device, &mut *work);
-            graph.launch(device);
-            let us = time(gpu, || graph.launch(device));
+            let mut graph = device.record(&mut *work);
+            graph.launch();
+            let us = time(gpu, || graph.launch());
             parts.push(PartSpeed { name, count, us, least_us: bytes as f64 / copy_tb_per_second / 1e6 });
         };
         let layers = &model.weights.layers;
@@ -176,7 +176,7 @@ impl DecodeInputs<'_> {
 }
 
 /// Returns the microseconds of one run of `work`, averaged over many runs queued at once.
-fn time(gpu: &Cuda, mut work: impl FnMut()) -> f64 {
+fn time(gpu: &Gpu, mut work: impl FnMut()) -> f64 {
     let ms = gpu.time(|| (0..REPLAYS).for_each(|_| work()));
     1e3 * f64::from(ms) / REPLAYS as f64
 }

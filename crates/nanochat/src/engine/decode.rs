@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use nanochat_tensor::cuda::Graph;
+use nanochat_tensor::gpu::Graph;
 use nanochat_tensor::{DecodeRow, Device, PagedKv, Shape, Tensor};
 
 use crate::model::gpt::{JoinedWeights, RowBuffers};
@@ -30,11 +30,11 @@ impl DecodeStep {
     pub fn run(&mut self, model: &JoinedWeights, cache: &PagedKv, rows: &[DecodeRow]) -> &Tensor {
         let shape = self.buffers.rows.set(rows);
         if let Some(graph) = self.graphs.get_mut(&shape) {
-            graph.launch(&self.device);
+            graph.launch();
         } else {
             // The first run launches kernel by kernel, since kernels are compiled and chosen then.
             self.buffers.run(model, cache, shape);
-            let graph = Graph::record(&self.device, || self.buffers.run(model, cache, shape));
+            let graph = self.device.record(|| self.buffers.run(model, cache, shape));
             self.graphs.insert(shape, graph);
         }
         &self.buffers.logits

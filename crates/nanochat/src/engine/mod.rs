@@ -139,7 +139,7 @@ impl<'t> Engine<'t> {
     pub fn with_options(model: &Gpt, tokenizer: Option<&'t Tokenizer>, options: EngineOptions) -> Engine<'t> {
         let backend: Box<dyn Backend> = match model.device() {
             Device::Cpu => Box::new(ModelBackend::new(model, options.weights)),
-            Device::Cuda(_) => Box::new(CudaBackend::new(model, options)),
+            Device::Gpu(_) => Box::new(CudaBackend::new(model, options)),
         };
         Engine::over(backend, tokenizer, options)
     }

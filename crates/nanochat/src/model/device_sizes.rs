@@ -60,7 +60,7 @@ impl DeviceSizes {
     pub fn of(device: &Device) -> &'static DeviceSizes {
         match device {
             Device::Cpu => &DeviceSizes::CPU,
-            Device::Cuda(_) => &DeviceSizes::GPU,
+            Device::Gpu(_) => &DeviceSizes::GPU,
         }
     }
 }
@@ -79,7 +79,7 @@ mod tests {
         let before_arrow = line.split_once("=>").map(|(pattern, _)| pattern);
         let in_macro = line.split_once("matches!(").map(|(_, arguments)| arguments);
         let after_let = line.split("let ").skip(1).filter_map(|rest| Some(rest.split_once(" = ")?.0));
-        let kinds = ["Device::Cpu", "Device::Cuda"];
+        let kinds = ["Device::Cpu", "Device::Gpu"];
         after_let.chain(before_arrow).chain(in_macro).any(|pattern| {
             let mut places = kinds.iter().flat_map(|kind| pattern.match_indices(kind));
             places.any(|(at, _)| !pattern[..at].ends_with(char::is_alphanumeric))
@@ -117,11 +117,11 @@ mod tests {
 
     #[test]
     fn a_match_is_told_from_a_device_that_is_made() {
-        let [cpu, cuda] = ["Cpu", "Cuda(gpu)"].map(|kind| format!("Device::{kind}"));
+        let [cpu, gpu] = ["Cpu", "Gpu(gpu)"].map(|kind| format!("Device::{kind}"));
         for line in [
             format!("{cpu} => 1,"),
-            format!("Ok({cuda}) => f(gpu),"),
-            format!("let {cuda} = device else {{ return }};"),
+            format!("Ok({gpu}) => f(gpu),"),
+            format!("let {gpu} = device else {{ return }};"),
             format!("let side = if let {cpu} = device {{ 1 }} else {{ 2 }};"),
             format!("if !matches!(device, {cpu}) {{"),
         ] {

@@ -14,78 +14,14 @@ use cudarc::driver::{CudaStream, result as driver};
 
 use self::choices::Choices;
 use self::plan::Plan;
-use super::{Cuda, Slice, cache, fail};
+use super::{Cuda, cache};
+use crate::gpu::{Operand, Product, fail};
 use crate::profile;
 
 /// 32 MiB is what cuBLAS takes on Hopper; split products want it.
 static WORKSPACE_BYTES: usize = 32 << 20;
 /// Products smaller than this take the first proposal: the search would cost more than it ever gives back.
 const SEARCH_FROM_FLOPS: f64 = 1e9;
-
-/// A row-major bf16 matrix: element (i, j) is at `i * ld + j`, or at `j * ld + i` where it is transposed.
-#[derive(Clone, Copy)]
-pub(crate) struct Operand<'a> {
-    pub values: Slice<'a>,
-    pub ld: usize,
-    pub transposed: bool,
-}
-
-impl<'a> Operand<'a> {
-    pub fn new(values: Slice<'a>, ld: usize) -> Operand<'a> {
-        Operand { values, ld, transposed: false }
-    }
-
-    pub fn t(self) -> Operand<'a> {
-        Operand { transposed: !self.transposed, ..self }
-    }
-}
-
-/// A row-major matrix to write.
-#[derive(Clone, Copy)]
-pub(crate) struct Output<'a> {
-    pub values: Slice<'a>,
-    pub ld: usize,
-}
-
-impl<'a> Output<'a> {
-    pub fn new(values: Slice<'a>, ld: usize) -> Output<'a> {
-        Output { values, ld }
-    }
-}
-
-/// out (m, n) = alpha · a (m, k) · b (k, n) + beta · added, for each matrix of a batch. The matrices of a batch lie
-/// one after another; `added` has the layout of `out` and may be it.
-#[derive(Clone, Copy)]
-pub(crate) struct Product<'a> {
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    pub a: Operand<'a>,
-    pub b: Operand<'a>,
-    pub out: Output<'a>,
-    pub added: Slice<'a>,
-    pub alpha: f32,
-    pub beta: f32,
-    pub batch: usize,
-    /// Whether the shape comes often enough for its algorithms to be timed.
-    pub search: bool,
-}
-
-impl<'a> Product<'a> {
-    /// out = a b + beta · out
-    pub fn new([m, n, k]: [usize; 3], a: Operand<'a>, b: Operand<'a>, out: Output<'a>, beta: f32) -> Self {
-        Product { m, n, k, a, b, out, added: out.values, alpha: 1.0, beta, batch: 1, search: true }
-    }
-
-    /// All that the choice of an algorithm depends on.
-    fn key(&self) -> String {
-        let side = |o: Operand| format!("{}{}", if o.transposed { "t" } else { "n" }, o.ld);
-        let Product { m, n, k, batch, .. } = self;
-        let (a, b, out) = (side(self.a), side(self.b), self.out);
-        let kind = format!("{:?}{}", out.values.dtype(), if self.beta != 0.0 { "+" } else { "" });
-        format!("{m}x{n}x{k}x{batch}-{a}-{b}-{kind}-{}", out.ld)
-    }
-}
 
 /// The handle, a workspace, the plans made so far and the algorithms of earlier processes.
 pub(super) struct Matmul {
@@ -130,15 +66,12 @@ impl Drop for Matmul {
 }
 
 impl Cuda {
-    pub(crate) fn matmul(self: &Arc<Cuda>, product: Product) {
-        if product.m == 0 || product.n == 0 {
-            return;
-        }
+    pub(super) fn matmul(&self, product: &Product) {
         self.bind();
-        let key = product.key();
+        let key = key_of(product);
         let plan = self.matmul.plans.lock().unwrap_or_else(|e| e.into_inner()).get(&key).cloned();
         let plan = plan.unwrap_or_else(|| {
-            let plan = self.plan(&key, &product).unwrap_or_else(|e| {
+            let plan = self.plan(&key, product).unwrap_or_else(|e| {
                 fail(format!("cuBLASLt has no way to compute a product of shape {key}: {e}"));
             });
             let plan = Arc::new(plan);
@@ -146,10 +79,10 @@ impl Cuda {
             plan
         });
         // SAFETY: the plan was made for this shape.
-        let multiply = || unsafe { self.multiply(&plan, &plan.algorithm, &product) };
-        let Product { m, n, k, .. } = product;
+        let multiply = || unsafe { self.multiply(&plan, &plan.algorithm, product) };
+        let Product { m, n, k, .. } = *product;
         let done = profile::kernel(|| format!("product {m} x {n} x {k}"), multiply);
-        done.unwrap_or_else(|e| fail(format!("cuBLASLt failed at {}: {e}", product.key())));
+        done.unwrap_or_else(|e| fail(format!("cuBLASLt failed at {}: {e}", key_of(product))));
     }
 
     /// # Safety
@@ -184,7 +117,7 @@ impl Cuda {
         }
     }
 
-    fn plan(self: &Arc<Cuda>, key: &str, p: &Product) -> Result<Plan, CublasError> {
+    fn plan(&self, key: &str, p: &Product) -> Result<Plan, CublasError> {
         let mut plan = Plan::new(p)?;
         let candidates = self.candidates(&plan)?;
         plan.algorithm = candidates[0];
@@ -203,4 +136,13 @@ impl Cuda {
         choices().insert(key, plan.algorithm.data);
         Ok(plan)
     }
+}
+
+/// All that the choice of an algorithm depends on.
+fn key_of(product: &Product) -> String {
+    let side = |o: Operand| format!("{}{}", if o.transposed { "t" } else { "n" }, o.ld);
+    let Product { m, n, k, batch, .. } = product;
+    let (a, b, out) = (side(product.a), side(product.b), product.out);
+    let kind = format!("{:?}{}", out.values.dtype(), if product.beta != 0.0 { "+" } else { "" });
+    format!("{m}x{n}x{k}x{batch}-{a}-{b}-{kind}-{}", out.ld)
 }

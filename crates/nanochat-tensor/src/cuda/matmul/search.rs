@@ -6,13 +6,13 @@
 //! turns.
 
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys;
 
 use super::plan::Plan;
-use super::{Cuda, Output, Product, WORKSPACE_BYTES};
+use super::{Cuda, WORKSPACE_BYTES};
+use crate::gpu::{Backend, Output, Product, Slice};
 
 const CANDIDATES: usize = 16;
 /// Turns of each candidate, and how long one takes.
@@ -60,19 +60,21 @@ impl Cuda {
 
     /// The candidate of the least median time.
     pub(super) fn fastest(
-        self: &Arc<Cuda>,
+        &self,
         plan: &Plan,
         p: &Product,
         candidates: &[sys::cublasLtMatmulAlgo_t],
     ) -> sys::cublasLtMatmulAlgo_t {
         // Into a buffer of its own: with beta 1 the real one would be added to.
-        let scratch = self.alloc(p.batch * ((p.m - 1) * p.out.ld + p.n), p.out.values.dtype());
-        let p = Product { out: Output::new(scratch.slice(), p.out.ld), added: scratch.slice(), ..*p };
+        let (len, dtype) = (p.batch * ((p.m - 1) * p.out.ld + p.n), p.out.values.dtype());
+        let memory = self.alloc(len * dtype.bytes());
+        let scratch = Slice::at(memory, len, dtype);
+        let p = Product { out: Output::new(scratch, p.out.ld), added: scratch, ..*p };
         let time = |algorithm: &sys::cublasLtMatmulAlgo_t, runs: usize| {
             let mut outcome = Ok(());
             // SAFETY: the scratch buffer has the shape of the output.
             let run = || unsafe { self.multiply(plan, algorithm, &p) };
-            let time = self.time(|| outcome = (0..runs).try_for_each(|_| run()));
+            let time = self.time(&mut || outcome = (0..runs).try_for_each(|_| run()));
             outcome.ok().map(|()| time / runs as f32)
         };
         // The first run loads code and is not counted.
@@ -88,6 +90,7 @@ impl Cuda {
             times.sort_by(f32::total_cmp);
             times.get(times.len() / 2).copied().unwrap_or(f32::INFINITY)
         };
+        self.free(memory);
         let timed = timed.into_iter().map(|(candidate, mut times)| (candidate, median(&mut times)));
         timed.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(candidates[0], |(fastest, _)| fastest)
     }
@@ -98,22 +101,26 @@ mod tests {
     use super::*;
     use crate::Device;
     use crate::Dtype;
-    use crate::cuda::Slice;
-    use crate::cuda::matmul::{Operand, Output};
+    use crate::gpu::{Gpu, Operand};
     use crate::testing::gpu;
 
     /// So a choice that was kept is found among the candidates of the next process.
     #[test]
     fn the_library_proposes_the_same_algorithms_each_time() {
-        let Some(Device::Cuda(first)) = gpu() else { return };
-        let Device::Cuda(second) = Device::cuda(0).unwrap() else { unreachable!() };
+        let Some(Device::Gpu(first)) = gpu() else { return };
+        let Device::Gpu(second) = Device::cuda(0).unwrap() else { unreachable!() };
         for (dtype, beta) in [(Dtype::Bf16, 0.0), (Dtype::F32, 1.0)] {
             let out = Output::new(Slice::at(256, 8_192 * 3_072, dtype), 3_072);
             let factor = Operand::new(Slice::at(256, 8_192 * 768, Dtype::Bf16), 768);
             let product = Product::new([8_192, 3_072, 768], factor, factor.t(), out, beta);
-            let propose = |gpu: &Arc<Cuda>| {
+            let propose = |gpu: &Gpu| {
                 let plan = Plan::new(&product).unwrap();
-                gpu.candidates(&plan).unwrap().into_iter().map(|algorithm| algorithm.data).collect::<Vec<_>>()
+                Cuda::of(gpu)
+                    .candidates(&plan)
+                    .unwrap()
+                    .into_iter()
+                    .map(|algorithm| algorithm.data)
+                    .collect::<Vec<_>>()
             };
             let proposed = propose(&first);
             assert!(proposed.len() > 1);

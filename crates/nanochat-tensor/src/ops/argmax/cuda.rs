@@ -1,12 +1,11 @@
-use std::sync::Arc;
-
-use crate::cuda::{Cuda, sources};
+use crate::cuda::sources;
+use crate::gpu::Gpu;
 use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 512;
 
 #[track_caller]
-pub fn argmax(gpu: &Arc<Cuda>, x: &Tensor) -> Vec<u32> {
+pub fn argmax(gpu: &Gpu, x: &Tensor) -> Vec<u32> {
     assert_eq!(x.dtype(), Dtype::F32, "argmax on CUDA takes float32");
     let columns = gpu.alloc(x.rows(), Dtype::U32);
     let launch = gpu.kernel(sources::argmax, "argmax").slice(columns.slice()).slice(x.slice()).u32(x.cols());

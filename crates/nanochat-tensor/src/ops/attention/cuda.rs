@@ -7,21 +7,20 @@
 //! | forward  | 557 (0.62 ms)     | 217 (1.58)   | 540 (0.64) | 235 (1.46)       |
 //! | backward | 386 (2.22 ms)     | 143 (6.02)   | 382 (2.25) | 206 (4.18)       |
 
-use std::sync::Arc;
-
 use super::{GPU_HEAD_DIMS, Saved, Shape};
-use crate::cuda::{Buffer, Cuda, Launch, Slice, TensorMap, blocks, sources};
+use crate::cuda::{Cuda, sources};
+use crate::gpu::{Buffer, Gpu, Launch, Slice, Tiles, blocks};
 use crate::{Dtype, Tensor};
 
 /// As in both files: queries (or keys) of a piece of work.
 const ROWS: usize = 128;
 
 /// -> y (B, T, H, D), log-sum-exp to the base 2 (B, H, T rounded up to 128)
-pub fn forward(gpu: &Arc<Cuda>, q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) -> (Tensor, Tensor) {
+pub fn forward(gpu: &Gpu, q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) -> (Tensor, Tensor) {
     let y = Tensor::unwritten(gpu, Dtype::Bf16, q.shape());
     let lse = Tensor::unwritten(gpu, Dtype::F32, &[s.b, s.h, s.padded()]);
     if hopper(gpu) {
-        let maps = [map(gpu, q, s), map(gpu, k, s), map(gpu, v, s), map(gpu, &y, s)];
+        let maps = [tiles(q, s), tiles(k, s), tiles(v, s), tiles(&y, s)];
         launch_sm90(gpu, "forward", maps, [lse.slice()], s.h, 6 * s.tile(ROWS), s);
     } else {
         let launch = kernel(gpu, "forward", s).slice(y.slice()).slice(lse.slice());
@@ -33,7 +32,7 @@ pub fn forward(gpu: &Arc<Cuda>, q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) ->
 }
 
 /// dy (B, T, H, D) -> dq (B, T, H, D), dk and dv (B, T, KVH, D)
-pub fn backward(gpu: &Arc<Cuda>, dy: &Tensor, saved: &Saved, s: Shape) -> [Tensor; 3] {
+pub fn backward(gpu: &Gpu, dy: &Tensor, saved: &Saved, s: Shape) -> [Tensor; 3] {
     let Saved { q, k, v, y, lse } = saved;
     let [dq, dk, dv] = [q, k, v].map(|x| Tensor::unwritten(gpu, Dtype::Bf16, x.shape()));
     let delta = Tensor::unwritten(gpu, Dtype::F32, lse.shape());
@@ -45,7 +44,7 @@ pub fn backward(gpu: &Arc<Cuda>, dy: &Tensor, saved: &Saved, s: Shape) -> [Tenso
     let inputs = [dy, q, k, v];
     if hopper(gpu) {
         let maps =
-            |outputs: &[&Tensor]| outputs.iter().chain(&inputs).map(|x| map(gpu, x, s)).collect::<Vec<_>>();
+            |outputs: &[&Tensor]| outputs.iter().chain(&inputs).map(|x| tiles(x, s)).collect::<Vec<_>>();
         let rows = [lse.slice(), delta.slice()];
         let stage = 2 * s.tile(64);
         // 512 bytes of a stage are 64 values each of lse and delta.
@@ -89,12 +88,12 @@ impl Shape {
     }
 }
 
-fn hopper(gpu: &Cuda) -> bool {
-    gpu.arch() == "sm_90a"
+fn hopper(gpu: &Gpu) -> bool {
+    Cuda::of(gpu).arch() == "sm_90a"
 }
 
 #[track_caller]
-fn kernel<'a>(gpu: &'a Cuda, name: &str, s: Shape) -> Launch<'a> {
+fn kernel<'a>(gpu: &'a Gpu, name: &str, s: Shape) -> Launch<'a> {
     assert!(GPU_HEAD_DIMS.contains(&s.d), "attention on CUDA: head_dim {}; {GPU_HEAD_DIMS:?} work", s.d);
     gpu.kernel(sources::attention, &format!("attention_{name}_{}", s.d))
 }
@@ -103,17 +102,17 @@ fn sizes(launch: Launch, s: Shape) -> Launch {
     launch.u32(s.t).u32(s.padded()).u32(s.h).u32(s.kvh).u32(s.window.min(s.t)).f32(s.scale())
 }
 
-fn map(gpu: &Cuda, x: &Tensor, s: Shape) -> TensorMap {
+fn tiles(x: &Tensor, s: Shape) -> Tiles {
     let heads = x.shape()[2];
-    gpu.tensor_map(x.bf16_slice(), [s.b, s.t, heads, s.d])
+    Tiles { address: x.bf16_slice().address(), shape: [s.b, s.t, heads, s.d] }
 }
 
 /// One block a multiprocessor, which draws work until all tiles of `heads` heads are done.
 #[track_caller]
 fn launch_sm90<'a>(
-    gpu: &Arc<Cuda>,
+    gpu: &Gpu,
     name: &str,
-    maps: impl IntoIterator<Item = TensorMap>,
+    maps: impl IntoIterator<Item = Tiles>,
     rows: impl IntoIterator<Item = Slice<'a>>,
     heads: usize,
     tile_bytes: usize,
@@ -122,11 +121,11 @@ fn launch_sm90<'a>(
     assert!(GPU_HEAD_DIMS.contains(&s.d), "attention on CUDA: head_dim {}; {GPU_HEAD_DIMS:?} work", s.d);
     let launch = gpu.kernel(sources::attention_sm90, &format!("attention_{name}_sm90_{}", s.d));
     let counter: Buffer = gpu.zeros(1, Dtype::U32);
-    let launch = maps.into_iter().fold(launch, Launch::map);
+    let launch = maps.into_iter().fold(launch, Launch::tiles);
     let launch = rows.into_iter().fold(launch, Launch::slice).slice(counter.slice());
     let launch = launch.u32(s.t).u32(s.padded()).u32(s.h).u32(s.kvh).u32(s.b).u32(s.window.min(s.t));
     let launch = launch.u32(heads_together(gpu, s)).f32(s.scale());
-    let grid = [(s.tiles() * heads * s.b).min(gpu.multiprocessors() as usize), 1, 1];
+    let grid = [(s.tiles() * heads * s.b).min(Cuda::of(gpu).multiprocessors() as usize), 1, 1];
     // SAFETY: the maps carry the shapes that `Shape::of` checked and the kernel draws no work beyond; 256 bytes
     // hold the barriers that follow the tiles.
     unsafe { launch.run(grid, 384, (tile_bytes + 256) as u32) }
@@ -134,7 +133,7 @@ fn launch_sm90<'a>(
 
 /// How many heads are worked on at a time: their keys and values should stay in the L2 cache (16 MiB of its 50
 /// measured best), yet keep every multiprocessor busy twice over.
-fn heads_together(gpu: &Cuda, s: Shape) -> usize {
+fn heads_together(gpu: &Gpu, s: Shape) -> usize {
     let cached = (16 << 20) / (2 * s.tile(s.t));
-    cached.max((2 * gpu.multiprocessors() as usize).div_ceil(s.tiles())).max(1)
+    cached.max((2 * Cuda::of(gpu).multiprocessors() as usize).div_ceil(s.tiles())).max(1)
 }

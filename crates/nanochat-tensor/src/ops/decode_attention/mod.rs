@@ -6,9 +6,8 @@
 //! 16 rows of an mma. A row's result depends on its own tokens and on how they are split: on the number of rows in the
 //! graph, and on whether it shares pages, but on nothing else of its neighbours.
 
-use std::sync::Arc;
-
-use crate::cuda::{Buffer, Cuda, Ints, sources};
+use crate::cuda::{Cuda, sources};
+use crate::gpu::{Buffer, Gpu, Ints};
 use crate::ops::attention::GPU_HEAD_DIMS;
 use crate::ops::attention_with_kv_cache::PAGE;
 use crate::ops::rms_norm;
@@ -47,7 +46,7 @@ pub struct Shape {
 
 /// The rows of a step on the GPU: tokens, lengths and pages at fixed addresses, and memory to work in.
 pub struct DecodeRows {
-    gpu: Arc<Cuda>,
+    gpu: Gpu,
     heads: usize,
     kv_heads: usize,
     max_rows: usize,
@@ -75,7 +74,7 @@ impl DecodeRows {
         max_pages: usize,
         eps: f32,
     ) -> DecodeRows {
-        let Device::Cuda(gpu) = &wte.device() else { panic!("decode steps are a GPU's") };
+        let Device::Gpu(gpu) = &wte.device() else { panic!("decode steps are a GPU's") };
         let (kv_heads, d) = (cache.kv_heads(), cache.head_dim());
         assert!(GPU_HEAD_DIMS.contains(&d), "attention on CUDA: head_dim {d}; {GPU_HEAD_DIMS:?} work");
         assert!(
@@ -175,8 +174,8 @@ fn full_pages<'a>(row: &DecodeRow<'a>) -> &'a [u32] {
 }
 
 /// Blocks that share a row's own tokens, and a tile's.
-fn splits(gpu: &Cuda, shape: Shape, kv_heads: usize) -> [usize; 2] {
-    let blocks = RESIDENT * gpu.multiprocessors() as usize;
+fn splits(gpu: &Gpu, shape: Shape, kv_heads: usize) -> [usize; 2] {
+    let blocks = RESIDENT * Cuda::of(gpu).multiprocessors() as usize;
     let splits = |units: usize| (blocks / (units * kv_heads).max(1)).clamp(1, MOST_SPLITS);
     // What rows that share pages have of their own is short.
     if shape.tiles == 0 { [splits(shape.rows), 0] } else { [1, splits(2 * shape.tiles)] }

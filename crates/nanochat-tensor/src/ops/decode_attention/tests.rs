@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use half::bf16;
 
 use super::*;
@@ -98,7 +100,7 @@ impl Case {
     /// y (sequences, H D) and the cache afterwards.
     fn on_gpu(&self, device: &Device) -> (Vec<f32>, [Vec<bf16>; 2], Shape) {
         let &Case { h, kvh, d, .. } = self;
-        let Device::Cuda(gpu) = device else { unreachable!() };
+        let Device::Gpu(gpu) = device else { unreachable!() };
         let cache = PagedKv::new(device, LAYERS, PAGES, kvh, d);
         let layer = LAYERS - 1;
         for (address, values) in [cache.k(layer), cache.v(layer)].into_iter().zip(self.cache(false)) {

@@ -5,10 +5,9 @@
 //! A row's result does not depend on the other rows: each is a column of its own in every mma, summed in the same order
 //! for any number of rows up to FEW. Beyond, cuBLASLt is faster, and sums in another order.
 
-use std::sync::Arc;
-
 use super::rms_norm;
-use crate::cuda::{Cuda, Operand, Output, Product, blocks, sources};
+use crate::cuda::{Cuda, sources};
+use crate::gpu::{Gpu, Operand, Output, Product, blocks};
 use crate::{Device, Dtype, Tensor};
 
 /// Rows up to which the kernel here is used. A step of a d20 with 32 rows takes 1,530 us (one H200) with cuBLASLt's products,
@@ -41,7 +40,7 @@ pub fn decode_linear(
     norm: Option<(&mut Tensor, f32)>,
     epilogue: Epilogue,
 ) {
-    let Device::Cuda(gpu) = x.device() else { panic!("decode_linear is a GPU's") };
+    let Device::Gpu(gpu) = x.device() else { panic!("decode_linear is a GPU's") };
     let (n, k) = (w.rows(), w.cols());
     let shapes = (y.shape().to_vec(), x.shape().to_vec(), w.shape().to_vec());
     assert!(y.cols() == n && x.cols() == k && rows <= y.rows().min(x.rows()), "decode_linear: {shapes:?}");
@@ -55,20 +54,13 @@ pub fn decode_linear(
     }
 }
 
-fn few(
-    gpu: &Arc<Cuda>,
-    y: &mut Tensor,
-    x: &Tensor,
-    w: &Tensor,
-    rows: usize,
-    eps: Option<f32>,
-    epilogue: Epilogue,
-) {
+fn few(gpu: &Gpu, y: &mut Tensor, x: &Tensor, w: &Tensor, rows: usize, eps: Option<f32>, epilogue: Epilogue) {
     let (n, k) = (w.rows(), w.cols());
     let batch = rows.div_ceil(8).next_power_of_two();
     let warps = if k >= LONG { 16 } else { 8 };
     // With more rows x weighs as much as w: two tiles of w then share each reading of it, if that leaves enough blocks.
-    let tiles = if batch > 1 && warps == 8 && n >= 16 * gpu.multiprocessors() as usize { 2 } else { 1 };
+    let tiles =
+        if batch > 1 && warps == 8 && n >= 16 * Cuda::of(gpu).multiprocessors() as usize { 2 } else { 1 };
     let kernel = gpu.kernel(sources::decode_linear, &format!("decode_linear_{batch}_{tiles}_{}", warps * 32));
     let launch =
         kernel.slice(y.slice_mut()).slice(x.bf16_slice()).slice(w.bf16_slice()).u32(rows).u32(n).u32(k);
@@ -83,7 +75,7 @@ fn few(
 }
 
 fn many(
-    gpu: &Arc<Cuda>,
+    gpu: &Gpu,
     y: &mut Tensor,
     x: &Tensor,
     w: &Tensor,

@@ -1,11 +1,10 @@
-use std::sync::Arc;
-
-use crate::cuda::{Cuda, blocks, sources};
+use crate::cuda::sources;
+use crate::gpu::{Gpu, blocks};
 use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 256;
 
-pub fn add_scaled(gpu: &Cuda, y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {
+pub fn add_scaled(gpu: &Gpu, y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {
     assert_eq!((y.len(), y.dtype()), (x.len(), x.dtype()), "add_scaled: operands differ");
     let name = match x.dtype() {
         Dtype::F32 => "add_scaled_f32",
@@ -18,7 +17,7 @@ pub fn add_scaled(gpu: &Cuda, y: &mut Tensor, x: &Tensor, factor: f32, beta: f32
     unsafe { launch.run(eight_a_thread(x.len()), THREADS, 0) }
 }
 
-pub fn sum(gpu: &Arc<Cuda>, x: &Tensor, y: &Tensor) -> Tensor {
+pub fn sum(gpu: &Gpu, x: &Tensor, y: &Tensor) -> Tensor {
     let z = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
     let launch = gpu
         .kernel(sources::elementwise, "sum_bf16")

@@ -1,11 +1,10 @@
-use std::sync::Arc;
-
-use crate::cuda::{Cuda, sources};
+use crate::cuda::sources;
+use crate::gpu::Gpu;
 use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 128;
 
-pub fn forward(gpu: &Arc<Cuda>, ids: &[u32], wte: &Tensor) -> Tensor {
+pub fn forward(gpu: &Gpu, ids: &[u32], wte: &Tensor) -> Tensor {
     let c = width(wte);
     let y = Tensor::unwritten(gpu, Dtype::Bf16, &[ids.len(), c]);
     let on_gpu = gpu.upload(ids);
@@ -17,7 +16,7 @@ pub fn forward(gpu: &Arc<Cuda>, ids: &[u32], wte: &Tensor) -> Tensor {
 
 /// Tokens are sorted here, so that on the GPU each row of the table is one block's: no atomics, always the
 /// same sum.
-pub fn backward(gpu: &Arc<Cuda>, dwte: &mut Tensor, beta: f32, ids: &[u32], dy: &Tensor) {
+pub fn backward(gpu: &Gpu, dwte: &mut Tensor, beta: f32, ids: &[u32], dy: &Tensor) {
     if beta == 0.0 {
         *dwte = Tensor::on_gpu(gpu.zeros(dwte.len(), Dtype::F32), dwte.shape());
     }

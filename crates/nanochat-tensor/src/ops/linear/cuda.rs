@@ -1,23 +1,21 @@
-use std::sync::Arc;
-
 use super::cpu::output_shape;
-use crate::cuda::{Cuda, Operand, Output, Product};
+use crate::gpu::{Gpu, Operand, Output, Product};
 use crate::{Dtype, Tensor};
 
-pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, w: &Tensor) -> Tensor {
+pub fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor) -> Tensor {
     product(gpu, None, x, w, Dtype::Bf16)
 }
 
-pub fn forward_f32(gpu: &Arc<Cuda>, x: &Tensor, w: &Tensor) -> Tensor {
+pub fn forward_f32(gpu: &Gpu, x: &Tensor, w: &Tensor) -> Tensor {
     product(gpu, None, x, w, Dtype::F32)
 }
 
 /// residual + x wᵀ, the sum taken in float32 inside the product
-pub fn forward_add(gpu: &Arc<Cuda>, residual: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+pub fn forward_add(gpu: &Gpu, residual: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     product(gpu, Some(residual), x, w, Dtype::Bf16)
 }
 
-fn product(gpu: &Arc<Cuda>, residual: Option<&Tensor>, x: &Tensor, w: &Tensor, dtype: Dtype) -> Tensor {
+fn product(gpu: &Gpu, residual: Option<&Tensor>, x: &Tensor, w: &Tensor, dtype: Dtype) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
     let y = Tensor::unwritten(gpu, dtype, &output_shape(x, out));
     let output = Output::new(y.slice(), out);
@@ -31,7 +29,7 @@ fn product(gpu: &Arc<Cuda>, residual: Option<&Tensor>, x: &Tensor, w: &Tensor, d
 }
 
 /// dx (rows, in) = dy (rows, out) · w (out, in) + beta · dx
-pub fn backward_input(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor) {
+pub fn backward_input(gpu: &Gpu, dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor) {
     let (rows, out, inp) = (dy.rows(), w.rows(), w.cols());
     let output = Output::new(dx.slice_mut(), inp);
     let (a, b) = (Operand::new(dy.bf16_slice(), out), Operand::new(w.bf16_slice(), inp));
@@ -39,7 +37,7 @@ pub fn backward_input(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, 
 }
 
 /// dw (out, in) = dy (rows, out)ᵀ · x (rows, in) + beta · dw, in float32
-pub fn backward_weight(gpu: &Arc<Cuda>, dw: &mut Tensor, beta: f32, dy: &Tensor, x: &Tensor) {
+pub fn backward_weight(gpu: &Gpu, dw: &mut Tensor, beta: f32, dy: &Tensor, x: &Tensor) {
     let (rows, out, inp) = (dy.rows(), dy.cols(), x.cols());
     let output = Output::new(dw.slice_mut(), inp);
     let (a, b) = (Operand::new(dy.bf16_slice(), out).t(), Operand::new(x.bf16_slice(), inp));

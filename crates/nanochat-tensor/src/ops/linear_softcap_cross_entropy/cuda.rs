@@ -1,7 +1,6 @@
-use std::sync::Arc;
-
 use super::{Output, SOFTCAP};
-use crate::cuda::{self, Cuda, Operand, Product, blocks, sources};
+use crate::cuda::sources;
+use crate::gpu::{self, Gpu, Operand, Product, blocks};
 use crate::{Dtype, Tensor};
 
 /// Rows of logits that exist at a time: 512 MiB in bf16 for a vocabulary of 65,536, and products large enough
@@ -9,7 +8,7 @@ use crate::{Dtype, Tensor};
 pub const CHUNK_ROWS: usize = 4_096;
 const THREADS: u32 = 512;
 
-pub fn softcap_logits(gpu: &Arc<Cuda>, logits: &mut Tensor) {
+pub fn softcap_logits(gpu: &Gpu, logits: &mut Tensor) {
     let launch =
         gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").slice(logits.slice_mut()).f32(SOFTCAP);
     // SAFETY: float32 values; the kernel stops after the last.
@@ -17,7 +16,7 @@ pub fn softcap_logits(gpu: &Arc<Cuda>, logits: &mut Tensor) {
 }
 
 pub fn forward(
-    gpu: &Arc<Cuda>,
+    gpu: &Gpu,
     x: &Tensor,
     lm_head: &Tensor,
     targets: &[u32],
@@ -40,7 +39,7 @@ pub fn forward(
     for start in (0..n).step_by(chunk.max(1)) {
         let rows = chunk.min(n - start);
         let x_rows = Operand::new(x.bf16_slice().from(start * c), c);
-        let z = cuda::Output::new(logits.slice(), ld);
+        let z = gpu::Output::new(logits.slice(), ld);
         gpu.matmul(Product::new([rows, v, c], x_rows, w.t(), z, 0.0));
         let kernel = gpu.kernel(sources::linear_softcap_cross_entropy, "softcap_cross_entropy");
         let launch = kernel
@@ -53,9 +52,9 @@ pub fn forward(
         unsafe { launch.run([rows, 1, 1], THREADS, 0) }
         if let Some((dx, dw)) = &grads {
             let dz = Operand::new(logits.slice(), ld);
-            let out = cuda::Output::new(dw.slice(), c);
+            let out = gpu::Output::new(dw.slice(), c);
             gpu.matmul(Product::new([v, c, rows], dz.t(), x_rows, out, if start > 0 { 1.0 } else { 0.0 }));
-            let out = cuda::Output::new(dx.slice().from(start * c), c);
+            let out = gpu::Output::new(dx.slice().from(start * c), c);
             gpu.matmul(Product::new([rows, c, v], dz, w, out, 0.0));
         }
     }

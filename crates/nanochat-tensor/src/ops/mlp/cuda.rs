@@ -1,13 +1,12 @@
-use std::sync::Arc;
-
-use crate::cuda::{Cuda, blocks, sources};
+use crate::cuda::sources;
+use crate::gpu::{Gpu, blocks};
 use crate::ops::linear::cuda;
 use crate::{Dtype, Tensor};
 
 const THREADS: u32 = 256;
 
 /// relu²(x (.., C) · c_fc (4C, C)ᵀ) -> (.., 4C)
-pub fn forward_hidden(gpu: &Arc<Cuda>, x: &Tensor, c_fc: &Tensor) -> Tensor {
+pub fn forward_hidden(gpu: &Gpu, x: &Tensor, c_fc: &Tensor) -> Tensor {
     let h = cuda::forward(gpu, x, c_fc);
     let activated = Tensor::unwritten(gpu, Dtype::Bf16, h.shape());
     let launch =
@@ -18,7 +17,7 @@ pub fn forward_hidden(gpu: &Arc<Cuda>, x: &Tensor, c_fc: &Tensor) -> Tensor {
 }
 
 /// 2 · max(h, 0) · (dy (.., C) · c_proj (C, 4C)) -> (.., 4C), from activated = max(h, 0)²
-pub fn backward_hidden(gpu: &Arc<Cuda>, dy: &Tensor, c_proj: &Tensor, activated: &Tensor) -> Tensor {
+pub fn backward_hidden(gpu: &Gpu, dy: &Tensor, c_proj: &Tensor, activated: &Tensor) -> Tensor {
     let mut dh = activated.target().fresh();
     cuda::backward_input(gpu, &mut dh, 0.0, dy, c_proj);
     let launch =

@@ -50,7 +50,7 @@ impl Chunk {
     /// `kept`: which of the N tokens' hidden states are asked for in the end.
     #[track_caller]
     pub fn new(device: &Device, parts: &[ChunkPart], kept: &[usize]) -> Chunk {
-        let Device::Cuda(gpu) = device else { panic!("chunks are for a GPU") };
+        let Device::Gpu(gpu) = device else { panic!("chunks are for a GPU") };
         let n: usize = parts.iter().map(|part| part.ids.len()).sum();
         let padded = n.next_multiple_of(if n <= 128 { 8 } else { 128 });
         assert!(kept.iter().all(|&row| row < n), "rows to keep outside {n}");
@@ -152,7 +152,7 @@ impl Chunk {
         (h, kvh, d)
     }
 
-    fn gpu(&self) -> Arc<Cuda> {
+    fn gpu(&self) -> Gpu {
         self.on_gpu.gpu().clone()
     }
 

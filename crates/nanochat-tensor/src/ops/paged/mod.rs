@@ -3,13 +3,12 @@
 //! A [`Chunk`] is the new tokens of any number of sequences, one after another without padding between them: prompts, the
 //! rest of a prompt whose beginning is in the cache, or one token each. Generation only: nothing is recorded.
 
-use std::ops::{Range, RangeInclusive};
-use std::sync::Arc;
-
-use crate::cuda::{Buffer, Cuda, Slice, blocks, fail, sources};
+use crate::cuda::sources;
+use crate::gpu::{Buffer, Gpu, Slice, blocks, fail};
 use crate::ops::attention_with_kv_cache::PAGE;
 use crate::ops::rms_norm;
 use crate::{Device, Dtype, RotaryTable, Tensor};
+use std::ops::{Range, RangeInclusive};
 
 mod chunk;
 #[cfg(test)]
@@ -32,7 +31,7 @@ impl PagedKv {
     /// Takes the memory of `pages` pages, on a GPU.
     #[track_caller]
     pub fn new(device: &Device, layers: usize, pages: usize, kv_heads: usize, head_dim: usize) -> PagedKv {
-        let Device::Cuda(gpu) = device else { panic!("this cache lies on a GPU; `KvPages` is the CPU's") };
+        let Device::Gpu(gpu) = device else { panic!("this cache lies on a GPU; `KvPages` is the CPU's") };
         let shape = [layers, pages, kv_heads, PAGE, head_dim];
         let [k, v] = [(); 2].map(|()| gpu.alloc(shape.iter().product(), Dtype::Bf16));
         PagedKv { k, v, shape }
@@ -47,7 +46,7 @@ impl PagedKv {
         kv_heads: usize,
         head_dim: usize,
     ) -> PagedKv {
-        let Device::Cuda(gpu) = device else { panic!("this cache lies on a GPU; `KvPages` is the CPU's") };
+        let Device::Gpu(gpu) = device else { panic!("this cache lies on a GPU; `KvPages` is the CPU's") };
         let (free, page_bytes) = (gpu.free_bytes(), PagedKv::page_bytes(layers, kv_heads, head_dim));
         let fit = (free - free / 8) / page_bytes;
         if fit < *pages.start() {

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::ops::attention_with_kv_cache::{CachedRow, KvPages};
 use crate::testing::{BF16_TOLERANCE, assert_relative, gpu, randn};

@@ -1,6 +1,5 @@
-use std::sync::Arc;
-
-use crate::cuda::{Cuda, Slice, blocks, sources};
+use crate::cuda::sources;
+use crate::gpu::{Gpu, Slice, blocks};
 use crate::{Dtype, Tensor};
 
 /// A warp takes a row, four rows a block.
@@ -12,7 +11,7 @@ pub(crate) const WIDEST: usize = VECTORS[VECTORS.len() - 1] * 8 * 32;
 pub(crate) const STEP: usize = 8;
 
 /// x (.., C) -> y (.., C) and r (rows)
-pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, eps: f32) -> (Tensor, Tensor) {
+pub fn forward(gpu: &Gpu, x: &Tensor, eps: f32) -> (Tensor, Tensor) {
     let (rows, cols) = (x.rows(), x.cols());
     let y = Tensor::unwritten(gpu, Dtype::Bf16, x.shape());
     let r = Tensor::unwritten(gpu, Dtype::F32, &[rows]);
@@ -31,7 +30,7 @@ pub fn forward(gpu: &Arc<Cuda>, x: &Tensor, eps: f32) -> (Tensor, Tensor) {
 }
 
 /// table (.., C) -> norms of `count` of its rows (count, C), whose numbers lie on the GPU at `which`, all inside.
-pub(crate) fn forward_rows(gpu: &Arc<Cuda>, table: &Tensor, which: Slice, count: usize, eps: f32) -> Tensor {
+pub(crate) fn forward_rows(gpu: &Gpu, table: &Tensor, which: Slice, count: usize, eps: f32) -> Tensor {
     let mut y = Tensor::unwritten(gpu, Dtype::Bf16, &[count, table.cols()]);
     forward_into(gpu, &mut y, table, Some(which), count, eps);
     y
@@ -39,7 +38,7 @@ pub(crate) fn forward_rows(gpu: &Arc<Cuda>, table: &Tensor, which: Slice, count:
 
 /// The same into the first rows of y; `which` None: the first rows of the table.
 pub(crate) fn forward_into(
-    gpu: &Arc<Cuda>,
+    gpu: &Gpu,
     y: &mut Tensor,
     table: &Tensor,
     which: Option<Slice>,
@@ -61,7 +60,7 @@ pub(crate) fn forward_into(
     unsafe { launch.run(blocks(count * 32, THREADS), THREADS, 0) }
 }
 
-pub fn backward(gpu: &Arc<Cuda>, dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {
+pub fn backward(gpu: &Gpu, dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, r: &Tensor) {
     let (rows, cols) = (y.rows(), y.cols());
     let kernel = gpu.kernel(sources::rms_norm, &format!("rms_norm_backward_{}", vectors(cols)));
     let launch = kernel.slice(dx.slice_mut()).slice(dy.bf16_slice()).slice(y.bf16_slice()).slice(r.slice());

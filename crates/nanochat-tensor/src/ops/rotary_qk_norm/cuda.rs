@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use super::RotaryTable;
-use crate::cuda::{Cuda, blocks, sources};
+use crate::cuda::sources;
+use crate::gpu::{Gpu, blocks};
 use crate::ops::attention::GPU_HEAD_DIMS;
 use crate::{Dtype, Tensor};
 
@@ -9,7 +10,7 @@ const THREADS: u32 = 256;
 
 /// x (B, T, H, D) -> y (B, T, H, D) and r (B·T·H)
 pub fn forward(
-    gpu: &Arc<Cuda>,
+    gpu: &Gpu,
     x: &Tensor,
     table: &RotaryTable,
     positions: &Arc<[usize]>,
@@ -29,7 +30,7 @@ pub fn forward(
 }
 
 pub fn backward(
-    gpu: &Arc<Cuda>,
+    gpu: &Gpu,
     dx: &mut Tensor,
     beta: f32,
     dy: &Tensor,

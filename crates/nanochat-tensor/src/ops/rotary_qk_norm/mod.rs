@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::cuda::{Buffer, Cuda};
+use crate::gpu::{Buffer, Gpu};
 use crate::{Tape, Tensor};
 
 mod cpu;
@@ -42,7 +42,7 @@ impl RotaryTable {
     }
 
     /// cos and sin on the GPU.
-    pub(crate) fn on_gpu(&self, gpu: &Arc<Cuda>) -> &[Buffer; 2] {
+    pub(crate) fn on_gpu(&self, gpu: &Gpu) -> &[Buffer; 2] {
         self.on_gpu.get_or_init(|| [&self.cos, &self.sin].map(|values| gpu.upload(values)))
     }
 

@@ -3,10 +3,9 @@
 //!
 //! Generation only: nothing is recorded.
 
-use crate::cuda::{Buffer, Cuda, Locked, sources};
+use crate::cuda::{Locked, sources};
+use crate::gpu::{Buffer, Gpu};
 use crate::{Dtype, Tensor};
-use std::sync::Arc;
-
 const THREADS: u32 = 1_024;
 
 /// The most of the likeliest tokens whose log-probabilities are given.
@@ -81,7 +80,7 @@ pub fn choose(logits: &Tensor, choices: &[Choice]) -> Chosen {
 }
 
 /// Copies of the rows that penalties change, one for each choice that has any, and how many these are.
-fn penalize(gpu: &Arc<Cuda>, logits: &Tensor, choices: &[Choice]) -> (Option<Buffer>, usize) {
+fn penalize(gpu: &Gpu, logits: &Tensor, choices: &[Choice]) -> (Option<Buffer>, usize) {
     let v = logits.cols();
     let (mut words, mut seen): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
     for (choice, p) in choices.iter().filter_map(|choice| Some((choice, choice.penalties?))) {

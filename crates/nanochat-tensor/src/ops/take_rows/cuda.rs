@@ -1,13 +1,12 @@
-use std::sync::Arc;
-
 use super::RowIndex;
 use crate::Tensor;
-use crate::cuda::{Cuda, blocks, sources};
+use crate::cuda::sources;
+use crate::gpu::{Gpu, blocks};
 
 const THREADS: u32 = 256;
 
 #[track_caller]
-pub fn take_rows(gpu: &Arc<Cuda>, x: &Tensor, index: &RowIndex) -> Tensor {
+pub fn take_rows(gpu: &Gpu, x: &Tensor, index: &RowIndex) -> Tensor {
     let (c, bytes) = (x.cols(), x.cols() * x.dtype().bytes());
     assert!(bytes.is_multiple_of(16), "take_rows on CUDA: rows of {bytes} bytes are not a multiple of 16");
     let y = Tensor::unwritten(gpu, x.dtype(), &[index.len(), c]);

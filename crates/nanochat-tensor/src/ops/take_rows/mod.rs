@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use crate::Tensor;
-use crate::cuda::Buffer;
+use crate::gpu::Buffer;
 
 mod cpu;
 mod cuda;

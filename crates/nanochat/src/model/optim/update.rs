@@ -42,7 +42,7 @@ impl WeightUpdate<'_, '_> {
 /// Returns the norm of all gradients, and the factor that brings it down to `limit` (0: no limit): (2). Each rank gives the
 /// `parts` it has. On a GPU both numbers stay there: no step waits for them.
 pub fn clip(parts: &[Tensor], limit: f32, comm: &Comm) -> Tensor {
-    if let Device::Cuda(_) = parts[0].device() {
+    if let Device::Gpu(_) = parts[0].device() {
         let squares = comm.all_reduce(optim::sum_of_squares(parts)).wait();
         return optim::clip_factor(&squares, limit);
     }
@@ -68,7 +68,7 @@ impl Round {
         match (&shard.matrix, device) {
             (None, _) => Round::AdamW,
             (Some(_), Device::Cpu) => Round::Muon(None),
-            (Some(shape), Device::Cuda(_)) => Round::Muon(Some((shard.role, shape.clone()))),
+            (Some(shape), Device::Gpu(_)) => Round::Muon(Some((shard.role, shape.clone()))),
         }
     }
 }
@@ -107,7 +107,7 @@ fn adamw_step(update: &mut WeightUpdate, step: adamw::AdamWStep, clip: &Tensor) 
             &mut exp_avg.data_mut()[..n],
             &mut exp_avg_sq.data_mut()[..n],
         ),
-        Device::Cuda(_) => {
+        Device::Gpu(_) => {
             optim::adamw(weight, range, (exp_avg, exp_avg_sq), &update.grad, clip, step.constants());
         }
     }
@@ -138,7 +138,7 @@ fn muon_step(updates: &mut [WeightUpdate], scheduled: ScheduleValues, clip: &Ten
                 );
             })
         }
-        Device::Cuda(_) => {
+        Device::Gpu(_) => {
             let (lr, momentum) = (*lr, scheduled.muon_momentum);
             let (newton_schulz, newton_schulz_steps) = (NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS);
             let step = Muon { lr, momentum, newton_schulz, newton_schulz_steps };

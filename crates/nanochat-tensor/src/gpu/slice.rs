@@ -19,7 +19,7 @@ pub(crate) struct Slice<'a> {
 
 impl Slice<'_> {
     /// A slice of `len` values at an address, which the caller keeps.
-    pub(super) fn at(memory: u64, len: usize, dtype: Dtype) -> Self {
+    pub fn at(memory: u64, len: usize, dtype: Dtype) -> Self {
         Slice { memory, start: 0, len, dtype, kept: PhantomData }
     }
 

@@ -1,32 +1,28 @@
 //! A piece of the GPU's memory.
 
-use std::sync::Arc;
-
-use cudarc::driver::result;
-
-use super::{Cuda, Slice};
+use super::{Gpu, Slice};
 use crate::Dtype;
 
 /// `len` values, given back to the stream's pool when dropped.
 pub(crate) struct Buffer {
-    gpu: Arc<Cuda>,
-    ptr: u64,
+    gpu: Gpu,
+    address: u64,
     len: usize,
     dtype: Dtype,
 }
 
 impl Buffer {
-    pub(super) fn new(gpu: Arc<Cuda>, ptr: u64, len: usize, dtype: Dtype) -> Buffer {
-        Buffer { gpu, ptr, len, dtype }
+    pub(super) fn new(gpu: Gpu, address: u64, len: usize, dtype: Dtype) -> Buffer {
+        Buffer { gpu, address, len, dtype }
     }
 
-    pub fn gpu(&self) -> &Arc<Cuda> {
+    pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }
 
     /// All of its values.
     pub fn slice(&self) -> Slice<'_> {
-        Slice::at(self.ptr, self.len, self.dtype)
+        Slice::at(self.address, self.len, self.dtype)
     }
 
     pub fn len(&self) -> usize {
@@ -48,9 +44,6 @@ impl Clone for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // An error (the context is broken) cannot be handled here and shows at the next call.
-        let _ = self.gpu.context.bind_to_thread();
-        // SAFETY: the pointer came from malloc_async on this stream and is freed once.
-        let _ = unsafe { result::free_async(self.ptr, self.gpu.stream.cu_stream()) };
+        self.gpu.backend().free(self.address);
     }
 }

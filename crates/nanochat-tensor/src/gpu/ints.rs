@@ -1,15 +1,13 @@
 //! Numbers that a step reads: ids, lengths, tables of pages. They lie at one address, so that a graph finds each step's.
 
-use std::sync::Arc;
-
-use super::{Buffer, Cuda, Slice};
+use super::{Buffer, Gpu, Slice};
 use crate::Dtype;
 
 /// `len` numbers of 32 bits on a GPU, zeros at first.
 pub(crate) struct Ints(Buffer);
 
 impl Ints {
-    pub fn new(gpu: &Arc<Cuda>, len: usize) -> Ints {
+    pub fn new(gpu: &Gpu, len: usize) -> Ints {
         Ints(gpu.zeros(len, Dtype::U32))
     }
 

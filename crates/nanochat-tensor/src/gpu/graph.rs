@@ -1,0 +1,45 @@
+//! Recorded work that is given to the GPU at once: 0.75 µs a kernel where a launch of its own takes 3.7 (CUDA on an H200),
+//! and no work for the CPU.
+//!
+//! What is recorded keeps its addresses and grid sizes. So it must not allocate, copy from the CPU or wait, and whatever
+//! changes between replays is read from memory.
+
+use super::{Gpu, Recording};
+
+pub struct Graph(Box<dyn Recording>);
+
+impl Graph {
+    /// Records what `work` gives to the GPU; none of it runs. Kernels and products must have run once before: the first
+    /// time they are loaded and chosen. No other thread may give work to this GPU meanwhile: it would be recorded too, or
+    /// end the driver.
+    #[track_caller]
+    pub(crate) fn record(gpu: &Gpu, mut work: impl FnMut()) -> Graph {
+        Graph(gpu.backend().record(&mut work))
+    }
+
+    /// Gives all of it to the GPU.
+    pub fn launch(&mut self) {
+        self.0.launch();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Graph;
+    use crate::ops::elementwise;
+    use crate::testing::{gpu_alone, randn};
+    use crate::{Device, Tensor};
+
+    #[test]
+    fn a_graph_does_again_what_was_recorded() {
+        let Some(device) = gpu_alone() else { return };
+        let Device::Gpu(gpu) = &device else { unreachable!() };
+        let (x, mut sum) = (randn(&[300], 0).to_device(&device), Tensor::zeros(&[300]).to_device(&device));
+        let mut add = || elementwise::add_scaled(&mut sum, &x, 1.0, 1.0);
+        add();
+        let mut graph = Graph::record(gpu, &mut add);
+        (0..3).for_each(|_| graph.launch());
+        let want: Vec<f32> = x.host().iter().map(|x| ((x + x) + x) + x).collect();
+        assert_eq!(sum.host().as_ref(), want);
+    }
+}
