@@ -1,5 +1,5 @@
-//! Several corpora as one, by weight: the next document always comes from the source that is furthest behind
-//! its share. The order follows from the seed alone; mixing again gives the same bytes.
+//! Mixes several corpora into one by weight: the next document always comes from the source that is furthest behind its
+//! share. The order depends on the seed alone, so mixing again gives the same bytes.
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
@@ -12,44 +12,44 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::dataset::{DatasetError, OnBadShard, ShardWriter, Shards, Split, Written};
 
-/// Text of a source held back to shuffle its documents with one another.
+/// The bytes of a source's shuffle buffer.
 const SHUFFLE_BYTES: usize = 64 << 20;
 
-/// A source as a user writes it: `zh=0.7:FOLDER`.
+/// A corpus with its weight, as a user writes it: `zh=0.7:FOLDER`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Source {
     pub name: String,
-    /// [`WEIGHTS`]; only the ratio to the others counts.
+    /// The weight, within [`WEIGHTS`]; only its ratio to the others matters.
     pub weight: f64,
     pub dir: PathBuf,
 }
 
-/// Weights between these keep all sums and shares of them finite; a millionth is a document in a million.
+/// The allowed weights. Within them all sums and shares stay finite; a millionth means one document in a million.
 pub const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
 
-/// What the weights are shares of.
+/// The unit that weights are shares of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Unit {
     #[default]
     Chars,
-    /// Of the tokenizer given
+    /// Tokens of the given tokenizer
     Tokens,
 }
 
-/// What [`mix`] took from one source.
+/// The amount that [`mix`] took from one source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Taken {
     pub name: String,
     pub documents: usize,
-    /// In the unit of the mixture.
+    /// The amount taken, in the mixture's unit.
     pub amount: u64,
-    /// All of its training text.
+    /// The size of all its training text, in the same unit.
     pub available: u64,
 }
 
 impl Taken {
-    /// How often the source was gone through.
+    /// Returns how many epochs of the source were used; fractions are possible.
     pub fn epochs(&self) -> f64 {
         self.amount as f64 / self.available as f64
     }
@@ -90,7 +90,7 @@ impl From<Source> for String {
 }
 
 impl Source {
-    /// As an argument of a command: the folder's name as it is.
+    /// Returns the source as a command-line argument, with the folder's name byte for byte.
     pub fn as_argument(&self) -> OsString {
         let mut argument = OsString::from(format!("{}={}:", self.name, self.weight));
         argument.push(&self.dir);
@@ -98,14 +98,14 @@ impl Source {
     }
 }
 
-/// Which of several sources is the furthest behind its share, `taken` being what each has given so far; the first
-/// of equals.
+/// Returns the index of the source that is furthest behind its share, the first if several are. `taken` is what each
+/// has given so far.
 pub fn furthest_behind(weights: &[f64], taken: &[u64]) -> usize {
     let progress = |i: usize| taken[i] as f64 / weights[i];
     (0..weights.len()).min_by(|&a, &b| progress(a).total_cmp(&progress(b))).expect("a mixture has sources")
 }
 
-/// How long texts are in the unit of a mixture.
+/// The way to measure a text in the mixture's unit.
 #[derive(Clone, Copy)]
 pub enum Measure<'t> {
     Chars,
@@ -127,18 +127,18 @@ impl Measure<'_> {
     }
 }
 
-/// What [`mix`] follows from.
+/// Options of [`mix`], on which its result depends.
 pub struct MixOptions<'t> {
     pub seed: u64,
-    /// How much to write, in units; None is as much as needs no repetition.
+    /// The total to write, in units. None means as much as is possible without repetition.
     pub total: Option<u64>,
     pub measure: Measure<'t>,
     pub chars_per_shard: usize,
 }
 
-/// Mixes the training text of `sources` into the new folder `out` until the total is written, going
-/// through a source again where it is short. Validation is mixed from the validation shards in the same way,
-/// without repetition. Progress counts units.
+/// Mixes the training text of `sources` into the new folder `out` until the total is written; a source that runs out
+/// starts over. The validation text is mixed from the validation shards in the same way, without repetition. Progress
+/// counts units.
 pub fn mix(
     sources: &[Source],
     out: &Path,
@@ -189,16 +189,16 @@ fn mix_split(
     Ok((0..sources.len()).map(taken).collect())
 }
 
-/// The largest mixture in which every source is gone through at most once.
+/// Returns the size of the largest mixture that uses every source at most once.
 fn without_repetition(weights: &[f64], available: &[u64]) -> u64 {
     let all: f64 = weights.iter().sum();
     let totals = weights.iter().zip(available).map(|(weight, available)| *available as f64 * all / weight);
     totals.fold(f64::INFINITY, f64::min) as u64
 }
 
-/// The training texts of several sources by weight, until each has been read once; those that end sooner are read
-/// again. What a tokenizer is trained on: before there are tokens, bytes are the best measure of them (4 to 5 a token in
-/// English and in Chinese alike, while characters differ by the factor two).
+/// Iterates over the training texts of several sources by weight until each has been read once; sources that end sooner
+/// start over. Tokenizers are trained on these texts. There are no tokens yet, so weights are measured in bytes: a
+/// token has 4 to 5 bytes in both English and Chinese, while its number of characters differs by a factor of two.
 pub fn texts(sources: &[(Shards, f64)]) -> impl Iterator<Item = Result<String, DatasetError>> {
     let weights: Vec<f64> = sources.iter().map(|(_, weight)| *weight).collect();
     let mut readers: Vec<_> = sources.iter().map(|(shards, _)| shards.texts(Split::Train)).collect();
@@ -220,7 +220,7 @@ pub fn texts(sources: &[(Shards, f64)]) -> impl Iterator<Item = Result<String, D
     })
 }
 
-/// The documents of one source, again and again, each time in another order.
+/// The endless stream of one source's documents, shuffled anew each epoch.
 struct Documents {
     shards: Shards,
     split: Split,
@@ -256,7 +256,7 @@ impl Documents {
             self.epoch += 1;
             let [seed, source, split] = self.key;
             self.rng = Rng::new(&[seed, source, split, self.epoch]);
-            self.reader = Box::new(self.shards.texts(self.split)); // without any text it gives an error
+            self.reader = Box::new(self.shards.texts(self.split)); // without any text it returns an error
         }
     }
 }
@@ -300,7 +300,7 @@ mod tests {
             let share = zh_chars(&texts[..n]) as f64 / all as f64;
             assert!((share - 0.7).abs() < 0.02, "{share} of {n}");
         }
-        // 105,000 of 77 thousand characters of Chinese, 45,000 of 176 thousand of English.
+        // 105,000 characters come from 77 thousand of Chinese, 45,000 from 176 thousand of English.
         assert!((taken[0].epochs() - 1.37).abs() < 0.03, "{}", taken[0].epochs());
         assert!((taken[1].epochs() - 0.25).abs() < 0.02, "{}", taken[1].epochs());
         run(&sources, &path("b"), 1, Some(150_000));

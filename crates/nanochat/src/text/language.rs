@@ -1,12 +1,12 @@
-//! Which language a text is in, by ISO 639-1 code where it has one: by script for Chinese, Japanese and
-//! Korean, by letter trigrams (whatlang) for the others.
+//! Detects the language of a text, as an ISO 639-1 code if there is one: by script for Chinese, Japanese and Korean, by
+//! letter trigrams (whatlang) for the others.
 
 use serde::{Deserialize, Serialize};
 
-/// Characters looked at: more changes the answer rarely and the cost in proportion.
+/// The characters of a sample; more rarely change the answer but cost time in proportion.
 const SAMPLE: usize = 1_000;
 
-/// What a model is trained on.
+/// The languages that a model is trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TextLanguage {
@@ -17,16 +17,16 @@ pub enum TextLanguage {
     Mix,
 }
 
-/// A language and how much of the text's letters is in its script.
+/// A language and the share of the text's letters that are in its script.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Detected {
     /// `zh`, `en`, …; `und` where there are too few letters to tell.
     pub code: &'static str,
-    /// Of the letters looked at, 0 to 1.
+    /// The share of the sampled letters in its script, 0 to 1.
     pub share: f32,
 }
 
-/// Looks at up to [`SAMPLE`] characters each at the beginning and in the middle of `text`.
+/// Detects the language of `text` from up to [`SAMPLE`] characters at its beginning and as many from its middle.
 pub fn detect(text: &str) -> Detected {
     let middle = (text.len() / 2..).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
     let sample: String = match text.len() > 8 * SAMPLE {
@@ -45,7 +45,7 @@ pub fn detect(text: &str) -> Detected {
         }
     }
     let share = |n: usize| n as f32 / letters.max(1) as f32;
-    // A Han character says as much as a word of four or five letters, so a quarter of them is most of a text.
+    // A Han character carries as much as a word of four or five letters, so a quarter of the letters is most of a text.
     if 4 * (han + kana + hangul) > letters && letters > 0 {
         return match () {
             () if hangul > han + kana => Detected { code: "ko", share: share(hangul) },
@@ -59,7 +59,7 @@ pub fn detect(text: &str) -> Detected {
     }
 }
 
-/// A Chinese character: the unified ideographs with extensions, and the compatibility ones.
+/// Whether `c` is a Chinese character: a unified ideograph, an extension or a compatibility ideograph.
 pub fn is_han(c: char) -> bool {
     matches!(c, '\u{4e00}'..='\u{9fff}' | '\u{3400}'..='\u{4dbf}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}' | '〇')
 }

@@ -1,4 +1,4 @@
-//! What a corpus is made of: documents, characters, bytes, languages, lengths, and what its tokens hold.
+//! Statistics of a corpus: documents, characters, bytes, languages, document lengths, and tokens.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use rayon::prelude::*;
 use crate::text::dataset::{DatasetError, RowAt, Shards, Split};
 use crate::text::language::detect;
 
-/// Upper ends (exclusive) of the classes of document length, in characters; one more class is above.
+/// The upper bounds (exclusive) of the classes of document length, in characters; one more class lies above.
 pub const LENGTHS: [usize; 6] = [100, 300, 1_000, 3_000, 10_000, 30_000];
 
-/// Sums over documents.
+/// Totals over documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
     pub documents: u64,
     pub chars: u64,
     pub bytes: u64,
-    /// 0 without a tokenizer.
+    /// The number of tokens; 0 without a tokenizer.
     pub tokens: u64,
-    /// Of the tokens, those that are not whole characters: bytes that no merge has joined.
+    /// The tokens that are no whole characters: bytes that no merge has joined.
     pub fallback: u64,
 }
 
@@ -27,12 +27,12 @@ pub struct Amount {
 pub struct TextStats {
     pub all: Amount,
     pub languages: BTreeMap<&'static str, Amount>,
-    /// Documents by class of [`LENGTHS`].
+    /// The number of documents in each class of [`LENGTHS`].
     pub lengths: [u64; LENGTHS.len() + 1],
 }
 
 impl TextStats {
-    /// Of one split, up to about `max_chars` characters of it.
+    /// Returns the statistics of one split, from up to about `max_chars` characters of it.
     pub fn of(
         shards: &Shards,
         split: Split,
@@ -57,7 +57,7 @@ impl TextStats {
         Ok(sum)
     }
 
-    /// Adds what another corpus is made of.
+    /// Adds the statistics of another corpus.
     pub fn merge(&mut self, other: &TextStats) {
         self.all.add(&other.all);
         for (language, amount) in &other.languages {

@@ -1,6 +1,6 @@
-//! A small Chinese test of our own, built in: the next line of a classical poem, the idiom that a sentence describes,
-//! and translations both ways, each to be told from three others. Base models are asked by likelihood
-//! (`eval core --bundle zh`), chat models for a letter (`eval chat --task poems`, …).
+//! A small built-in test of Chinese: the next line of a classical poem, the idiom that a sentence describes, and
+//! translations in both directions. Each item has one right choice among four. Base models are scored by likelihood
+//! (`eval core --bundle zh`), chat models by the letter they choose (`eval chat --task poems`, …).
 //!
 //! The lines of verse are in the public domain; everything else was written for this test.
 
@@ -25,10 +25,10 @@ pub enum ChineseTask {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// What stands before the answer.
+    /// The text before the answer.
     pub query: String,
     pub choices: Vec<String>,
-    /// Index of the right one.
+    /// The index of the right choice.
     pub gold: usize,
 }
 
@@ -45,7 +45,8 @@ impl ChineseTask {
         }
     }
 
-    /// Every item, with the wrong answers taken from other items: of poems such as have as many characters.
+    /// Returns all items. Wrong choices are the answers of other items; for poems, only lines with the same number of
+    /// characters.
     pub fn items(self) -> Vec<Item> {
         let text = match self {
             ChineseTask::Poems => include_str!("poems.tsv"),
@@ -84,7 +85,8 @@ impl ChineseTask {
     }
 }
 
-/// Writes the test as a bundle of CORE's form, three translations before each translation.
+/// Writes the test into `folder` as a bundle in CORE's format. Translation tasks have three few-shot examples, the
+/// others none.
 pub fn write_bundle(folder: &Path) -> io::Result<()> {
     let (mut list, mut meta) = ("icl_tasks:\n".to_string(), "Eval Task,Random baseline\n".to_string());
     for kind in ChineseTask::ALL {

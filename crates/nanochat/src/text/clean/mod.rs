@@ -1,8 +1,9 @@
-//! Text from anywhere to a corpus worth training on: one form, rules of quality, languages, no duplicates.
+//! Turns text from any source into a training corpus: normalizes it, applies quality rules, selects languages and
+//! removes duplicates.
 //!
-//! One thread reads batches, all cores normalise and judge them, and the calling thread alone decides about
-//! duplicates, in the order of the input, so that the result does not depend on the number of threads. Memory holds
-//! three batches, a row group being written, and the keys of documents seen ([`near::Seen`]).
+//! One thread reads batches, all cores normalize and judge them, and the calling thread alone decides about duplicates,
+//! in input order, so that the result does not depend on the number of threads. Memory holds three batches, the row
+//! group being written, and the keys of the documents seen ([`near::Seen`]).
 
 mod near;
 mod normalize;
@@ -30,18 +31,18 @@ pub use rules::Reason;
 use rules::{Limits, Scratch, check, damaged};
 use words::split;
 
-/// Text read before it goes to the cores: large enough to keep them busy, small beside everything else.
+/// The bytes of one batch: enough to keep all cores busy, small beside everything else.
 const BATCH_BYTES: usize = 8 << 20;
-/// Dropped documents kept of each reason, drawn evenly, and how much of each.
+/// The number of dropped documents kept as samples for each reason, chosen uniformly, and the characters kept of each.
 const SAMPLES: usize = 5;
 const SAMPLE_CHARS: usize = 300;
 
-/// What is kept, and in which form.
+/// Options that say which documents are kept, and in which form.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CleanOptions {
     #[command(flatten)]
     pub read: ReadOptions,
-    /// Only every n-th file, from the i-th on (from 0): one share of the work for each of n machines
+    /// Only every n-th file, starting at the i-th (from 0): one share of the work for each of n machines
     #[arg(long, value_name = "i/n", value_parser = shard)]
     pub shard: Option<(usize, usize)>,
     /// Keep documents in these languages only, such as zh,en
@@ -59,10 +60,10 @@ pub struct CleanOptions {
     /// Keep documents of any quality: no rules of length, symbols, repetition
     #[arg(long)]
     pub no_rules: bool,
-    /// Fewest words of a document; a Chinese character is a word
+    /// Minimum words in a document; a Chinese character counts as a word
     #[arg(long, value_parser = crate::terminal::flag_values::amount, default_value_t = 50)]
     pub min_words: usize,
-    /// Most words of a document
+    /// Maximum words in a document
     #[arg(long, value_parser = crate::terminal::flag_values::amount, default_value_t = 100_000)]
     pub max_words: usize,
     /// Which duplicates are dropped, all but the first
@@ -160,7 +161,7 @@ pub fn clean(
     Ok(Cleaned { written, ..report })
 }
 
-/// The files of this machine's share, each with the split its documents belong to.
+/// Returns the files of this machine's share, each with the split of its documents.
 fn files_of_shard(
     files: Vec<InputFile>,
     options: &CleanOptions,
@@ -185,7 +186,8 @@ fn files_of_shard(
 
 type Batch = Result<(Split, Vec<String>), FileError>;
 
-/// Sends the documents of all files in batches, then ends; or an error, as the last thing. Gives what was odd in them.
+/// Sends the documents of all files in batches; if reading fails, the error is sent last. Returns the oddities found in
+/// them.
 fn read(
     files: &[(InputFile, Split)],
     options: &CleanOptions,
@@ -206,7 +208,7 @@ fn read(
         };
         let result = documents(file, &options.read, progress, &mut odd, &mut take);
         if send.send(Ok((*split, batch))).is_err() {
-            break; // nobody listens any more: writing failed
+            break; // the receiver is gone: writing failed
         }
         if let Err(error) = result {
             let _ = send.send(Err(error));
@@ -216,7 +218,7 @@ fn read(
     odd
 }
 
-/// A document after all that can be said of it alone.
+/// The result of checking one document without the others.
 struct Judged {
     bytes: usize,
     lines_dropped: usize,
@@ -295,7 +297,7 @@ impl Worker {
     }
 }
 
-/// Where documents come in order: duplicates, the report, the shards.
+/// The last stage, which takes documents in order: it finds duplicates, fills the report and writes shards.
 struct Sink {
     writer: ShardWriter,
     seen: Seen,
@@ -338,7 +340,7 @@ impl Sink {
         self.writer.push(if self.keep_validation { split } else { by_share }, text)
     }
 
-    /// Counts it, and keeps a sample so that each has the same chance (reservoir sampling).
+    /// Counts a dropped document, and keeps some as samples, each with equal probability (reservoir sampling).
     fn drop(&mut self, reason: Reason, bytes: usize, text: &str) {
         let dropped = self.report.dropped.entry(reason).or_default();
         dropped.documents += 1;
@@ -352,7 +354,7 @@ impl Sink {
     }
 }
 
-/// `2/8`: the third of eight.
+/// Parses a share such as `2/8`, the third of eight.
 fn shard(value: &str) -> Result<(usize, usize), String> {
     let parts = value.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     match parts {

@@ -1,9 +1,9 @@
-//! Near duplicates by MinHash (Broder 1997) with banding: 14 bands of 8 hashes over phrases of 5 words, as
-//! FineWeb has it. Two texts that share the part s of their phrases meet with probability
-//! 1 − (1 − s⁸)¹⁴: 5 % at s = 0.5, 92 % at 0.8, 99.9 % at 0.9.
+//! Finds near duplicates with MinHash (Broder 1997) and banding: 14 bands of 8 hashes over phrases of 5 words, as in
+//! FineWeb. Two texts that share a fraction s of their phrases match with probability 1 − (1 − s⁸)¹⁴: 5 % at s = 0.5,
+//! 92 % at 0.8, 99.9 % at 0.9.
 //!
-//! The 112 permutations are one good hash XOR 112 constants: the minimum over a set of h(x) ⊕ r is the element
-//! whose hash is nearest to r, each of them with equal probability.
+//! The 112 permutations are one good hash XOR 112 constants. The minimum of h(x) ⊕ r over a set belongs to the element
+//! whose hash is nearest to r; every element has equal probability.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,13 +15,13 @@ const HASHES_PER_BAND: usize = 8;
 const HASHES: usize = BANDS * HASHES_PER_BAND;
 const WORDS_PER_PHRASE: usize = 5;
 
-/// What identifies a document: its exact hash, and one key a band (none for a text of few words).
+/// The keys that identify a document: its exact hash and one key for each band (none if the text has too few words).
 pub struct Signature {
     pub exact: u64,
     pub bands: Option<[u64; BANDS]>,
 }
 
-/// The signature of a text; case, digits' values, punctuation and space do not count for the bands.
+/// Returns the signature of a text. The bands ignore case, the values of digits, punctuation and spaces.
 pub fn signature(text: &str, words: &[Word], language: &str, near: bool) -> Signature {
     let exact = mix(hash(text.as_bytes()));
     if !near {
@@ -54,7 +54,7 @@ fn folded_hash(word: &Word, text: &str, folded: &mut String) -> u64 {
     hash(folded.as_bytes())
 }
 
-/// For each of the permutations the smallest value that a phrase gets.
+/// Returns, for each permutation, the smallest value over all phrases.
 fn minima(phrases: &[u32]) -> [u32; HASHES] {
     let constants: [u32; HASHES] = std::array::from_fn(|i| (mix(!(i as u64)) >> 32) as u32);
     let mut minima = [u32::MAX; HASHES];
@@ -68,7 +68,7 @@ fn minima(phrases: &[u32]) -> [u32; HASHES] {
     minima
 }
 
-/// The keys seen so far, within bounded memory: when it is full, new ones are no longer remembered.
+/// The set of keys seen so far, in bounded memory: once it is full, new keys are no longer stored.
 pub struct Seen {
     keys: HashSet<u64, BuildHasherDefault<AlreadyHashed>>,
     most: usize,
@@ -82,8 +82,8 @@ pub enum Verdict {
 }
 
 impl Seen {
-    /// `bytes` bound the memory, growth included: a table of 2ᵏ slots of 9 bytes, and the half as large one that
-    /// it grows from.
+    /// Makes a set that uses at most `bytes`, including growth: a table of 2ᵏ slots of 9 bytes, and the table of half
+    /// the size that it grows from.
     pub fn within(bytes: usize) -> Seen {
         let slots = (bytes / 14).max(16).next_power_of_two() / 2;
         Seen { keys: HashSet::default(), most: slots / 8 * 7 }
@@ -93,7 +93,7 @@ impl Seen {
         self.keys.len() + BANDS + 1 > self.most
     }
 
-    /// Whether this text, or one like it, was there before; then remembers it.
+    /// Returns whether this text or a similar one was seen before, then stores its keys.
     pub fn judge(&mut self, signature: &Signature) -> Verdict {
         if self.keys.contains(&signature.exact) {
             return Verdict::Duplicate;
@@ -108,7 +108,7 @@ impl Seen {
     }
 }
 
-/// Keys are hashes; hashing them again would only cost time.
+/// A hasher that returns its key unchanged, since keys are hashes already.
 #[derive(Default)]
 struct AlreadyHashed(u64);
 
@@ -139,7 +139,7 @@ mod tests {
         signature(text, &words, "en", true)
     }
 
-    /// `n` words, of which each is replaced by another with probability `changed`.
+    /// Returns `n` words, each replaced by another with probability `changed`.
     fn text(seed: u64, n: usize, changed: f64) -> String {
         let (mut words, mut changes) = (Rng::new(&[seed]), Rng::new(&[seed, 1]));
         let word = |_| match (words.below(50_000), changes.uniform() < changed) {

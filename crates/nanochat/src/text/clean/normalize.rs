@@ -1,4 +1,4 @@
-//! Text in one form: Unicode NFC, one width, no control characters, lines without trailing blanks.
+//! Normalizes text: Unicode NFC, one width, no control characters, no spaces at line ends.
 
 use std::borrow::Cow;
 
@@ -16,8 +16,8 @@ pub enum Width {
     Keep,
 }
 
-/// The text of a document in one form; empty if nothing is left. Removed are control and invisible characters
-/// (all but tab and newline), symbol-only lines longer than [`SYMBOLS`], and blank lines beyond one.
+/// Returns the normalized text of a document, empty if nothing is left. Removes control and invisible characters
+/// (except tab and newline), lines of symbols alone longer than [`SYMBOLS`], and all but one of several blank lines.
 pub fn normalize(text: &str, width: Width, lines_dropped: &mut usize) -> String {
     let mut out = String::with_capacity(text.len());
     let mut blank = 0; // since the last line kept
@@ -48,7 +48,7 @@ fn nfc(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Appends `raw` without control characters and in the width asked for. Runs of plain ASCII are copied whole.
+/// Appends `raw` to `line` without control characters and in the given width. Runs of plain ASCII are copied whole.
 fn push_clean(raw: &str, width: Width, line: &mut String) {
     let plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t');
     let mut rest = raw;
@@ -68,7 +68,7 @@ fn push_clean(raw: &str, width: Width, line: &mut String) {
 
 fn cleaned(c: char, width: Width) -> Option<char> {
     match c {
-        '\u{4e00}'..='\u{9fff}' => Some(c), // most of Chinese text leaves here
+        '\u{4e00}'..='\u{9fff}' => Some(c), // most of a Chinese text returns here
         '\0'..='\u{8}' | '\u{b}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => None,
         // Soft hyphen, zero-width spaces and marks, directions, byte order mark; the joiners U+200C and
         // U+200D stay, for Persian and emoji.
@@ -86,7 +86,7 @@ fn cleaned(c: char, width: Width) -> Option<char> {
     }
 }
 
-/// A line of symbols alone that is longer than this separates, and says nothing.
+/// The maximum characters of a line of symbols that is kept; longer ones are separators without content.
 const SYMBOLS: usize = 3;
 
 fn is_rule(line: &str) -> bool {
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(half("e\u{301}a\u{feff}\u{200b}b\u{7}c\u{85}\tq"), "éabc\tq");
         assert_eq!(half("one \r\n\r\n\n\u{a0}\ntwo\t\nthree"), "one\n\ntwo\nthree");
         assert_eq!(half(" \n\u{0} \n"), "");
-        // Half-width katakana and the full-width currency signs are none of U+FF01–FF5E.
+        // Half-width katakana and full-width currency signs lie outside U+FF01–FF5E.
         assert_eq!(half("ｱ￥"), "ｱ￥");
     }
 

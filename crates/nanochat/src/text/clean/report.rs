@@ -1,4 +1,4 @@
-//! The report of a cleaning: what came in, what went and why, what stayed.
+//! The report of a cleaning: what was read, what was dropped and why, and what was kept.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,39 +11,40 @@ use crate::files::file_error::{FileError, at};
 use crate::text::dataset::Written;
 use crate::text::ingest::{Oddities, PassedOver};
 
-/// Lies in the folder of shards, samples of dropped documents included.
+/// The name of the report in the folder of shards. It includes samples of dropped documents.
 pub const REPORT_FILE: &str = "cleaned.json";
 
-/// What came in, what went and why, what stayed.
+/// The counts of a cleaning: what was read, what was dropped and why, and what was kept.
 #[derive(Debug, Default)]
 pub struct Cleaned {
     pub files: usize,
-    /// Read: documents and bytes.
+    /// The number of documents read; `bytes` is their size.
     pub documents: usize,
     pub bytes: u64,
     pub passed: PassedOver,
     pub odd: Oddities,
     pub dropped: BTreeMap<Reason, Dropped>,
-    /// Lines of symbols alone, removed from documents.
+    /// The number of lines of symbols alone that were removed from documents.
     pub lines_dropped: usize,
-    /// Kept: documents and characters by language.
+    /// The documents and characters kept, by language.
     pub languages: BTreeMap<&'static str, [usize; 2]>,
-    /// Documents judged before the memory for duplicates was full; later ones were only compared with these.
+    /// The number of documents judged before the memory for duplicates was full; later ones were only compared with
+    /// these.
     pub full_after: Option<usize>,
     pub written: Written,
 }
 
-/// The documents that one reason cost.
+/// The documents dropped for one reason.
 #[derive(Debug, Default)]
 pub struct Dropped {
     pub documents: usize,
     pub bytes: u64,
-    /// The beginnings of some.
+    /// The beginnings of some of them.
     pub samples: Vec<String>,
 }
 
 impl Cleaned {
-    /// Into the folder that is being made: it takes its name with the report in it.
+    /// Writes the report into the unfinished folder, so that the finished one always has it.
     pub(super) fn write(&self, folder: &Path) -> Result<(), FileError> {
         let path = folder.join(REPORT_FILE);
         let text = serde_json::to_string_pretty(&self.as_json()).expect("strings and numbers are valid JSON");

@@ -1,6 +1,5 @@
-//! Rules of quality and repetition of the Gopher paper (Rae et al. 2021, table A1), with words as `words.rs`
-//! makes them, so that they hold for Chinese too; its rules about the length of words and about stop words
-//! are for English alone.
+//! The quality and repetition rules of the Gopher paper (Rae et al. 2021, table A1). They count the words of
+//! `words.rs`, so that they work for Chinese too; the rules about word length and stop words apply to English only.
 
 use super::words::{Word, WordKind, hash, mix, units_per_word};
 
@@ -54,7 +53,7 @@ impl Reason {
     }
 }
 
-/// U+FFFD stands where a character was lost; a text with one in 200 was decoded wrongly.
+/// The maximum share of U+FFFD, which stands for a lost character; a text with one in 200 was decoded wrongly.
 const MAX_DAMAGED: f64 = 0.005;
 const MAX_SYMBOL_RATIO: f64 = 0.1;
 const MAX_BULLET_LINES: f64 = 0.9;
@@ -63,22 +62,22 @@ const MIN_LETTER_WORDS: f64 = 0.8;
 const MEAN_WORD_LENGTH: std::ops::RangeInclusive<f64> = 3.0..=10.0;
 const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "with"];
 const MIN_STOP_WORDS: usize = 2;
-/// Shares of lines or paragraphs, and of their characters, that occurred before.
+/// The maximum shares of repeated lines or paragraphs, and of the characters in them.
 const MAX_REPEATED: [f64; 2] = [0.3, 0.2];
-/// Share of the characters that the most frequent phrase of n words covers.
+/// For phrases of n words, the maximum share of the characters that the most frequent one covers.
 const TOP_PHRASES: [(usize, f64); 3] = [(2, 0.20), (3, 0.18), (4, 0.16)];
-/// Share of the characters in phrases of n words that occurred before.
+/// For phrases of n words, the maximum share of the characters in repeated ones.
 const REPEATED_PHRASES: [(usize, f64); 6] =
     [(5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10)];
 
-/// Words a document may have.
+/// The minimum and maximum number of words of a document.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub min_words: usize,
     pub max_words: usize,
 }
 
-/// Working memory, kept from document to document.
+/// Working memory, reused for every document.
 #[derive(Default)]
 pub struct Scratch {
     table: Table,
@@ -91,7 +90,7 @@ pub fn damaged(text: &str) -> bool {
     lost > 0 && lost as f64 > MAX_DAMAGED * text.chars().count() as f64
 }
 
-/// The first rule that a document breaks. `words` are those of `text`.
+/// Returns the first rule that a document breaks, if any. `words` are the words of `text`.
 pub fn check(
     text: &str,
     words: &[Word],
@@ -135,7 +134,7 @@ fn quality(text: &str, words: &[Word], language: &str, limits: Limits) -> Option
         .or_else(|| too(english && stop_words(words) < MIN_STOP_WORDS, Reason::StopWords))
 }
 
-/// How many of the stop words occur.
+/// Returns how many of the stop words occur.
 fn stop_words(words: &[Word]) -> usize {
     STOP_WORDS
         .iter()
@@ -165,7 +164,7 @@ fn repetition(text: &str, words: &[Word], language: &str, scratch: &mut Scratch)
     lens.extend(words.iter().map(|word| word.chars));
     let per_word = units_per_word(language);
     for n in 2..=(10 * per_word).min(words.len()) {
-        // The phrase of n units at i is the one of n − 1 units and the unit behind it.
+        // The phrase of n units at i is the phrase of n − 1 units followed by the next unit.
         for i in 0..=words.len() - n {
             grams[i] = mix(grams[i].rotate_left(5) ^ words[i + n - 1].hash);
             lens[i] += words[i + n - 1].chars;
@@ -186,7 +185,7 @@ fn repetition(text: &str, words: &[Word], language: &str, scratch: &mut Scratch)
     None
 }
 
-/// How many parts there are, how many of them occurred before, and the characters of these.
+/// Returns the number of parts, how many of them occurred before, and the characters of these.
 fn repeated<'t, I: Iterator<Item = &'t str>>(
     parts: impl Fn() -> I,
     table: &mut Table,
@@ -202,20 +201,20 @@ fn repeated<'t, I: Iterator<Item = &'t str>>(
     (n, again, chars)
 }
 
-/// Counts by hash, open addressing; a document's phrases fit into the cache.
+/// A hash table of counts with open addressing; a document's phrases fit into the CPU cache.
 #[derive(Default)]
 struct Table {
     slots: Vec<(u64, u32)>,
 }
 
 impl Table {
-    /// Makes it empty, with room for `n` keys at a load of at most a half.
+    /// Empties the table and makes room for `n` keys at a load of at most one half.
     fn clear(&mut self, n: usize) {
         self.slots.clear();
         self.slots.resize((2 * n).next_power_of_two().max(2), (0, 0));
     }
 
-    /// How often `key` has been added, this time included.
+    /// Adds `key` and returns how often it has been added, including this time.
     fn add(&mut self, key: u64) -> u32 {
         let mask = self.slots.len() - 1;
         let mut at = key as usize & mask;
@@ -229,7 +228,7 @@ impl Table {
         }
     }
 
-    /// Characters covered by the most frequent phrase, with the spaces between its words.
+    /// Returns the characters covered by the most frequent phrase, including the spaces between its words.
     fn most_frequent(&mut self, grams: &[u64], lens: &[u32], spaces: u32) -> u32 {
         self.clear(grams.len());
         let mut best = (0, 0);
@@ -242,7 +241,7 @@ impl Table {
         if best.0 > 1 { best.1 } else { 0 }
     }
 
-    /// Characters of phrases that occurred before; a phrase found again is passed over whole.
+    /// Returns the characters in phrases that occurred before. After a repeated phrase, the search continues behind it.
     fn repeated(&mut self, grams: &[u64], lens: &[u32], n: usize) -> u32 {
         self.clear(grams.len());
         let (mut at, mut chars) = (0, 0);
@@ -272,7 +271,7 @@ mod tests {
         check(text, &words, language, limits, &mut Scratch::default())
     }
 
-    /// Sentences of twelve words, ten of them drawn.
+    /// Returns sentences of twelve words, ten of which are random.
     fn prose(sentences: usize) -> String {
         let mut rng = Rng::new(&[sentences as u64]);
         let mut word =
@@ -320,7 +319,7 @@ mod tests {
         let (grams, lens) = ([1, 2, 3, 1, 2, 3, 9, 1], [4, 5, 6, 4, 5, 6, 7, 4]);
         let mut table = Table::default();
         assert_eq!(table.most_frequent(&grams, &lens, 1), 15);
-        // 1 again at 3: passes over 3 and 4; 3 again at 5 passes over the rest.
+        // 1 is repeated at 3, so 3 and 4 are skipped; 3 is repeated at 5, so the rest is skipped.
         assert_eq!(table.repeated(&grams, &lens, 2), 4 + 6 + 4);
         assert_eq!(table.repeated(&grams, &lens, 3), 4 + 4);
     }

@@ -1,11 +1,11 @@
-//! Text as the units that rules count: words of letters and digits, single Chinese characters (which are not
-//! apart by spaces), and symbols that stand alone. Punctuation that touches a word belongs to no unit.
+//! Splits text into the units that the rules count: words of letters and digits, single Chinese characters (which have
+//! no spaces between them), and standalone symbols. Punctuation next to a word belongs to no unit.
 
 use crate::text::language::is_han;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WordKind {
-    /// Has a letter.
+    /// A word with at least one letter.
     Letters,
     /// A single Chinese character.
     Han,
@@ -17,10 +17,10 @@ pub enum WordKind {
 pub struct Word {
     pub start: u32,
     pub len: u32,
-    /// In characters.
+    /// The length in characters.
     pub chars: u32,
     pub kind: WordKind,
-    /// Of the bytes as they are.
+    /// The hash of the unchanged bytes.
     pub hash: u64,
 }
 
@@ -54,7 +54,7 @@ fn class(c: char) -> Class {
     }
 }
 
-/// Units that make up a word of the language: Chinese words have one to three characters.
+/// Returns how many units make up a typical word of the language: Chinese words have one to three characters.
 pub fn units_per_word(language: &str) -> usize {
     if matches!(language, "zh" | "ja") { 2 } else { 1 }
 }
@@ -91,7 +91,7 @@ pub fn split(text: &str, words: &mut Vec<Word>) {
     }
 }
 
-/// A 64-bit hash of bytes, eight at a time; the same on every machine and in every run.
+/// Returns a 64-bit hash of bytes, read eight at a time; it is the same on every machine and in every run.
 pub fn hash(bytes: &[u8]) -> u64 {
     let mut state = bytes.len() as u64 ^ 0x9E37_79B9_7F4A_7C15;
     for chunk in bytes.chunks(8) {
@@ -102,7 +102,8 @@ pub fn hash(bytes: &[u8]) -> u64 {
     state
 }
 
-/// Half of the bits of the result depend on each bit of `x` (multiply and fold, as in wyhash).
+/// Mixes the bits of `x` by multiplying and folding, as wyhash does: a change of one bit changes about half of the
+/// result's bits.
 pub fn mix(x: u64) -> u64 {
     let wide = u128::from(x ^ 0xA076_1D64_78BD_642F) * 0xE703_7ED1_A0B4_28DB;
     wide as u64 ^ (wide >> 64) as u64

@@ -1,12 +1,13 @@
 //! An endless stream of pretraining batches with an exact position (nanochat's tokenizing distributed loader).
 //!
-//! Documents become tokens with `<|bos|>` in front and are joined to one stream. A batch takes B·T + 1 tokens: inputs
-//! are the first B·T as B rows, targets the same moved by one, so rows continue one another.
+//! Each document is tokenized with `<|bos|>` in front, and all are joined into one stream. A batch takes B·T + 1
+//! tokens: the inputs are the first B·T as B rows, the targets are the inputs shifted by one. Each row continues the
+//! one before it.
 //!
-//! There is one stream, whatever the number of ranks, and each trains on every world-th batch of it. So a step sees the
-//! same tokens on any number of GPUs, and a run goes on with another number. nanochat's ranks have streams of their own
-//! instead, whose order depends on how many they are. Here a rank reads and tokenizes every world-th row group and
-//! gives the ids to the others ([`source`]), for only tokenizing tells where the next batch begins.
+//! There is one stream for any number of ranks, and each rank trains on every world-th batch of it. A step therefore
+//! sees the same tokens on any number of GPUs, and a run can resume with another number. In nanochat every rank has its
+//! own stream, so the order depends on the number of ranks. Here a rank reads and tokenizes every world-th row group
+//! and sends the ids to the others ([`source`]), since only tokenizing shows where the next batch begins.
 
 mod reader;
 mod source;
@@ -22,14 +23,14 @@ use crate::text::corpus_mix::furthest_behind;
 use crate::text::dataset::{DatasetError, Shards, Split};
 use source::Source;
 
-/// Where a loader is: resuming from it continues the stream exactly.
+/// The position of a loader. Resuming from it continues the stream exactly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoaderState {
     pub sources: Vec<SourceState>,
 }
 
-/// The next token that a source gives: token `token` of the document (its `<|bos|>` is token 0) in row `document`
-/// of row group `row_group`. At most one source of a mixture is inside a document.
+/// The position of a source's next token: token `token` (`<|bos|>` is token 0) of the document in row `document` of row
+/// group `row_group`. At most one source of a mixture is inside a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceState {
     pub epoch: u64,
@@ -37,21 +38,21 @@ pub struct SourceState {
     pub row_group: usize,
     pub document: usize,
     pub token: usize,
-    /// Tokens of all documents that it has given whole: what the weights of a mixture are measured on.
+    /// The number of tokens in the documents it has finished, by which the weights of a mixture are measured.
     pub taken: u64,
 }
 
-/// One corpus, or several by weight: the next document comes from the one whose tokens are furthest behind its
-/// share. Each is read and tokenized by a thread of its own, which ends when this is dropped.
+/// A loader of one corpus, or of several by weight: the next document comes from the one whose tokens are furthest
+/// behind its share. Each corpus is read and tokenized in its own thread, which ends when the loader is dropped.
 pub struct DataLoader {
     sources: Vec<Source>,
     weights: Vec<f64>,
     shape: [usize; 2],
-    /// The source that the next token comes from.
+    /// The index of the source of the next token.
     current: usize,
 }
 
-/// Why a loader does not start.
+/// The reasons why a loader cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum DataLoaderError {
     #[error(
@@ -65,8 +66,8 @@ pub enum DataLoaderError {
 }
 
 impl DataLoader {
-    /// Batches of (b, t), from the start or from a saved position. All ranks make the same loader and take the same
-    /// batches of it.
+    /// Makes a loader of batches (b, t), from the start or from a saved position. All ranks make the same loader and
+    /// take the same batches from it.
     pub fn new(
         shards: &Shards,
         split: Split,
@@ -78,8 +79,8 @@ impl DataLoader {
         DataLoader::mixed(&[(shards.clone(), 1.0)], split, tokenizer, shape, from, comm)
     }
 
-    /// As [`DataLoader::new`], from several corpora with their weights (above 0). Each is gone through again
-    /// and again, at its own pace.
+    /// Makes a loader like [`DataLoader::new`] for several corpora with their weights (above 0). Each corpus repeats at
+    /// its own pace.
     pub fn mixed(
         corpora: &[(Shards, f64)],
         split: Split,
@@ -105,8 +106,8 @@ impl DataLoader {
         Ok(loader)
     }
 
-    /// The next batch of the stream. Ranks wait here for each other's tokens; where one cannot read its part, it
-    /// returns the error and the others lose it.
+    /// Returns the next batch of the stream. Ranks wait here for each other's tokens; if one cannot read its part, it
+    /// returns the error and the others lose the connection to it.
     pub fn next_batch(&mut self) -> Result<Batch, DatasetError> {
         let len = self.shape[0] * self.shape[1];
         let mut tokens = Vec::with_capacity(len + 1);
@@ -120,7 +121,7 @@ impl DataLoader {
         Ok(Batch { inputs: tokens, targets, weights: vec![1.0; len], shape: self.shape })
     }
 
-    /// The position of the first token of the next batch.
+    /// Returns the position of the first token of the next batch.
     pub fn state(&self) -> LoaderState {
         LoaderState { sources: self.sources.iter().map(Source::state).collect() }
     }

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::text::dataset::{Chunk, DatasetError, RowAt, Shards, Share, Split};
 
-/// Chunks tokenized ahead of training: a row group of 8 × 128 documents, so that all ranks work on theirs at once. A
-/// few MB, which hide a slow disk's hiccups, too.
+/// The number of chunks tokenized ahead of training: a row group of 8 × 128 documents, so that all ranks work at once.
+/// These are a few MB, which also cover short delays of a slow disk.
 pub(super) const CHUNKS_AHEAD: usize = 8;
 
 /// A tokenized [`Chunk`]; rows without text are empty.
@@ -17,7 +17,7 @@ pub(super) struct Tokens {
     pub documents: Vec<Vec<u32>>,
 }
 
-/// A row in the order of the stream.
+/// The position of a row in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub epoch: u64,
@@ -38,7 +38,7 @@ impl Reader {
     pub fn run(&self, from: Place) {
         let mut from_row = from.at;
         for epoch in from.epoch.. {
-            let mut any = from_row != RowAt::default(); // a pass from the middle may find nothing left
+            let mut any = from_row != RowAt::default(); // a pass that starts in the middle may find nothing left
             for chunk in self.shards.chunks_of(self.split, from_row, self.share) {
                 let tokens = chunk.map(|chunk| self.tokenize(epoch, chunk));
                 let last = tokens.is_err();

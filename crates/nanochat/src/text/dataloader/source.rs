@@ -1,9 +1,9 @@
-//! A corpus as one stream of tokens, made by all ranks together.
+//! One corpus as a stream of tokens, produced by all ranks together.
 //!
-//! Row groups belong to the ranks in turn, by their number in the split, so that every rank knows whose turn it is from
-//! the files' footers alone. The owner of the next rows reads and tokenizes them ahead of time and gives the ids to all,
-//! 2 bytes each: where eight H100 train a d20 with 1.3M tokens a second, 2.6 MB a second to each rank, for which it
-//! reads and tokenizes an eighth of the text. Two H100 that train a d8 with 2.4M tokens a second lose nothing by it.
+//! Row groups are assigned to the ranks in turn, by their number in the split, so that every rank knows the owner of
+//! each from the files' footers alone. The owner reads and tokenizes its rows ahead of time and sends the ids to all
+//! ranks, 2 bytes each. Where eight H100 train a d20 at 1.3M tokens a second, each rank receives 2.6 MB a second and
+//! reads and tokenizes an eighth of the text. Two H100 that train a d8 at 2.4M tokens a second are not slowed down.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -18,15 +18,15 @@ pub(super) struct Source {
     shards: Shards,
     split: Split,
     comm: Comm,
-    /// Chunks of this rank's row groups, in order, and one of them whose turn has not come.
+    /// The chunks of this rank's row groups, in order; `early` is one that was received before its turn.
     ahead: Receiver<Result<Tokens, DatasetError>>,
     early: Option<Tokens>,
     chunk: Tokens,
-    /// The next token: which document of `chunk`, which token of it.
+    /// The next token: its document in `chunk`, and its index in that document.
     document: usize,
     token: usize,
     taken: u64,
-    /// Whether this pass has found text, or began in its middle.
+    /// Whether this pass has found text or began in the middle.
     any: bool,
 }
 
@@ -76,9 +76,9 @@ impl Source {
         self.taken
     }
 
-    /// Appends the rest of the document at hand until there are `len` tokens; whether it is at its end.
+    /// Appends the rest of the current document until there are `len` tokens. Returns whether the document is finished.
     pub fn take(&mut self, len: usize, tokens: &mut Vec<u32>) -> Result<bool, DatasetError> {
-        // Rows without text are passed over before they could be chosen.
+        // Rows without text are skipped here, before the source can be chosen for them.
         while self.chunk.documents.get(self.document).is_none_or(Vec::is_empty) {
             match self.document < self.chunk.documents.len() {
                 true if self.token > 0 => return Err(self.changed()),
@@ -111,7 +111,7 @@ impl Source {
         }
     }
 
-    /// The next chunk, from the rank that it belongs to.
+    /// Receives the next chunk from the rank that owns it.
     fn receive(&mut self) -> Result<(), DatasetError> {
         let mut place = self.chunk.place;
         place.at.row += self.chunk.documents.len();
@@ -120,7 +120,7 @@ impl Source {
             let owner = self.shards.group_number(self.split, place.at) % self.comm.world_size();
             let mine = if owner == self.comm.rank() { self.read(place)? } else { None };
             let documents = self.given_by(owner, mine);
-            // Only a resumed source waits for its first document with tokens of it already used.
+            // Only a resumed source expects a first document whose tokens are partly used already.
             if self.token > 0 && (place != self.chunk.place || documents.is_none()) {
                 return Err(self.changed());
             }
@@ -135,7 +135,8 @@ impl Source {
         }
     }
 
-    /// The first row from `place` on that there is by the files' footers, perhaps of the next pass.
+    /// Returns the first row at or after `place` that exists according to the files' footers, if need be in the next
+    /// pass.
     fn promised(&mut self, mut place: Place) -> Result<Place, DatasetError> {
         loop {
             let at = place.at;
@@ -154,7 +155,7 @@ impl Source {
         }
     }
 
-    /// This rank's chunk at `place`. None: what follows of that shard cannot be read, and is left out.
+    /// Returns this rank's chunk at `place`. None means that the rest of that shard cannot be read and is left out.
     fn read(&mut self, place: Place) -> Result<Option<Vec<Vec<u32>>>, DatasetError> {
         loop {
             let next = match self.early.take() {
@@ -175,7 +176,7 @@ impl Source {
         }
     }
 
-    /// What `owner` has, on every rank.
+    /// Returns, on every rank, the documents that `owner` has.
     fn given_by(&self, owner: usize, mine: Option<Vec<Vec<u32>>>) -> Option<Vec<Vec<u32>>> {
         if self.comm.world_size() == 1 {
             return mine;
@@ -192,7 +193,7 @@ impl Source {
     }
 }
 
-/// Bytes of an id, how many documents, their lengths, their ids.
+/// Encodes documents: the bytes per id, the number of documents, their lengths, their ids.
 fn to_bytes(documents: &[Vec<u32>]) -> Vec<u8> {
     let wide = documents.iter().flatten().any(|&id| id > u32::from(u16::MAX));
     let mut bytes = vec![if wide { 4 } else { 2 }];
@@ -207,7 +208,7 @@ fn to_bytes(documents: &[Vec<u32>]) -> Vec<u8> {
     bytes
 }
 
-/// None where there are no bytes. Written by the same program on another rank.
+/// Decodes what [`to_bytes`] has encoded on another rank. Returns None for no bytes.
 fn from_bytes(bytes: &[u8]) -> Option<Vec<Vec<u32>>> {
     let (&width, bytes) = bytes.split_first()?;
     let (count, bytes) = bytes.split_at(4);

@@ -26,7 +26,7 @@ fn on_rank(shards: &Shards, shape: [usize; 2], from: Option<&LoaderState>, comm:
     DataLoader::new(shards, Split::Train, &tokenizer(), shape, from, comm).unwrap()
 }
 
-/// All tokens of one epoch, made the plain way.
+/// Returns all tokens of one epoch, computed in the simplest way.
 fn epoch_tokens(shards: &Shards) -> Vec<u32> {
     let tokenizer = tokenizer();
     let mut tokens = Vec::new();
@@ -84,7 +84,7 @@ fn ranks_train_on_every_batch_once_whoever_resumes() {
     let (_temp, shards) = corpus(4_500);
     let mut alone = loader(&shards, [2, 300], None);
     let mut state = alone.state();
-    // Five micro-batches a step: no number of ranks divides them, and of eight ranks three have none.
+    // Five micro-batches a step: no number of ranks divides them, and of eight ranks three get none.
     for world in [1, 2, 3, 4, 8, 4, 1, 3] {
         let of_ranks = on_ranks(world, |comm| {
             let mut loader = on_rank(&shards, [2, 300], Some(&state), &comm);
@@ -120,7 +120,7 @@ fn ranks_read_parts_that_have_no_row_in_common() {
     }
 }
 
-/// What came before the damage is used, and the rest of the shard left out by all.
+/// The text before the damage is used; all ranks leave out the rest of the shard.
 #[test]
 fn ranks_leave_out_what_one_of_them_cannot_read() {
     let (temp, whole) = corpus(12_000);
@@ -171,7 +171,7 @@ fn what_cannot_work_is_said_at_once() {
     }
 }
 
-/// A corpus of one word, repeated in documents of different lengths.
+/// Makes a corpus that repeats one word in documents of different lengths.
 fn of_word(root: &std::path::Path, word: &str, documents: usize) -> Shards {
     let dir = root.join(word);
     let mut writer = ShardWriter::create(&dir, 20_000).unwrap();

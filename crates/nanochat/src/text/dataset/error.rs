@@ -1,4 +1,4 @@
-//! What can go wrong with the shards of a corpus; each variant is one sentence that names the file or the folder.
+//! The errors of a corpus's shards; each is one sentence that names the file or the folder.
 
 use std::path::PathBuf;
 

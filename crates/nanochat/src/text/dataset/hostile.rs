@@ -1,4 +1,4 @@
-//! Parquet files made to lie, byte by byte.
+//! Tests with parquet files whose claims are false, built byte by byte.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::{DatasetError, OnBadShard, RowAt, Shards, Split};
 use crate::files::lines::MAX_LINE;
 use crate::files::table;
 
-/// Thrift structs as they are written: `.int(3, -1)` is field 3.
+/// A builder of encoded Thrift structs: `.int(3, -1)` is field 3.
 #[derive(Clone, Default)]
 struct Struct {
     bytes: Vec<u8>,
@@ -69,14 +69,14 @@ impl Struct {
     }
 }
 
-/// What a file of one column of required texts says of itself.
+/// The claims of a file with one column of required texts.
 struct Claims {
     schema: Vec<Vec<u8>>,
     rows: i64,
     codec: i64,
     unpacked: i64,
     offset: i64,
-    /// Row groups, all of the same pages.
+    /// The number of row groups, which all share the same pages.
     groups: usize,
 }
 
@@ -116,7 +116,7 @@ impl Claims {
     }
 }
 
-/// A page and its head: its kind (0 data, 2 dictionary), what it claims to unpack to, how many values, which encoding.
+/// Returns a page with its header: its kind (0 data, 2 dictionary), claimed unpacked size, number of values, encoding.
 fn page(kind: i64, unpacked: i64, [values, encoding]: [i64; 2], body: &[u8]) -> Vec<u8> {
     let head = Struct::default().int(1, kind).int(2, unpacked).int(3, body.len() as i64);
     let head = match kind {
@@ -178,7 +178,7 @@ fn pages_that_lie_about_what_they_hold_are_refused() {
     refused(&path, "");
     Claims::default().write(&path, &page(0, long, [2, 12], &body));
     refused(&path, "encoding 12 of parquet");
-    // A field given twice, and one of another type than it has.
+    // A field that occurs twice, and a field of the wrong type.
     let head = Struct::default().int(1, 0).int(2, long).int(3, long);
     let mut again = head.bytes;
     again.extend([0x05, 4]); // field 2, its number written out
@@ -189,7 +189,7 @@ fn pages_that_lie_about_what_they_hold_are_refused() {
     refused(&path, "the head of a page is damaged");
 }
 
-/// Sixteen megabytes of one letter, as what claims to be a hundred bytes.
+/// Pages of sixteen megabytes of one letter that claim to have a hundred bytes.
 #[test]
 fn no_packing_unpacks_past_what_its_page_claims() {
     let (_temp, path) = file();
@@ -226,14 +226,14 @@ fn a_document_may_be_as_long_as_a_line() {
     }
 }
 
-/// Numbers as DELTA_BINARY_PACKED has them, all in 32 bits.
+/// Encodes numbers in DELTA_BINARY_PACKED, all with 32 bits.
 fn deltas(numbers: &[u32]) -> Vec<u8> {
     let mut bytes = vec![128, 1, 4];
     varint(&mut bytes, numbers.len() as u64);
     varint(&mut bytes, u64::from(numbers[0]) << 1);
     let differences: Vec<u32> = numbers.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
     for block in differences.chunks(128) {
-        bytes.push(0); // the least
+        bytes.push(0); // the smallest difference
         bytes.extend([32; 4]);
         let filled = block.iter().copied().chain(std::iter::repeat(0)).take(block.len().next_multiple_of(32));
         bytes.extend(filled.flat_map(u32::to_le_bytes));
@@ -301,21 +301,22 @@ fn footers_that_lie_are_refused() {
     assert!(shards.is_ok_and(|shards| shards.passed(Split::Val, RowAt::default()) == 0.0));
     fs::write(&path, b"PAR1\0\0\0\x40PAR1").unwrap();
     refused(&path, "does not end as parquet files do");
-    // A footer of 32 MB in a file that has as much.
+    // A footer of 32 MB in a file that is large enough.
     fs::write(&path, [&vec![0x1c; 32 << 20][..], &(32u32 << 20).to_le_bytes(), b"PAR1"].concat()).unwrap();
     refused(&path, "footer of 32 MB");
     fs::write(&path, [&vec![0x1c; 1 << 20][..], &(1u32 << 20).to_le_bytes(), b"PAR1"].concat()).unwrap();
     refused(&path, "footer is damaged");
 }
 
-/// Ten megabytes of text and a thousand rows that are it: ten gigabytes' worth in a small file.
+/// Returns ten megabytes of text. A thousand rows that repeat it are ten gigabytes in a small file.
 fn ten_megabytes() -> Vec<u8> {
     let mut rng = nanochat_tensor::Rng::new(&[1]);
     let letter = |i| if i % 64 == 0 { b'a' + rng.below(26) as u8 } else { b'a' };
     (0..10 << 20).map(letter).collect()
 }
 
-/// As a dictionary of one text, and as texts that begin as the one before.
+/// Encodes the repeated text in two ways: as a dictionary of one text, and as texts that share a prefix with the one
+/// before.
 fn repeated(text: &[u8], levels: &[u8]) -> [(&'static str, Vec<u8>); 2] {
     let (dictionary, length) = (plain(&[text]), text.len() as u32);
     let indices = [levels, &[1, 0xd0, 0x0f, 0]].concat(); // width 1; 1,000 times 0
@@ -353,7 +354,7 @@ fn rows_that_repeat_a_long_text_come_few_at_a_time() {
 #[test]
 fn a_row_that_lists_a_long_text_a_thousand_times_is_refused() {
     let (_temp, path) = file();
-    // All of one row: repetition levels 0, then 999 times 1; definition levels 1.
+    // All values belong to one row: repetition levels 0, then 999 times 1; definition levels 1.
     let repetition = [2, 0, 0xce, 0x0f, 1];
     let definition = [0xd0, 0x0f, 1];
     let levels = [&[5, 0, 0, 0], &repetition[..], &[3, 0, 0, 0], &definition].concat();

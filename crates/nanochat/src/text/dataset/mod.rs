@@ -22,7 +22,7 @@ use crate::terminal::output;
 pub use error::DatasetError;
 pub use write::{CHARS_PER_SHARD, ShardWriter, Written};
 
-/// Rows read and tokenised together: enough for every core, little enough to be a bounded buffer.
+/// The number of rows read and tokenized together: enough for every core, few enough to bound the memory.
 pub const CHUNK_ROWS: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Shards {
     train: Arc<[Shard]>,
     val: Arc<[Shard]>,
     on_bad: OnBadShard,
-    /// Files already complained about; a warning an epoch would bury it.
+    /// The files that a warning has named; one warning per epoch would be too many.
     warned: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
@@ -57,11 +57,11 @@ pub struct Shards {
 struct Shard {
     path: PathBuf,
     name: String,
-    /// Rows of each row group.
+    /// The number of rows in each row group.
     rows: Arc<[usize]>,
 }
 
-/// Where a row is. `shard` is its index in the split's list.
+/// The position of a row. `shard` is its index in the split's list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowAt {
     pub shard: usize,
@@ -69,7 +69,7 @@ pub struct RowAt {
     pub row: usize,
 }
 
-/// Whose row groups are read: those whose number in the split is `rank` modulo `world`.
+/// A rank's share of the row groups: those whose number in the split is `rank` modulo `world`.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     pub rank: usize,
@@ -104,7 +104,7 @@ impl Shards {
         Ok(Shards { train: train.into(), ..shards })
     }
 
-    /// Validation alone: the last shard of a folder, which may be its only one, or a single file.
+    /// Opens only the validation shard: the last one of a folder, which may be its only one, or a single file.
     pub fn open_validation(path: &Path, on_bad: OnBadShard) -> Result<Shards, DatasetError> {
         let last = match path.is_dir() {
             true => parquet_files(path)?.pop().ok_or_else(|| DatasetError::NoShards { dir: path.into() })?,
@@ -119,7 +119,7 @@ impl Shards {
         Ok(Shards { dir: dir.into(), train: Arc::new([]), val, on_bad, warned: Arc::default() })
     }
 
-    /// All texts of a split in order, for training a tokenizer.
+    /// Iterates over all texts of a split in order, to train a tokenizer.
     pub fn texts(&self, split: Split) -> impl Iterator<Item = Result<String, DatasetError>> + use<> {
         let mut chunks = self.chunks(split, RowAt::default()).peekable();
         let empty = chunks.peek().is_none().then(|| Err(self.empty(split)));
@@ -129,23 +129,23 @@ impl Shards {
         }))
     }
 
-    /// One pass over the rows of a split from `from` on.
+    /// Iterates once over the rows of a split, starting at `from`.
     pub fn chunks(&self, split: Split, from: RowAt) -> Chunks {
         self.chunks_of(split, from, Share { rank: 0, world: 1 })
     }
 
-    /// As [`Shards::chunks`], of the row groups of one share. Files that have none of them are not opened.
+    /// Iterates like [`Shards::chunks`] over the row groups of one share. Files without any of them are not opened.
     pub(crate) fn chunks_of(&self, split: Split, from: RowAt, share: Share) -> Chunks {
         Chunks { shards: self.clone(), split, share, at: from, open: None, bad_rows: 0 }
     }
 
-    /// The number of a row group in its split.
+    /// Returns the number of a row group in its split.
     pub(crate) fn group_number(&self, split: Split, at: RowAt) -> usize {
         let before = &self.list(split)[..at.shard];
         before.iter().map(|shard| shard.rows.len()).sum::<usize>() + at.row_group
     }
 
-    /// Rows of each row group of a shard. None: there are fewer shards.
+    /// Returns the number of rows in each row group of a shard. None if there are fewer shards.
     pub(crate) fn row_groups(&self, split: Split, shard: usize) -> Option<&[usize]> {
         self.list(split).get(shard).map(|shard| &*shard.rows)
     }
@@ -157,7 +157,7 @@ impl Shards {
         }
     }
 
-    /// How much of one pass over a split lies before a row, 0 to 1.
+    /// Returns the fraction of one pass over a split that lies before a row, 0 to 1.
     pub(crate) fn passed(&self, split: Split, at: RowAt) -> f64 {
         let (mut before, mut all) = (0.0, 0.0); // a damaged file may claim any number of rows
         for (i, shard) in self.list(split).iter().enumerate() {
@@ -232,14 +232,14 @@ impl Split {
     }
 }
 
-/// See [`Shards::chunks`].
+/// The iterator of [`Shards::chunks`].
 pub struct Chunks {
     shards: Shards,
     split: Split,
     share: Share,
     at: RowAt,
     open: Option<(ParquetTexts, Option<Rows>)>,
-    /// Of the open file.
+    /// The number of bad rows in the open file.
     bad_rows: usize,
 }
 
@@ -314,7 +314,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The `*.parquet` files of a folder, sorted by name.
+/// Returns the `*.parquet` files of a folder, sorted by name.
 fn parquet_files(dir: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let mut paths = Vec::new();
     let entries = std::fs::read_dir(dir).map_err(|error| match error.kind() {

@@ -1,4 +1,4 @@
-//! Whatever text is written is read, by every reader, to the byte.
+//! Tests that every reader returns all written text byte for byte.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::files::table;
 
-/// Documents as people have them and as nobody would: empty, of one character many times, of one line for ever.
+/// Generates ordinary and extreme documents: empty, one character many times, one endless line.
 fn document(most: usize) -> impl Strategy<Value = String> {
     let odd = ["", "\0", "\r", "\r\n\r\n", "\u{feff}", "🙂", "猫\0狗", "\u{10ffff}", " ", "\u{85}\u{2028}"];
     prop_oneof![
@@ -20,7 +20,7 @@ fn document(most: usize) -> impl Strategy<Value = String> {
     ]
 }
 
-/// Text that no program packs well.
+/// Returns random letters, which compress badly.
 fn random_letters(seed: u64, length: usize) -> String {
     let mut rng = nanochat_tensor::Rng::new(&[seed]);
     (0..length).map(|_| char::from(b' ' + rng.below(95) as u8)).collect()
@@ -31,7 +31,7 @@ fn corpus(most: usize) -> impl Strategy<Value = Vec<String>> {
     prop_oneof![4 => proptest::collection::vec(document(most), 2..40), 1 => tiny]
 }
 
-/// Through the writer and all readers. The first document and every seventh are for validation.
+/// Writes documents and reads them with all readers. The first document and every seventh are for validation.
 fn round_trip(documents: &[String], chars_per_shard: usize, from: usize) {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("data");
@@ -64,7 +64,7 @@ fn round_trip(documents: &[String], chars_per_shard: usize, from: usize) {
     }
 }
 
-/// As `data ingest` and as the tasks read files of others.
+/// Reads a file as `data ingest` does and as the tasks do.
 fn read_as_a_file<'a>(path: &Path, mut expected: impl Iterator<Item = &'a String>) {
     let texts = ParquetTexts::open(path, "text").unwrap();
     let mut rows = table::rows(path).unwrap();
@@ -117,7 +117,7 @@ fn many_more_corpora_are_read_by_every_reader() {
     }
 }
 
-/// The files of scripts/parity/make_parquet_fixtures.py: what other programs write, in every way they have.
+/// Reads the files of scripts/parity/make_parquet_fixtures.py, which other programs wrote in all their variants.
 #[test]
 fn files_of_others_are_read_as_they_read_them() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet");

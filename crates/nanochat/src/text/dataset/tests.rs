@@ -6,7 +6,7 @@ use parquet::file::writer::SerializedFileWriter;
 
 use super::*;
 
-/// A corpus of numbered documents; every tenth is for validation.
+/// Writes a corpus of numbered documents; every tenth is for validation.
 fn write(dir: &Path, documents: usize, chars_per_shard: usize) -> Written {
     let mut writer = ShardWriter::create(dir, chars_per_shard).unwrap();
     for i in 0..documents {
@@ -115,7 +115,7 @@ fn a_shard_that_vanishes_or_rots_after_opening_is_named() {
     }
 }
 
-/// Files of other programs have nullable columns and may break their promise of UTF-8.
+/// Other programs write nullable columns, and their texts may be invalid UTF-8.
 #[test]
 fn rows_without_text_are_left_out_but_keep_their_place() {
     let temp = tempfile::tempdir().unwrap();
@@ -143,7 +143,7 @@ fn rows_without_text_are_left_out_but_keep_their_place() {
     assert_eq!((chunk.at, chunk.texts), (from, vec![None, None, Some("\0".into())]));
 }
 
-/// Damage anywhere gives texts or an error, never a panic that escapes, never an endless loop.
+/// Damage anywhere results in texts or an error, never in an escaping panic or an endless loop.
 #[test]
 fn random_damage_never_panics() {
     let temp = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Writes a corpus as parquet shards. The folder takes its name at the end, so it is complete or not there.
+//! Writes a corpus as parquet shards. The folder is renamed at the end, so it is either complete or absent.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,16 +16,17 @@ use crate::files::file_error::{FileError, at};
 use crate::files::lines::MAX_LINE;
 use crate::files::partial_dir::PartialDir;
 
-/// A size that downloads in one go and keeps a few hundred files for a full run (spec of nanochat's shards).
+/// The characters of a shard: small enough for one download, large enough that a full run has a few hundred files (as
+/// in nanochat).
 pub const CHARS_PER_SHARD: usize = 250_000_000;
-/// Ranks take whole row groups in turn, so a shard needs many.
+/// The maximum rows of a row group. Ranks take whole row groups in turn, so a shard needs many.
 const ROWS_PER_GROUP: usize = 1_024;
-/// A row group ends early where documents are long, so that memory holds few of them.
+/// The maximum bytes of a row group, which ends early if documents are long, so that memory holds few of them.
 const BYTES_PER_GROUP: usize = 64 << 20;
 const SCHEMA: &str = "message schema { REQUIRED BYTE_ARRAY text (STRING); }";
 
-/// Sorts documents into training shards of a given size and one validation shard, which gets the last name.
-/// Dropped before [`ShardWriter::finish`], it leaves nothing behind.
+/// A writer that puts documents into training shards of a given size and one validation shard, which gets the last
+/// name. If it is dropped before [`ShardWriter::finish`], nothing is left on disk.
 pub struct ShardWriter {
     dir: PartialDir,
     chars_per_shard: usize,
@@ -34,7 +35,7 @@ pub struct ShardWriter {
     written: Written,
 }
 
-/// What came out, the validation shard included.
+/// The counts of what was written, including the validation shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     pub shards: usize,
@@ -44,21 +45,21 @@ pub struct Written {
 }
 
 impl ShardWriter {
-    /// `dir` must not exist or be empty.
+    /// Starts a corpus in `dir`, which must not exist or must be empty.
     pub fn create(dir: &Path, chars_per_shard: usize) -> Result<ShardWriter, FileError> {
         let dir = PartialDir::create(dir)?;
         let val = ShardFile::create(dir.path().join("validation"))?;
         Ok(ShardWriter { dir, chars_per_shard, train: None, val, written: Written::default() })
     }
 
-    /// The folder while it is being made, for what goes beside the shards.
+    /// Returns the unfinished folder, for files beside the shards.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
     pub fn push(&mut self, split: Split, text: &str) -> Result<(), FileError> {
         if text.len() as u64 > MAX_LINE {
-            // No reader takes it.
+            // No reader would accept it.
             let reason = format!("a document is longer than {} MiB; split it", MAX_LINE >> 20);
             return Err(FileError::Write { path: self.dir.path().into(), reason });
         }
@@ -78,7 +79,7 @@ impl ShardWriter {
         self.train.as_mut().expect("opened above").push(text, chars)
     }
 
-    /// Closes the last files and gives the folder its name.
+    /// Closes the last files and renames the folder to its final name.
     pub fn finish(mut self) -> Result<Written, DatasetError> {
         let Written { train_documents: train, val_documents: val, .. } = self.written;
         if train == 0 || val == 0 {
@@ -106,12 +107,12 @@ impl ShardWriter {
     }
 }
 
-/// One file being written; rows wait until they fill a row group.
+/// A file being written; rows are collected until they fill a row group.
 struct ShardFile {
     path: PathBuf,
     writer: SerializedFileWriter<File>,
     rows: Vec<ByteArray>,
-    /// Of `rows`.
+    /// The bytes of `rows`.
     bytes: usize,
     chars: usize,
 }

@@ -1,12 +1,12 @@
-//! The text of a JSON object.
+//! Finds the text in a JSON object.
 
 use serde_json::{Map, Value};
 
-/// Fields that are named to somebody who chose none of them.
+/// The number of fields that an error lists when the user has chosen none.
 const NAMED: usize = 10;
 
-/// The string in `field` of an object; nothing for null. `a.b` is the field `b` of the object in `a`, as the
-/// columns of parquet are named, unless there is a field of that very name.
+/// Returns the string in `field` of an object, or an empty one for null. `a.b` is the field `b` of the object in `a`,
+/// as parquet columns are named, unless a field has exactly that name.
 pub fn text_of<'a>(value: &'a Value, field: &str) -> Result<&'a str, String> {
     match find(value, field) {
         Some(Value::String(text)) => Ok(text),
@@ -41,7 +41,7 @@ fn lacking(value: &Value, field: &str) -> String {
     }
 }
 
-/// The names of the first fields, those of inner objects with the names before them.
+/// Collects the names of the first fields; those in inner objects get the outer names as a prefix.
 fn name(object: &Map<String, Value>, before: &str, names: &mut Vec<String>) {
     for (key, value) in object {
         match value {

@@ -1,4 +1,4 @@
-//! Which files are read, and what is passed over.
+//! Selects the files to read, and records what is skipped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,43 +15,43 @@ pub(crate) struct InputFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileKind {
     Text,
-    /// Objects one a line, or of one list.
+    /// One object per line, or one list of objects.
     Json,
-    /// Columns apart by commas.
+    /// Columns separated by commas.
     Csv,
-    /// Columns apart by tabs.
+    /// Columns separated by tabs.
     Tsv,
     Parquet,
 }
 
-/// Why something among the files is not read.
+/// The reason why a file or folder is not read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unread {
-    /// A file whose name ends so: `.png`.
+    /// A file with an unknown extension such as `.png`.
     Ending(String),
     NoExtension,
     Hidden,
-    /// It may lead in a circle.
+    /// A link to a folder, which may lead back to where it lies.
     LinkToFolder,
 }
 
-/// What lies among the files and is not read.
+/// The files and folders that are not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PassedOver {
-    /// How many of each.
+    /// The number of files for each reason.
     pub kinds: BTreeMap<Unread, usize>,
-    /// Folders that were asked for and have nothing to read.
+    /// The given folders that contain nothing to read.
     pub folders: Vec<PathBuf>,
 }
 
 impl InputFile {
-    /// In bytes, as it lies on the disk.
+    /// Returns the file's size on disk in bytes.
     pub fn len(&self) -> u64 {
         self.path.metadata().map_or(0, |metadata| metadata.len())
     }
 }
 
-/// The files of `paths`, at least one, and what was passed over among them.
+/// Returns the files of `paths`, at least one, and what was skipped among them.
 pub(crate) fn input_files(paths: &[PathBuf]) -> Result<(Vec<InputFile>, PassedOver), IngestError> {
     let (mut files, mut passed) = (Vec::new(), PassedOver::default());
     for path in paths {
@@ -70,8 +70,8 @@ pub(crate) fn input_files(paths: &[PathBuf]) -> Result<(Vec<InputFile>, PassedOv
     Ok((files, passed))
 }
 
-/// Adds a file, or the files of a folder and those below in the order of their names. Hidden entries
-/// and links to folders are passed over.
+/// Adds a file, or the files of a folder and its subfolders in the order of their names. Hidden entries and links to
+/// folders are skipped.
 fn list(path: &Path, files: &mut Vec<InputFile>, passed: &mut PassedOver) -> Result<(), FileError> {
     if path.metadata().map_err(at(path))?.is_dir() {
         let entries = std::fs::read_dir(path).map_err(at(path))?;
@@ -96,7 +96,7 @@ fn list(path: &Path, files: &mut Vec<InputFile>, passed: &mut PassedOver) -> Res
 }
 
 impl Unread {
-    /// So many of them, for people.
+    /// Describes `n` of them in words.
     fn said(&self, n: usize) -> String {
         match self {
             Unread::Ending(ending) => format!("{} with {ending}", counted(n, "file")),
@@ -114,7 +114,7 @@ impl PassedOver {
         *self.kinds.entry(what).or_default() += 1;
     }
 
-    /// One for each kind, for people.
+    /// Returns one sentence for each reason.
     pub fn sentences(&self) -> Vec<String> {
         let kinds = self.kinds.iter().map(|(kind, n)| format!("passed over {}", kind.said(*n)));
         let folders = self.folders.iter().map(|path| format!("found nothing to read in {}", path.display()));
@@ -123,7 +123,7 @@ impl PassedOver {
 }
 
 impl FileKind {
-    /// By extension.
+    /// Returns the kind of a file by its extension.
     fn of(path: &Path) -> Result<FileKind, Unread> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));

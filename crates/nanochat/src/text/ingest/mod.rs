@@ -1,5 +1,5 @@
-//! Files of text to pretraining shards: .txt, .md, .json, .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet, in
-//! folders of any depth.
+//! Turns text files into pretraining shards: .txt, .md, .json, .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet,
+//! in folders of any depth.
 
 mod field;
 mod files;
@@ -23,7 +23,7 @@ pub use oddities::{Found, Oddities, Oddity};
 pub(crate) use read::documents;
 use sink::Sink;
 
-/// How files become documents.
+/// Options that say how files become documents.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 pub struct ReadOptions {
     /// Where the text is: the field of JSON objects, the column of .csv, .tsv and .parquet files; a.b is the field
@@ -41,8 +41,8 @@ pub struct ReadOptions {
     pub bad_lines: BadLines,
 }
 
-/// How documents become a corpus. NUL characters are removed from documents; those that are blank are left out and
-/// counted.
+/// Options that say how documents become a corpus. NUL characters are removed from documents; blank documents are left
+/// out and counted.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
 pub struct IngestOptions {
     #[command(flatten)]
@@ -58,16 +58,16 @@ pub struct IngestOptions {
     pub seed: Option<u64>,
 }
 
-/// What was read and written.
+/// The counts of what was read and written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ingested {
-    /// Files and documents by kind of file.
+    /// The numbers of files and documents, by kind of file.
     pub kinds: BTreeMap<FileKind, Count>,
     pub passed: PassedOver,
     pub odd: Oddities,
-    /// Blank documents, left out.
+    /// The number of blank documents, which are left out.
     pub blank: usize,
-    /// NUL characters removed.
+    /// The number of NUL characters removed.
     pub nuls: usize,
     pub written: Written,
 }
@@ -78,7 +78,7 @@ pub struct Count {
     pub documents: usize,
 }
 
-/// Why files did not become a corpus.
+/// The reasons why files could not become a corpus.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
     #[error("nothing to read: found no .txt, .md, .json, .jsonl, .csv, .tsv or .parquet files in {0}")]
@@ -89,8 +89,8 @@ pub enum IngestError {
     File(#[from] FileError),
 }
 
-/// Writes the text of `paths` (files, or folders and all below) into the new folder `out`. Progress counts bytes
-/// of files. Without a seed, files are read in the order given, those of a folder by name.
+/// Writes the text of `paths` (files, or folders with their subfolders) into the new folder `out`. Progress counts
+/// bytes of files. Without a seed, files are read in the given order, and those of a folder by name.
 pub fn ingest(
     paths: &[PathBuf],
     out: &Path,

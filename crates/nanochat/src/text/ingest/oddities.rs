@@ -1,4 +1,4 @@
-//! What was odd in files of strangers, and what became of it: counted, and named with its first places.
+//! Records what was odd in the input files and how it was handled: a count and the first places of each kind.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use crate::files::encoding::{Encoding, Malformed};
 use crate::terminal::counted::counted;
 use crate::text::dataset::DatasetError;
 
-/// Places kept of each kind: enough to look at, few enough to print.
+/// The number of places kept of each kind: enough to look at, few enough to print.
 const PLACES: usize = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,20 +24,20 @@ pub enum Oddity {
     Malformed,
 }
 
-/// Of one kind.
+/// The oddities of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     pub count: usize,
-    /// The first files, each with its first lines or rows (none: the file as a whole).
+    /// The first files, each with its first lines or rows (empty if the whole file is meant).
     pub places: Vec<(PathBuf, Vec<usize>)>,
-    /// What is wrong with the first.
+    /// A description of the first.
     pub reason: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Oddities {
     pub found: BTreeMap<Oddity, Found>,
-    /// Files that were decoded, by the name of their encoding.
+    /// The number of decoded files, by encoding.
     pub decoded: BTreeMap<&'static str, usize>,
 }
 
@@ -61,7 +61,7 @@ impl Oddities {
         }
     }
 
-    /// A file that was decoded.
+    /// Records that a file was decoded.
     pub(super) fn decoded(&mut self, path: &Path, encoding: Encoding, malformed: &Malformed) {
         *self.decoded.entry(encoding.name()).or_default() += 1;
         if malformed.sequences > 0 {
@@ -75,13 +75,13 @@ impl Oddities {
         self.found.get(&oddity).map_or(0, |found| found.count)
     }
 
-    /// One for each kind, for people.
+    /// Returns one sentence for each kind.
     pub fn sentences(&self) -> Vec<String> {
         let decoded = self.decoded.iter().map(|(name, n)| format!("read {} as {name}", counted(*n, "file")));
         decoded.chain(self.found.iter().map(|(oddity, found)| found.sentence(*oddity))).collect()
     }
 
-    /// Where too little is left to write, `error` also says what was left out.
+    /// Adds to an error about too few documents what was left out; other errors stay as they are.
     pub(crate) fn explain(&self, error: DatasetError) -> DatasetError {
         match error {
             DatasetError::TooFewDocuments { train, val, .. } => {
@@ -95,7 +95,7 @@ impl Oddities {
 }
 
 impl Found {
-    /// One at a line or row of `path`, or one that is the whole file.
+    /// Counts an oddity at a line or row of `path`, or in the whole file.
     pub(super) fn add(&mut self, path: &Path, line: Option<usize>) {
         self.count += 1;
         self.keep(path, line);
@@ -129,7 +129,7 @@ impl Found {
         format!("{what}: {}{reason}", self.places())
     }
 
-    /// `a.jsonl, lines 2, 5; b.jsonl, line 1; …`
+    /// Returns the places in words: `a.jsonl, lines 2, 5; b.jsonl, line 1; …`
     fn places(&self) -> String {
         let of_file = |(path, lines): &(PathBuf, Vec<usize>)| {
             let numbers: Vec<String> = lines.iter().map(usize::to_string).collect();
@@ -146,7 +146,7 @@ impl Found {
         places.join("; ")
     }
 
-    /// `line 3`; none where it is a whole file.
+    /// Returns the first line such as `line 3`; None if the whole file is meant.
     pub(super) fn first_line(&self) -> Option<String> {
         let (path, lines) = self.places.first()?;
         Some(format!("{} {}", unit(path), lines.first()?))

@@ -1,4 +1,4 @@
-//! The documents of one file.
+//! Reads the documents of one file.
 
 use std::fs::File;
 use std::io::{BufRead, Read};
@@ -17,11 +17,11 @@ use crate::files::lines::{BadLines, Lines, MAX_LINE, unpack};
 use crate::files::table::Table;
 use crate::text::dataset::{CHUNK_ROWS, ParquetTexts};
 
-/// Bytes from which a foreign encoding is told where the file begins with ASCII.
+/// The bytes of non-UTF-8 documents from which the encoding is guessed if the file begins with ASCII.
 const SAMPLE: usize = 4 << 10;
 
-/// Gives each document of `file` to `take`; an error of `take` ends it. Of what cannot be read as it stands `odd`
-/// keeps the count, and `options` say whether it ends the reading.
+/// Passes each document of `file` to `take`; an error of `take` ends the reading. `odd` counts what could not be read
+/// as it is, and `options` say whether that ends the reading.
 pub fn documents(
     file: &InputFile,
     options: &ReadOptions,
@@ -40,7 +40,7 @@ pub fn documents(
     let packed = unpack(path, progress.wrap_read(File::open(path).map_err(at(path))?))?;
     let text = Text::new(packed, options.encoding).map_err(at(path))?;
     if text.looks_like.is_some_and(Encoding::is_utf16) {
-        reading.foreign(None, &[]); // its lines would be cut inside of characters
+        reading.foreign(None, &[]); // its lines would be cut inside characters
         return reading.end(text.looks_like);
     }
     reading.text(text.reader)?;
@@ -57,7 +57,7 @@ struct Reading<'a, T> {
     odd: &'a mut Oddities,
     take: &'a mut T,
     documents: usize,
-    /// Documents that are not UTF-8, and the beginning of these.
+    /// The documents that are not UTF-8; `sample` holds the beginning of these.
     foreign: Found,
     sample: Vec<u8>,
 }
@@ -168,7 +168,7 @@ impl<T: FnMut(&str) -> Result<(), FileError>> Reading<'_, T> {
         (self.take)(text)
     }
 
-    /// A document that is not UTF-8.
+    /// Records a document that is not UTF-8.
     fn foreign(&mut self, line: Option<usize>, bytes: &[u8]) {
         self.documents += 1;
         self.foreign.add(&self.file.path, line);
@@ -189,7 +189,7 @@ impl<T: FnMut(&str) -> Result<(), FileError>> Reading<'_, T> {
         }
     }
 
-    /// Reports the documents that are not UTF-8: now it is known how many there are in the file.
+    /// Reports the documents that are not UTF-8 at the end of the file, when their number is known.
     fn end(mut self, looks_like: Option<Encoding>) -> Result<(), FileError> {
         if self.foreign.count == 0 {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Where the documents of all files meet: cleaned, counted, shuffled, split, written.
+//! The last stage, which takes the documents of all files: it cleans, counts, shuffles, splits and writes them.
 
 use nanochat_tensor::Rng;
 
@@ -6,14 +6,14 @@ use super::{FileKind, IngestOptions, Ingested, InputFile};
 use crate::files::file_error::FileError;
 use crate::text::dataset::{DatasetError, ShardWriter, Split};
 
-/// Text held back to shuffle documents with one another.
+/// The bytes of the shuffle buffer.
 const SHUFFLE_BYTES: usize = 256 << 20;
 
 pub struct Sink {
     writer: ShardWriter,
     report: Ingested,
     shuffle: Option<Shuffle>,
-    /// One document of so many is for validation.
+    /// One document in this many is for validation.
     val_every: usize,
     written: usize,
     kind: FileKind,
@@ -33,7 +33,7 @@ impl Sink {
         Sink { writer, report, shuffle, val_every, written: 0, kind: FileKind::Text }
     }
 
-    /// What follows comes from `file`.
+    /// Announces that the next documents come from `file`.
     pub fn start(&mut self, file: &InputFile) {
         self.kind = file.kind;
         self.report.kinds.entry(file.kind).or_default().files += 1;

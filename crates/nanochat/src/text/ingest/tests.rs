@@ -80,7 +80,7 @@ fn every_kind_of_file_is_read() {
     let expected = ["file with .png", "file with .tar.gz", "file with no extension", "hidden file or folder"];
     assert_eq!(report.passed.sentences(), expected.map(|what| format!("passed over 1 {what}")));
 
-    // The result is itself something to ingest.
+    // The result can be ingested again.
     let again = folder.0.path().join("again");
     let out = folder.0.path().join("out");
     let report = ingest(&[out], &again, &options(), &ProgressBar::hidden()).unwrap();

@@ -1,4 +1,4 @@
-//! CPython's `random.Random`: MT19937 (Matsumoto and Nishimura 1998), and what `shuffle` and `sample` draw from it.
+//! CPython's `random.Random`: MT19937 (Matsumoto and Nishimura 1998) with the algorithms of `shuffle` and `sample`.
 
 use std::collections::HashSet;
 
@@ -54,7 +54,7 @@ impl PythonRandom {
         y ^ (y >> 18)
     }
 
-    /// Uniform in 0..n: the top bits of a word, as many as n has, drawn again until below n.
+    /// Returns a uniform number in 0..n: takes as many top bits of a word as n has, until the number is below n.
     fn below(&mut self, n: usize) -> usize {
         let n = u32::try_from(n).ok().filter(|&n| n > 0).expect("1 to 2^32 - 1 choices");
         loop {
@@ -71,10 +71,10 @@ impl PythonRandom {
         }
     }
 
-    /// `k` different numbers below `n`, in the order drawn. Panics if k > n, where Python raises.
+    /// Returns `k` different numbers below `n`, in the order drawn. Panics if k > n, where Python raises.
     pub fn sample(&mut self, n: usize, k: usize) -> Vec<usize> {
         assert!(k <= n, "a sample of {k} from {n}");
-        // CPython copies the population where that is smaller than a set of k would be.
+        // CPython copies the population if that is smaller than a set of k would be.
         let mut set_size = 21;
         if k > 5 {
             set_size += 4usize.pow((3.0 * k as f64).log(4.0).ceil() as u32);
@@ -102,7 +102,7 @@ impl PythonRandom {
     }
 }
 
-/// The index after `i`, going round from the last to 1, whose neighbour 0 is then the last.
+/// Returns the index after `i`; after the last comes 1, and entry 0 becomes a copy of the last.
 fn after(i: usize, state: &mut [u32; N]) -> usize {
     if i + 1 < N {
         return i + 1;

@@ -1,5 +1,5 @@
-//! The random draws of CPython and numpy, so that few-shot examples and orders of data sets are those of the
-//! reference, which uses both. Everything else of ours draws from [`nanochat_tensor::Rng`].
+//! The random number generators of CPython and numpy, so that few-shot examples and data set orders equal those of the
+//! reference, which uses both. All other code uses [`nanochat_tensor::Rng`].
 
 mod cpython;
 mod numpy;

@@ -1,9 +1,9 @@
-//! numpy's `default_rng(seed).permutation(n)`, by which Hugging Face's `datasets` shuffles: PCG64 (O'Neill 2014)
+//! numpy's `default_rng(seed).permutation(n)`, with which Hugging Face's `datasets` shuffles: PCG64 (O'Neill 2014)
 //! seeded by numpy's `SeedSequence`.
 
 const MULTIPLIER: u128 = 0x2360_ED05_1FC6_5DA4_4385_DF64_9FCC_F645;
 
-/// 0..n in the order of `numpy.random.default_rng(seed).permutation(n)`.
+/// Returns 0..n in the order of `numpy.random.default_rng(seed).permutation(n)`.
 pub fn permutation(seed: u32, n: usize) -> Vec<usize> {
     let mut rng = Pcg64::new(seed);
     let mut order: Vec<usize> = (0..n).collect();
@@ -16,7 +16,7 @@ pub fn permutation(seed: u32, n: usize) -> Vec<usize> {
 struct Pcg64 {
     state: u128,
     increment: u128,
-    /// The high half of the last 64 bits, which the next 32 bits come from.
+    /// The unused high half of the last 64 bits, which gives the next 32 bits.
     half: Option<u32>,
 }
 
@@ -49,7 +49,7 @@ impl Pcg64 {
         })
     }
 
-    /// Uniform in 0..=max: the low bits, as many as max has, drawn again until not above max.
+    /// Returns a uniform number in 0..=max: takes as many low bits as max has, until the number is not above max.
     fn up_to(&mut self, max: usize) -> usize {
         let max = u32::try_from(max).expect("at most 2^32 rows");
         let mask = u32::MAX >> max.leading_zeros();
@@ -62,7 +62,7 @@ impl Pcg64 {
     }
 }
 
-/// `SeedSequence(seed).generate_state(4, uint64)`.
+/// Returns `SeedSequence(seed).generate_state(4, uint64)`.
 fn seed_words(seed: u32) -> [u64; 4] {
     let mut multiplier = 0x43B0_D7E5u32;
     let mut hash = |value: u32| {
