@@ -1,4 +1,4 @@
-//! Files that are either there whole or not at all.
+//! Writes files so that they are either complete or absent.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -12,7 +12,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fill(path, |file| file.write_all(bytes))
 }
 
-/// As [`write`], what `content` writes.
+/// Writes a file as [`write`] does, with the content that the function `content` writes.
+///
+/// The temporary sibling is `<name>.nanochat.tmp` in every process: the process that has locked it writes, others wait.
+/// A killed process therefore leaves no file for good; the next write of the same file starts it anew and renames it.
 ///
 /// The sibling is `<name>.nanochat.tmp` for every process: who has locked it writes, others wait. So a killed one's is
 /// not left for good; the next write of the same file begins it anew and renames it.
@@ -29,20 +32,21 @@ pub fn fill(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> i
     written.and_then(|()| sync_names_beside(path))
 }
 
-/// Whether a file of this name is a temporary one of [`fill`], or of an earlier version's: `<name>.<process>.tmp`.
+/// Whether a file of this name is a temporary one of [`fill`] or of an earlier version, which wrote
+/// `<name>.<process>.tmp`.
 pub(crate) fn is_temporary(name: &str) -> bool {
     let before = name.strip_suffix(".tmp").and_then(|name| name.rsplit_once('.'));
     before.is_some_and(|(_, last)| last == "nanochat" || last.parse::<u32>().is_ok())
 }
 
-/// Makes the names in the folder of `path` last through a power cut, that of `path` among them.
+/// Syncs the folder of `path`, so that the file's name survives a power cut.
 pub fn sync_names_beside(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     sync_names(folder.unwrap_or(Path::new(".")))
 }
 
-/// Makes the names in a folder last through a power cut, where system and file system can: others than Unix cannot open
-/// a folder, and some network drives refuse to sync one.
+/// Syncs a folder, so that the names in it survive a power cut. Does nothing where this is impossible: only Unix can
+/// open a folder, and some network drives refuse to sync one.
 pub fn sync_names(folder: &Path) -> io::Result<()> {
     if cfg!(not(unix)) {
         return Ok(());
@@ -53,7 +57,8 @@ pub fn sync_names(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Empty and this writer's alone: by a lock, or where the file system has none, by the process in its name.
+/// Opens an empty temporary file for this writer alone: by a lock or, where the file system has no locks, by the
+/// process id in its name.
 fn temporary(path: &Path) -> io::Result<(PathBuf, File)> {
     let sibling = |end: &str| {
         let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -1,4 +1,5 @@
-//! Text in other encodings than UTF-8: read as UTF-8 on the way, or recognised so that an error can name it.
+//! Handles text that is not UTF-8: decodes it to UTF-8 while reading, or recognizes its encoding so that an error can
+//! name it.
 
 use std::io::{BufRead, Cursor, Read, Result};
 use std::str::FromStr;
@@ -6,40 +7,41 @@ use std::sync::{Arc, Mutex};
 
 use encoding_rs::{BIG5, Decoder, DecoderResult, GBK, UTF_8, UTF_16BE, UTF_16LE};
 
-/// The beginning of a file from which its encoding is told.
+/// The bytes at the beginning of a file from which its encoding is determined.
 const HEAD: u64 = 64 << 10;
-/// UTF-8 that is decoded at a time.
+/// The bytes of UTF-8 that are decoded at a time.
 const DECODED: usize = 16 << 10;
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
-/// Lines that are kept of those with malformed text.
+/// The maximum number of malformed lines that are remembered.
 const LINES_KEPT: usize = 5;
 
-/// A character encoding of the web (encoding.spec.whatwg.org); GBK is read as its superset GB18030.
+/// A character encoding of the WHATWG standard (encoding.spec.whatwg.org); GBK is read as its superset GB18030.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encoding(&'static encoding_rs::Encoding);
 
-/// Text as UTF-8, unless its encoding is unknown: then the bytes as they are.
+/// Text as UTF-8 or, if its encoding is unknown, as the bytes of the file.
 pub struct Text {
     pub reader: Box<dyn BufRead + Send>,
-    /// From which encoding `reader` decodes; none where it gives the bytes of the file.
+    /// The encoding that `reader` decodes; None if it returns the bytes of the file.
     pub decoded_from: Option<Encoding>,
-    /// The encoding the file seems to have where nobody named it.
+    /// The encoding that the file seems to have, if none was named.
     pub looks_like: Option<Encoding>,
-    /// Grows while `reader` is read.
+    /// The malformed sequences found so far while reading from `reader`.
     pub malformed: Arc<Mutex<Malformed>>,
 }
 
-/// Sequences of bytes that mean nothing in the encoding, read as U+FFFD.
+/// Byte sequences that are invalid in the encoding, read as U+FFFD.
 #[derive(Debug, Default)]
 pub struct Malformed {
     pub sequences: usize,
-    /// The first lines that have any, from 1.
+    /// The first lines with such sequences, counted from 1.
     pub lines: Vec<usize>,
 }
 
 impl Text {
-    /// Decides by the byte order mark; without one, text that is not UTF-8 is read in the encoding `named`. A file
-    /// of UTF-8 among others in GBK stays what it is: its beginning is UTF-8, which GBK never is for long.
+    /// Makes a reader. A byte order mark decides the encoding; without one, text that is not UTF-8 is read in the
+    /// encoding `named`. A UTF-8 file among others in GBK stays UTF-8: its beginning is valid UTF-8, which GBK text
+    /// never is for long.
     pub fn new(mut packed: Box<dyn BufRead + Send>, named: Option<Encoding>) -> Result<Text> {
         let mut head = Vec::new();
         packed.by_ref().take(HEAD).read_to_end(&mut head)?;
@@ -52,7 +54,7 @@ impl Text {
             }
             _ => None,
         };
-        // UTF-16 of English passes for UTF-8 with a NUL after each letter.
+        // English text in UTF-16 is valid UTF-8 with a NUL after each letter.
         let foreign = decoded_from.is_none() && mark == 0 && (head.contains(&0) || !valid);
         let looks_like = if foreign { Encoding::guess(&head) } else { None };
         let mut head = Cursor::new(head);
@@ -67,7 +69,7 @@ impl Text {
     }
 }
 
-/// Whether these bytes are UTF-8, whose last character may be cut.
+/// Whether these bytes are valid UTF-8; the last character may be cut.
 fn is_utf8(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true)
 }
@@ -81,8 +83,8 @@ impl Encoding {
         self.0 == UTF_16LE || self.0 == UTF_16BE
     }
 
-    /// What Chinese text in an unknown encoding seems to be in: the one in which the commonest characters are
-    /// common. They are a good third of any text, and a hundredth of what is decoded wrongly.
+    /// Guesses the encoding of Chinese text: the one in which the most frequent characters are frequent. They make up a
+    /// good third of any text, and a hundredth of wrongly decoded text.
     pub fn guess(bytes: &[u8]) -> Option<Encoding> {
         let bytes = &bytes[..bytes.len().min(HEAD as usize)];
         let score = |encoding: Encoding| {
@@ -101,7 +103,7 @@ impl Encoding {
     }
 }
 
-/// Marks and the commonest characters of Chinese, in both scripts.
+/// Punctuation and the most frequent Chinese characters, simplified and traditional.
 const COMMON: &str = "，。、：；？！“”「」（）《》的一是不了我人在有他这這个個们們中来來上大为為和国國地到以说說时時要就出会會可也你对\
     對生能而子那得于於着著下自之年过過发發后後作里裡用道行所然家种種事成方多经經么麼去法学學如都同现現当當没沒动動\
     面起看定天分还還进進好小部其些主样樣理心本前开開但因只从從想实實日三十二水今";
@@ -109,7 +111,7 @@ const COMMON: &str = "，。、：；？！“”「」（）《》的一是不�
 impl FromStr for Encoding {
     type Err = String;
 
-    /// By a label of the web, or as Python and Windows call it.
+    /// Parses a WHATWG label, or a name used by Python or Windows.
     fn from_str(name: &str) -> std::result::Result<Encoding, String> {
         let label = match name.to_ascii_lowercase().as_str() {
             "cp936" | "936" => "gbk".into(),
@@ -127,12 +129,12 @@ impl FromStr for Encoding {
     }
 }
 
-/// Reads `source` as UTF-8.
+/// A reader that decodes `source` to UTF-8.
 struct Decoded<R> {
     source: R,
     decoder: Decoder,
     text: Box<[u8]>,
-    /// What is decoded and not yet taken: `text[taken..filled]`.
+    /// The decoded bytes not yet returned are `text[taken..filled]`.
     taken: usize,
     filled: usize,
     ended: bool,
@@ -218,7 +220,7 @@ mod tests {
         GBK.encode(text).0.into_owned()
     }
 
-    /// The text, the encoding it was decoded from, and what was malformed. It comes three bytes at a time.
+    /// Returns the text, its encoding, and what was malformed. The input comes three bytes at a time.
     fn read(bytes: &[u8], name: Option<Encoding>) -> (Vec<u8>, Option<&'static str>, usize, Vec<usize>) {
         let packed = std::io::BufReader::with_capacity(3, Cursor::new(bytes.to_vec()));
         let Text { mut reader, decoded_from, malformed, .. } = Text::new(Box::new(packed), name).unwrap();
@@ -243,7 +245,7 @@ mod tests {
         check(&be, named("gbk"), ZH, Some("UTF-16BE"));
         check(&be[2..], named("utf_16_be"), ZH, Some("UTF-16BE"));
         check(b"plain", named("cp936"), "plain", Some("GBK"));
-        // UTF-8 among files of another encoding.
+        // A UTF-8 file among files of another encoding.
         check(long.as_bytes(), named("gbk"), &long, None);
         check(b"\xef\xbb\xbfmarked", named("gbk"), "marked", None);
         check(b"", named("gbk"), "", Some("GBK"));

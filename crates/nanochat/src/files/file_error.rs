@@ -1,4 +1,4 @@
-//! What can go wrong with a file or a folder; each variant is one sentence that names it.
+//! The errors of files and folders; each is one sentence that names the file or the folder.
 
 use std::path::{Path, PathBuf};
 

@@ -1,18 +1,18 @@
-//! Locks on files. The system lets go of them when their process ends, also by kill -9, so that what a dead
-//! process left is told from what a live one is writing.
+//! Locks on files. The system releases them when their process ends, even by kill -9, so that what a dead process left
+//! can be told from what a live one is writing.
 //!
-//! Some file systems have no locks (a few network drives). There everything counts as free: of two processes at one
-//! place the later one replaces what the earlier one was making, but nobody is refused without reason.
+//! Some file systems have no locks (a few network drives). There every file counts as free: if two processes write the
+//! same file, the later one replaces the work of the earlier one, but no process is refused without reason.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Tries before a name that changes under each of them is given up.
+/// The maximum number of tries if the file is replaced during each of them.
 const TRIES: usize = 100;
 
-/// Opens `path` as `open` does and locks it, unless another holder has it: then None. The file is the one that has the
-/// name: one that was renamed or deleted between opening and locking is let go of, and the name opened anew.
+/// Opens `path` with `open` and locks it. Returns None if another holder has the lock. The locked file is the one that
+/// has the name now: if it was renamed or deleted between opening and locking, `path` is opened again.
 pub fn try_lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
     for _ in 0..TRIES {
         let file = open(path)?;
@@ -25,7 +25,7 @@ pub fn try_lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Re
     Err(io::Error::other("other processes make and delete it again and again"))
 }
 
-/// Waits for the lock instead. None where the file system has no locks.
+/// Opens `path` with `open` and waits for its lock. Returns None if the file system has no locks.
 pub fn lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
     loop {
         let file = open(path)?;
@@ -38,12 +38,12 @@ pub fn lock(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> io::Result
     }
 }
 
-/// Opens for writing, makes the file if it is missing, and leaves what is in it.
+/// Opens a file for writing, creating it if it is missing, and keeps its content.
 pub fn open_or_make(path: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(false).open(path)
 }
 
-/// The name may have gone to another file while this one waited for its lock.
+/// Whether `path` still names `file`; another file may have taken the name while this process waited for the lock.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;

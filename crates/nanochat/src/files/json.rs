@@ -1,18 +1,18 @@
-//! JSON as it is found in data files. Python's `json.dumps` writes `NaN` and `Infinity`, and half of a
-//! surrogate pair where a text was cut inside an emoji; JSON knows neither (RFC 8259), Python reads both.
+//! Parses JSON as it occurs in data files. Python's `json.dumps` writes `NaN` and `Infinity`, and half of a surrogate
+//! pair if a text was cut inside an emoji. JSON allows neither (RFC 8259), but Python reads both.
 
 use serde_json::Value;
 
-/// What `parse` changed so that a text could be read.
+/// The changes that `parse` made so that a text could be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mended {
-    /// `NaN`, `Infinity` and `-Infinity`, read as null.
+    /// The number of `NaN`, `Infinity` and `-Infinity`, read as null.
     pub numbers: usize,
-    /// Halves of surrogate pairs such as `\ud83d`, read as U+FFFD.
+    /// The number of halves of surrogate pairs such as `\ud83d`, read as U+FFFD.
     pub surrogates: usize,
 }
 
-/// The value of a JSON text. The error is that of the text as it stands, in words.
+/// Parses a JSON text. An error describes, in words, the text as it was before any changes.
 pub fn parse(text: &[u8]) -> Result<(Value, Mended), String> {
     let text = std::str::from_utf8(text).map_err(|error| format!("not UTF-8 ({error})"))?;
     let error = match serde_json::from_str(text) {
@@ -26,7 +26,7 @@ pub fn parse(text: &[u8]) -> Result<(Value, Mended), String> {
     }
 }
 
-/// `text` with null for numbers that are none, and U+FFFD for halves of pairs.
+/// Returns `text` with null in place of `NaN` and infinities, and U+FFFD in place of halves of surrogate pairs.
 fn mend(text: &str) -> (String, Mended) {
     let mut mended = Mended::default();
     let mut out = String::with_capacity(text.len());
@@ -50,7 +50,7 @@ fn mend(text: &str) -> (String, Mended) {
                     continue;
                 }
                 (Some(_), _) => 6,
-                // A quote or a backslash after a backslash ends nothing.
+                // An escaped quote or backslash does not end the string.
                 (None, _) => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
             },
             (_, '"') => {
@@ -65,7 +65,7 @@ fn mend(text: &str) -> (String, Mended) {
     (out, mended)
 }
 
-/// The UTF-16 unit of an escape such as `\ud83d` with which `text` begins.
+/// Returns the UTF-16 unit of an escape such as `\ud83d` at the start of `text`.
 fn unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?

@@ -1,5 +1,5 @@
-//! The JSON texts of a plain, .gz or .zst file: one a line, the elements of one list (`[{…}, {…}]`, as LLaMA-Factory's
-//! data sets are), or texts that go over many lines, one after another. Memory holds one of them.
+//! Reads the JSON texts of a plain, .gz or .zst file: one per line, the elements of one list (`[{…}, {…}]`, as in
+//! LLaMA-Factory's data sets), or texts of several lines one after another. Memory holds one text at a time.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -8,23 +8,23 @@ use std::path::{Path, PathBuf};
 use crate::files::file_error::{FileError, at};
 use crate::files::lines::{Lines, MAX_LINE, unpack};
 
-/// How much of a file tells what form it has.
+/// The bytes at the beginning of a file that determine its form.
 const HEAD: u64 = 1 << 20;
-/// Keys of a conversation; an object without them that has a role is a message.
+/// Keys of a conversation; an object that has a role and none of these keys is a message.
 const OF_CONVERSATIONS: [&str; 8] =
     ["messages", "conversations", "instruction", "input", "prompt", "query", "question", "answer"];
 const OF_MESSAGES: [&str; 2] = ["role", "from"];
 
-/// Where a text begins.
+/// The position where a text begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// From 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// Which of a list it is, from 1.
+    /// The number of the list's element, counted from 1.
     pub element: Option<usize>,
 }
 
-/// The texts in their order, unread; blank lines are left out. After an error it is at its end.
+/// An iterator over the unparsed texts in order; blank lines are skipped. It ends after an error.
 pub struct Records {
     path: PathBuf,
     source: Source,
@@ -38,16 +38,16 @@ enum Source {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// Each line is a text.
+    /// Every line is a text.
     Lines,
-    /// Each element of the one list is.
+    /// Every element of one list is a text.
     List,
-    /// A text ends where its brackets do.
+    /// A text ends at its last closing bracket.
     Texts,
 }
 
 impl Place {
-    /// An error about the text here.
+    /// Returns an error about the text at this place.
     pub fn error(self, path: &Path, reason: String) -> FileError {
         let reason = match self.element {
             Some(element) => format!("element {element} of the list: {reason}"),
@@ -71,7 +71,7 @@ impl Records {
         Ok(Records::new(path, unpack(path, File::open(path).map_err(at(path))?)?))
     }
 
-    /// Texts of `rest`; errors call it `path`.
+    /// Reads the texts of `rest`; errors name it `path`.
     pub fn new(path: &Path, mut rest: Box<dyn BufRead + Send>) -> Records {
         let mut head = Vec::new();
         let failed = rest.by_ref().take(HEAD).read_to_end(&mut head).err();
@@ -80,7 +80,7 @@ impl Records {
         }
         let form = form(&head);
         let rest: Box<dyn BufRead + Send> = match failed {
-            // What came before the damage is read all the same, then it is met again.
+            // The bytes before the damage are still read; then the error is returned.
             Some(error) => Box::new(BufReader::new(Damaged(Some(error)))),
             None => rest,
         };
@@ -123,7 +123,7 @@ impl Read for Damaged {
     }
 }
 
-/// The form of a file that begins with `head`.
+/// Returns the form of a file that begins with `head`.
 fn form(head: &[u8]) -> Form {
     let Some((&first, rest)) = head.trim_ascii_start().split_first() else { return Form::Lines };
     let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default();
@@ -143,7 +143,7 @@ fn begins_with_message(text: &[u8]) -> bool {
     any(&OF_MESSAGES) && !any(&OF_CONVERSATIONS)
 }
 
-/// The keys of the first object in `text`, which may be cut.
+/// Returns the keys of the first object in `text`, which may be incomplete.
 fn keys(text: &[u8]) -> Vec<&[u8]> {
     let (mut walk, mut start, mut keys) = (Walk::default(), 0, Vec::new());
     for (i, &byte) in text.iter().enumerate() {
@@ -161,7 +161,7 @@ fn keys(text: &[u8]) -> Vec<&[u8]> {
     keys
 }
 
-/// Where in a JSON text one is.
+/// The state of a scan through a JSON text.
 #[derive(Default)]
 struct Walk {
     depth: usize,
@@ -183,11 +183,11 @@ impl Walk {
     }
 }
 
-/// Texts told apart by their brackets.
+/// A reader of texts that are separated by their brackets.
 struct Texts {
     reader: Box<dyn BufRead + Send>,
     line: usize,
-    /// Elements read so far, if the texts are those of a list.
+    /// The number of elements read so far, if the texts are those of a list.
     list: Option<usize>,
 }
 
@@ -224,7 +224,7 @@ impl Texts {
         }
     }
 
-    /// The next byte that is no white space, left where it is.
+    /// Returns the next byte that is no white space, without consuming it.
     fn peek(&mut self) -> Result<Option<u8>, String> {
         loop {
             let buffer = self.reader.fill_buf().map_err(|error| error.to_string())?;
@@ -238,7 +238,7 @@ impl Texts {
         }
     }
 
-    /// Goes past `byte` if it comes next.
+    /// Consumes `byte` if it comes next.
     fn skip(&mut self, byte: u8) -> Result<(), String> {
         if self.peek()? == Some(byte) {
             self.reader.consume(1);
@@ -246,7 +246,8 @@ impl Texts {
         Ok(())
     }
 
-    /// The text that begins with the next byte: up to the end of its brackets or, if it has none, of its line.
+    /// Reads the text that begins at the next byte: up to its last closing bracket or, without brackets, to the end of
+    /// the line.
     fn text(&mut self) -> Result<Vec<u8>, String> {
         let (mut walk, mut text) = (Walk::default(), Vec::new());
         loop {
@@ -354,7 +355,7 @@ mod tests {
         assert!(error.ends_with("line 2: the list that the file is has no end"), "{error}");
         let error = fails(format!("[{CHAT}]\n[{CHAT}]"));
         assert!(error.contains("line 2: something stands after the end"), "{error}");
-        // What is no JSON at all is given as it stands.
+        // Text that is no JSON is returned unchanged.
         assert_eq!(texts("[{\"messages\": 1},,x y\n}]"), ["{\"messages\": 1}", ",x y", "}"]);
     }
 

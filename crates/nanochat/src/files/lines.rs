@@ -1,4 +1,4 @@
-//! Lines of a plain, .gz or .zst file, one at a time and of bounded length.
+//! Reads the lines of a plain, .gz or .zst file, one at a time and of bounded length.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::file_error::{FileError, at};
 
-/// Far above any conversation or document; without a bound, a file without line ends fills the memory.
+/// The maximum bytes of a line, far above any conversation or document. Without it, a file without line ends would fill
+/// the memory.
 pub const MAX_LINE: u64 = 64 << 20;
 
 /// What becomes of a line of a data file that cannot be used.
@@ -22,15 +23,15 @@ pub enum BadLines {
     Skip,
 }
 
-/// Numbered lines, from 1, without their ends; blank ones and a byte order mark are left out. After an
-/// error it is at its end.
+/// An iterator over numbered lines, from 1, without line ends; blank lines and a byte order mark are skipped. It ends
+/// after an error.
 pub struct Lines {
     path: PathBuf,
     reader: Option<Box<dyn BufRead + Send>>,
     number: usize,
 }
 
-/// Unpacks what is read from `file` if its name `path` ends in .gz or .zst.
+/// Returns a reader of `file` that decompresses it if its name `path` ends in .gz or .zst.
 pub fn unpack(path: &Path, file: impl Read + Send + 'static) -> Result<Box<dyn BufRead + Send>, FileError> {
     let file = BufReader::new(file);
     let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
@@ -47,7 +48,7 @@ impl Lines {
         Ok(Lines::new(path, unpack(path, file)?))
     }
 
-    /// Lines of `reader`; errors call it `path`.
+    /// Reads the lines of `reader`; errors name it `path`.
     pub fn new(path: &Path, reader: Box<dyn BufRead + Send>) -> Lines {
         Lines { path: path.into(), reader: Some(reader), number: 0 }
     }

@@ -1,4 +1,4 @@
-//! Files on disk: read as lines, JSON, tables and columns, and written whole or not at all.
+//! Reads files as lines, JSON, tables and columns, and writes them so that they are complete or absent.
 
 pub mod atomic_file;
 pub(crate) mod columns;

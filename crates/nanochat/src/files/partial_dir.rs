@@ -1,8 +1,8 @@
-//! A folder that is complete or not there: made inside `<folder>.partial`, moved to its name at the end.
+//! A folder that is either complete or absent: it is made inside `<folder>.partial` and renamed at the end.
 //!
-//! `<folder>.partial` holds a lock file and `content`, which becomes the folder. The lock file is there before the
-//! content and goes after it: it says that nanochat made this folder. Only these two names are ever deleted, and the
-//! folder once it is empty.
+//! `<folder>.partial` holds a lock file and `content`, which becomes the folder. The lock file is created before the
+//! content and deleted after it, and marks the folder as made by nanochat. Only these two names are ever deleted, and
+//! the folder itself once it is empty.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,55 +15,55 @@ use crate::files::file_lock::{open_or_make, try_lock};
 
 const LOCK: &str = ".nanochat.lock";
 const CONTENT: &str = "content";
-/// Tries before a partial folder that others make and delete all the time is given up.
+/// The maximum number of tries if other processes keep making and deleting the partial folder.
 const TRIES: usize = 100;
 
-/// Removed with all in it when dropped before [`PartialDir::commit`].
+/// An unfinished folder. It is removed with its content if dropped before [`PartialDir::commit`].
 pub struct PartialDir {
     dir: PathBuf,
     partial: PathBuf,
     content: PathBuf,
-    /// Held until all is deleted or has its name.
+    /// The lock, held until the content is deleted or renamed.
     _lock: File,
 }
 
 impl PartialDir {
-    /// `dir` must not exist or be empty. What a killed process left of an earlier try is removed; a process that is
-    /// still making the folder, and a partial folder that nanochat did not make, are errors.
+    /// Starts making `dir`, which must not exist or must be empty. What a killed process left of an earlier try is
+    /// removed. Fails if another process is making the folder, or if nanochat did not make the partial folder.
     pub fn create(dir: &Path) -> Result<PartialDir, FileError> {
-        // Collecting the components drops a slash at the end, which would put the folder inside itself.
+        // Collecting the components drops a trailing slash, which would put the partial folder inside `dir`.
         let dir: PathBuf = dir.components().collect();
         let partial: PathBuf =
             [dir.as_os_str(), ".partial".as_ref()].into_iter().collect::<OsString>().into();
         if !is_free(&dir)? {
-            sweep(&partial); // of a process killed between giving the name and tidying up
+            sweep(&partial); // left by a process killed between renaming and tidying up
             return Err(FileError::NotEmpty { path: dir });
         }
         let lock = match claim(&partial, &dir) {
             Ok(lock) => lock,
             Err(error) => {
-                let _ = fs::remove_dir(&partial); // only an empty one goes: without a lock file for want of space
+                let _ = fs::remove_dir(&partial); // removes it only if empty: a full disk left no room for the lock file
                 return Err(error);
             }
         };
         let made = PartialDir { content: partial.join(CONTENT), dir, partial, _lock: lock };
         if !is_free(&made.dir)? {
-            return Err(FileError::NotEmpty { path: made.dir.clone() }); // finished by another one meanwhile
+            return Err(FileError::NotEmpty { path: made.dir.clone() }); // another process has finished it meanwhile
         }
         remove_if_there(&made.content).map_err(at(&made.content))?;
         fs::create_dir(&made.content).map_err(at(&made.content))?;
         Ok(made)
     }
 
-    /// Where to write meanwhile.
+    /// Returns the folder to write into.
     pub fn path(&self) -> &Path {
         &self.content
     }
 
-    /// Gives the folder its name; the files in it must have been synced.
+    /// Renames the folder to its final name; its files must have been synced.
     pub fn commit(self) -> Result<(), FileError> {
         sync_names(&self.content).map_err(at(&self.content))?;
-        // Replaces an empty folder.
+        // An existing empty folder is replaced.
         fs::rename(&self.content, &self.dir).map_err(|error| match error.kind() {
             ErrorKind::DirectoryNotEmpty => FileError::NotEmpty { path: self.dir.clone() },
             _ => at(&self.dir)(error),
@@ -78,7 +78,7 @@ impl Drop for PartialDir {
     }
 }
 
-/// Not there or empty.
+/// Whether a folder is absent or empty.
 fn is_free(dir: &Path) -> Result<bool, FileError> {
     match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
@@ -86,7 +86,8 @@ fn is_free(dir: &Path) -> Result<bool, FileError> {
     }
 }
 
-/// The lock on a partial folder, made if missing. A process killed before it made the lock file leaves an empty one.
+/// Makes the partial folder if it is missing, and locks it. A process killed before it made the lock file leaves an
+/// empty folder.
 fn claim(partial: &Path, dir: &Path) -> Result<File, FileError> {
     let lock = partial.join(LOCK);
     for _ in 0..TRIES {
@@ -104,7 +105,8 @@ fn claim(partial: &Path, dir: &Path) -> Result<File, FileError> {
     Err(FileError::InTheMaking { path: dir.into() })
 }
 
-/// Removes what a dead process left, an empty folder too; what holds files but no lock file, or one that is held, stays.
+/// Removes what a dead process left, even an empty folder. A folder that has files but no lock file, or whose lock is
+/// held, stays.
 fn sweep(partial: &Path) {
     let _ = fs::remove_dir(partial);
     let open = |path: &Path| File::options().write(true).open(path);
@@ -113,7 +115,8 @@ fn sweep(partial: &Path) {
     }
 }
 
-/// The lock file goes last, so that a kill in between leaves a folder known as ours. Other files in it stay, and it too.
+/// Removes the content, then the lock file, so that a kill in between leaves a folder that is recognized. If it
+/// contains other files, these and the folder stay.
 fn tidy(partial: &Path) {
     if remove_if_there(&partial.join(CONTENT)).is_ok() {
         let _ = fs::remove_file(partial.join(LOCK)).and_then(|()| fs::remove_dir(partial));
@@ -181,13 +184,13 @@ mod tests {
             fs::write(partial.join(CONTENT).join("half"), "ha").unwrap();
             fs::write(partial.join(LOCK), "").unwrap();
         };
-        fs::create_dir(&partial).unwrap(); // killed before there was a lock file
+        fs::create_dir(&partial).unwrap(); // a process was killed before it made the lock file
         make(&dir).unwrap();
         fs::remove_dir_all(&dir).unwrap();
         leave();
         make(&dir).unwrap();
         assert_eq!((names(temp.path()), names(&dir)), (vec!["out".into()], vec!["file".into()]));
-        leave(); // also where the folder is there already
+        leave(); // also if the folder exists already
         assert!(matches!(make(&dir), Err(FileError::NotEmpty { .. })));
         assert_eq!(names(temp.path()), ["out"]);
     }
@@ -201,7 +204,7 @@ mod tests {
         let refused = make(&dir).unwrap_err().to_string();
         assert!(refused.contains("out.partial") && refused.contains("move it away"), "{refused}");
         assert_eq!((names(&partial), dir.exists()), (vec!["diary".into()], false));
-        // Nor are files lost that were put beside ours.
+        // Files that were put beside ours are not lost either.
         fs::write(partial.join(LOCK), "").unwrap();
         make(&dir).unwrap();
         assert_eq!((names(&partial), names(&dir)), (vec!["diary".into()], vec!["file".into()]));

@@ -1,4 +1,4 @@
-//! Command lines for people. A command that a sentence tells them to run does what it says when they paste it into a shell.
+//! Formats command lines in messages, so that users can paste them into a shell.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter, Write};
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::terminal::escape;
 
-/// The command `nanochat` with its arguments. It is displayed as a POSIX shell reads it; an argument that cannot be shown in plain letters, such
-/// as one with bytes that are not UTF-8, stands in `$'…'` (bash, zsh, POSIX 2024).
+/// The command `nanochat` with its arguments. It is displayed in the syntax of a POSIX shell. An argument that cannot
+/// be shown in plain letters, such as one with bytes that are not UTF-8, is quoted as `$'…'` (bash, zsh, POSIX 2024).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
     arguments: Vec<OsString>,
@@ -25,7 +25,7 @@ impl CommandLine {
         self
     }
 
-    /// Adds `--base-dir`, unless that is `usual`: the folder that a command without the flag takes.
+    /// Adds `--base-dir`, unless it is `usual`, the folder that a command without the flag uses.
     pub fn base_dir(self, base_dir: &Path, usual: Option<&Path>) -> CommandLine {
         if usual == Some(base_dir) { self } else { self.arg("--base-dir").arg(base_dir) }
     }
@@ -42,7 +42,8 @@ impl Display for CommandLine {
     }
 }
 
-/// Adds `--base-dir` to each `nanochat …` that `sentence` tells to run: an error does not know whether its command was given one.
+/// Adds `--base-dir` to each `nanochat …` command in `sentence`: an error does not know whether its command was given
+/// one.
 pub fn with_base_dir(sentence: &str, base_dir: &Path) -> String {
     let mut parts: Vec<String> = sentence.split('`').map(String::from).collect();
     for command in parts.iter_mut().skip(1).step_by(2) {
@@ -64,7 +65,7 @@ pub fn quoted(argument: &OsStr) -> String {
     }
 }
 
-/// Tells letters of other scripts, which have no meaning to a shell.
+/// Whether `c` is a letter of a non-Latin script, which has no meaning to a shell.
 fn is_letter(c: char) -> bool {
     !c.is_ascii() && c.is_alphanumeric()
 }
@@ -85,7 +86,7 @@ fn in_dollar_quotes(bytes: &[u8]) -> String {
     word + "'"
 }
 
-/// Writes bytes in octal: three digits end by themselves, where bash reads as many hexadecimal ones as come.
+/// Writes bytes in octal: an octal escape ends after three digits, while bash reads any number of hexadecimal ones.
 fn push_bytes(word: &mut String, bytes: &[u8]) {
     bytes.iter().for_each(|byte| write!(word, "\\{byte:03o}").expect("a string takes all"));
 }

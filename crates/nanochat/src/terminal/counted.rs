@@ -1,11 +1,11 @@
-//! Counts in sentences: 1 file, 2 files.
+//! Formats counts in sentences: 1 file, 2 files.
 
-/// A number and a noun, which is in the plural unless there is one of it.
+/// Returns a number with a noun, which is plural unless the number is 1.
 pub fn counted(n: usize, noun: &str) -> String {
     format!("{n} {}", plural(n, noun))
 }
 
-/// The noun alone, as it stands after `n`.
+/// Returns the noun in the form that follows the number `n`.
 pub fn plural(n: usize, noun: &str) -> String {
     match n {
         1 => noun.into(),

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Map, Value};
 
-/// Returns facts by name, without those that this system does not provide.
+/// Returns the facts by name, without those that this system does not provide.
 pub fn environment() -> Map<String, Value> {
     let facts = [
         ("nanochat", Some(env!("CARGO_PKG_VERSION").to_string())),
@@ -50,7 +50,7 @@ fn gpus() -> Option<String> {
     Some(if alike { format!("{} × {first}", models.len()) } else { models.join(", ") })
 }
 
-/// Returns the memory of this machine, if the system reports it.
+/// Returns this machine's memory in bytes, if the system reports it.
 pub fn memory_bytes() -> Option<f64> {
     let kibibytes = line_value("/proc/meminfo", "MemTotal", ':')?;
     Some(1024.0 * kibibytes.trim_end_matches("kB").trim().parse::<f64>().ok()?)

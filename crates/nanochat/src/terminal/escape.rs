@@ -1,21 +1,23 @@
-//! Text of strangers on a terminal. Names in foreign files, what a model says and what errors quote of both may hold control
-//! characters: an escape sequence moves the cursor, renames the window or writes into the clipboard, and a bidirectional
-//! override shows a text in another order than it has (CVE-2021-42574). They are shown as Rust writes them: `\u{1b}`.
+//! Escapes untrusted text before it is shown on a terminal. File names, a model's output and the errors that quote them
+//! may contain control characters: an escape sequence can move the cursor, rename the window or write to the clipboard,
+//! and a bidirectional override displays a text in another order (CVE-2021-42574). They are shown in Rust's notation:
+//! `\u{1b}`.
 
 use std::borrow::Cow;
 
-/// Whether a terminal obeys `c` instead of showing it: C0, DEL and C1, the separators of lines and paragraphs, and what
-/// embeds, overrides or isolates a direction. (Marks of direction and joiners stay: Arabic and emoji need them.)
+/// Whether a terminal interprets `c` instead of showing it: C0, DEL and C1, line and paragraph separators, and
+/// bidirectional embeddings, overrides and isolates. (Direction marks and joiners are kept: Arabic and emoji need
+/// them.)
 pub fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Lines of text: newlines and tabs stay.
+/// Escapes text of several lines; newlines and tabs are kept.
 pub fn text(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_control(c) && !matches!(c, '\n' | '\t'))
 }
 
-/// A name, or a sentence that quotes some: one line.
+/// Escapes a name or a sentence, which stays on one line.
 pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_control)
 }

@@ -1,5 +1,5 @@
-//! What the program is told and says on a terminal: values of flags, commands to paste, counts in sentences, and text of
-//! strangers made harmless.
+//! Terminal input and output: the values of flags, commands to paste, counts in sentences, and escaping of untrusted
+//! text.
 
 pub mod command_line;
 pub mod counted;

@@ -1,4 +1,4 @@
-//! Memory for the pages of a row group, which its columns share.
+//! The memory budget for the pages of a row group, shared by its columns.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -7,8 +7,9 @@ use parquet::errors::Result;
 
 use super::no;
 
-/// Pages as they are and unpacked, and dictionaries. With the rows read from them (16 MiB and one of 64 MiB) and what a
-/// command holds besides, it stays under a GiB. Writers cut pages at one MB or, some, after 1,024 rows.
+/// The maximum bytes of packed pages, unpacked pages and dictionaries. With the rows read from them (16 MiB and one of
+/// 64 MiB) and what a command holds besides, memory stays under a GiB. Writers cut pages at one MB or, some, after
+/// 1,024 rows.
 pub const MAX_HELD: usize = 640 << 20;
 
 #[derive(Clone, Debug, Default)]
@@ -20,7 +21,7 @@ struct Account {
     row: AtomicUsize,
 }
 
-/// Bytes of a budget, given back when it is dropped.
+/// Bytes taken from a budget, returned to it when dropped.
 #[derive(Debug)]
 pub struct Held {
     budget: Budget,
@@ -34,7 +35,7 @@ impl Budget {
         Ok(held)
     }
 
-    /// The number of the row that is being read: what its lists take is held until the next one.
+    /// Returns the number of the row being read. Memory for its lists is held until the next row.
     pub fn row(&self) -> usize {
         self.0.row.load(Relaxed)
     }

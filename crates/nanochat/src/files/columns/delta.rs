@@ -1,4 +1,4 @@
-//! Streams of DELTA_BINARY_PACKED, looked at before the parquet crate makes room for the numbers that they claim:
+//! Checks streams of DELTA_BINARY_PACKED before the parquet crate allocates memory for the numbers that they claim:
 //!
 //! ```text
 //! varint block size, varint miniblocks a block, varint count, zigzag first
@@ -7,10 +7,10 @@
 
 use super::thrift::Thrift;
 
-/// Writers use 128.
+/// The maximum numbers in a block; writers use 128.
 const MAX_BLOCK: u64 = 1 << 20;
 
-/// The numbers of a stream taken together; negative ones count as none.
+/// Totals over the numbers of a stream; negative ones count as 0.
 #[derive(Debug, Default, PartialEq)]
 pub struct Numbers {
     pub count: u64,
@@ -18,12 +18,13 @@ pub struct Numbers {
     pub largest: u64,
 }
 
-/// How many numbers the stream at the beginning of `bytes` claims. None: it is no such stream.
+/// Returns how many numbers the stream at the start of `bytes` claims, or None if it is no valid stream.
 pub fn count(bytes: &[u8]) -> Option<u64> {
     Some(Head::read(&mut Thrift(bytes))?.count)
 }
 
-/// All numbers of a stream of up to `most`, which `bytes` loses. They are of 32 bits.
+/// Reads all numbers, 32 bits each, of a stream of up to `most` and moves `bytes` past it. Returns None if the stream
+/// is invalid or claims more.
 pub fn numbers(bytes: &mut &[u8], most: u64) -> Option<Numbers> {
     let mut rest = Thrift(bytes);
     let head = Head::read(&mut rest).filter(|head| head.count <= most)?;
@@ -37,7 +38,7 @@ pub fn numbers(bytes: &mut &[u8], most: u64) -> Option<Numbers> {
         let widths = rest.pass(head.miniblocks)?;
         for &width in widths {
             if numbers.count == head.count {
-                break; // what follows in the block has no bytes
+                break; // the rest of the block is not stored
             }
             let packed = rest.pass(u64::from(width) * head.in_miniblock / 8).filter(|_| width <= 32)?;
             for i in 0..head.in_miniblock.min(head.count - numbers.count) {
@@ -75,7 +76,7 @@ impl Numbers {
     }
 }
 
-/// `width` bits, up to 32, from bit `at` on; the lowest bit of a byte is its first.
+/// Returns `width` bits, up to 32, starting at bit `at`; the lowest bit of a byte is its first.
 fn bits(packed: &[u8], at: u64, width: u8) -> i64 {
     let (byte, shift) = ((at / 8) as usize, at % 8);
     let mut word = [0; 8];

@@ -1,5 +1,5 @@
-//! The end of a parquet file, which says what is where; held to bounds before the parquet crate makes room for it: how
-//! deep its schema is, how much of the file its columns are, how many rows.
+//! Reads the footer of a parquet file, which describes its structure. Limits are checked before the parquet crate
+//! allocates memory for it: the depth of the schema, the share of the file that its columns cover, the number of rows.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,11 +10,12 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use super::no;
 use super::thrift::{I32, LIST, STRUCT, Thrift};
 
-/// A thousand row groups of a hundred columns take 10 MB.
+/// The maximum bytes of a footer; a thousand row groups of a hundred columns take 10 MB.
 const MAX_FOOTER: u64 = 16 << 20;
 const MAX_COLUMNS: u64 = 10_000;
 const MAX_NESTING: usize = 64;
-/// A file of nothing but one constant or nulls has this many rows, and more for each of its bytes: time is bounded.
+/// The rows allowed to any file, even one of only nulls or one constant, and the additional rows for each of its bytes;
+/// they bound the time.
 const ROWS: u64 = 1 << 24;
 const ROWS_A_BYTE: u64 = 1 << 10;
 
@@ -40,7 +41,8 @@ pub fn read(mut file: &File) -> Result<ParquetMetaData> {
     Ok(metadata)
 }
 
-/// Row groups that share their bytes would be read again and again; there are `before` bytes before the footer.
+/// Checks the number of rows and that the columns fit into the `before` bytes before the footer; row groups that share
+/// bytes would be read again and again.
 fn check_size(metadata: &ParquetMetaData, before: u64) -> Result<()> {
     let (mut rows, mut bytes) = (0u64, 0u64);
     for group in metadata.row_groups() {
@@ -76,13 +78,14 @@ fn check_schemas(footer: &[u8]) -> Result<()> {
     whole.ok_or_else(|| no("its footer is damaged"))
 }
 
-/// The schema is one list, the children of each group after it, and the crate follows it by recursion.
+/// Checks the schema's size and depth. It is one list in which the children of each group follow it, and the crate
+/// parses it by recursion.
 fn check_schema(kind: u8, thrift: &mut Thrift) -> Option<Result<()>> {
     let (_, n) = thrift.list().filter(|(item, _)| kind == LIST && *item == STRUCT)?;
     if n > MAX_COLUMNS {
         return Some(Err(no(format!("it has {n} columns"))));
     }
-    let mut open: Vec<i64> = Vec::new(); // children to come, of each group around
+    let mut open: Vec<i64> = Vec::new(); // the children still to come of each enclosing group
     for _ in 0..n {
         let mut children = 0;
         thrift.fields(|id, kind, thrift| {

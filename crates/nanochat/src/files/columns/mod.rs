@@ -1,7 +1,7 @@
-//! Parquet files, column by column. What a file claims is held to bounds before memory is taken for it: its footer
-//! ([`footer`]), what its pages take together ([`budget`]: 640 MiB), what a page unpacks to ([`unpack`]). A text has at most
-//! 64 MiB, as a line of other files has, so that reading takes less than a GiB whatever the file. Each byte of a file is
-//! unpacked once, so the time is in proportion to what its pages hold.
+//! Reads parquet files column by column. Every claim of a file is checked against a limit before memory is allocated
+//! for it: the footer ([`footer`]), the total size of its pages ([`budget`]: 640 MiB), the unpacked size of a page
+//! ([`unpack`]). A text has at most 64 MiB, like a line of other files, so that reading takes less than a GiB for any
+//! file. Each byte of a file is unpacked once, so the time is proportional to the content of its pages.
 
 mod budget;
 mod delta;
@@ -27,7 +27,7 @@ pub(crate) use budget::Budget;
 use pages::Pages;
 pub use texts::{ParquetTexts, Rows};
 
-/// Errors here are reasons, in words: the caller knows which file and what follows from it.
+/// Errors here are reasons in words; the caller adds the file and the consequence.
 type Result<T> = std::result::Result<T, String>;
 
 /// An open file whose footer has been read.
@@ -47,7 +47,7 @@ impl Columns {
         self.metadata.file_metadata().schema_descr()
     }
 
-    /// Rows of each row group.
+    /// Returns the number of rows in each row group.
     pub fn row_counts(&self) -> Vec<usize> {
         let groups = self.metadata.row_groups().iter();
         groups.map(|group| usize::try_from(group.num_rows()).unwrap_or(0)).collect()
@@ -58,7 +58,7 @@ impl Columns {
         Pages::new(self.file.clone(), chunk, budget.clone()).map_err(reason)
     }
 
-    /// The values of a column in a row group, whose columns share `budget`.
+    /// Returns a reader of a column's values in a row group, whose columns share `budget`.
     pub fn column(&self, row_group: usize, column: usize, budget: &Budget) -> Result<ColumnReader> {
         let pages = self.pages(row_group, column, budget)?;
         Ok(get_column_reader(self.schema().column(column), Box::new(pages)))
@@ -69,7 +69,7 @@ fn no(reason: impl Into<String>) -> ParquetError {
     ParquetError::External(Error::other(reason.into()).into())
 }
 
-/// The crate wraps the words of others in its own.
+/// Returns the message of an error; for an error that the parquet crate wraps, only the inner message.
 pub(crate) fn reason(error: ParquetError) -> String {
     match error {
         ParquetError::External(inner) => inner.to_string(),
@@ -81,13 +81,13 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread reads a parquet file, so that a panic becomes an error: a panic hook has nothing to say of it.
+/// Whether this thread is reading a parquet file. A panic then becomes an error, so a panic hook must not print it.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// The parquet crate checks its input, but promises no freedom from panics on hostile files; one
-/// bad shard among thousands must not end a run.
+/// Runs `read` and turns a panic into an error. The parquet crate checks its input but may panic on hostile files, and
+/// one bad shard among thousands must not end a run.
 pub(crate) fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = GUARDED.replace(true);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));

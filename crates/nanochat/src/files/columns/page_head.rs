@@ -1,4 +1,4 @@
-//! What stands before a page: how long it is and what kind of values it has.
+//! Reads the header of a page: its length and the kind of its values.
 
 use parquet::basic::Encoding;
 use parquet::errors::Result;
@@ -6,12 +6,12 @@ use parquet::errors::Result;
 use super::no;
 use super::thrift::{I32, STRUCT, Thrift};
 
-/// Of any page; a hostile one may hold more nulls than there is time for.
+/// The maximum values of a page; a hostile one may claim more nulls than there is time for.
 const MAX_VALUES: usize = 1 << 24;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    /// Bytes of the page in the file.
+    /// The page's bytes in the file.
     pub packed: usize,
     pub unpacked: usize,
     pub values: usize,
@@ -22,12 +22,12 @@ pub struct Head {
 #[derive(Clone, Copy, Debug)]
 pub enum PageKind {
     Dictionary,
-    /// With the encodings of the levels.
+    /// A data page, with the encodings of its levels.
     Data {
         definition: Encoding,
         repetition: Encoding,
     },
-    /// With the bytes of the levels, which are never packed.
+    /// A data page of version 2, with the bytes of its levels, which are never packed.
     DataV2 {
         nulls: usize,
         rows: usize,
@@ -35,12 +35,12 @@ pub enum PageKind {
         repetition: usize,
         is_packed: bool,
     },
-    /// Of no use to who reads all rows.
+    /// An index page, which a reader of all rows does not need.
     Index,
 }
 
 impl Head {
-    /// None: `bytes` do not hold a whole head. Else also the bytes it takes.
+    /// Reads a header and returns it with its length in bytes, or None if `bytes` do not hold a whole one.
     pub fn read(bytes: &[u8]) -> Option<(Result<Head>, usize)> {
         let mut thrift = Thrift(bytes);
         let (mut page, mut kinds) = (Numbers::default(), [Numbers::default(); 3]);
@@ -81,7 +81,7 @@ impl Head {
                     rows: numbers.get(3)?,
                     definition: numbers.get(5)?,
                     repetition: numbers.get(6)?,
-                    is_packed: numbers.0[7] != Some(0), // packed if nothing is said
+                    is_packed: numbers.0[7] != Some(0), // packed by default
                 },
             },
             ..Head::sizes(page)?
@@ -98,7 +98,7 @@ impl Head {
     }
 }
 
-/// The whole numbers and flags of a struct by their fields; of one given twice, the last.
+/// The integers and flags of a struct by field number; of a repeated field, the last.
 #[derive(Clone, Copy, Default)]
 struct Numbers([Option<i64>; 8]);
 
@@ -113,7 +113,7 @@ impl Numbers {
             return Some(false);
         };
         match kind {
-            1 | 2 => *number = Some(i64::from(kind == 1)), // of a flag the type is the value
+            1 | 2 => *number = Some(i64::from(kind == 1)), // a flag's value is its type
             I32 => *number = Some(thrift.int()?),
             _ => {
                 *number = None;

@@ -1,5 +1,5 @@
-//! The pages of one column in a row group, as the parquet crate's readers take them. Each is held to bounds before it
-//! is read and checked before the crate makes room for what it claims.
+//! Iterates over the pages of one column in a row group for the parquet crate's readers. Each page is checked against
+//! limits before it is read, and before the crate allocates what it claims.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -18,26 +18,27 @@ use super::unpack::unpack;
 use super::{delta, no};
 use crate::files::lines::MAX_LINE;
 
-/// Bytes read in search of the end of a head: writers need a hundred, statistics may have whole texts in them.
+/// The bytes read, in turn, until they hold a whole header: writers need a hundred, but statistics may contain whole
+/// texts.
 const HEADS: [u64; 4] = [512, 8 << 10, 128 << 10, 1 << 20];
-/// What the crate holds of a value in a dictionary or a list: a reference of 32 bytes and its levels.
+/// The bytes that the crate holds for a value in a dictionary or a list: a reference of 32 bytes and its levels.
 const VALUE_BYTES: usize = 40;
 
 pub struct Pages {
     file: Arc<File>,
-    /// Of the next page, or of its body if its head is known.
+    /// The offset of the next page, or of its body once `head` is read.
     at: u64,
     end: u64,
     head: Option<Head>,
     codec: Compression,
     column: ColumnDescPtr,
-    /// Read while rows were passed over.
+    /// A dictionary that was read while rows were skipped.
     dictionary: Option<Page>,
     budget: Budget,
     of_dictionary: Option<Held>,
-    /// The crate keeps the last page of each encoding.
+    /// The memory of the last page of each encoding, which the crate keeps.
     of_encoding: [Option<Held>; 10],
-    /// A list may reach over pages: what the row in `list_row` has taken so far.
+    /// The memory that the row `list_row` has taken so far, since a list may span pages.
     of_list: Vec<Held>,
     list_row: usize,
 }
@@ -45,7 +46,7 @@ pub struct Pages {
 impl Pages {
     pub fn new(file: Arc<File>, chunk: &ColumnChunkMetaData, budget: Budget) -> Result<Pages> {
         let first = chunk.data_page_offset();
-        // Some writers name a dictionary at 0 that they do not have.
+        // Some writers give offset 0 for a dictionary that does not exist.
         let dictionary = chunk.dictionary_page_offset().filter(|&at| at > 0 && at < first);
         let at = u64::try_from(dictionary.unwrap_or(first)).ok();
         let end =
@@ -72,8 +73,8 @@ impl Pages {
         })
     }
 
-    /// Passes over whole pages while they have no more than `rows` rows, and says how many they had. The column has
-    /// one value a row.
+    /// Skips whole pages while they have at most `rows` rows, and returns the number of rows skipped. The column has
+    /// one value per row.
     pub fn pass(&mut self, rows: usize) -> Result<usize> {
         let mut passed = 0;
         while let Some(head) = self.peek()? {
@@ -89,7 +90,7 @@ impl Pages {
         Ok(passed)
     }
 
-    /// The head of the next page that has values.
+    /// Returns the header of the next page that has values, without moving past it.
     fn peek(&mut self) -> Result<Option<Head>> {
         while self.head.is_none() && self.at < self.end {
             let (head, length) = self.read_head()?;
@@ -124,7 +125,7 @@ impl Pages {
         Ok(bytes)
     }
 
-    /// The body of a page, its levels before its values, and the memory it takes.
+    /// Returns the body of a page, levels before values, and the memory it takes.
     fn body(&self, head: &Head) -> Result<(Vec<u8>, Held)> {
         let (levels, is_packed) = match head.kind {
             PageKind::DataV2 { definition, repetition, is_packed, .. } => {
@@ -147,7 +148,8 @@ impl Pages {
         Ok((unpacked, of_unpacked))
     }
 
-    /// The bytes that the crate takes for differences before it has seen them, and what a list of them repeats.
+    /// Checks a delta-encoded page, and returns the bytes that the crate allocates for its numbers and, in a list, for
+    /// its repeated texts.
     fn check_delta(&self, head: &Head, body: &[u8]) -> Result<usize> {
         let fixed = self.column.physical_type() != Type::BYTE_ARRAY;
         match head.encoding {
@@ -178,7 +180,7 @@ impl Pages {
         Ok(usize::try_from(texts).unwrap_or(usize::MAX).saturating_add(8 * head.values))
     }
 
-    /// What follows the levels in a body.
+    /// Returns the part of a body after the levels.
     fn values<'a>(&self, head: &Head, mut body: &'a [u8]) -> Option<&'a [u8]> {
         match head.kind {
             PageKind::DataV2 { definition, repetition, .. } => body.get(definition + repetition..),
@@ -223,7 +225,7 @@ impl Pages {
         if self.list_row != self.budget.row() {
             self.list_row = self.budget.row();
             let before = self.of_list.len().saturating_sub(1);
-            self.of_list.drain(..before); // the row may have begun in the last page
+            self.of_list.drain(..before); // the row may have begun in the previous page
         }
         self.of_list.push(self.budget.take(bytes)?);
         Ok(())

@@ -1,4 +1,4 @@
-//! One parquet file: its footer, and the texts of a row group a few rows at a time.
+//! Reads the texts of one parquet file, a few rows of a row group at a time.
 
 use std::path::Path;
 
@@ -10,19 +10,20 @@ use parquet::schema::types::ColumnDescPtr;
 use super::{Budget, Columns, Result, guarded, reason};
 use crate::files::lines::MAX_LINE;
 
-/// Text that is read at once, but for the document that exceeds it: a dictionary may repeat a long one for ever.
+/// The bytes of text after which a read stops; the last document may exceed it. A dictionary may repeat a long text any
+/// number of times.
 const CHUNK_BYTES: usize = 16 << 20;
 
-/// An open file whose string column `column` is read.
+/// An open file of which the string column `column` is read.
 pub struct ParquetTexts {
     file: Columns,
     column: usize,
 }
 
-/// The rows of one row group; memory holds its dictionary, a page (640 MiB at most) and the rows asked for.
+/// A reader of one row group's rows. Memory holds the dictionary, a page (640 MiB at most) and the requested rows.
 pub struct Rows {
     reader: ColumnReaderImpl<ByteArrayType>,
-    /// Definition level of a row that has a value; 0 if every row has one.
+    /// The definition level of a row with a value; 0 if every row has one.
     level_of_value: i16,
     left: usize,
 }
@@ -46,12 +47,12 @@ impl ParquetTexts {
         self.row_counts().len()
     }
 
-    /// Rows of each row group.
+    /// Returns the number of rows in each row group.
     pub fn row_counts(&self) -> Vec<usize> {
         self.file.row_counts()
     }
 
-    /// The rows of a row group from `first` on (none if it is shorter).
+    /// Returns a reader of a row group's rows from `first` on (empty if there are fewer).
     pub fn rows(&self, row_group: usize, first: usize) -> Result<Rows> {
         guarded(|| {
             let rows = self.file.row_counts()[row_group];
@@ -62,7 +63,7 @@ impl ParquetTexts {
             let level_of_value = column.max_def_level();
             let mut reader = ColumnReaderImpl::new(column, Box::new(pages));
             for _ in passed..first {
-                // One by one: the crate makes all values that it skips in a page at once.
+                // Skips rows one by one, since the crate decodes together all values that it skips in a page.
                 if reader.skip_records(1).map_err(reason)? == 0 {
                     return Err(format!("row group {row_group} ends early"));
                 }
@@ -73,7 +74,7 @@ impl ParquetTexts {
 }
 
 impl Rows {
-    /// The next up to `n` rows, fewer where they are long, empty at the end. A row without a value is None.
+    /// Returns the next rows, up to `n`: fewer if they are long, none at the end. A row without a value is None.
     pub fn next_rows(&mut self, n: usize) -> Result<Vec<Option<Vec<u8>>>> {
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while self.left > 0 && rows.len() < n && bytes < CHUNK_BYTES {

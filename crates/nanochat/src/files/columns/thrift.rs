@@ -1,15 +1,15 @@
-//! As much of thrift's compact protocol as it takes to look at what a parquet file claims before it is believed.
-//! Everything is None where the bytes are no such thing.
+//! A parser for the part of Thrift's compact protocol that is needed to check the claims of a parquet file. All
+//! functions return None for invalid bytes.
 
-/// Structs in structs; the parquet format has six.
+/// The maximum nesting of structs; the parquet format has six levels.
 const MAX_DEPTH: usize = 16;
 
-/// Types of values, as the protocol numbers them.
+/// The protocol's numbers for types of values.
 pub const I32: u8 = 5;
 pub const LIST: u8 = 9;
 pub const STRUCT: u8 = 12;
 
-/// What is left of a message.
+/// The unread rest of a message.
 pub struct Thrift<'a>(pub &'a [u8]);
 
 impl<'a> Thrift<'a> {
@@ -31,28 +31,28 @@ impl<'a> Thrift<'a> {
         None
     }
 
-    /// A signed number of any width.
+    /// Reads a signed number of any width.
     pub fn int(&mut self) -> Option<i64> {
         let zigzag = self.varint()?;
         Some((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
     }
 
-    /// The next `n` bytes, which are passed over.
+    /// Moves past the next `n` bytes and returns them.
     pub fn pass(&mut self, n: u64) -> Option<&'a [u8]> {
         let (bytes, rest) = self.0.split_at_checked(usize::try_from(n).ok()?)?;
         self.0 = rest;
         Some(bytes)
     }
 
-    /// The type and the number of a list's items, which follow.
+    /// Reads the head of a list and returns the type and the number of its items, which follow.
     pub fn list(&mut self) -> Option<(u8, u64)> {
         let head = self.byte()?;
         let n = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
         Some((head & 15, n))
     }
 
-    /// Reads a struct: `known` is given the number, the type and the message for each field, and says whether it has
-    /// read the value; others are passed over.
+    /// Reads a struct. For each field, `known` gets its number, its type and the message, and returns whether it has
+    /// read the value; other values are skipped.
     pub fn fields(&mut self, mut known: impl FnMut(i64, u8, &mut Self) -> Option<bool>) -> Option<()> {
         self.fields_at(0, &mut known)
     }
@@ -70,7 +70,7 @@ impl<'a> Thrift<'a> {
             }
             id = if head >> 4 == 0 { self.int()? } else { id.wrapping_add(i64::from(head >> 4)) };
             let kind = head & 15;
-            // Of a flag the type is the value.
+            // A flag's value is its type, so nothing follows.
             if !known(id, kind, self)? && !matches!(kind, 1 | 2) {
                 self.skip(kind, depth)?;
             }

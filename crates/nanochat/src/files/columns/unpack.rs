@@ -1,4 +1,4 @@
-//! The programs that pack pages. Each unpacks into room of the size that the page claims, and never past it.
+//! Decompresses pages. Each codec writes into a buffer of the size that the page claims, and never past it.
 
 use std::io::{self, Read};
 
@@ -7,11 +7,11 @@ use parquet::errors::Result;
 
 use super::no;
 
-/// Fills `unpacked` with what is in `packed`, exactly.
+/// Decompresses `packed` into `unpacked`, which must be filled exactly.
 pub fn unpack(codec: Compression, packed: &[u8], unpacked: &mut [u8]) -> Result<()> {
     let size = unpacked.len();
     if size == 0 {
-        return Ok(()); // of a page without values some writers pack nothing
+        return Ok(()); // some writers store no bytes for a page without values
     }
     let filled = match codec {
         Compression::UNCOMPRESSED => copy(packed, unpacked),
@@ -34,7 +34,8 @@ pub fn unpack(codec: Compression, packed: &[u8], unpacked: &mut [u8]) -> Result<
     }
 }
 
-/// How many bytes there were; one more than there is room if there were more.
+/// Reads until `room` is full or the data ends. Returns the number of bytes, one more than `room` has if there were
+/// more.
 fn fill(mut reader: impl Read, room: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < room.len() {
@@ -54,8 +55,8 @@ fn lz4(packed: &[u8], unpacked: &mut [u8]) -> io::Result<usize> {
     lz4_flex::block::decompress_into(packed, unpacked).map_err(io::Error::other)
 }
 
-/// Hadoop's blocks, each with its two lengths before it. None: the page is not made of them; early Arrow wrote one
-/// bare block and called it the same.
+/// Decompresses Hadoop's blocks, each preceded by its two lengths, and returns the bytes written. Returns None if the
+/// page is not made of them; early versions of Arrow wrote one bare block under the same codec name.
 fn lz4_hadoop(mut packed: &[u8], unpacked: &mut [u8]) -> Option<usize> {
     let mut filled = 0;
     while !packed.is_empty() {

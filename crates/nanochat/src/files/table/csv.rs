@@ -1,4 +1,4 @@
-//! Values apart by commas or tabs, as Python's `csv` module reads them: a field in quotes may hold separators, line
+//! Reads values separated by commas or tabs, as Python's `csv` module does: a quoted field may contain separators, line
 //! ends and doubled quotes.
 
 use std::io::BufRead;
@@ -13,10 +13,10 @@ use crate::files::encoding::Text;
 use crate::files::file_error::{FileError, at};
 use crate::files::lines::{MAX_LINE, unpack};
 
-/// Fields of a record: where each ends takes eight bytes, so that a line of commas would fill the memory.
+/// The maximum fields of a record: the end of each takes eight bytes, so a line of commas could fill the memory.
 const MAX_FIELDS: usize = 1 << 16;
 
-/// The records of a file as rows. `columns` names them; without, the first record does.
+/// Returns the records of a file as rows. `columns` names their fields; if it is None, the first record does.
 pub fn rows(path: &Path, separator: u8, columns: Option<&[&str]>) -> Result<Rows, FileError> {
     let file = std::fs::File::open(path).map_err(at(path))?;
     let text = Text::new(unpack(path, file)?, None).map_err(at(path))?;
@@ -48,34 +48,34 @@ pub fn rows(path: &Path, separator: u8, columns: Option<&[&str]>) -> Result<Rows
     })))
 }
 
-/// The records of a text one after the other, the fields of the last at hand. Errors are reasons in words.
+/// A reader of a text's records that holds the fields of the last one. Errors are reasons in words.
 pub struct Table {
     text: Box<dyn BufRead + Send>,
     parser: Reader,
-    /// The fields end to end, and where each ends.
+    /// The fields one after another, and where each ends.
     fields: Vec<u8>,
     ends: Vec<usize>,
     count: usize,
-    /// Where the record begins, from 1, and what comes after it.
+    /// The line on which the record begins, from 1; `next_line` is the line after it.
     pub line: usize,
     next_line: usize,
     ended: bool,
 }
 
 impl Table {
-    /// `text` begins without a byte order mark.
+    /// Reads `text`, which must not begin with a byte order mark.
     pub fn new(text: Box<dyn BufRead + Send>, separator: u8) -> Table {
         let parser = ReaderBuilder::new().delimiter(separator).build();
         let (fields, ends) = (vec![0; 1 << 12], vec![0; 1 << 6]);
         Table { text, parser, fields, ends, count: 0, line: 1, next_line: 1, ended: false }
     }
 
-    /// The fields of the first record; none in an empty text.
+    /// Reads the first record and returns its fields; none if the text is empty.
     pub fn header(&mut self) -> Result<Vec<String>, String> {
         if self.advance()? { self.strings() } else { Ok(Vec::new()) }
     }
 
-    /// Goes to the next record that is not blank; false at the end, to which an error leads too.
+    /// Moves to the next record that is not blank. Returns false at the end, and after an error.
     pub fn advance(&mut self) -> Result<bool, String> {
         let read = loop {
             match if self.ended { Ok(false) } else { self.read() } {
@@ -87,7 +87,7 @@ impl Table {
         read
     }
 
-    /// An error if the record has not `count` fields.
+    /// Returns an error if the record does not have `count` fields.
     pub fn check(&self, count: usize) -> Result<(), String> {
         match self.count == count {
             true => Ok(()),
@@ -135,7 +135,7 @@ impl Table {
         }
     }
 
-    /// The parser would take them for the beginning of the next record, whose line would be wrong.
+    /// Skips line ends. The parser would count them to the next record, whose line number would be wrong.
     fn skip_line_ends(&mut self) -> Result<(), String> {
         loop {
             let bytes = self.text.fill_buf().map_err(|error| error.to_string())?;
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// The records with their lines; the text comes three bytes at a time.
+    /// Returns the records with their lines; the text comes three bytes at a time.
     fn records(text: &str, separator: u8) -> Vec<(usize, Vec<String>)> {
         let text = BufReader::with_capacity(3, Cursor::new(text.trim_start_matches('\u{feff}').to_string()));
         let mut table = Table::new(Box::new(text), separator);

@@ -1,5 +1,5 @@
-//! Rows of .json, .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet files, each as a JSON object by column: data
-//! sets come in all of these, and a reader of a set need not care in which.
+//! Reads .json, .jsonl, .csv, .tsv (these also .gz, .zst) and .parquet files as rows, each a JSON object with a key per
+//! column. Data sets come in all of these formats, and their readers need not care which.
 
 mod csv;
 mod nested;
@@ -15,18 +15,19 @@ use crate::files::json::{self, Mended};
 use crate::files::json_records::{Place, Records};
 pub(crate) use csv::Table;
 
-/// One row, which knows where it stands in case something is wrong with it.
+/// One row with its place in the file, for errors about it.
 #[derive(Clone, Debug)]
 pub struct Row {
     path: Arc<Path>,
-    /// Line of the file, or row of a parquet file; from 1.
+    /// The line of the file, or the row of a parquet file, from 1.
     number: usize,
     columns: Map<String, Value>,
 }
 
 pub type Rows = Box<dyn Iterator<Item = Result<Row, FileError>>>;
 
-/// The rows of a file, by its ending. The first row of a .csv or .tsv file names its columns.
+/// Returns the rows of a file; its extension decides the format. The first row of a .csv or .tsv file names its
+/// columns.
 pub fn rows(path: &Path) -> Result<Rows, FileError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
@@ -38,7 +39,7 @@ pub fn rows(path: &Path) -> Result<Rows, FileError> {
     }
 }
 
-/// The rows of a .csv file without a row of names.
+/// Returns the rows of a .csv file without a header, whose columns have the names `columns`.
 pub fn csv_rows(path: &Path, columns: &[&str]) -> Result<Rows, FileError> {
     csv::rows(path, b',', Some(columns))
 }
@@ -51,7 +52,7 @@ fn json_rows(path: &Path) -> Result<Rows, FileError> {
     })))
 }
 
-/// The row that a JSON text is, and what had to be mended to read it.
+/// Parses a JSON text as a row, and returns it with the changes needed to read it.
 pub fn json_row(path: &Arc<Path>, place: Place, text: &[u8]) -> Result<(Row, Mended), FileError> {
     match json::parse(text) {
         Ok((Value::Object(columns), mended)) => {
@@ -63,7 +64,7 @@ pub fn json_row(path: &Arc<Path>, place: Place, text: &[u8]) -> Result<(Row, Men
 }
 
 impl Row {
-    /// An error about this row.
+    /// Returns an error about this row.
     pub fn bad(&self, reason: impl Into<String>) -> FileError {
         let (path, reason) = (self.path.to_path_buf(), reason.into());
         match path.extension().is_some_and(|extension| extension == "parquet") {
@@ -76,7 +77,7 @@ impl Row {
         &self.columns
     }
 
-    /// The value of a column; none if it is absent or null.
+    /// Returns the value of a column, or None if it is absent or null.
     pub fn get(&self, column: &str) -> Option<&Value> {
         self.columns.get(column).filter(|value| !value.is_null())
     }
@@ -88,19 +89,19 @@ impl Row {
         })
     }
 
-    /// A string, which may be blank: some choices of real sets are.
+    /// Returns a string, which may be blank: some choices of real data sets are.
     pub fn string(&self, column: &str) -> Result<&str, FileError> {
         let text = self.value(column)?.as_str();
         text.ok_or_else(|| self.bad(format!("`{column}` is not a string")))
     }
 
-    /// A string that is not blank.
+    /// Returns a string that is not blank.
     pub fn text(&self, column: &str) -> Result<&str, FileError> {
         let text = self.string(column)?;
         if text.trim().is_empty() { Err(self.bad(format!("`{column}` is empty"))) } else { Ok(text) }
     }
 
-    /// A list of strings.
+    /// Returns a list of strings.
     pub fn strings(&self, column: &str) -> Result<Vec<String>, FileError> {
         let strings = self.value(column)?.as_array().and_then(|list| {
             list.iter().map(|value| value.as_str().map(String::from)).collect::<Option<Vec<_>>>()
@@ -108,7 +109,7 @@ impl Row {
         strings.ok_or_else(|| self.bad(format!("`{column}` is not a list of strings")))
     }
 
-    /// A whole number below `count`.
+    /// Returns a whole number below `count`.
     pub fn index(&self, column: &str, count: usize) -> Result<usize, FileError> {
         let index = self.value(column)?.as_u64().and_then(|index| usize::try_from(index).ok());
         index
@@ -116,7 +117,7 @@ impl Row {
             .ok_or_else(|| self.bad(format!("`{column}` must be a whole number below {count}")))
     }
 
-    /// The row that the struct in `column` holds.
+    /// Returns the struct in `column` as a row.
     pub fn inner(&self, column: &str) -> Result<Row, FileError> {
         match self.value(column)? {
             Value::Object(columns) => Ok(Row { columns: columns.clone(), ..self.clone() }),

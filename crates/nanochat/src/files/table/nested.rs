@@ -1,6 +1,6 @@
-//! Rows put together from their columns, as Dremel takes them apart: each value of a column comes with the number of
-//! optional and repeated fields that are there on the way to it (its definition level) and the number of the repeated
-//! field that goes on with it (its repetition level, 0 for a new row). Source: <https://research.google/pubs/pub36632/>
+//! Assembles rows from columns, as described in the Dremel paper. Each value of a column has a definition level, the
+//! number of optional and repeated fields present on its path, and a repetition level, the number of the repeated field
+//! that it continues (0 for a new row). Source: <https://research.google/pubs/pub36632/>
 
 use std::vec::IntoIter;
 
@@ -8,16 +8,16 @@ use parquet::basic::{ConvertedType, Repetition, Type as Physical};
 use parquet::schema::types::{SchemaDescriptor, Type};
 use serde_json::{Map, Value};
 
-/// What one row has in one column.
+/// The values and levels of one row in one column.
 #[derive(Default)]
 pub struct Leaf {
     pub values: IntoIter<Value>,
-    /// Empty where all are as deep as the column goes.
+    /// The definition levels; empty if all values are present (level `max_definition`).
     pub definition: Vec<i16>,
-    /// Empty where there are no lists.
+    /// The repetition levels; empty if the column has no lists.
     pub repetition: Vec<i16>,
     pub max_definition: i16,
-    /// Levels, and how many of them have been read.
+    /// The number of levels; `read` of them have been read.
     pub count: usize,
     pub read: usize,
 }
@@ -46,12 +46,13 @@ impl Leaf {
 /// A field of the schema; leaves are named by their column.
 pub enum Node {
     Leaf(usize),
-    /// Maps, dates and what else no task has: null.
+    /// A map, a date or another type that no task uses; read as null.
     Unread,
     Struct(Vec<(String, Node)>),
-    /// There from this definition level on.
+    /// An optional field, present from this definition level on.
     Optional(i16, Box<Node>),
-    /// Its items are there from definition level `definition` on, each but the first with repetition level `repetition`.
+    /// A list. Its items are present from definition level `definition` on; each but the first has repetition level
+    /// `repetition`.
     List {
         definition: i16,
         repetition: i16,
@@ -66,7 +67,7 @@ impl Node {
         Node::Struct(fields.iter().map(|field| (field.name().into(), builder.field(field, 0, 0))).collect())
     }
 
-    /// The first column under this field.
+    /// Returns the first column under this field.
     fn first(&self) -> Option<usize> {
         match self {
             Node::Leaf(column) => Some(*column),
@@ -76,7 +77,7 @@ impl Node {
         }
     }
 
-    /// The columns that are read, in order.
+    /// Appends the columns that are read, in order.
     pub fn columns(&self, into: &mut Vec<usize>) {
         match self {
             Node::Leaf(column) => into.push(*column),
@@ -86,7 +87,7 @@ impl Node {
         }
     }
 
-    /// The field's next value. None: the levels fit no row.
+    /// Returns the field's next value, or None if the levels are inconsistent.
     pub fn value(&self, leaves: &mut [Leaf]) -> Option<Value> {
         match self {
             Node::Leaf(column) => leaves[*column].next(),
@@ -113,7 +114,7 @@ impl Node {
         }
     }
 
-    /// Each column under a field that is not there says so once.
+    /// Consumes one level of each column under an absent field.
     fn absent(&self, leaves: &mut [Leaf]) -> Option<()> {
         match self {
             Node::Leaf(column) => leaves[*column].next().map(drop),
@@ -125,12 +126,12 @@ impl Node {
 }
 
 struct Builder {
-    /// The next one; columns are numbered as they stand in the schema.
+    /// The next column; columns are numbered in the order of the schema.
     column: usize,
 }
 
 impl Builder {
-    /// A field under `definition` optional or repeated and `repetition` repeated ones.
+    /// Makes the node of a field below `definition` optional or repeated fields, of which `repetition` are repeated.
     fn field(&mut self, field: &Type, definition: i16, repetition: i16) -> Node {
         match field.get_basic_info().repetition() {
             Repetition::REQUIRED => self.inner(field, definition, repetition),
@@ -145,7 +146,7 @@ impl Builder {
         }
     }
 
-    /// A field that is there.
+    /// Makes the node of a field without its optional or repeated wrapper.
     fn inner(&mut self, field: &Type, definition: i16, repetition: i16) -> Node {
         if field.is_primitive() {
             self.column += 1;
@@ -189,8 +190,8 @@ fn is_repeated(field: &Type) -> bool {
     field.get_basic_info().repetition() == Repetition::REPEATED
 }
 
-/// Whether the repeated field of a list is a wrapper of its items; in old files it is the item itself. Source: the
-/// rules for backward compatibility in parquet's LogicalTypes.md.
+/// Whether the repeated field of a list wraps its items; in old files it is the item itself. Source: the rules for
+/// backward compatibility in parquet's LogicalTypes.md.
 fn wraps_items(items: &Type, list: &str) -> bool {
     let is_item = items.is_primitive()
         || items.get_fields().len() != 1

@@ -1,5 +1,5 @@
-//! The rows of a parquet file, lists and structs included, one at a time: a dictionary or a list of differences may
-//! stand for far more text than a file has, and a row has at most 128 MiB.
+//! Reads the rows of a parquet file one at a time, including lists and structs. A dictionary or a list of differences
+//! may expand to far more text than the file has, so a row is limited to 128 MiB.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::files::columns::{Budget, Columns, guarded, reason};
 use crate::files::file_error::FileError;
 use crate::files::lines::MAX_LINE;
 
-/// Of a row with all its columns: two of the longest documents.
+/// The maximum bytes of a row with all its columns: two of the longest documents.
 const MAX_ROW: usize = 2 * MAX_LINE as usize;
-/// What a value of a row counts at least.
+/// The minimum bytes counted for a value of a row.
 const VALUE_BYTES: usize = 16;
 
 pub fn rows(path: &Path) -> Result<Rows, FileError> {
@@ -33,7 +33,7 @@ pub fn rows(path: &Path) -> Result<Rows, FileError> {
         match guarded(|| reader.next()) {
             Ok(columns) => Some(Ok(Row { columns: columns?, ..row })),
             Err(reason) => {
-                records = None; // nothing sensible follows
+                records = None; // the rest of the file is unreliable
                 Some(Err(row.bad(reason)))
             }
         }
@@ -43,9 +43,9 @@ pub fn rows(path: &Path) -> Result<Rows, FileError> {
 struct Records {
     file: Columns,
     root: Node,
-    /// Row groups to come and their rows, the next one last.
+    /// The remaining row groups and their numbers of rows, the next one last.
     groups: Vec<(usize, usize)>,
-    /// Of the row group that is being read.
+    /// The columns of the row group being read.
     columns: Vec<Column>,
     budget: Budget,
     left: usize,
@@ -55,7 +55,7 @@ struct Column {
     index: usize,
     reader: ColumnReader,
     descr: ColumnDescPtr,
-    /// What a value counts besides its text: structs in lists repeat the names of their fields.
+    /// The bytes counted for a value besides its text: structs in lists repeat the names of their fields.
     value_bytes: usize,
 }
 
@@ -105,7 +105,7 @@ impl Records {
 }
 
 impl Column {
-    /// What the next row has here; takes its bytes from `room`.
+    /// Returns the next row's values in this column, and subtracts their bytes from `room`.
     fn next(&mut self, room: &mut usize) -> Result<Leaf, String> {
         let Column { reader, descr, value_bytes, .. } = self;
         let mut row = OneRow { descr, value_bytes: *value_bytes, room };
@@ -180,7 +180,8 @@ fn float(value: f64) -> Value {
     Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
 
-/// Some writers do not say that bytes are text; others of the kind, such as pictures, are null.
+/// Converts bytes to text. Some writers do not declare bytes as text; undeclared bytes that are not UTF-8, such as
+/// pictures, become null.
 fn text(column: &ColumnDescPtr, value: ByteArray) -> Result<Value, String> {
     let text = std::str::from_utf8(value.data()).map(Value::from);
     match column.converted_type() {
