@@ -1,4 +1,4 @@
-//! Training: one step, the schedule of its rates, and the stages that repeat it.
+//! Training: the optimizer step, the learning-rate schedule, and the stages that repeat the step.
 
 pub mod schedule;
 pub mod stages;

@@ -1,19 +1,19 @@
-//! Learning rate and momentum by step.
+//! Schedules of learning rate and momentum.
 
 use crate::model::optim::ScheduleValues;
 
-/// The shape of a run: how its rates move over `num_iterations` steps.
+/// A schedule: how the learning rates change over `num_iterations` steps.
 #[derive(Clone, Copy, Debug)]
 pub enum Schedule {
-    /// Warmup, constant, then linear to `final_lr_frac` over the last part (base and mid training);
-    /// Muon's momentum rises 0.85 → 0.95 over 300 steps.
+    /// Warmup, constant, then linear decay to `final_lr_frac` over the last part (base and mid-training); Muon's
+    /// momentum rises from 0.85 to 0.95 over 300 steps.
     Trapezoid { num_iterations: usize, warmup_ratio: f32, warmdown_ratio: f32, final_lr_frac: f32 },
-    /// Straight down to 0 from `init_lr_frac` (sft and rl); momentum 0.95.
+    /// Linear decay from `init_lr_frac` to 0 (sft and rl); momentum 0.95.
     Linear { num_iterations: usize, init_lr_frac: f32 },
 }
 
 impl Schedule {
-    /// `step` counts from 0.
+    /// Returns the values for `step`, counted from 0.
     pub fn at(&self, step: usize) -> ScheduleValues {
         match *self {
             Schedule::Trapezoid { num_iterations, warmup_ratio, warmdown_ratio, final_lr_frac } => {
@@ -38,8 +38,8 @@ impl Schedule {
     }
 }
 
-/// As [`Schedule::Trapezoid`] without warmup, for a run whose number of steps shows at its end: rates are
-/// constant and fall to 0 over the last part of `progress`, 0 to 1 (mid-training).
+/// Returns the values of a trapezoid without warmup, for a run whose number of steps is known only at its end
+/// (mid-training): rates are constant and fall to 0 over the last part of `progress`, which goes from 0 to 1.
 pub fn by_progress(step: usize, progress: f64, warmdown_ratio: f32) -> ScheduleValues {
     let left = (1.0 - progress).max(0.0) as f32;
     let lr_multiplier = if left < warmdown_ratio { left / warmdown_ratio } else { 1.0 };

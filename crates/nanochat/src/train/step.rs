@@ -1,4 +1,4 @@
-//! The step that every training stage shares.
+//! The optimizer step that all training stages share.
 
 use nanochat_tensor::profile::part;
 use nanochat_tensor::{Comm, Grads, Tape};
@@ -7,12 +7,12 @@ use crate::model::batch::Batch;
 use crate::model::gpt::Gpt;
 use crate::model::optim::{Optimizer, ScheduleValues};
 
-/// What one step measured, before its update.
+/// The measurements of one step, before its update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepResult {
-    /// Mean nll in nats over the tokens that count, of all micro-batches together.
+    /// The mean negative log-likelihood (nll) in nats over the tokens that count, of all micro-batches of all ranks.
     pub loss: f32,
-    /// Global norm of the gradient before clipping.
+    /// The global norm of the gradient before clipping.
     pub grad_norm: f32,
 }
 
@@ -27,15 +27,15 @@ pub struct Diverged {
 }
 
 impl Diverged {
-    /// Seen by an evaluation: the last update did it.
+    /// Returns the error of an evaluation that found NaN: the last update caused it.
     pub fn in_evaluation() -> Diverged {
         Diverged { loss: f32::NAN, grad_norm: f32::NAN }
     }
 }
 
-/// One optimizer step over the `micro_batches` of all ranks, of which these are this rank's; after an error the
-/// weights are of no use. Losses are sums, scaled once by the weight of the whole step, so every token counts alike
-/// however the step is cut.
+/// Makes one optimizer step over the micro-batches of all ranks; `micro_batches` are this rank's. After an error the
+/// weights are unusable. Losses are sums, scaled once by the total weight of the step, so that every token counts the
+/// same for any number and size of micro-batches.
 pub fn step(
     model: &mut Gpt,
     optimizer: &mut Optimizer,
@@ -45,7 +45,7 @@ pub fn step(
     step_meanwhile(model, optimizer, micro_batches, scheduled, || ()).map(|(result, ())| result)
 }
 
-/// As [`step`], and calls `meanwhile` when a GPU has been told of all backward passes, and is busy with them.
+/// Makes a [`step`] and calls `meanwhile` after all backward passes have been queued, while a GPU is busy with them.
 pub fn step_meanwhile<T>(
     model: &mut Gpt,
     optimizer: &mut Optimizer,
@@ -58,8 +58,8 @@ pub fn step_meanwhile<T>(
     run(weight as f32, model, optimizer, micro_batches, scheduled, meanwhile)
 }
 
-/// As [`step`], with the losses' sum divided by `weight`: where weights may be negative, as advantages are,
-/// their own sum is no measure.
+/// Makes a [`step`] that divides the sum of the losses by `weight`: weights may be negative, as advantages are, and
+/// then their sum is no measure.
 pub fn step_over(
     weight: f32,
     model: &mut Gpt,
@@ -78,7 +78,7 @@ fn run<T>(
     scheduled: ScheduleValues,
     meanwhile: impl FnOnce() -> T,
 ) -> Result<(StepResult, T), Diverged> {
-    // Where nothing counts, as in a long answer that is context, the gradients are 0 and not 0/0.
+    // If no token counts, as in a long answer that is context, the gradients are 0 and not 0/0.
     let scale = if weight == 0.0 { 0.0 } else { 1.0 / weight };
     let mut grads = Grads::default();
     let mut losses = Vec::with_capacity(micro_batches.len());
@@ -86,16 +86,16 @@ fn run<T>(
         let tape = Tape::computing(model.recipe);
         let (loss_sum, _) = part("forward", || model.loss_sum(&tape, batch));
         if i + 1 == micro_batches.len() {
-            // From here on a gradient that is complete goes to the rank that updates with it.
+            // From here on each complete gradient is sent to the rank that updates with it.
             grads.reduce_into(optimizer.reduction(model));
         }
-        // Adds into grads, frees the activations.
+        // Adds to `grads` and frees the activations.
         part("backward", || tape.backward(&loss_sum, scale, &mut grads));
         losses.push(loss_sum);
     }
     let made = meanwhile();
     let grad_norm = part("optimizer", || optimizer.step(model, &mut grads, scheduled));
-    // Read when all is under way: on a GPU a read waits.
+    // Read after everything is queued, since reading waits for the GPU.
     let loss: f32 = losses.iter().fold(0.0, |sum, loss| sum + scale * loss.item());
     let loss = sum(optimizer.comm(), f64::from(loss)) as f32;
     if !loss.is_finite() || !grad_norm.is_finite() {
@@ -104,7 +104,7 @@ fn run<T>(
     Ok((StepResult { loss, grad_norm }, made))
 }
 
-/// Of the values of all ranks.
+/// Returns the sum over all ranks.
 fn sum(comm: &Comm, value: f64) -> f64 {
     let mut values = [value];
     comm.sum_f64(&mut values);
@@ -119,7 +119,8 @@ mod tests {
     use crate::model::config::GptConfig;
     use crate::model::gpt::Rates;
 
-    /// Of a d4 (vocabulary 4,096, T 512, B 8) on English text the losses differ, relative to those of f32, by
+    /// For a d4 (vocabulary 4,096, T 512, B 8) on English text, the losses differ from those of f32 by the following
+    /// relative amounts:
     ///
     /// | steps | 0–49 | 50–99 | 100–149 | 150–199 |
     /// |---|---|---|---|---|

@@ -1,4 +1,4 @@
-//! CORE while a base model trains: of a bundle without all of its tasks, the mean of those that are there.
+//! Measures CORE while a base model trains. If tasks are missing from the bundle, it measures the mean of the others.
 
 use std::path::{Path, PathBuf};
 
@@ -14,19 +14,19 @@ use crate::terminal::output::tell;
 
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct CoreMetricArgs {
-    /// Compute CORE every N steps, if there is a bundle (0: at the end only)
+    /// Compute CORE every N steps if there is a bundle (0: at the end only)
     #[arg(long, value_parser = flag_values::amount, default_value_t = 2000)]
     #[serde(default)]
     pub core_metric_every: usize,
-    /// Items of each task that CORE is computed from (0: all)
+    /// Maximum items of each task for CORE (0: all)
     #[arg(long, value_parser = flag_values::amount, default_value_t = 500)]
     #[serde(default)]
     pub core_metric_max_per_task: usize,
-    /// Folder of CORE's tasks, as `eval core` wants it [default: {base-dir}/eval_bundle]
+    /// Folder of the CORE bundle, as for `eval core` [default: {base-dir}/eval_bundle]
     #[arg(long, value_name = "FOLDER", value_parser = flag_values::kept_path)]
     #[serde(default)]
     pub core_bundle: Option<PathBuf>,
-    /// Train without CORE although there is a bundle
+    /// Do not measure CORE even if there is a bundle
     #[arg(long)]
     #[serde(default)]
     pub no_core: bool,
@@ -39,7 +39,7 @@ pub struct CoreMetric {
 }
 
 impl CoreMetric {
-    /// Reads every task once: a mistake in a file is told before training, not after it.
+    /// Opens the bundle and reads every task once, so that a mistake in a file is found before training.
     pub fn open(args: &CoreMetricArgs, base_dir: &Path, comm: &Comm) -> Result<CoreMetric> {
         let (every, max_per_task) = (args.core_metric_every, args.core_metric_max_per_task);
         let folder = args.core_bundle.clone().unwrap_or_else(|| base_dir.join("eval_bundle"));
@@ -59,7 +59,7 @@ impl CoreMetric {
         Ok(CoreMetric { bundle, every, max_per_task })
     }
 
-    /// CORE into the run's metrics and its section, where it is due.
+    /// Measures CORE if it is due, and adds it to the run's metrics and report section.
     pub fn measure(&self, run: &mut Run, point: Point, learner: &Learner) -> Result<()> {
         let (step, due) = (point.step, point.is_due_after_start(self.every));
         let (model, tokenizer) = (&learner.model, learner.tokenizer);

@@ -1,22 +1,23 @@
-//! How many steps a chat stage takes: as given, or what its epochs come to.
+//! Computes the number of steps of a chat stage: as given, or from its epochs.
 
 use anyhow::{Result, bail};
 
 use crate::terminal::counted::counted;
 use crate::terminal::flag_values;
 
-/// Times to go through the data, `per_step` of it in one step.
+/// A number of epochs over the data, of which a step takes `per_step` items.
 pub struct Epochs {
     pub num_epochs: f64,
     pub per_step: usize,
-    /// What the data is made of, such as `question`.
+    /// The noun for one item of the data, such as `question`.
     pub item: &'static str,
     /// The flags that make a step smaller.
     pub smaller_step: &'static str,
 }
 
 impl Epochs {
-    /// Steps to train on `n` items; `given` wins.
+    /// Returns the number of steps to train on `n` items; `given` takes precedence. Fails if that is less than one
+    /// step.
     pub fn steps(&self, n: usize, given: Option<usize>) -> Result<usize> {
         let Epochs { num_epochs, per_step, item, smaller_step } = self;
         match given.unwrap_or((num_epochs * n as f64 / *per_step as f64) as usize) {

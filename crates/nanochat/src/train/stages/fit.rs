@@ -1,4 +1,4 @@
-//! Whether a device can do a run, asked before it is started.
+//! Checks before a run starts whether the device can do it.
 
 use anyhow::{Result, bail};
 use nanochat_tensor::Device;
@@ -7,8 +7,8 @@ use crate::model::config::{GptConfig, Recompute};
 use crate::plan::{Memory, what_fits};
 use crate::terminal::environment;
 
-/// Refuses a training run that the device of one of `world_size` ranks cannot hold or compute, and says what it can. A GPU is also told
-/// what to advise if its memory ends all the same.
+/// Returns an error if the device of one of `world_size` ranks cannot hold or compute a training run; the error says
+/// what fits. Also tells a GPU what to advise if its memory still runs out.
 pub fn check(
     config: &GptConfig,
     device_batch_size: usize,
@@ -26,12 +26,12 @@ pub fn check(
     if needed > free {
         bail!("{}", too_large(config, device_batch_size, [needed, free, total]));
     }
-    // Should the plan be wrong, then what it took for five sixths as much is likely to fit.
+    // If the plan is too low, a run planned at five sixths of this memory is likely to fit.
     device.advise_when_full(what_fits(config, device_batch_size, free.min(needed / 1.2)));
     Ok(())
 }
 
-/// The sentence for a run that is too large for a GPU: [needed, free, total] bytes.
+/// Returns the message for a run that is too large for a GPU: [needed, free, total] bytes.
 fn too_large(config: &GptConfig, device_batch_size: usize, [needed, free, total]: [f64; 3]) -> String {
     let gib = |bytes: f64| format!("{:.1} GiB", bytes / f64::from(1 << 30));
     let others =
@@ -46,7 +46,7 @@ fn too_large(config: &GptConfig, device_batch_size: usize, [needed, free, total]
     )
 }
 
-/// The system would end the process without a word.
+/// Returns an error if the CPU's memory is too small: the system would kill the process without a message.
 fn check_cpu(config: &GptConfig, device_batch_size: usize, needed: f64) -> Result<()> {
     match environment::memory_bytes() {
         Some(there) if needed > there => bail!(

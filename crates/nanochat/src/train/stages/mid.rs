@@ -1,5 +1,6 @@
-//! Mid-training: conversations, packed like pretraining's text and learned whole (nanochat's mid_train.py).
-//! The base model meets the chat's special tokens, multiple choice, tools and spelling before it is finetuned.
+//! Mid-training: learns all tokens of conversations, packed into rows like pretraining's text (nanochat's
+//! mid_train.py). The base model learns the chat's special tokens, multiple choice, tools and spelling before
+//! finetuning.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,19 +32,19 @@ pub struct MidSettings {
     #[command(flatten)]
     #[serde(flatten)]
     pub mixture: MixtureArgs,
-    /// Rows in one forward pass [default: the base run's]
+    /// Rows (sequences) in one forward pass [default: the base run's]
     #[arg(long, value_parser = flag_values::amount)]
     pub device_batch_size: Option<usize>,
     /// Tokens in one optimizer step [default: the base run's]
     #[arg(long, value_parser = flag_values::amount)]
     pub total_batch_size: Option<usize>,
-    /// Steps to train [default: until every conversation was learned once]
+    /// Steps to train [default: one epoch of all conversations]
     #[arg(long, value_parser = flag_values::steps)]
     pub num_iterations: Option<usize>,
     #[command(flatten)]
     #[serde(flatten)]
     pub rates: Rates,
-    /// Share of the training over which the rates fall to 0
+    /// Fraction of the training over which the learning rates fall to 0
     #[arg(long, value_parser = flag_values::share, default_value_t = 0.2)]
     pub warmdown_ratio: f32,
     /// Measure bits per byte of the validation conversations every N steps (0: at the end only)
@@ -92,7 +93,7 @@ struct Mid<'a> {
 }
 
 impl Mid<'_> {
-    /// The share of the run that is done after `step` steps.
+    /// Returns the fraction of the run that is done after `step` steps.
     fn progress(&self, step: usize) -> f64 {
         match self.settings.num_iterations {
             Some(n) => step as f64 / n.max(1) as f64,
@@ -139,7 +140,7 @@ impl Training for Mid<'_> {
     }
 }
 
-/// Rows in a forward pass and tokens in a step: as given, or as the base run had them.
+/// Returns the rows of a forward pass and the tokens of a step: as given, or as in the base run.
 fn batch_sizes(settings: &MidSettings, source: &Path) -> Result<[usize; 2]> {
     let state = std::fs::read(source.join("train_state.json")).unwrap_or_default();
     let state: Value = serde_json::from_slice(&state).unwrap_or_default();
@@ -156,7 +157,7 @@ fn batch_sizes(settings: &MidSettings, source: &Path) -> Result<[usize; 2]> {
     ])
 }
 
-/// Over `tokens` tokens of the mixture in a fixed order, at most all of it.
+/// Returns the bits per byte over `tokens` tokens of the mixture in a fixed order, or over all of it if that is less.
 fn chat_bpb(
     learner: &Learner,
     mixture: &Arc<Mixture>,

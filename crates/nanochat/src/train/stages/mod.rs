@@ -1,4 +1,4 @@
-//! The training stages, one loop each, with its settings on top.
+//! The training stages. Each file has a stage's settings at the top, then its loop.
 
 pub mod base;
 mod core_metric;

@@ -1,4 +1,4 @@
-//! Supervised finetuning on conversations: only what the assistant says is learned (nanochat's chat_sft.py).
+//! Supervised finetuning on conversations: only the assistant's tokens are learned (nanochat's chat_sft.py).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,16 +38,16 @@ pub struct SftSettings {
     /// Conversations in one optimizer step
     #[arg(long, value_parser = flag_values::amount, default_value_t = 32)]
     pub target_examples_per_step: usize,
-    /// Times to go through the conversations
+    /// Epochs: how often to go through the conversations
     #[arg(long, value_parser = flag_values::positive, default_value_t = 1.0)]
     pub num_epochs: f64,
-    /// Steps to train; wins over the epochs
+    /// Steps to train; takes precedence over --num-epochs
     #[arg(long, value_parser = flag_values::steps)]
     pub num_iterations: Option<usize>,
     #[command(flatten)]
     #[serde(flatten)]
     pub rates: Rates,
-    /// Share of the rates to start with; they fall to 0 in a straight line
+    /// Initial learning rates as a fraction of the full ones; they fall linearly to 0
     #[arg(long, value_parser = flag_values::at_least_zero, default_value_t = 0.02)]
     pub init_lr_frac: f32,
     /// Measure the validation loss every N steps (0: at the end only)
@@ -61,7 +61,7 @@ pub struct SftSettings {
     pub run: RunSettings,
 }
 
-/// Conversations of the validation file that are measured.
+/// The number of conversations of the validation file that are measured.
 const VAL_CONVERSATIONS: usize = 256;
 
 pub fn run(settings: &SftSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
@@ -181,7 +181,7 @@ fn tell_fitted(run: &mut Run, Fitted { kept, cut, skipped }: Fitted) {
     run.section.results.insert("left out".into(), skipped.into());
 }
 
-/// Mean nll over the assistant's tokens, of the same conversations each time.
+/// Returns the mean nll over the assistant's tokens, always of the same conversations.
 fn validation_loss(
     learner: &Learner,
     mixture: &Arc<Mixture>,

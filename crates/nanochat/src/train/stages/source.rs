@@ -1,4 +1,4 @@
-//! The model that a chat stage starts from.
+//! Selects the model that a chat stage starts from.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::terminal::flag_values;
 
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct SourceArgs {
-    /// Stage of the model to start from [default: the last one before this that the run has been through]
+    /// Stage of the model to start from [default: the latest earlier stage that the run has been through]
     #[arg(long, value_enum)]
     pub source: Option<Stage>,
     /// Step of the model to start from [default: the last one of a finished run]
@@ -24,12 +24,12 @@ pub struct Source {
     pub model: Gpt,
     pub tokenizer: Tokenizer,
     pub folder: PathBuf,
-    /// Name of the run, which this stage's will have too.
+    /// The name of the run, which this stage's run will share.
     pub tag: String,
 }
 
 impl SourceArgs {
-    /// A model of one of `stages`, of the first that has one.
+    /// Loads the model of the first of `stages` that has one. Fails if its run has not finished and no step is given.
     pub fn load(&self, base_dir: &Path, tag: Option<&str>, stages: &[Stage]) -> Result<Source> {
         let stages = match self.source {
             Some(stage) if !stages.contains(&stage) => {

@@ -1,4 +1,4 @@
-//! Tasks that a chat stage measures while it trains.
+//! Measures tasks while a chat stage trains.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub struct TaskEvalArgs {
     pub eval_task_limit: usize,
 }
 
-/// Longest written answer, in tokens.
+/// The maximum length of a written answer, in tokens.
 const MAX_TOKENS: usize = 256;
 
 pub struct TaskEval {
@@ -46,7 +46,7 @@ impl TaskEval {
         Ok(TaskEval { tasks, every: args.eval_task_every })
     }
 
-    /// Greedy answers, as `accuracy NAME` into the run's metrics, where they are due.
+    /// Measures the tasks with greedy answers if they are due, and logs each as `accuracy NAME`.
     pub fn measure(&self, run: &mut Run, point: Point, learner: &Learner) -> Result<()> {
         let (step, due) = (point.step, point.is_due(self.every));
         let (model, tokenizer) = (&learner.model, learner.tokenizer);

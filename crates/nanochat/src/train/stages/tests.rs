@@ -1,4 +1,4 @@
-//! Whole runs on several ranks, which are threads here, against one rank's.
+//! Compares whole runs on several ranks, which are threads here, with those of one rank.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::report::metrics::{METRICS_FILE, read_metrics};
 use crate::testing::{on_ranks, tokenizer};
 use crate::text::dataset::{ShardWriter, Split};
 
-/// Four micro-batches a step: three ranks have unequal shares, and half of eight have none. The model's six matrices are
+/// Four micro-batches a step: three ranks get unequal shares, and four of eight get none. The model has six matrices,
 /// fewer than eight ranks.
 const BASE: &str = "--depth 1 --max-seq-len 32 --device-batch-size 1 --total-batch-size 128 --num-iterations 50 \
     --eval-every 20 --eval-tokens 160 --sample-every 0 --sample-prompt x --save-every 10 --keep 0";
@@ -29,7 +29,7 @@ struct Line<S: clap::Args> {
     settings: S,
 }
 
-/// In f32: in bf16 a sum in another order is now and then rounded to another value.
+/// Parses settings, with f32: in bf16 a sum in another order is sometimes rounded to another value.
 fn settings<S: clap::Args>(line: &str) -> S {
     Line::parse_from(["train", "--precision", "f32"].into_iter().chain(line.split_whitespace())).settings
 }
@@ -45,7 +45,7 @@ fn train(stage: Stage, line: &str, dir: &Path, world: usize) {
     on_ranks(world, |comm| run(&comm).unwrap());
 }
 
-/// A folder with some text, a tokenizer, and conversations that ask little and are answered in two ways.
+/// Makes a folder with some text, a tokenizer, and short conversations that are answered in two ways.
 fn prepared() -> TempDir {
     let temp = tempfile::tempdir().unwrap();
     let mut writer = ShardWriter::create(&temp.path().join("base_data"), 20_000).unwrap();
@@ -83,14 +83,14 @@ fn copied(from: &Path) -> TempDir {
     temp
 }
 
-/// What a stage logged under `name`, by step.
+/// Returns the values that a stage logged under `name`, by step.
 fn curve(dir: &Path, stage: Stage, name: &str) -> Vec<(u64, f64)> {
     let path = Checkpoints::new(dir, stage, "d1").dir().join(METRICS_FILE);
     let lines = read_metrics(&path).unwrap();
     lines.iter().filter_map(|line| Some((line.step, line.get(name)?))).collect()
 }
 
-/// Values within 1e-3, relative where they are not near 0.
+/// Asserts that values are equal within 1e-3, relative unless they are near 0.
 #[track_caller]
 fn assert_same(got: &[(u64, f64)], want: &[(u64, f64)], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
@@ -139,7 +139,7 @@ fn a_run_goes_on_with_any_number_of_ranks() {
     let (dir, resume) = (temp.path(), format!("{BASE} --resume"));
     for (world, until) in [(4, 20), (1, 40), (3, 50)] {
         train(Stage::Base, &resume, dir, world);
-        // As if the run had been stopped there.
+        // Imitates a run that was stopped there.
         let checkpoints = Checkpoints::new(dir, Stage::Base, "d1");
         checkpoints.steps().into_iter().filter(|&step| step > until).for_each(|step| {
             checkpoints.delete(step).unwrap();

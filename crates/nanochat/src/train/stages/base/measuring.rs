@@ -1,4 +1,4 @@
-//! What is measured while a base model trains: bits per byte of validation texts, epochs, and samples.
+//! Measures a base model while it trains: bits per byte of validation texts, epochs, and samples.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -28,13 +28,14 @@ const SAMPLE_PROMPTS: [&str; 7] = [
     "If 5*x + 3 = 13, then x is",
 ];
 
-/// A validation text by name: shards, or several mixed as training is.
+/// A named validation text: one corpus, or several mixed like the training text.
 pub(super) struct Validation {
     name: String,
     corpora: Vec<(Shards, f64)>,
 }
 
-/// `val`, mixed as training is; the texts named by the user; the corpora of a mixture, each by its name.
+/// Returns all validation texts: `val`, mixed like the training text; the texts named by the user; and the corpora of a
+/// mixture, each under its name.
 pub(super) fn validations(settings: &BaseSettings, corpora: &[(Shards, f64)]) -> Result<Vec<Validation>> {
     let mut all = vec![Validation { name: "val".into(), corpora: corpora.to_vec() }];
     for named in &settings.val_data {
@@ -44,7 +45,7 @@ pub(super) fn validations(settings: &BaseSettings, corpora: &[(Shards, f64)]) ->
         let shards = Shards::open_validation(Path::new(path), settings.bad_shards)?;
         all.push(Validation { name: name.into(), corpora: vec![(shards, 1.0)] });
     }
-    let several = if corpora.len() > 1 { settings.data.as_slice() } else { &[] }; // of one it would be `val` again
+    let several = if corpora.len() > 1 { settings.data.as_slice() } else { &[] }; // a single corpus would be `val` again
     for (source, corpus) in several.iter().zip(corpora) {
         all.push(Validation { name: source.name.clone(), corpora: vec![corpus.clone()] });
     }
@@ -57,7 +58,7 @@ pub(super) fn validations(settings: &BaseSettings, corpora: &[(Shards, f64)]) ->
     }
 }
 
-/// Bits per byte of every validation text, logged and by name.
+/// Measures and logs the bits per byte of every validation text, and returns them by name.
 pub(super) fn evaluate(
     run: &mut Run,
     step: usize,
@@ -86,7 +87,7 @@ pub(super) fn evaluate(
     Ok(values.into_iter().map(|(name, value)| (name.replace('_', " "), json!(value))).collect())
 }
 
-/// How often each corpus was gone through so far, logged and as words; those of a mixture are told.
+/// Logs the epochs of each corpus so far and returns them in words; those of a mixture are also shown to the user.
 pub(super) fn log_epochs(
     run: &mut Run,
     step: usize,
@@ -113,7 +114,7 @@ pub(super) fn log_epochs(
     Ok(words.join(", "))
 }
 
-/// Greedy continuations of a few prompts.
+/// Returns greedy continuations of a few prompts.
 pub(super) fn samples(learner: &Learner, prompts: &[String]) -> Vec<String> {
     let Learner { tokenizer, model, .. } = learner;
     let default = SAMPLE_PROMPTS.map(String::from);

@@ -95,7 +95,7 @@ struct Base<'a> {
     total_batch_size: usize,
 }
 
-/// Takes a step's micro-batches while the step before it is computed.
+/// Takes the micro-batches of a step while the GPU computes the previous step.
 struct Feeder {
     loader: DataLoader,
     comm: Comm,
@@ -103,14 +103,14 @@ struct Feeder {
     num_iterations: usize,
 }
 
-/// This rank's micro-batches of a step, and where the loader was before them: the position that is saved.
+/// This rank's micro-batches of a step, and the loader's position before them, which is what a checkpoint saves.
 struct Fed {
     position: LoaderState,
     micro_batches: Vec<Batch>,
 }
 
 impl Feeder {
-    /// What step `step` learns from; after the last there is nothing to take.
+    /// Returns the data of step `step`; after the last step there are no micro-batches.
     fn feed(&mut self, step: usize) -> Result<Fed, DataLoaderError> {
         let position = self.loader.state();
         let n = if step < self.num_iterations { self.grad_accum_steps } else { 0 };
@@ -142,7 +142,7 @@ impl Training for Base<'_> {
         }
         self.core.measure(run, point, &self.learner)?;
         if point.is_due_after_start(settings.sample_every) {
-            // The others wait at the next step.
+            // The other ranks wait at the next step.
             let lines = match run.comm.is_first() {
                 true => samples(&self.learner, &settings.sample_prompt),
                 false => Vec::new(),

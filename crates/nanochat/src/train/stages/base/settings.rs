@@ -1,4 +1,4 @@
-//! The settings of base pretraining, and what follows from them: sizes, the horizon, the corpora.
+//! The settings of base pretraining, and the values derived from them: sizes, number of steps, corpora.
 
 use std::path::{Path, PathBuf};
 
@@ -15,28 +15,28 @@ use crate::text::dataset::{OnBadShard, Shards};
 use crate::train::stages::core_metric::CoreMetricArgs;
 use crate::train::stages::run::RunSettings;
 
-/// Settings of base pretraining. The defaults suit a laptop; those of rows and batches follow the device.
+/// Settings of base pretraining. The defaults suit a laptop; the defaults of rows and batches depend on the device.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct BaseSettings {
-    /// The one dial: layers; width is 64 times as much
+    /// Number of layers, the one dial of the model's size; the width is 64 times the depth
     #[arg(long, value_parser = flag_values::amount, default_value_t = 4)]
     pub depth: usize,
     #[command(flatten)]
     #[serde(flatten)]
     pub model: ModelOptions,
-    /// Tokens in a row [default: 512; on a GPU 2048]
+    /// Tokens in a row, the sequence length [default: 512; on a GPU 2048]
     #[arg(long, value_parser = flag_values::amount)]
     pub max_seq_len: Option<usize>,
-    /// Rows in one forward pass [default: 8; on a GPU 32]
+    /// Rows (sequences) in one forward pass [default: 8; on a GPU 32]
     #[arg(long, value_parser = flag_values::amount)]
     pub device_batch_size: Option<usize>,
     /// Tokens in one optimizer step [default: 8192; on a GPU 524288]
     #[arg(long, value_parser = flag_values::amount)]
     pub total_batch_size: Option<usize>,
-    /// Steps to train; wins over the two below
+    /// Steps to train; takes precedence over the two options below
     #[arg(long, value_parser = flag_values::steps)]
     pub num_iterations: Option<usize>,
-    /// Compute to spend, in FLOPs; wins over the ratio
+    /// Compute to spend, in FLOPs; takes precedence over the option below
     #[arg(long, value_parser = flag_values::positive)]
     pub target_flops: Option<f64>,
     /// Tokens to train on for each parameter (Chinchilla: 20)
@@ -48,13 +48,13 @@ pub struct BaseSettings {
     /// Largest global norm of the gradient (0: no clipping)
     #[arg(long, value_parser = flag_values::at_least_zero, default_value_t = 1.0)]
     pub grad_clip: f32,
-    /// Share of the steps over which the rates rise
+    /// Fraction of the steps over which the learning rates rise
     #[arg(long, value_parser = flag_values::share, default_value_t = 0.0)]
     pub warmup_ratio: f32,
-    /// Share of the steps over which the rates fall
+    /// Fraction of the steps over which the learning rates fall
     #[arg(long, value_parser = flag_values::share, default_value_t = 0.2)]
     pub warmdown_ratio: f32,
-    /// Where the rates end, as a share of where they were
+    /// Final learning rates, as a fraction of the full ones
     #[arg(long, value_parser = flag_values::share, default_value_t = 0.0)]
     pub final_lr_frac: f32,
     /// Measure validation bits per byte every N steps (0: at the end only)
@@ -72,12 +72,13 @@ pub struct BaseSettings {
     /// Folder of parquet shards [default: {base-dir}/base_data]
     #[arg(long, value_parser = flag_values::kept_path)]
     pub data_dir: Option<PathBuf>,
-    /// A corpus of several, instead of --data-dir, with its share of the tokens: zh=0.7:FOLDER; may be repeated.
-    /// Each is gone through at its own pace, and measured by its name
+    /// One of several corpora, with its share of the tokens, instead of --data-dir: zh=0.7:FOLDER; may be repeated.
+    /// Each corpus repeats at its own pace and is measured under its name
     #[arg(long, value_name = "NAME=WEIGHT:FOLDER", conflicts_with = "data_dir")]
     #[serde(default)]
     pub data: Vec<Source>,
-    /// More validation text, by name: a parquet file, or a folder of which the last shard is measured; may be repeated
+    /// Additional validation text with a name: a parquet file, or a folder whose last shard is measured; may be
+    /// repeated
     #[arg(long, value_name = "NAME=PATH")]
     pub val_data: Vec<String>,
     /// What to do with a shard that cannot be read
@@ -92,7 +93,8 @@ pub struct BaseSettings {
 }
 
 impl BaseSettings {
-    /// With all sizes given, [rows, tokens in a row] of a forward pass, tokens of a step.
+    /// Returns the settings with all sizes filled in, the [rows, tokens in a row] of a forward pass, and the tokens of
+    /// a step.
     pub(super) fn sized_for(&self, device: &Device) -> (BaseSettings, [usize; 2], usize) {
         let sizes = DeviceSizes::of(device);
         let rows =
@@ -108,7 +110,7 @@ impl BaseSettings {
     }
 }
 
-/// Micro-batches in a step; the total must be a multiple of one.
+/// Returns the number of micro-batches in a step. Fails if the total is not a multiple of one.
 pub fn grad_accum_steps(total_batch_size: usize, micro_batch: usize) -> Result<usize> {
     if micro_batch == 0 || total_batch_size == 0 {
         bail!("batch sizes and sequence length must be at least 1");
@@ -124,7 +126,7 @@ pub fn grad_accum_steps(total_batch_size: usize, micro_batch: usize) -> Result<u
     Ok(total_batch_size / micro_batch)
 }
 
-/// The first horizon that was given: iterations, FLOPs, tokens per parameter.
+/// Returns the number of steps, from the first option that was given: iterations, FLOPs, tokens per parameter.
 pub(super) fn num_iterations(
     settings: &BaseSettings,
     config: &GptConfig,
@@ -150,7 +152,7 @@ pub(super) fn num_iterations(
     Ok(iterations)
 }
 
-/// What is trained on, with its weights.
+/// Opens the training corpora and returns them with their weights.
 pub(super) fn corpora(settings: &BaseSettings, base_dir: &Path) -> Result<Vec<(Shards, f64)>> {
     if settings.data.is_empty() {
         let dir = settings.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));

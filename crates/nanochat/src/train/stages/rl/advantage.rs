@@ -1,4 +1,4 @@
-//! What an answer's reward is worth beside those of its question's other answers, as batches to learn from.
+//! Computes advantages, the reward of an answer minus the mean of its question's answers, and makes batches of them.
 
 use nanochat_tensor::Comm;
 
@@ -7,7 +7,7 @@ use crate::model::batch::{Batch, Row};
 use crate::model::gpt::Gpt;
 use crate::ranks;
 
-/// Tokens that the model chose.
+/// Returns the number of tokens that the model chose.
 pub(super) fn sampled_tokens(answer: &Rollout) -> usize {
     answer.sampled.iter().filter(|&&sampled| sampled).count()
 }
@@ -16,13 +16,13 @@ fn mean_reward(group: &[Rollout]) -> f32 {
     group.iter().map(|answer| answer.reward).sum::<f32>() / group.len() as f32
 }
 
-/// Whether some answers are better than others: the only groups there is something to learn from.
+/// Whether some answers are better than others; a group in which all are equal teaches nothing.
 pub(super) fn is_mixed(group: &[Rollout]) -> bool {
     group.iter().any(|answer| answer.reward != group[0].reward)
 }
 
-/// The answers with their advantages as weights of the sampled tokens. Those of groups that are not mixed
-/// have an advantage of 0 and are wanted `all` for a KL term only.
+/// Returns the answers with their advantages as weights of the sampled tokens. Answers of groups that are not mixed
+/// have an advantage of 0; they are included only with `all`, for a KL term.
 pub fn weighted_by_advantage(groups: Vec<Vec<Rollout>>, all: bool) -> Vec<Rollout> {
     let mut answers = Vec::new();
     for mut group in groups.into_iter().filter(|group| all || is_mixed(group)) {
@@ -37,7 +37,7 @@ pub fn weighted_by_advantage(groups: Vec<Vec<Rollout>>, all: bool) -> Vec<Rollou
     answers
 }
 
-/// Padded batches of up to `rows` answers, and which of their targets were sampled: this rank's.
+/// Returns this rank's padded batches of up to `rows` answers, each with a mask (B·T) of the sampled targets.
 pub fn batches(answers: &[Rollout], rows: usize, model: &Gpt, comm: &Comm) -> Vec<(Batch, Vec<bool>)> {
     let (context, device) = (model.config.sequence_len, model.device());
     let padded = |answers: &[Rollout], weights: &dyn Fn(&Rollout) -> Vec<f32>| {

@@ -1,4 +1,4 @@
-//! What is measured while a model is reinforced: how often one of several answers to a held-out question is right.
+//! Measures a model during reinforcement learning: how often one of several answers to a held-out question is right.
 
 use anyhow::Result;
 
@@ -8,13 +8,13 @@ use crate::report::metrics::{METRICS_FILE, read_metrics};
 use crate::terminal::counted::counted;
 use crate::train::stages::run::Run;
 
-/// Streams of held-out answers begin here, far from those of training.
+/// The first random stream of held-out answers, far from those of training.
 const EVAL_STREAMS: u64 = 1 << 40;
-/// Held-out answers that the report shows.
+/// The number of held-out answers in the report.
 const SHOWN: usize = 6;
 
 impl Rl<'_> {
-    /// pass@1, 2, 4, … of held-out questions, logged and into the run's section.
+    /// Measures pass@1, 2, 4, … on held-out questions, logs them and adds them to the run's section.
     pub(super) fn evaluate(&mut self, run: &mut Run, step: usize) -> Result<()> {
         let n = self.settings.eval_samples;
         let problems: Vec<&Problem> = self.held_out.iter().collect();
@@ -40,7 +40,7 @@ impl Rl<'_> {
     }
 }
 
-/// What was measured before the first step, maybe by an earlier process, to compare with.
+/// Adds the measurements before the first step to the report, for comparison. An earlier process may have made them.
 pub(super) fn note_beginning(run: &mut Run) -> Result<()> {
     let metrics = read_metrics(&run.checkpoints.dir().join(METRICS_FILE))?;
     let beginning = metrics.into_iter().filter(|line| line.step == 0).flat_map(|line| line.values);

@@ -1,9 +1,9 @@
-//! Reinforcement learning on questions whose answers can be checked: GRPO as nanochat simplifies it (chat_rl.py),
-//! which is nearly REINFORCE. Each step samples answers to some questions from the model itself and makes those
-//! likelier that are better than the mean of their question.
+//! Reinforcement learning on questions whose answers can be checked: GRPO as simplified by nanochat (chat_rl.py), which
+//! is close to REINFORCE. Each step samples answers to some questions from the model and makes those likelier that are
+//! better than the mean of their question.
 //!
-//! Only what the model chose is learned, the end of its answer included, and not what a tool put in. The losses are
-//! averaged over all sampled tokens of the step.
+//! Only tokens that the model chose are learned, including the end of its answer, but not the output of tools. The
+//! losses are averaged over all sampled tokens of the step.
 
 mod advantage;
 mod measuring;
@@ -37,15 +37,15 @@ use crate::terminal::counted::counted;
 use crate::train::schedule::Schedule;
 use crate::train::{self, Diverged, StepResult};
 
-/// What must be the same when the run goes on. (The step says which questions are next.)
+/// The facts that must stay the same when a run resumes. (The step determines the next questions.)
 #[derive(Serialize, Deserialize)]
 struct Position {
     questions: usize,
-    /// The model that the KL term keeps to.
+    /// The reference model of the KL term.
     reference: PathBuf,
 }
 
-/// First part of the keys of the questions' shuffles.
+/// The first part of the random keys that shuffle the questions.
 const QUESTIONS: u64 = 3;
 
 pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm) -> Result<()> {
@@ -106,16 +106,16 @@ pub fn run(settings: &RlSettings, base_dir: &Path, device: &Device, comm: &Comm)
 struct Rl<'a> {
     settings: &'a RlSettings,
     learner: Learner<'a>,
-    /// The model of the KL term.
+    /// The reference model of the KL term.
     reference: Option<Gpt>,
-    /// Kept on a GPU, where it holds weights of its own.
+    /// The engine, kept between steps on a GPU, where it has its own copy of the weights.
     engine: Option<Engine<'a>>,
     problems: &'a [Problem<'a>],
     held_out: &'a [Problem<'a>],
     position: Position,
     schedule: Schedule,
     num_iterations: usize,
-    /// Tokens of the longest answer together with its question.
+    /// The maximum tokens of a question together with its answer.
     longest: usize,
 }
 
@@ -143,7 +143,7 @@ impl Training for Rl<'_> {
         Ok(())
     }
 
-    /// Answers questions and learns from the answers.
+    /// Samples answers to the step's questions and learns from them.
     fn step(&mut self, run: &mut Run, step: usize) -> Result<()> {
         let asked = questions_of(step, self.problems, self.settings);
         let stream = (step * asked.len()) as u64;
@@ -179,7 +179,7 @@ impl Training for Rl<'_> {
 }
 
 impl Rl<'_> {
-    /// Answers to `problems`, `[problem][sample]`, from random streams of `stream` on.
+    /// Samples answers to `problems` as `[problem][sample]`; `stream` is the first random stream.
     fn answer(
         &mut self,
         problems: &[&Problem],
@@ -199,12 +199,12 @@ impl Rl<'_> {
         };
         let sampling = self.settings.sampling(samples);
         let groups = roll_out(&mut engine, self.learner.tokenizer, problems, sampling, stream, comm)?;
-        // The update is about to change the model's weights: while an engine shares them, they would be copied.
+        // The update changes the model's weights next; as long as an engine shares them, they would be copied.
         self.engine = Some(engine).filter(|engine| !engine.shares_weights());
         Ok(groups)
     }
 
-    /// Learns from a step's answers. Nothing (None) where no question had both better and worse answers.
+    /// Learns from a step's answers. Returns None if no question had both better and worse answers.
     fn update(
         &mut self,
         groups: Vec<Vec<Rollout>>,
@@ -231,7 +231,7 @@ impl Rl<'_> {
             let weighted = |(i, (batch, sampled)): (usize, &(Batch, Vec<bool>))| {
                 let mut batch = batch.clone();
                 if !on_policy {
-                    // Without a KL term its coefficient is 0, and any reference will do.
+                    // Without a KL term its coefficient is 0, so any reference will do.
                     let reference = reference.as_ref().unwrap_or(&old);
                     objective.reweigh(model, &mut batch, sampled, &old[i], &reference[i]);
                 }
@@ -244,7 +244,7 @@ impl Rl<'_> {
     }
 }
 
-/// The questions of a step, of an endless sequence that is shuffled anew for each epoch.
+/// Returns the questions of a step from an endless sequence that is shuffled anew each epoch.
 fn questions_of<'p>(step: usize, problems: &'p [Problem<'p>], settings: &RlSettings) -> Vec<&'p Problem<'p>> {
     let (n, count) = (problems.len(), settings.examples_per_step);
     let shuffled = |epoch| {

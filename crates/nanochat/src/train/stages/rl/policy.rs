@@ -1,5 +1,5 @@
-//! The policy gradient as a weighted cross-entropy: each sampled token's nll gets the weight whose gradient is
-//! that of the objective, so that training goes through the step that all stages share.
+//! The policy gradient as a weighted cross-entropy: each sampled token's nll gets the weight that gives the gradient of
+//! the objective, so that training can use the step that all stages share.
 //!
 //! With A = reward − mean reward of the question, r = π(token) / π_old(token), d = log π_ref − log π:
 //! loss = −min(r · A, clip(r, 1 − ε, 1 + ε) · A) + β · (eᵈ − d − 1). Its derivative by nll is r · A, or 0 where
@@ -11,14 +11,14 @@ use nanochat_tensor::Tape;
 use crate::model::batch::Batch;
 use crate::model::gpt::Gpt;
 
-/// What is optimized; 0 turns a part off.
+/// The coefficients of the objective; 0 turns a part off.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Objective {
     pub clip_ratio: f32,
     pub kl_coef: f32,
 }
 
-/// Log-probabilities of one token.
+/// The log-probabilities of one token.
 #[derive(Clone, Copy, Debug)]
 struct LogProbs {
     now: f32,
@@ -37,8 +37,9 @@ impl Objective {
         gain + self.kl_coef * ((reference - now).exp() - 1.0)
     }
 
-    /// Puts the weights of the loss in place of the advantages. `sampled` (B·T) are the tokens that count,
-    /// `old` and `reference` their nll by the model that sampled them and by the one not to stray from.
+    /// Replaces the advantages in the batch's weights by the weights of the loss. `sampled` (B·T) marks the tokens that
+    /// count; `old` and `reference` (B·T) are their nll under the model that sampled them and under the reference
+    /// model.
     pub fn reweigh(&self, model: &Gpt, batch: &mut Batch, sampled: &[bool], old: &[f32], reference: &[f32]) {
         let now = nll(model, batch, sampled);
         for (i, weight) in batch.weights.iter_mut().enumerate().filter(|(i, _)| sampled[*i]) {
@@ -47,7 +48,7 @@ impl Objective {
     }
 }
 
-/// nll (B·T) of the sampled tokens of a batch.
+/// Returns the nll (B·T) of the sampled tokens of a batch.
 pub fn nll(model: &Gpt, batch: &Batch, sampled: &[bool]) -> Vec<f32> {
     let weights = sampled.iter().map(|&sampled| if sampled { 1.0 } else { 0.0 }).collect();
     let (_, nll) = model.loss_sum(&Tape::off(), &Batch { weights, ..batch.clone() });
@@ -58,7 +59,7 @@ pub fn nll(model: &Gpt, batch: &Batch, sampled: &[bool]) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// The loss of one token as the formula at the top says, by its nll.
+    /// Returns the loss of one token by the formula at the top of this file.
     fn loss(objective: Objective, advantage: f32, nll: f32, old: f32, reference: f32) -> f32 {
         let ratio = (-nll - old).exp();
         let clipped = match objective.clip_ratio {

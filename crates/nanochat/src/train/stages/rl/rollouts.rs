@@ -1,4 +1,4 @@
-//! Questions with checkable answers, and what the model answers to them.
+//! Reads questions with checkable answers, and samples the model's answers to them.
 
 use std::ops::ControlFlow;
 
@@ -16,17 +16,18 @@ use crate::model::batch::Row;
 use crate::model::gpt::Gpt;
 use crate::ranks::Shares;
 
-/// A question as the model sees it.
+/// A question with the prompt that the model gets.
 pub struct Problem<'m> {
-    /// The user's last words.
+    /// The user's last message.
     pub question: String,
     pub prompt: Vec<u32>,
-    /// Which grades answers, and the question's number in it.
+    /// The mixture that grades answers, and the question's number in it.
     mixture: &'m Mixture,
     item: usize,
 }
 
-/// All problems of a mixture whose prompts leave room for `max_new_tokens`, and how many do not.
+/// Returns all problems of a mixture whose prompts leave room for `max_new_tokens`, and the number of those that do
+/// not. Fails if an answer cannot be rewarded or no prompt leaves room.
 pub fn read_problems<'m>(
     mixture: &'m Mixture,
     tokenizer: &Tokenizer,
@@ -62,13 +63,13 @@ pub fn read_problems<'m>(
 #[derive(Serialize, Deserialize)]
 pub struct Rollout {
     pub row: Row,
-    /// (the row's tokens) Which the model has chosen by itself: what it is trained on.
+    /// Marks, for each token of the row, whether the model chose it; only these are trained.
     pub sampled: Vec<bool>,
     pub text: String,
     pub reward: f32,
 }
 
-/// How answers are sampled.
+/// Options for sampling answers.
 #[derive(Clone, Copy)]
 pub struct Sampling {
     pub samples: usize,
@@ -76,8 +77,8 @@ pub struct Sampling {
     pub options: SampleOptions,
 }
 
-/// Answers to `problems`, `[problem][sample]`, each problem answered by the rank it belongs to. Random streams are told
-/// apart by `stream` + the problem's number.
+/// Samples answers to `problems` as `[problem][sample]`, each problem on the rank that owns it. The random stream of a
+/// problem is `stream` plus its number.
 pub fn roll_out(
     engine: &mut Engine,
     tokenizer: &Tokenizer,
@@ -100,7 +101,7 @@ pub fn roll_out(
         let mut ids = [problem.prompt.as_slice(), &completion.ids].concat();
         let mut sampled = vec![false; problem.prompt.len()];
         sampled.extend(completion.forced.iter().map(|forced| !forced));
-        // The model chose to stop, and by which token: that is learned like any other choice.
+        // The model also chose the token that stops the answer, so it is learned like any other choice.
         ids.extend(completion.stop);
         sampled.extend(completion.stop.map(|_| true));
         Ok(Rollout { row: Row { weights: vec![0.0; ids.len()], ids }, sampled, text, reward })
@@ -112,8 +113,8 @@ pub fn roll_out(
     Ok(shares.gather(comm, groups))
 }
 
-/// An engine for so many answers at a time. A device with memory of its own takes the cache at once: no more of it than
-/// they can fill, since training needs the rest.
+/// Makes an engine for `answers` answers at a time. A device with its own memory allocates the cache at once; it gets
+/// no more than the answers can fill, since training needs the rest.
 pub fn engine<'t>(
     model: &Gpt,
     tokenizer: Option<&'t Tokenizer>,
@@ -131,8 +132,8 @@ pub fn engine<'t>(
     Engine::with_options(model, tokenizer, EngineOptions { cache_bytes, ..options })
 }
 
-/// The probability that one of k answers drawn from n, of which c are right, is right: 1 − C(n−c, k) / C(n, k)
-/// (Chen et al. 2021).
+/// Returns the probability that at least one of k answers drawn from n is right, if c of the n are: 1 − C(n−c, k) /
+/// C(n, k) (Chen et al. 2021).
 pub fn pass_at(k: usize, c: usize, n: usize) -> f64 {
     if n - c < k {
         return 1.0;
@@ -150,7 +151,7 @@ mod tests {
     use crate::testing::tokenizer;
     use crate::train::stages::rl::weighted_by_advantage;
 
-    /// One question, whose right answers have an even number of characters.
+    /// A set of one question, whose right answers have an even number of characters.
     struct Even;
 
     impl Conversations for Even {
@@ -168,7 +169,8 @@ mod tests {
         }
     }
 
-    /// After anything it says `often` with a probability of a third, `never` next to never, all others alike.
+    /// Makes a model that after any token says `often` with a probability of a third, `never` almost never, and all
+    /// others with equal probability.
     fn model(often: u32, never: u32) -> Gpt {
         let mut model = Gpt::init(GptConfig::from_depth(1, 265, 96).unwrap(), 0);
         let c = model.config.n_embd;
@@ -216,7 +218,7 @@ mod tests {
     fn pass_at_k_counts_the_draws_with_a_right_answer() {
         assert_eq!((pass_at(1, 0, 8), pass_at(8, 1, 8), pass_at(1, 8, 8)), (0.0, 1.0, 1.0));
         assert!((pass_at(1, 3, 8) - 3.0 / 8.0).abs() < 1e-12);
-        // Of the 10 pairs of 5 answers with 2 right ones, 3 have none.
+        // Of the 10 pairs of 5 answers, 2 of which are right, 3 have none.
         assert!((pass_at(2, 2, 5) - 0.7).abs() < 1e-12);
     }
 }

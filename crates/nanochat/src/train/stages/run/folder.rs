@@ -1,4 +1,4 @@
-//! The folder of a run: one process at a time, the checkpoint to go on from.
+//! Opens the folder of a run for one process alone, and finds the checkpoint to resume.
 
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
@@ -13,13 +13,13 @@ use crate::report::metrics::MetricsWriter;
 use crate::terminal::escape;
 use crate::terminal::output;
 
-/// What one process alone may hold.
+/// The metrics file and the lock, which only one process may hold.
 pub(super) struct Writer {
     pub(super) metrics: MetricsWriter,
     _lock: File,
 }
 
-/// Makes the run's folder this process's alone, and finds the checkpoint to go on from.
+/// Opens the run's folder for this process alone, and finds the checkpoint to resume.
 pub(super) fn open_folder(
     checkpoints: &Checkpoints,
     settings: &RunSettings,
@@ -58,8 +58,8 @@ pub(super) fn open_folder(
     Ok((resumed, Writer { metrics, _lock: lock }))
 }
 
-/// One process at a time: two would overwrite each other's checkpoints. The lock ends with the process. Where the file
-/// system has no locks, the user is told to see to it.
+/// Locks the folder for one process, since two would overwrite each other's checkpoints. The lock ends with the
+/// process. If the file system has no locks, the user is told to take care of it.
 fn lock(dir: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<File> {
     let path = dir.join("run.lock");
     let file = File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
@@ -78,7 +78,7 @@ fn tell(sentence: &str) {
     output::tell(&escape::line(sentence));
 }
 
-/// Why a run with a damaged checkpoint stops, and what can be done.
+/// Returns the message for a damaged checkpoint, with what the user can do.
 pub(super) fn cannot_go_on(checkpoints: &Checkpoints, step: usize) -> String {
     let advice = match checkpoints.steps().into_iter().rfind(|&earlier| earlier < step) {
         Some(earlier) => {
@@ -101,7 +101,7 @@ mod tests {
         let first = lock(dir.path(), File::try_lock).unwrap();
         assert!(lock(dir.path(), File::try_lock).unwrap_err().to_string().contains("another process"));
         lock(dir.path(), |_| Err(TryLockError::Error(Error::from(ErrorKind::Unsupported)))).unwrap();
-        first.unlock().unwrap(); // closing does not, while another test forks
+        first.unlock().unwrap(); // closing the file does not unlock it while another test forks
         lock(dir.path(), File::try_lock).unwrap();
     }
 }

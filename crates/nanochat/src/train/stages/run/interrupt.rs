@@ -1,5 +1,5 @@
-//! What asks a run to save and end: Ctrl-C, SIGTERM, a terminal that closes (SIGHUP), and output that nobody reads any
-//! more (SIGPIPE).
+//! Handles the signals that ask a run to save and end: Ctrl-C, SIGTERM, a closed terminal (SIGHUP), and a closed output
+//! (SIGPIPE).
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,21 +10,21 @@ use signal_hook::iterator::Signals;
 
 use crate::terminal::output::tell;
 
-/// What signals do from the first run of a process on.
+/// The state of signal handling, which starts with the first run of a process.
 #[derive(Clone, Default)]
 pub(super) struct Interrupt {
-    /// The first signal: the run under way saves and ends.
+    /// The number of the first signal, 0 if none came; the current run saves and ends.
     signal: Arc<AtomicI32>,
-    /// A signal ends the process: no run is under way.
+    /// Whether no run is active, so that any signal ends the process.
     no_run: Arc<AtomicBool>,
-    /// The next Ctrl-C or SIGTERM ends the process: one has come already, or no run is under way.
+    /// Whether the next Ctrl-C or SIGTERM ends the process: one has come already, or no run is active.
     ends_at_once: Arc<AtomicBool>,
-    /// The user is told what the first one does.
+    /// Whether the user is told what the first signal does.
     speaks: Arc<AtomicBool>,
 }
 
-/// For a process that makes something, before its first run: from here on a reader that has gone ends it with a code that
-/// is not 0, and so does every other signal.
+/// Starts signal handling before a process's first run. From here on a closed output ends the process with a nonzero
+/// code, and so does every other signal.
 pub fn watch_signals() -> Result<()> {
     Interrupt::one().map(|_| ())
 }
@@ -40,7 +40,7 @@ impl Interrupt {
         interrupt.registered()
     }
 
-    /// A run begins. Of several ranks the one that `speaks` answers the user.
+    /// Begins a run, which signals ask to stop from now on. Only the rank that `speaks` tells the user.
     pub(super) fn hold(speaks: bool) -> Result<Interrupt> {
         let interrupt = Interrupt::one()?;
         interrupt.speaks.store(speaks, Ordering::Relaxed);
@@ -49,12 +49,12 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// The signal that asked the run to stop.
+    /// Returns the signal that asked the run to stop, if any.
     pub(super) fn asked(&self) -> Option<i32> {
         Some(self.signal.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
     }
 
-    /// The run has ended: the stages of a speedrun that save nothing just end.
+    /// Ends a run: signals end the process again, as in stages of a speedrun that save nothing.
     pub(super) fn release(&self) {
         self.no_run.store(true, Ordering::Relaxed);
         self.ends_at_once.store(true, Ordering::Relaxed);
@@ -62,7 +62,7 @@ impl Interrupt {
 
     fn registered(&self) -> Result<Interrupt> {
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the signal that sets a flag must not find it set.
+            // The order matters: the signal that sets the flag must not find it set.
             signal_hook::flag::register_conditional_shutdown(
                 signal,
                 code(signal).into(),
@@ -70,7 +70,7 @@ impl Interrupt {
             )?;
             signal_hook::flag::register(signal, self.ends_at_once.clone())?;
         }
-        // Each may come many times while the run saves: a write into a broken pipe sends one.
+        // Each signal may come many times while the run saves: every write to a closed pipe sends one.
         let mut asking = vec![SIGINT, SIGTERM, SIGPIPE];
         signal_hook::flag::register_conditional_shutdown(SIGPIPE, code(SIGPIPE).into(), self.no_run.clone())?;
         if !ignores_hangup() {
@@ -83,7 +83,7 @@ impl Interrupt {
         }
         let mut signals = Signals::new(asking)?;
         let this = self.clone();
-        // A step may take minutes: the answer must not wait for its end.
+        // The user gets the message from a thread, since a step may take minutes.
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
                 let first = this.signal.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
@@ -97,13 +97,13 @@ impl Interrupt {
     }
 }
 
-/// The code of a process that a signal has ended, as shells say it; SIGTERM's is Ctrl-C's, as ever.
+/// Returns the exit code of a process that a signal ended, as in shells; SIGTERM has that of Ctrl-C, for compatibility.
 pub(super) fn code(signal: i32) -> u8 {
     let signal = if signal == SIGTERM { SIGINT } else { signal };
     128 + signal as u8
 }
 
-/// Whether this process was started so that a closed terminal does not end it, as by nohup.
+/// Whether this process was started so that a closed terminal does not end it, such as by nohup.
 pub fn ignores_hangup() -> bool {
     is_ignored(SIGHUP)
 }

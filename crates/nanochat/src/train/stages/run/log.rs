@@ -1,4 +1,4 @@
-//! What a run writes down and tells while it goes on: steps, measurements, and a recording of a few steps.
+//! Logs a run: steps, measurements, and the recording of a few steps.
 
 use anyhow::{Context, Result};
 use nanochat_tensor::profile as recorder;
@@ -8,11 +8,11 @@ use crate::chat::mixture::Mixture;
 use crate::report::profile;
 use crate::train::{Diverged, StepResult};
 
-/// Steps before those that are recorded: they compile kernels and fill pools.
+/// The number of steps before those that are recorded; they compile kernels and fill memory pools.
 const UNRECORDED: usize = 2;
 
 impl Run {
-    /// Called when a step begins, before it is fed: the steps of `--profile` are recorded from here.
+    /// Starts recording at the first step of `--profile`. Called when a step begins, before its data is taken.
     pub(super) fn begin_recording(&self, step: usize) {
         if self.settings.profile > 0 && self.writer.is_some() && step == self.first_step() + UNRECORDED {
             recorder::start(self.device.clock());
@@ -27,7 +27,7 @@ impl Run {
         Ok(())
     }
 
-    /// Writes and tells what was recorded, if anything was.
+    /// Writes the recording, if any, and tells the user.
     pub(super) fn end_recording(&self) -> Result<()> {
         let spans = recorder::finish();
         if !spans.is_empty() {
@@ -43,7 +43,7 @@ open {} in ui.perfetto.dev",
         Ok(())
     }
 
-    /// Logs one training step and moves the progress on.
+    /// Logs one training step and advances the progress bar.
     pub(super) fn log_step(&mut self, step: usize, result: StepResult, tokens: usize, lr: f32) -> Result<()> {
         let tokens_per_second = tokens as f64 / self.step_seconds();
         self.end_step(step)?;
@@ -60,7 +60,7 @@ open {} in ui.perfetto.dev",
         Ok(())
     }
 
-    /// A line of `metrics.jsonl`.
+    /// Writes a line of `metrics.jsonl`.
     pub fn log(&mut self, step: usize, values: &[(&str, f64)]) -> Result<()> {
         match &mut self.writer {
             Some(writer) => Ok(writer.metrics.log(step as u64, values)?),
@@ -68,7 +68,7 @@ open {} in ui.perfetto.dev",
         }
     }
 
-    /// Logs a measurement of validation data under `name` and tells it as `what`. One that is no number ends the run.
+    /// Logs a measurement of validation data under `name` and shows it as `what`. Fails if the value is not finite.
     pub fn log_measured(&mut self, step: usize, name: &str, what: &str, value: f64) -> Result<()> {
         if !value.is_finite() {
             return Err(self.diverged(step, Diverged::in_evaluation()));
@@ -78,7 +78,7 @@ open {} in ui.perfetto.dev",
         Ok(())
     }
 
-    /// Logs one step of reinforcement learning, `message` for the user.
+    /// Logs one step of reinforcement learning, and shows `message` to the user.
     pub fn log_rollouts(&mut self, step: usize, values: &[(&str, f64)], message: String) -> Result<()> {
         self.end_step(step)?;
         self.log(step, values)?;
@@ -86,7 +86,7 @@ open {} in ui.perfetto.dev",
         Ok(())
     }
 
-    /// Says what of the data is not used, once for a file.
+    /// Tells the user which data is unused, once for each file.
     pub fn say_unused(&self, mixtures: &[&Mixture]) {
         let mut said = Vec::new();
         for sentence in mixtures.iter().flat_map(|mixture| mixture.sentences()) {
@@ -97,7 +97,7 @@ open {} in ui.perfetto.dev",
         }
     }
 
-    /// A line for the user that does not disturb the progress bar.
+    /// Shows the user a line without disturbing the progress bar.
     pub fn say(&self, line: &str) {
         if self.writer.is_some() {
             self.progress.say(line);

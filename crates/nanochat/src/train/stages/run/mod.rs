@@ -1,5 +1,5 @@
-//! What the stages share: where a run lives, resuming, the loop over its steps with saving, interrupts and measuring,
-//! and its report.
+//! The parts that all stages share: the run's folder, resuming, the loop over steps with saving, interrupts and
+//! measuring, and the report.
 
 mod folder;
 mod interrupt;
@@ -30,33 +30,33 @@ use crate::report::curve::stage_charts;
 use crate::report::metrics::{METRICS_FILE, read_metrics};
 use crate::report::{self, Section};
 
-/// The run was asked to stop by a signal; everything is saved.
+/// The error of a run that a signal asked to stop; everything is saved.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped at step {step}; saved in {folder}")]
 pub struct Interrupted {
     pub step: usize,
     pub folder: String,
-    /// The code that the process shall end with: 128 and the signal's number.
+    /// The exit code for the process: 128 plus the signal's number.
     pub code: u8,
 }
 
-/// A run under way, as one of its ranks. The first one writes files and speaks to the user.
+/// One rank of an active run. The first rank writes files and talks to the user.
 pub struct Run {
     pub comm: Comm,
     pub checkpoints: Checkpoints,
-    /// What the stage has to report, filled while it runs.
+    /// The stage's section of the report, filled during the run.
     pub section: Section,
     stage: Stage,
     base_dir: PathBuf,
     model_tag: String,
     device: Device,
-    /// Where it goes on; None: from the beginning.
+    /// The state that the run resumed from; None if it started from the beginning.
     pub resumed: Option<TrainState>,
-    /// The first rank's.
+    /// The open files; only on the first rank.
     writer: Option<Writer>,
     settings: RunSettings,
     all_settings: Value,
-    /// A checkpoint saved by this process whose weights have not given a finite loss yet.
+    /// The step of a checkpoint saved by this process whose weights have not given a finite loss yet.
     unproven: Option<usize>,
     interrupt: Interrupt,
     progress: Progress,
@@ -65,7 +65,7 @@ pub struct Run {
     step_started: Instant,
 }
 
-/// The name of a stage's section in the report.
+/// Returns the title of a stage's section in the report.
 fn title(stage: Stage) -> &'static str {
     match stage {
         Stage::Base => "Base training",
@@ -76,7 +76,7 @@ fn title(stage: Stage) -> &'static str {
 }
 
 impl Run {
-    /// Opens the run's folder for this process alone and finds the checkpoint to go on from.
+    /// Opens the run's folder for this process alone and finds the checkpoint to resume.
     pub fn open(
         base_dir: &Path,
         stage: Stage,
@@ -87,7 +87,7 @@ impl Run {
         comm: &Comm,
     ) -> Result<Run> {
         let only_bf16 = device.properties().only_recipe.is_some();
-        // Through text, which keeps 0.02 as 0.02 where a value would hold the f32's 0.0199999995….
+        // Converted through text, which keeps 0.02 as 0.02; a direct conversion would give the f32's 0.0199999995….
         let all_settings: Value = serde_json::from_str(&serde_json::to_string(all_settings)?)?;
         let all_settings = recorded(all_settings, only_bf16)?;
         let checkpoints = Checkpoints::new(base_dir, stage, model_tag);
@@ -99,7 +99,7 @@ impl Run {
             }
             (resumed, writer) = (state, Some(opened));
         }
-        // The others learn from the first where to go on: they must not look while it tidies up.
+        // The other ranks get the state from the first: they must not look at the folder while it tidies up.
         let resumed: Option<TrainState> =
             serde_json::from_slice(&comm.broadcast_bytes(0, serde_json::to_vec(&resumed)?))?;
         let seconds_before = resumed.as_ref().map_or(0.0, |state| state.seconds);
@@ -124,12 +124,12 @@ impl Run {
         })
     }
 
-    /// The step to begin with.
+    /// Returns the first step of this session.
     pub fn first_step(&self) -> usize {
         self.resumed.as_ref().map_or(0, |state| state.step)
     }
 
-    /// Shows progress towards `num_iterations` steps from here on.
+    /// Shows progress towards `num_iterations` steps from now on.
     pub fn show_progress(&mut self, num_iterations: usize) {
         if self.writer.is_some() {
             self.progress = Progress::new(self.stage.name(), self.first_step(), num_iterations);
@@ -137,19 +137,19 @@ impl Run {
         self.started = Instant::now();
     }
 
-    /// The run turns out to take this many steps.
+    /// Changes the expected number of steps.
     pub fn expect_steps(&mut self, num_iterations: usize) {
         if self.writer.is_some() {
             self.progress.expect_steps(num_iterations);
         }
     }
 
-    /// Seconds of training, over all sessions of the run.
+    /// Returns the seconds of training over all sessions of the run.
     fn seconds(&self) -> f64 {
         self.seconds_before + self.started.elapsed().as_secs_f64()
     }
 
-    /// Says so where a step's `n` micro-batches leave some ranks waiting for the others.
+    /// Tells the user if a step's `n` micro-batches leave some ranks waiting for the others.
     pub fn note_idle(&self, n: usize) {
         let world = self.comm.world_size();
         if !n.is_multiple_of(world) {
@@ -159,7 +159,7 @@ impl Run {
         }
     }
 
-    /// Ends a run that reached its horizon: its section of the report, with settings and curves.
+    /// Ends a run that reached its last step: writes its section of the report, with settings and curves.
     fn finish(&mut self) -> Result<()> {
         self.end_recording()?;
         self.progress.finish();

@@ -1,11 +1,11 @@
-//! What a user sees of a run under way.
+//! Shows the progress of a run to the user.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::terminal::escape;
 use crate::terminal::output::tell;
 
-/// A bar on a terminal; now and then a line where there is none.
+/// A progress bar on a terminal, or occasional lines where there is none.
 pub(super) struct Progress {
     bar: ProgressBar,
     smooth_loss: Option<f32>,
@@ -36,7 +36,7 @@ impl Progress {
         self.show(step, format!("loss {smooth:.4} · {:.1}K tok/s", tokens_per_second / 1e3), 50);
     }
 
-    /// On a bar always, as a line every `every` steps.
+    /// Shows a message: always on a bar, otherwise as a line every `every` steps.
     pub(super) fn show(&mut self, step: usize, message: String, every: usize) {
         self.bar.set_position(step as u64 + 1);
         if self.bar.is_hidden() && step.is_multiple_of(every) && self.bar.length().is_some() {
@@ -46,7 +46,7 @@ impl Progress {
     }
 
     pub(super) fn say(&self, line: &str) {
-        // Samples, names of texts and folders may be anything.
+        // Samples and names of texts and folders may contain control characters.
         if self.bar.is_hidden() { tell(line) } else { self.bar.println(escape::text(line)) }
     }
 

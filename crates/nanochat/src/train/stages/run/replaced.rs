@@ -1,5 +1,6 @@
-//! What --overwrite does to the run that was there: it goes to `replaced/`, in place of what an earlier --overwrite put
-//! there, whole or not at all. A kill in between is undone by the next start, so that nothing is lost by one wrong flag.
+//! Moves the old run aside for --overwrite: it goes to `replaced/`, completely or not at all, and replaces what an
+//! earlier --overwrite put there. If the process is killed meanwhile, the next start undoes the move, so that one wrong
+//! flag loses nothing.
 
 use std::fs;
 use std::io;
@@ -10,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::model::checkpoint::{Checkpoints, DELETING};
 use crate::report::metrics::METRICS_FILE;
 
-/// The replaced run, and what it is called while its parts are moved.
+/// The folder of the replaced run, and its name while the parts are moved.
 const REPLACED: &str = "replaced";
 const REPLACING: &str = "replacing";
 
@@ -24,14 +25,14 @@ pub(super) fn replace(checkpoints: &Checkpoints) -> Result<PathBuf> {
         fs::create_dir(&replacing)?;
         move_all(&parts, &replacing)?;
         rename_if_there(&replaced, &doomed)?;
-        fs::rename(&replacing, &replaced)?; // from here on it is done
+        fs::rename(&replacing, &replaced)?; // from here on the move is complete
         remove_if_there(&doomed)
     };
     moved().with_context(|| format!("failed to move old checkpoints to {}", replaced.display()))?;
     Ok(replaced)
 }
 
-/// Undoes what a killed [`replace`] had done. Before this nothing may be swept or written in the folder.
+/// Undoes a [`replace`] that was killed. Nothing may be deleted or written in the folder before this.
 pub(super) fn restore(dir: &Path) -> Result<()> {
     let [replaced, replacing, doomed] = folders(dir);
     if !replacing.exists() {

@@ -1,4 +1,4 @@
-//! The checkpoints of a run: the one it goes on from, saving, and which are deleted.
+//! Loads, saves and deletes the checkpoints of a run.
 
 use anyhow::{Context, Result, bail};
 use nanochat_tokenizer::Tokenizer;
@@ -13,8 +13,8 @@ use crate::model::optim::Optimizer;
 use crate::train::Diverged;
 
 impl Run {
-    /// What is trained and the position in the data (None: the beginning) to start with: the resumed checkpoint's, or new
-    /// ones. An optimizer has `rates` and clips the gradient to a norm of `grad_clip`.
+    /// Returns the model and optimizer to train, and the position in the data (None: the beginning), from the resumed
+    /// checkpoint or new. A new optimizer has `rates` and clips the gradient to a norm of `grad_clip`.
     pub fn restore<'t, Position: DeserializeOwned>(
         &self,
         tokenizer: &'t Tokenizer,
@@ -85,8 +85,8 @@ impl Run {
         Ok(())
     }
 
-    /// The sentence of a run whose loss is no number any more. A checkpoint of these very weights goes:
-    /// the last one must be one to go on from.
+    /// Returns the error of a run whose loss is not finite. If a checkpoint has these very weights, it is deleted, so
+    /// that the last checkpoint can be resumed.
     pub fn diverged(&mut self, step: usize, diverged: Diverged) -> anyhow::Error {
         self.progress.finish();
         if self.unproven.take() == Some(step)
@@ -102,7 +102,7 @@ impl Run {
         anyhow::Error::new(diverged).context(format!("training stopped at step {step} ({last})"))
     }
 
-    /// Deletes checkpoints beyond `--keep`, once the last one is known to be sound.
+    /// Deletes checkpoints beyond `--keep`, once the last one is known to have finite losses.
     pub(super) fn prune(&mut self) -> Result<()> {
         match self.unproven.take() {
             Some(_) if self.writer.is_some() => Ok(self.checkpoints.prune(self.settings.keep)?),

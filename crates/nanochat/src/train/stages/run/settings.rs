@@ -1,4 +1,4 @@
-//! The settings of a run itself, and which of all settings a resumed run may change.
+//! The settings that all runs share, and the check of which settings a resumed run may change.
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -13,43 +13,43 @@ pub struct RunSettings {
     /// Name of the run [default: d{depth}; in later stages, the deepest model's]
     #[arg(long, value_parser = tag)]
     pub model_tag: Option<String>,
-    /// Save a checkpoint every N steps, besides the last (0: the last only)
+    /// Save a checkpoint every N steps and at the end (0: at the end only)
     #[arg(long, value_parser = flag_values::amount, default_value_t = 250)]
     pub save_every: usize,
     /// Keep the last K checkpoints (0: all)
     #[arg(long, value_parser = flag_values::amount, default_value_t = 2)]
     pub keep: usize,
-    /// Go on where the run's last checkpoint was saved
+    /// Resume the run from its last checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// Start the run anew although it has checkpoints
+    /// Start the run over even if it has checkpoints
     #[arg(long, conflicts_with = "resume")]
     pub overwrite: bool,
     /// Seed of every random choice: initial weights, order of conversations
     #[arg(long, value_parser = flag_values::seed, default_value_t = 42)]
     pub seed: u64,
-    /// Compute a part of the activations a second time instead of keeping them, for less memory
+    /// Recompute part of the activations in the backward pass instead of keeping them, to save memory
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub recompute: Recompute,
-    /// What the products of training round to on the CPU (a GPU trains in bf16)
+    /// Rounding of the matrix products in training on the CPU (a GPU trains in bf16)
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub precision: Precision,
-    /// Record N steps, after two, into profile.json of the run's folder: a trace for ui.perfetto.dev (0: none)
+    /// Record N steps, after the first two, to profile.json in the run's folder: a trace for ui.perfetto.dev (0: none)
     #[arg(long, value_name = "N", value_parser = flag_values::amount, default_value_t = 0)]
     #[serde(default)]
     pub profile: usize,
 }
 
-/// A tag names a folder, and no other than its own.
+/// Parses a tag, which must name a single folder.
 fn tag(value: &str) -> Result<String, String> {
     let fits = !value.is_empty() && !value.starts_with('.') && !value.contains(['/', '\\']);
     if fits { Ok(value.into()) } else { Err("must be a name without slashes or a dot in front".into()) }
 }
 
-/// Settings that may change when a run is resumed: they do not touch what is learned.
-/// (The tag has found the run, whether it was given or is the default.)
+/// The settings that may change when a run resumes: they do not affect what is learned. (The tag has found the run,
+/// given or by default.)
 const FREE: [&str; 20] = [
     "model_tag",
     "save_every",
@@ -73,8 +73,8 @@ const FREE: [&str; 20] = [
     "profile",
 ];
 
-/// All settings of a run as they are recorded: a device that has only bf16 (a GPU) computes in it, whatever is the
-/// default on a CPU.
+/// Returns all settings of a run as they are saved: a device with bf16 only (a GPU) saves bf16, whatever the CPU's
+/// default.
 pub(super) fn recorded(mut all: Value, only_bf16: bool) -> Result<Value> {
     if only_bf16 && all["precision"] == json!(Precision::F32) {
         bail!("a GPU trains in bf16; leave out --precision f32, or train on the CPU with --device cpu");
@@ -85,8 +85,8 @@ pub(super) fn recorded(mut all: Value, only_bf16: bool) -> Result<Value> {
     Ok(all)
 }
 
-/// Selects the settings that a resumed run must keep. On a device with bf16 alone the precision is not among them, since
-/// earlier versions recorded there what the CPU would have taken.
+/// Returns the settings that a resumed run must keep. On a device with bf16 only, precision is not among them, since
+/// earlier versions saved there what the CPU would have used.
 pub(super) fn kept(all: &Value, only_bf16: bool) -> Value {
     let mut kept = all.clone();
     if let Some(settings) = kept.as_object_mut().filter(|_| only_bf16) {
@@ -95,7 +95,7 @@ pub(super) fn kept(all: &Value, only_bf16: bool) -> Value {
     kept
 }
 
-/// A resumed run keeps its settings, but for those that are free: the first that was changed is named.
+/// Returns an error that names the first setting that a resumed run has changed but must keep.
 pub(super) fn refuse_changes(saved: &Value, now: &Value) -> Result<()> {
     let (Some(saved), Some(now)) = (saved.as_object(), now.as_object()) else { return Ok(()) };
     for (name, value) in now.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {

@@ -1,4 +1,4 @@
-//! The loop that all stages share: between two steps a run saves, stops if it was asked to, and measures.
+//! The training loop that all stages share: between steps a run saves, stops if asked to, and measures.
 
 use std::time::Instant;
 
@@ -15,52 +15,54 @@ use crate::model::optim::{Optimizer, ScheduleValues};
 use crate::ranks;
 use crate::train;
 
-/// What is trained, and what its tokens mean.
+/// A model in training with its tokenizer and optimizer.
 pub struct Learner<'t> {
     pub tokenizer: &'t Tokenizer,
     pub model: Gpt,
     pub optimizer: Optimizer,
 }
 
-/// What a stage does in the loop.
+/// The functions of a stage that the loop calls.
 pub trait Training {
     fn learner(&self) -> &Learner<'_>;
 
-    /// Where the data stands before the next step, to go on from.
+    /// Returns the position in the data before the next step, for resuming.
     fn position(&self) -> Value;
 
-    /// Whether `step` steps are all there are.
+    /// Whether the run ends after `step` steps.
     fn is_done(&self, step: usize) -> bool;
 
-    /// Measures what is due at a point, and at the last one fills the run's section. What is to be saved there is saved.
+    /// Measures what is due at a point, and fills the run's section at the last one. A checkpoint due at this point is
+    /// already saved.
     fn measure(&mut self, run: &mut Run, point: Point) -> Result<()>;
 
-    /// Learns from the next of the data.
+    /// Trains one step on the next data.
     fn step(&mut self, run: &mut Run, step: usize) -> Result<()>;
 }
 
 /// A point between two steps, where a run saves and measures.
 #[derive(Clone, Copy, Debug)]
 pub struct Point {
-    /// Steps done.
+    /// The number of steps done.
     pub step: usize,
-    /// No step follows.
+    /// Whether no step follows.
     pub last: bool,
 }
 
 impl Point {
-    /// Whether what happens every `every` steps happens here: at the last point always, and there only if `every` is 0.
+    /// Whether something that happens every `every` steps is due here. It always is at the last point, and only there
+    /// if `every` is 0.
     pub fn is_due(self, every: usize) -> bool {
         self.last || (every > 0 && self.step.is_multiple_of(every))
     }
 
-    /// As [`Point::is_due`], but not before the first step.
+    /// Like [`Point::is_due`], but never before the first step.
     pub fn is_due_after_start(self, every: usize) -> bool {
         self.last || (self.step > 0 && self.is_due(every))
     }
 }
 
-/// This rank's of a step's `n` micro-batches, which `next` gives in their order.
+/// Returns this rank's share of a step's `n` micro-batches, which `next` returns in order.
 pub fn micro_batches<E>(
     comm: &Comm,
     n: usize,
@@ -71,7 +73,7 @@ pub fn micro_batches<E>(
 }
 
 impl Run {
-    /// Trains from where the run stands to its last step, and reports.
+    /// Trains from the run's current step to its last, and writes the report.
     pub fn train(&mut self, mut stage: impl Training) -> Result<()> {
         for step in self.first_step().. {
             let point = Point { step, last: stage.is_done(step) };
@@ -94,8 +96,8 @@ impl Run {
         self.finish()
     }
 
-    /// One optimizer step on this rank's `micro_batches`, logged; those of all ranks have `tokens` tokens. What
-    /// `meanwhile` gives was made while a GPU was busy with the step.
+    /// Makes and logs one optimizer step on this rank's `micro_batches`; those of all ranks have `tokens` tokens.
+    /// Returns the result of `meanwhile`, which runs while a GPU is busy with the step.
     pub fn learn<T>(
         &mut self,
         step: usize,
@@ -112,29 +114,29 @@ impl Run {
         Ok(made)
     }
 
-    /// Seconds since the step under way began, before it was fed.
+    /// Returns the seconds since the current step began, before its data was taken.
     pub fn step_seconds(&self) -> f64 {
         self.step_started.elapsed().as_secs_f64()
     }
 
-    /// Whether any rank has been asked to stop. The ranks ask this together, so that all stop at one step.
+    /// Whether any rank has been asked to stop. All ranks call this together, so that they stop at the same step.
     fn is_asked_to_stop(&self) -> bool {
         let mut asked = [f64::from(u8::from(self.interrupt.asked().is_some()))];
         self.comm.sum_f64(&mut asked);
         asked[0] > 0.0
     }
 
-    /// Whether to save here; never what the run was resumed from.
+    /// Whether to save here; never at the point from which the run resumed.
     fn is_save_due(&self, point: Point, stopping: bool) -> bool {
         let new = point.step > self.first_step() || self.resumed.is_none();
         new && (stopping || point.is_due_after_start(self.settings.save_every))
     }
 
-    /// The sentence of an interrupted run.
+    /// Returns the error of an interrupted run.
     fn interrupted(&self, step: usize) -> anyhow::Error {
         self.progress.finish();
         let folder = self.checkpoints.folder(step).display().to_string();
-        // Another rank may have been asked.
+        // Another rank may have received the signal.
         let code = interrupt::code(self.interrupt.asked().unwrap_or(signal_hook::consts::SIGINT));
         Interrupted { step, folder, code }.into()
     }
