@@ -1,7 +1,7 @@
-//! Tasks put to a chat model (nanochat's chat_eval.py): which answers are right.
+//! Evaluates a chat model on tasks (nanochat's chat_eval.py).
 //!
-//! A categorical task is answered by the offered letter with the highest logit after `<|assistant_start|>`, a
-//! generative one by what the model writes; it is solved if any of the samples is right.
+//! In a categorical task the answer is the offered letter with the highest logit after `<|assistant_start|>`. In a
+//! generative task it is the generated text, and an item is solved if any of its samples is right.
 
 use std::ops::ControlFlow;
 
@@ -20,19 +20,19 @@ use crate::measure::span_loss::{after_each, argmax};
 use crate::model::gpt::Gpt;
 use crate::ranks::Shares;
 
-/// How answers are made.
+/// Options for making answers.
 #[derive(Clone, Debug)]
 pub struct ChatEvalOptions {
-    /// Longest answer, in tokens.
+    /// The maximum length of an answer, in tokens.
     pub max_tokens: usize,
-    /// Answers to each question of a generative task.
+    /// The number of answers to each question of a generative task.
     pub samples: usize,
     pub sample: SampleOptions,
-    /// Wrong answers of each task to keep, drawn at random.
+    /// The number of wrong answers of each task to keep, chosen at random.
     pub keep_wrong: usize,
 }
 
-/// What one task found.
+/// The result of one task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskScore {
     pub task: String,
@@ -40,12 +40,12 @@ pub struct TaskScore {
     pub accuracy: f64,
     /// The 95 % confidence interval of the accuracy.
     pub interval: [f64; 2],
-    /// What guessing gets.
+    /// The accuracy of guessing.
     pub baseline: f64,
-    /// Answers in the language of their question, where the task knows it.
+    /// The answers in the language of their question, if the task knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_its_language: Option<Score>,
-    /// Written answers without U+FFFD, that is, in whole characters.
+    /// The generated answers without U+FFFD, that is, with whole characters only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whole_characters: Option<Score>,
     pub wrong: Vec<WrongAnswer>,
@@ -58,7 +58,8 @@ pub struct WrongAnswer {
     pub answer: String,
 }
 
-/// Puts all items of a task to a model, each by the rank it belongs to. `progress` is called once an item of this rank.
+/// Evaluates a model on all items of a task, each on the rank that owns it. `progress` is called once for each item of
+/// this rank. Fails if the task cannot be graded.
 pub fn evaluate(
     model: &Gpt,
     tokenizer: &Tokenizer,
@@ -123,7 +124,7 @@ fn summed(task: &dyn Task, answers: &[Vec<String>], right: &[bool], keep_wrong: 
     }
 }
 
-/// For each item the likeliest of its letters.
+/// Returns, for each item, the likeliest of its letters.
 fn letters(
     model: &Gpt,
     tokenizer: &Tokenizer,
@@ -149,7 +150,7 @@ fn letters(
     Ok(items.iter().zip(chosen).map(|(&i, letter)| vec![task.letters(i)[letter].clone()]).collect())
 }
 
-/// What the model writes to each prompt: the visible text of all samples.
+/// Returns the model's answers to each prompt: the visible text of all samples.
 fn written(
     model: &Gpt,
     tokenizer: &Tokenizer,
@@ -163,7 +164,7 @@ fn written(
     completions.iter().map(|samples| samples.iter().map(text).collect()).collect()
 }
 
-/// Tokens of all samples of all prompts.
+/// Generates the tokens of all samples of all prompts.
 fn complete(
     model: &Gpt,
     tokenizer: &Tokenizer,
@@ -191,8 +192,8 @@ fn complete(
     completions.into_iter().map(|samples| samples.into_iter().map(|sample| sample.ids).collect()).collect()
 }
 
-/// The mean of accuracies above guessing, of exactly the six tasks that belong to it; which of them are missing
-/// otherwise.
+/// Returns the ChatCORE metric, the mean over its six tasks of the accuracy above guessing, or the names of the tasks
+/// that are missing.
 pub fn chat_core(scores: &[TaskScore]) -> Result<f64, Vec<&'static str>> {
     let find = |name: &'static str| scores.iter().find(|score| score.task == name).ok_or(name);
     let missing: Vec<&str> = CHAT_CORE.into_iter().filter(|name| find(name).is_err()).collect();
@@ -236,7 +237,7 @@ mod tests {
         assert!((chat_core(&scores).unwrap() - (3.0 / 3.0 + 0.25 + 0.25 + 1.0) / 6.0).abs() < 1e-9);
     }
 
-    /// A file of questions, and the task it is.
+    /// Writes a file of questions and opens it as a task.
     fn task(text: &str) -> (tempfile::TempDir, Box<dyn Task>) {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("mine.jsonl");
@@ -315,7 +316,7 @@ mod tests {
         );
     }
 
-    /// As HumanEval where a program cannot be started.
+    /// A task like HumanEval on a machine that cannot start programs.
     struct Ungradable;
 
     impl Task for Ungradable {

@@ -1,4 +1,4 @@
-//! Exams put to a base model: the letter that it finds the likeliest after solved questions is its answer.
+//! Evaluates a base model on exams: its answer is the letter that it finds likeliest after some solved questions.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::measure::core_eval::{BundleTask, Format, Item, Items, answer};
 use crate::measure::score::Score;
 use crate::model::gpt::Gpt;
 
-/// The share of right answers to `limit` questions (0: all), `shots` solved ones before each. What does not fit into
-/// the model is cut off on the left.
+/// Returns the score on `limit` questions (0: all), each preceded by `shots` solved ones. A prompt beyond the model's
+/// maximum length is cut on the left.
 pub fn evaluate(
     model: &Gpt,
     tokenizer: &Tokenizer,

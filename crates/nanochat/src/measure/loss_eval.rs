@@ -1,7 +1,7 @@
-//! Bits per byte: the loss of a text per byte of it, which does not depend on the tokenizer.
+//! Bits per byte: the loss of a text divided by its bytes, which does not depend on the tokenizer.
 //!
-//! nats of the targets that have bytes / (ln 2 · those bytes). Special tokens have none and do not
-//! count; lengths are those of the raw bytes of a token, never of a string made from them.
+//! It is the nats of the targets that have bytes / (ln 2 · those bytes). Special tokens have no bytes and do not count.
+//! The lengths are those of a token's raw bytes, never of a string made from them.
 
 use nanochat_tensor::{Comm, Tape};
 
@@ -9,8 +9,9 @@ use crate::model::batch::Batch;
 use crate::model::gpt::Gpt;
 use crate::ranks;
 
-/// Of a text in batches, of which each rank measures its own; the same on every rank. `byte_lengths` (V): bytes of every
-/// token, 0 for special ones. 0 where nothing was measured; NaN means a broken model.
+/// Returns the bits per byte of a text in batches; each rank measures its share, and all return the same.
+/// `byte_lengths` (V) are the bytes of every token, 0 for special ones. Returns 0 if nothing was measured; NaN means a
+/// broken model.
 pub fn bits_per_byte<E>(
     model: &Gpt,
     batches: impl Iterator<Item = Result<Batch, E>>,

@@ -1,4 +1,4 @@
-//! What a model knows: its loss on text, CORE, chat tasks and exams, and how sure a score is.
+//! Measures what a model knows: its loss on text, CORE, chat tasks and exams, with confidence intervals.
 
 pub mod chat_eval;
 pub mod core_eval;

@@ -1,4 +1,4 @@
-//! Right answers of all, and how sure that makes us.
+//! Counts right answers, with confidence intervals.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ pub struct Score {
     pub total: usize,
 }
 
-/// Normal quantile of a 95 % interval.
+/// The normal quantile of a 95 % interval.
 const Z: f64 = 1.959_964;
 
 impl Score {
@@ -21,12 +21,12 @@ impl Score {
         self.right as f64 / self.total.max(1) as f64
     }
 
-    /// The share with what guessing gets taken off: 0 for guessing, 1 for all right.
+    /// Returns the share of right answers rescaled so that guessing gives 0 and all right gives 1.
     pub fn centered(&self, baseline: f64) -> f64 {
         (self.share() - baseline) / (1.0 - baseline)
     }
 
-    /// The 95 % confidence interval of the share (Wilson 1927), which also holds near 0 and 1.
+    /// Returns the 95 % confidence interval of the share (Wilson 1927), which also holds near 0 and 1.
     pub fn interval(&self) -> [f64; 2] {
         if self.total == 0 {
             return [0.0, 1.0];
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn intervals_are_wilsons() {
-        // By scipy.stats.binomtest(right, total).proportion_ci(method="wilson").
+        // Computed with scipy.stats.binomtest(right, total).proportion_ci(method="wilson").
         for (right, total, expected) in
             [(0, 10, [0.0, 0.277_533]), (5, 10, [0.236_593, 0.763_407]), (200, 200, [0.981_154, 1.0])]
         {

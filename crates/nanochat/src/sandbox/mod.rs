@@ -1,7 +1,7 @@
-//! Runs Python that a model wrote, so that it can harm nothing, and says whether it is right.
+//! Runs Python code written by a model so that it can do no harm, and says whether it is correct.
 //!
-//! A program is a process that may compute, read Python's own library and use a folder of its own. On Linux the
-//! kernel enforces that, also for root:
+//! A program is a process that may compute, read Python's own library and use a private folder. On Linux the kernel
+//! enforces that, even for root:
 //!
 //! | what | how |
 //! |---|---|
@@ -14,16 +14,16 @@
 //! | this process killed | the kernel kills the program; the next sandbox to open sweeps its folder |
 //! | the rest | an empty environment, no descriptors but two pipes, a process group of its own |
 //!
-//! The function is tested from a second process, confined alike, which knows the test and what is right. Arguments
-//! and results go between them as plain values: None, bool, int, float, complex, str, bytes, list, tuple, set, dict,
-//! range, Decimal, Fraction, iterators. So a program has no test to skip, no built-in function of the test to replace,
-//! and no object whose `__eq__` is always true: it passes by the right values alone. Anything else that it returns
-//! equals nothing, and what it does to its arguments stays with it.
+//! The function is tested from a second process, which is confined in the same way and knows the test and the right
+//! results. Arguments and results pass between the two as plain values: None, bool, int, float, complex, str, bytes,
+//! list, tuple, set, dict, range, Decimal, Fraction, iterators. A program therefore finds no test to skip, cannot
+//! replace a built-in function of the test, and gains nothing from an object whose `__eq__` is always true: only the
+//! right values pass. Any other returned object equals nothing, and changes to the arguments stay in the program.
 //!
-//! What is left open: a program can list the system's libraries. Where the kernel grants no user namespaces (in most
-//! containers; to ordinary users of Ubuntu), the machine's root is its own, and by stat it also learns whether any path
-//! exists, with its size and dates, which Landlock does not cover. But it has nobody to tell. It can use up its limits.
-//! It can answer from a table if it knows the test by heart.
+//! Not covered: a program can list the system's libraries. Where the kernel grants no user namespaces (in most
+//! containers; to ordinary users of Ubuntu), the program has the machine's root folder, and stat tells it whether any
+//! path exists, with size and dates, which Landlock does not cover. But it cannot pass this on to anybody. It can use
+//! up its limits. It can answer from a table if it has memorized the test.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -44,10 +44,11 @@ const MEMORY: u64 = 256 << 20;
 const LARGEST_FILE: u64 = 1 << 20;
 const OPEN_FILES: u64 = 32;
 
-/// Python starts in 0.05 s; on a machine that is busy beyond this, nothing is said about a program.
+/// The time allowed for Python to start, which takes 0.05 s. A machine busier than this gives no verdict about a
+/// program.
 const STARTING: Duration = Duration::from_secs(60);
 
-/// Between two looks at a running program.
+/// The pause between two checks of a running program.
 const PAUSE: Duration = Duration::from_millis(2);
 
 const PROGRAM: &str = concat!(include_str!("values.py"), include_str!("program.py"));
@@ -71,16 +72,16 @@ pub enum SandboxError {
     NotPlain(String),
 }
 
-/// A function that a model wrote, and how it is tested.
+/// A function written by a model, and its test.
 #[derive(Clone, Copy)]
 pub struct Trial<'a> {
-    /// Defines the function.
+    /// The code that defines the function.
     pub code: &'a str,
     pub function: &'a str,
-    /// What the test may use besides the function. Of a beginning that is no Python by itself, only `imports`.
+    /// Code that the test may use besides the function. If it is not valid Python by itself, only `imports` is used.
     pub prompt: &'a str,
     pub imports: &'a str,
-    /// Defines `check`, which raises an exception if the function it is given is wrong.
+    /// The code that defines `check`, which raises an exception if the given function is wrong.
     pub test: &'a str,
 }
 
@@ -89,7 +90,7 @@ pub struct Trial<'a> {
 pub enum Outcome {
     Passed,
     Failed,
-    /// Killed: it ran too long or filled its folder.
+    /// The program was killed: it ran too long or filled its folder.
     Killed,
 }
 
@@ -98,25 +99,26 @@ pub struct Sandbox {
     confined: bool,
     /// Whether a program gets a root folder of its own.
     own_root: bool,
-    /// The newest version of Landlock that is used; tests play older kernels with it.
+    /// The newest version of Landlock that is used; tests lower it to imitate older kernels.
     #[cfg(target_os = "linux")]
     landlock: landlock::ABI,
 }
 
-/// The interpreter, and what it reads.
+/// The interpreter, and the folders of its library.
 struct Python {
     program: PathBuf,
     library: Vec<PathBuf>,
 }
 
 impl Sandbox {
-    /// Fails where there is no Python, or where the kernel does not hold what is promised above, which is tried.
+    /// Opens a confined sandbox. Fails if there is no Python, or if trial programs show that the kernel does not
+    /// enforce the rules above.
     pub fn open() -> Result<Sandbox, SandboxError> {
         if !cfg!(target_os = "linux") {
             return Err(SandboxError::Unconfined("only Linux can, so far".into()));
         }
         let mut sandbox = Sandbox { confined: true, own_root: true, ..Sandbox::open_unconfined()? };
-        // Tried as a whole: Ubuntu grants the namespaces and refuses what they are for.
+        // Tests the root folder with a program, since Ubuntu grants the namespaces but forbids their use.
         let first = sandbox.outcome_of("pass").or_else(|_| {
             sandbox.own_root = false;
             sandbox.outcome_of("pass")
@@ -138,7 +140,7 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// With nothing but limits of time and, on Linux, memory.
+    /// Opens a sandbox that only limits time and, on Linux, memory.
     pub fn open_unconfined() -> Result<Sandbox, SandboxError> {
         WorkDir::sweep(&std::env::temp_dir());
         Ok(Sandbox {
@@ -150,14 +152,14 @@ impl Sandbox {
         })
     }
 
-    /// Runs a program and its test to the end or their limits. Errors are not the program's.
+    /// Runs a program and its test until they end or exceed their limits. An error is never the program's fault.
     pub fn run(&self, trial: &Trial) -> Result<Outcome, SandboxError> {
         let Trial { code, function, prompt, imports, test } = trial;
         let folder = WorkDir::create()?;
         let failed = |error| SandboxError::Start { folder: folder.path().into(), error };
         let (calls, to_program) = std::io::pipe().map_err(failed)?;
         let (results, to_test) = std::io::pipe().map_err(failed)?;
-        // The test waits for the program, which finds nothing of it in the folder.
+        // The test starts first and waits; the program finds no trace of it in the folder.
         let job = json!({"function": function, "prompt": prompt, "imports": imports, "test": test});
         let mut test = self.start(TEST, &job, (results, to_program), &folder).map_err(failed)?;
         let job = json!({"code": code, "function": function});
@@ -177,7 +179,7 @@ impl Sandbox {
         }
     }
 
-    /// Whether a program that defines nothing runs to its end.
+    /// Runs a program that defines no function; it passes if it runs to its end.
     fn outcome_of(&self, program: &str) -> Result<Outcome, SandboxError> {
         let code = format!("{program}\ndef has_ended(): return True");
         let test = "def check(has_ended): assert has_ended() is True";
@@ -185,7 +187,8 @@ impl Sandbox {
     }
 }
 
-/// Waits for the end of the test. False: they ran too long or filled the folder. The clock runs when both have started.
+/// Waits for the end of the test. Returns false if the processes ran too long or filled the folder. The clock starts
+/// when both have started.
 fn in_time(program: &mut Process, test: &mut Process, folder: &WorkDir) -> std::io::Result<bool> {
     let mut since = Instant::now();
     let mut started = false;

@@ -1,4 +1,4 @@
-//! One of the two processes of a run: Python under its limits, and the file by which it reports.
+//! One of the two processes of a run: Python with its limits, and the file in which it reports.
 
 use std::fs::{self, File};
 use std::io::{self, PipeReader, PipeWriter, Read, Seek, SeekFrom, Write};
@@ -9,28 +9,28 @@ use serde_json::Value;
 use super::Sandbox;
 use super::workdir::WorkDir;
 
-/// What a process has marked in the first byte of its report.
+/// The state that a process has written to the first byte of its report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Python has not come to our code.
+    /// Python has not reached our code.
     None,
     Started,
-    /// The test gives the function what is no plain value.
+    /// The test passes the function a value that is not plain.
     NotPlain,
     Passed,
 }
 
-/// Killed with all that it started when dropped.
+/// A running process, killed when dropped together with all processes that it started.
 pub struct Process {
     child: Child,
     report: File,
-    /// Of the job; what Python says itself before it runs our code comes behind it.
+    /// The length of the job in the report; messages of Python itself, before it runs our code, follow it.
     length: u64,
 }
 
 impl Sandbox {
-    /// Starts Python with a code of ours and a job for it. The report is the job's file and standard error: it has no
-    /// name, and nobody but the process and its parent holds it.
+    /// Starts Python with our `code` and a job for it. The report is the job's file and also standard error. The file
+    /// has no name, and only the process and its parent have it open.
     pub(super) fn start(
         &self,
         code: &str,
@@ -40,12 +40,12 @@ impl Sandbox {
     ) -> io::Result<Process> {
         let path = folder.path().join("report");
         let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        let report = File::open(&path)?; // with a position of its own
+        let report = File::open(&path)?; // a second descriptor has its own position
         fs::remove_file(&path)?;
         writeln!(file, " {job}")?;
         let length = file.stream_position()?;
         let mut command = Command::new(&self.python.program);
-        // Isolated from the user's settings and packages, in UTF-8, writing no compiled files.
+        // Options: isolate from the user's settings and packages, use UTF-8, write no compiled files.
         let arguments = ["-I", "-S", "-B", "-X", "utf8", "-c", code];
         command.args(arguments).env_clear().current_dir(folder.path());
         command.stdin(heard).stdout(said).stderr(Stdio::from(file));
@@ -90,10 +90,10 @@ impl Process {
         })
     }
 
-    /// The last line that Python printed before it came to our code.
+    /// Returns the last line that Python printed before it reached our code.
     pub fn last_words(&mut self) -> String {
         let mut bytes = Vec::new();
-        let _ = self.report.seek(SeekFrom::Start(self.length)); // if it fails, there are no words
+        let _ = self.report.seek(SeekFrom::Start(self.length)); // if this fails, the text is empty
         let _ = (&self.report).take(10_000).read_to_end(&mut bytes);
         let text = String::from_utf8_lossy(&bytes);
         let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("without a word");
@@ -105,7 +105,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         #[cfg(target_os = "linux")]
         super::linux::kill_group(self.child.id());
-        // Errors mean that it has ended.
+        // An error means that the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

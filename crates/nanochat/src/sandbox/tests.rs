@@ -1,5 +1,5 @@
-//! The attacks are run as root and as nobody, with all that this kernel's Landlock knows and with its first version.
-//! Those that are refused at once run one after the other in one process.
+//! Runs the attacks as root and as nobody, with all features of this kernel's Landlock and with its first version.
+//! Attacks that are refused at once run one after another in one process.
 
 mod attacks;
 mod root;
@@ -17,11 +17,11 @@ use ::landlock::ABI;
 use super::*;
 use attacks::{CHEATS, CONTAINED, FORBIDDEN, FORBIDDEN_VALUES, REFUSED};
 
-/// None where there is no Python, or a kernel that cannot confine it.
+/// The sandbox, or None without Python or without a kernel that can confine it.
 static SANDBOX: LazyLock<Option<Sandbox>> =
     LazyLock::new(|| Sandbox::open().inspect_err(|error| eprintln!("skipped: {error}")).ok());
 
-/// On this kernel, on one that refuses namespaces, and on ones as old as are accepted.
+/// Returns sandboxes for this kernel, for one that refuses namespaces, and for the oldest supported ones.
 fn sandboxes() -> Vec<Sandbox> {
     let Some(sandbox) = &*SANDBOX else { return Vec::new() };
     let with = |own_root, landlock| Sandbox {
@@ -58,7 +58,7 @@ impl Drop for Victim {
     }
 }
 
-/// The program that runs each of these and ends normally if any of them does.
+/// Returns a program that runs each of these and ends normally if any of them does.
 fn any_of(programs: &[String]) -> String {
     let programs = serde_json::to_string(programs).unwrap();
     format!(
@@ -95,7 +95,7 @@ fn attacks_are_refused() {
         let Sandbox { own_root, landlock, .. } = sandbox;
         assert!(worked.is_empty(), "with {landlock:?} of Landlock, own root: {own_root}, work: {worked:#?}");
     }
-    // None has ended the process before its neighbours' turn.
+    // No attack has ended the process before the next one ran.
     let with_a_harmless_one = [programs, vec!["pass".into()]].concat();
     assert_eq!(sandboxes()[0].outcome_of(&any_of(&with_a_harmless_one)).unwrap(), Outcome::Passed);
     assert!(process.is_alive());
@@ -117,7 +117,7 @@ fn attacks_by_system_calls_are_refused_by_number_and_by_argument() {
             calls.push(call);
         }
     }
-    // EPERM is 1; any other error would say that the call was looked at.
+    // EPERM is 1; any other error would show that the kernel has started the call.
     let attempt = |calls: &[Vec<i64>]| {
         format!(
             "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nfor call in {calls:?}:\n  ctypes.set_errno(0)\n  \
@@ -132,7 +132,7 @@ fn attacks_by_system_calls_are_refused_by_number_and_by_argument() {
             }
             panic!("together they do more than each of them");
         }
-        // The same code finds what is allowed.
+        // The same code succeeds with an allowed call.
         let yield_ = vec![vec![libc::SYS_sched_yield, 0]];
         assert_eq!(sandbox.outcome_of(&attempt(&yield_)).unwrap(), Outcome::Passed);
     }
@@ -176,13 +176,13 @@ def check(f):
         assert_eq!(outcome(code, test), Outcome::Failed, "{code}");
     }
     assert_eq!(outcome("def f(): return 2", test), Outcome::Passed);
-    // A test that wants an exception gets none by the end of the process.
+    // A test that expects an exception gets none if the process ends.
     let raises = "def check(f):\n  try: f()\n  except Exception: return\n  assert False";
     assert_eq!(outcome("import os\ndef f(): os._exit(0)", raises), Outcome::Failed);
     assert_eq!(outcome("def f(): raise ValueError", raises), Outcome::Passed);
 }
 
-/// Root is confined like anybody else, and anybody else like root. Nothing is left in the folder of the programs' folders.
+/// Root and other users are confined in the same way. Nothing is left in the folder for temporary files.
 #[test]
 fn plain_users_are_confined_alike() {
     if SANDBOX.is_none() || fs::metadata("/proc/self").unwrap().uid() != 0 {
@@ -193,7 +193,8 @@ fn plain_users_are_confined_alike() {
     assert_eq!(left, 0);
 }
 
-/// Runs tests of this file in a folder for temporary files of their own: their output, and what they leave in it.
+/// Runs tests of this file with a temporary folder of their own. Returns their output and the number of files that they
+/// leave in it.
 fn as_nobody(arguments: &[&str]) -> (String, usize) {
     let temp = tempfile::tempdir().unwrap();
     let all = fs::Permissions::from_mode(0o1777);
@@ -214,7 +215,7 @@ fn as_nobody(arguments: &[&str]) -> (String, usize) {
     (text.into(), fs::read_dir(folder).unwrap().count())
 }
 
-/// Where the kernel knows it, Landlock alone forbids what the list of system calls forbids already.
+/// On kernels that support it, Landlock alone forbids what the list of system calls also forbids.
 #[test]
 fn newer_kernels_keep_signals_and_abstract_sockets_inside() {
     use std::os::linux::net::SocketAddrExt;
@@ -302,10 +303,10 @@ def check(f):
     };
     let helper = "def helper(x):\n    return x + 1\n\ndef f(x):\n    ''' echo '''\n";
     assert_eq!(outcome("def f(x): return x", helper, test).unwrap(), Outcome::Passed);
-    // A beginning that is no Python by itself leaves its imports.
+    // If the prompt is not valid Python by itself, its imports are still used.
     let test = "def check(f): assert f(math.pi) > 3";
     assert_eq!(outcome("def f(x): return x", "import math\ndef f(x):", test).unwrap(), Outcome::Passed);
-    // What is no plain value equals nothing, and ends nothing when the test hands it back.
+    // A value that is not plain equals nothing, and ends nothing when the test passes it back.
     let test = "def check(f):\n  assert f(f(1)) != f(1)";
     assert_eq!(outcome("def f(x): return object()", "", test).unwrap(), Outcome::Passed);
     let error = outcome("def f(x): return 1", "", "def check(f): f(object())").unwrap_err();
@@ -328,7 +329,7 @@ fn what_could_not_be_started_is_not_called_wrong() {
     }
     let error = run("/bin/true", false);
     assert!(error.ends_with("says nothing about the program: without a word"), "{error}");
-    // A Python that fails in its own beginning says why.
+    // A Python that fails while starting says why.
     let error = run("/bin/cat", false);
     assert!(error.contains("says nothing about the program: ") && error.contains("cat"), "{error}");
 }
@@ -347,7 +348,7 @@ fn folders_of_the_dead_are_swept_and_those_of_the_living_stay() {
     assert!(!path.exists());
 }
 
-/// The process that the next test starts and kills; without its variable nothing.
+/// The process that the next test starts and kills; without its environment variable it does nothing.
 #[test]
 fn sleeps() {
     let Some(sandbox) = SANDBOX.as_ref().filter(|_| std::env::var_os("NANOCHAT_TEST_SLEEPS").is_some())
@@ -370,7 +371,7 @@ fn a_killed_evaluation_leaves_no_program_and_no_folder() {
         .env("NANOCHAT_TEST_SLEEPS", "1");
     let mut evaluation = command.stdout(Stdio::null()).spawn().unwrap();
     let folder = || fs::read_dir(temp.path()).unwrap().flatten().next().map(|entry| entry.path());
-    // Processes in the folder. It is another one while the sandbox opens.
+    // The processes in the folder, which is another one while the sandbox opens.
     let running = || {
         let Some(folder) = folder() else { return 0 };
         let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -409,8 +410,9 @@ fn without_confinement_time_and_memory_are_limited() {
     assert!(started.elapsed() < 3 * WALL_CLOCK);
 }
 
-/// The pipes join the two processes, and this one holds no end of them: a training takes SIGPIPE for its own reader's
-/// death, and would stop. Held back in this thread, one that a write raises stays to be seen.
+/// The pipes connect the two processes, and this process holds no end of them: a training run takes SIGPIPE as the
+/// death of its own reader and would stop. This thread blocks the signal, so that one raised by a write stays pending
+/// and visible.
 #[test]
 fn programs_that_end_before_they_read_send_this_process_no_sigpipe() {
     let Ok(sandbox) = Sandbox::open_unconfined() else { return };

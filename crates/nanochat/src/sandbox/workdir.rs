@@ -1,4 +1,4 @@
-//! The folder of one program's own.
+//! The private folder of one program.
 
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
@@ -11,25 +11,25 @@ const NAME: &str = "nanochat-program-";
 const MOST_BYTES: u64 = 16 << 20;
 const MOST_FILES: usize = 256;
 
-/// Removed with all in it when dropped.
+/// A private folder, removed with its content when dropped.
 pub struct WorkDir {
     path: PathBuf,
-    /// Held while the folder is in use, and let go by the kernel if this process is killed. (Other systems than Unix
-    /// cannot open a folder.)
+    /// The lock, held while the folder is in use; the kernel releases it if this process is killed. (Only Unix can open
+    /// a folder.)
     _lock: Option<File>,
 }
 
 impl WorkDir {
     pub fn create() -> Result<WorkDir, SandboxError> {
         loop {
-            // Nobody can foresee it: the keys of std's hash tables come from the system's randomness.
+            // The name is unpredictable: the keys of std's hash tables come from the system's randomness.
             let path = std::env::temp_dir().join(format!("{NAME}{:016x}", RandomState::new().hash_one(0)));
             let mut builder = fs::DirBuilder::new();
             #[cfg(unix)]
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             match builder.create(&path).and_then(|()| lock(&path)) {
                 Ok(lock) if path.exists() => return Ok(WorkDir { path, _lock: lock }),
-                // Swept before it was locked: another one.
+                // Another process swept the folder before it was locked, so try another name.
                 Ok(_) => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotFound) => {}
                 Err(error) => return Err(SandboxError::Start { folder: path, error }),
@@ -37,7 +37,7 @@ impl WorkDir {
         }
     }
 
-    /// Removes what processes that were killed have left in the folder for temporary files.
+    /// Removes the folders that killed processes have left in the folder `temporary`.
     pub fn sweep(temporary: &Path) {
         let entries = fs::read_dir(temporary).into_iter().flatten().flatten();
         let ours = |entry: &fs::DirEntry| {
@@ -46,7 +46,7 @@ impl WorkDir {
         };
         for folder in entries.filter(ours).map(|entry| entry.path()) {
             if let Ok(Some(_lock)) = lock(&folder) {
-                let _ = fs::remove_dir_all(&folder); // somebody else's, perhaps
+                let _ = fs::remove_dir_all(&folder); // it may belong to another user
             }
         }
     }
@@ -55,7 +55,7 @@ impl WorkDir {
         &self.path
     }
 
-    /// A program cannot make folders, so one level is all.
+    /// Whether the folder exceeds its limits. A program cannot make folders, so only one level is counted.
     pub fn is_full(&self) -> bool {
         let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
         let sizes = entries.map(|entry| entry.metadata().map_or(0, |metadata| metadata.len()));
@@ -70,7 +70,7 @@ impl WorkDir {
     }
 }
 
-/// None where there are no locks; an error if somebody else holds it.
+/// Locks a folder. Returns None if the file system has no locks, and an error if another process holds the lock.
 fn lock(folder: &Path) -> io::Result<Option<File>> {
     if !cfg!(unix) {
         return Ok(None);
@@ -85,6 +85,6 @@ fn lock(folder: &Path) -> io::Result<Option<File>> {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path); // what cannot be removed does no harm
+        let _ = fs::remove_dir_all(&self.path); // files that cannot be removed do no harm
     }
 }

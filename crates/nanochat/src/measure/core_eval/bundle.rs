@@ -1,5 +1,5 @@
-//! The bundle of data that CORE is computed from: `core.yaml` lists the tasks, `eval_meta_data.csv` says what guessing
-//! gets in each, `eval_data/` has the items as JSON lines.
+//! Reads the data of CORE, a bundle: `core.yaml` lists the tasks, `eval_meta_data.csv` has the accuracy of guessing in
+//! each, and `eval_data/` has the items as JSON lines.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use crate::files::table::{Row, rows};
 use crate::text::python_random::PythonRandom;
 
 const SHUFFLE_SEED: i64 = 1337;
-/// Added to the index of an item, it seeds the draw of the item's examples.
+/// The seed for the examples of an item, plus the item's index.
 const FEWSHOT_SEED: i64 = 1234;
-/// The list of tasks is a few kilobytes.
+/// The maximum bytes of `core.yaml`, which has a few kilobytes.
 const MAX_YAML: u64 = 1 << 20;
 
 pub struct Bundle {
@@ -22,13 +22,13 @@ pub struct Bundle {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BundleTask {
     pub label: String,
-    /// Below `eval_data/`.
+    /// The path of the items in `eval_data/`.
     pub file: String,
     pub format: Format,
     pub num_fewshot: usize,
-    /// Between a question and its answer.
+    /// The text between a question and its answer.
     pub delimiter: String,
-    /// What guessing gets, as a share.
+    /// The accuracy of guessing, 0 to 1.
     pub baseline: f64,
 }
 
@@ -42,28 +42,29 @@ pub enum Format {
     LanguageModeling,
 }
 
-/// What a prompt is made of: an option is (before the delimiter, after it).
+/// The parts of a prompt. An option is a pair of texts: before and after the delimiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub options: Vec<(String, String)>,
     pub gold: usize,
 }
 
-/// The items of a task that are scored, each with the items that stand before it as examples.
+/// The scored items of a task, each with the indices of the items shown before it as examples.
 pub struct Items {
     pub items: Vec<Item>,
     pub examples: Vec<Vec<usize>>,
 }
 
 impl Item {
-    /// Bytes of all options.
+    /// Returns the bytes of all options.
     fn size(&self) -> usize {
         self.options.iter().map(|(before, after)| before.len() + after.len()).sum()
     }
 }
 
 impl Items {
-    /// Bytes of item `i` with its examples, which its options share: about as much work as it is.
+    /// Returns the bytes of item `i` with its examples, which its options share; the work is roughly proportional to
+    /// it.
     pub fn size(&self, i: usize) -> usize {
         let shown = |&example: &usize| {
             let item = &self.items[example];
@@ -92,7 +93,7 @@ pub enum BundleError {
 }
 
 impl Bundle {
-    /// Reads the list of tasks; their items only when asked for.
+    /// Reads the list of tasks; items are read only on request.
     pub fn open(folder: &Path) -> Result<Bundle, BundleError> {
         let (list, meta) = (folder.join("core.yaml"), folder.join("eval_meta_data.csv"));
         for (path, name) in [(&list, "core.yaml"), (&meta, "eval_meta_data.csv")] {
@@ -120,7 +121,7 @@ impl Bundle {
         &self.folder
     }
 
-    /// Leaves only the tasks with these labels.
+    /// Keeps only the tasks with these labels. Fails if a label is unknown.
     pub fn keep(&mut self, labels: &[String]) -> Result<(), BundleError> {
         if let Some(label) = labels.iter().find(|label| self.tasks.iter().all(|task| task.label != **label)) {
             let all: Vec<&str> = self.tasks.iter().map(|task| task.label.as_str()).collect();
@@ -130,7 +131,8 @@ impl Bundle {
         Ok(())
     }
 
-    /// The first `limit` items (0: all) in the reference's order, and their examples; None if the file is missing.
+    /// Returns the first `limit` items (0: all) in the reference's order, with their examples, or None if the file is
+    /// missing. Fails if there are too few items for the examples.
     pub fn items(&self, task: &BundleTask, limit: usize) -> Result<Option<Items>, BundleError> {
         let path = self.folder.join("eval_data").join(&task.file);
         if !path.exists() {
@@ -175,8 +177,8 @@ fn item(row: &Row, format: Format) -> Result<Item, FileError> {
     })
 }
 
-/// The part of YAML that the list is written in: `- ` begins a task, then `key: value` lines, where a value is plain,
-/// in double quotes, or in brackets.
+/// Reads the list of tasks. It supports the part of YAML that the list uses: `- ` begins a task, then come `key: value`
+/// lines, whose value is plain, in double quotes, or in brackets.
 fn read_list(path: &Path) -> Result<Vec<BundleTask>, BundleError> {
     let too_long = || FileError::BadFile { path: path.into(), reason: "it is not a list of tasks".into() };
     let length = std::fs::metadata(path).map_or(0, |file| file.len());

@@ -1,5 +1,6 @@
-//! CORE (Li et al. 2024, DataComp-LM): how well a base model does few-shot tasks. The mean over 22 tasks of the
-//! accuracy above guessing; prompts, few-shot draws and scoring are nanochat's (core_eval.py), so that scores compare.
+//! CORE (Li et al. 2024, DataComp-LM) measures a base model on few-shot tasks: it is the mean over 22 tasks of the
+//! accuracy above guessing. Prompts, few-shot examples and scoring equal nanochat's (core_eval.py), so that scores are
+//! comparable.
 
 mod bundle;
 mod prompt;
@@ -18,17 +19,18 @@ use crate::measure::span_loss::{Span, span_losses, spans_are_greedy};
 use crate::model::gpt::Gpt;
 use crate::ranks::Shares;
 
-/// How one item was answered.
+/// The answer to one item.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answered {
-    /// Mean loss of each option; empty for language modeling.
+    /// The mean loss of each option; empty for language modeling.
     pub losses: Vec<f64>,
     pub right: bool,
-    /// Whether an option was longer than the model, so that it lost its beginning.
+    /// Whether an option exceeded the model's maximum length, so that its beginning was cut off.
     pub cropped: bool,
 }
 
-/// Runs every task of `bundle` that is there, on its first `limit` items (0: all). `progress` sees each result.
+/// Evaluates the model on every task of `bundle` whose file exists, with its first `limit` items (0: all). `progress`
+/// is called with each result. Fails if no task has a file.
 pub fn evaluate(
     model: &Gpt,
     tokenizer: &Tokenizer,
@@ -63,7 +65,7 @@ pub fn evaluate(
     Ok(CoreScores::of(tasks, missing))
 }
 
-/// All items of a task, in order, each by the rank it belongs to.
+/// Answers all items of a task and returns the results in order; each item is answered by the rank that owns it.
 pub fn answer(
     model: &Gpt,
     tokenizer: &Tokenizer,
@@ -91,8 +93,8 @@ fn answer_prompts(model: &Gpt, task: &BundleTask, prompts: &[Prompt]) -> Vec<Ans
     prompts.iter().map(answered).collect()
 }
 
-/// The first of the lowest. An option without tokens of its own has no loss (NaN): the comparison is Python's `min`,
-/// which takes such an option only if it is the first.
+/// Returns the index of the lowest loss, the first if several are equal. An option without tokens of its own has no
+/// loss (NaN); as in Python's `min`, it wins only if it is the first.
 fn lowest(losses: &[f64]) -> usize {
     (0..losses.len()).fold(0, |best, i| if losses[i] < losses[best] { i } else { best })
 }

@@ -1,4 +1,4 @@
-//! Items as token sequences, and which tokens of each are scored.
+//! Turns items into token sequences, and marks which tokens are scored.
 
 use nanochat_tokenizer::Tokenizer;
 use rayon::prelude::*;
@@ -6,14 +6,14 @@ use rayon::prelude::*;
 use super::{BundleTask, Format, Item, Items};
 use crate::measure::span_loss::Span;
 
-/// One item, ready to be scored.
+/// One item as token sequences, ready to be scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
     pub options: Vec<Span>,
     pub gold: usize,
 }
 
-/// The prompts of the items `which`, in order.
+/// Returns the prompts of the items `which`, in order.
 pub fn prompts(tokenizer: &Tokenizer, task: &BundleTask, items: &Items, which: &[usize]) -> Vec<Prompt> {
     let prompt = |&i: &usize| {
         let item = &items.items[i];
@@ -30,13 +30,13 @@ pub fn prompts(tokenizer: &Tokenizer, task: &BundleTask, items: &Items, which: &
     which.par_iter().map(prompt).collect()
 }
 
-/// An item that shows how others are answered.
+/// Returns an item with its answer, as an example for others.
 fn example(item: &Item, task: &BundleTask) -> String {
     let (before, after) = &item.options[item.gold];
     format!("{before}{}{after}\n\n", task.delimiter)
 }
 
-/// `texts`: each option without and with its end.
+/// Returns the scored span of each option. `texts` has each option without and with its end.
 fn spans(tokenizer: &Tokenizer, format: Format, texts: &[(String, String)]) -> Vec<Span> {
     let encode = |text: &str| {
         let mut ids: Vec<u32> = tokenizer.special("<|bos|>").into_iter().collect();
@@ -54,7 +54,7 @@ fn spans(tokenizer: &Tokenizer, format: Format, texts: &[(String, String)]) -> V
             all.into_iter().map(|ids| Span { start: (ids.len() - end).max(1), ids }).collect()
         }
         Format::LanguageModeling => {
-            // A space at the end would be a token of its own, which a continuation never follows.
+            // A trailing space would be a token of its own, which a continuation never follows.
             let (without, ids) = (encode(texts[0].0.trim()), all.into_iter().next().unwrap_or_default());
             let start = common(&[without, ids.clone()], |ids, i| ids.get(i).copied());
             vec![Span { ids, start: start.max(1) }]
@@ -62,7 +62,7 @@ fn spans(tokenizer: &Tokenizer, format: Format, texts: &[(String, String)]) -> V
     }
 }
 
-/// How many tokens in the order of `at` all sequences have in common.
+/// Returns how many tokens, in the order of `at`, all sequences have in common.
 fn common(all: &[Vec<u32>], at: impl Fn(&[u32], usize) -> Option<u32>) -> usize {
     let is_common = |&i: &usize| {
         let first = at(&all[0], i);

@@ -1,4 +1,4 @@
-//! The scores of few-shot tasks, and whether their mean may be called CORE.
+//! The scores of few-shot tasks, and the decision whether their mean may be called CORE.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,17 +31,18 @@ pub const CORE_TASKS: [&str; 22] = [
     "bigbench_language_identification",
 ];
 
-/// The scores of a bundle's tasks, those that were run.
+/// The scores of those tasks of a bundle that were run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CoreScores {
     /// The mean over `tasks` of the accuracy above guessing.
     pub mean: f64,
-    /// The same, if the tasks are all of CORE's and no others: the mean of other tasks compares with no published one.
+    /// The same value, if the tasks are exactly those of CORE; the mean of other tasks is not comparable to published
+    /// scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub core: Option<f64>,
-    /// Items of all tasks that were longer than the model, and lost their beginning.
+    /// The number of items of all tasks that exceeded the model's maximum length, so that their beginning was cut off.
     pub cropped: usize,
-    /// Files of the bundle that are not there.
+    /// The missing files of the bundle.
     pub missing: Vec<String>,
     pub tasks: Vec<TaskScore>,
 }
@@ -54,12 +55,12 @@ pub struct TaskScore {
     /// The 95 % confidence interval of the accuracy.
     pub interval: [f64; 2],
     pub centered: f64,
-    /// Items that were longer than the model, and lost their beginning.
+    /// The number of items that exceeded the model's maximum length, so that their beginning was cut off.
     pub cropped: usize,
 }
 
 impl CoreScores {
-    /// The scores of at least one task.
+    /// Makes the scores of at least one task.
     pub fn of(tasks: Vec<TaskScore>, missing: Vec<String>) -> CoreScores {
         let mean = tasks.iter().map(|task| task.centered).sum::<f64>() / tasks.len() as f64;
         let mut labels: Vec<&str> = tasks.iter().map(|task| task.label.as_str()).collect();
@@ -70,7 +71,7 @@ impl CoreScores {
         CoreScores { mean, core: (labels == all).then_some(mean), cropped, missing, tasks }
     }
 
-    /// The name of the mean in text.
+    /// Returns the name of the mean in text.
     pub fn name(&self) -> String {
         match self.core {
             Some(_) => "CORE".into(),
@@ -78,7 +79,7 @@ impl CoreScores {
         }
     }
 
-    /// The name of the mean in metrics.jsonl.
+    /// Returns the name of the mean in metrics.jsonl.
     pub fn metric(&self) -> &'static str {
         if self.core.is_some() { "CORE" } else { "core_mean" }
     }

@@ -1,4 +1,4 @@
-//! Reading a bundle, the prompts byte for byte, and mistakes in its files.
+//! Tests reading a bundle, the prompts byte for byte, and mistakes in its files.
 
 use std::fs;
 use std::path::Path;
@@ -34,7 +34,7 @@ fn bundle() -> tempfile::TempDir {
     temp
 }
 
-/// Each option's text and the part of it that is scored.
+/// Returns each option's text and the part of it that is scored.
 fn texts(folder: &Path, label: &str, limit: usize) -> Vec<Vec<[String; 2]>> {
     let bundle = Bundle::open(folder).unwrap();
     let task = bundle.tasks.iter().find(|task| task.label == label).unwrap();
@@ -111,7 +111,8 @@ fn scores_are_centered_and_what_is_missing_is_named() {
     let model = Gpt::init(GptConfig::from_depth(1, 265, 64).unwrap(), 0);
     let bundle = Bundle::open(temp.path()).unwrap();
     let scores = evaluate(&model, &tokenizer(), &bundle, 0, &Comm::alone(), |_| ()).unwrap();
-    // Untrained, all options are alike and the first wins; but NaN, not less than anything, does so too.
+    // In an untrained model all options are equal and the first wins; NaN also wins as the first, since nothing is less
+    // than it.
     let found: Vec<(&str, usize, f64)> =
         scores.tasks.iter().map(|task| (&*task.label, task.score.right, task.centered)).collect();
     assert_eq!(found, [("pick", 1, 0.0), ("who", 0, -1.0), ("go", 0, 0.0)]);
@@ -139,7 +140,7 @@ fn an_item_is_cropped_if_an_option_is_longer_than_the_model() {
         let longest = |prompt: &Prompt| prompt.options.iter().map(|span| span.ids.len()).max().unwrap();
         prompts(&tokenizer(), task, &items, &all).iter().map(longest).collect()
     };
-    // All tokens but the last take a position, of which there are ten times as many as in training.
+    // All tokens but the last take a position; there are ten times as many positions as in training.
     let longest = lengths("pick").into_iter().max().unwrap();
     for (sequence_len, fits) in [(2, false), ((longest - 1).div_ceil(10), true)] {
         let model = Gpt::init(GptConfig::from_depth(1, 265, sequence_len).unwrap(), 0);

@@ -1,4 +1,4 @@
-//! How likely a model finds the end of given texts, many in one forward pass.
+//! Measures how likely a model finds the end of given texts, many in one forward pass.
 
 mod packed;
 
@@ -8,19 +8,21 @@ use crate::model::device_sizes::DeviceSizes;
 use crate::model::gpt::Gpt;
 use packed::Packed;
 
-/// A sequence of which the tokens from `start` on are looked at.
+/// A sequence whose tokens from `start` on are scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     pub ids: Vec<u32>,
-    /// At least 1: nothing predicts the first token.
+    /// The first scored token, at least 1: nothing predicts token 0.
     pub start: usize,
 }
 
-/// Fewest rows of logits at a time where the device tunes to shapes; more are a power of two, so that few shapes occur.
+/// The minimum rows of logits at a time on a device that tunes kernels to shapes; larger numbers are powers of two, so
+/// that few shapes occur.
 const TUNED_ROWS: usize = 512;
 
 impl Span {
-    /// Tokens at the beginning that the model cannot take: the last one needs no position.
+    /// Returns the number of tokens to cut at the beginning, which exceed the model's number of positions; the last
+    /// token needs no position.
     fn surplus(&self, model: &Gpt) -> usize {
         self.ids.len().saturating_sub(model.max_positions() + 1)
     }
@@ -30,14 +32,14 @@ impl Span {
         self.surplus(model) > 0
     }
 
-    /// As many of the last tokens as the model can take, and where the span starts in them.
+    /// Returns the last tokens that fit into the model, and the start of the span in them.
     fn cropped(&self, model: &Gpt) -> (&[u32], usize) {
         let cut = self.surplus(model);
         (&self.ids[cut..], self.start.saturating_sub(cut).max(1))
     }
 }
 
-/// Mean nll of each span, in order; NaN for one without tokens. Spans of a group begin alike.
+/// Returns the mean nll of each span, in order; NaN for a span without tokens. The spans of a group share a prefix.
 pub fn span_losses(model: &Gpt, groups: &[&[Span]]) -> Vec<f64> {
     let mut losses = vec![f64::NAN; groups.iter().map(|group| group.len()).sum()];
     let nll = |x: &Tensor, targets: &[u32]| model.nll(x, targets).data().to_vec();
@@ -47,7 +49,7 @@ pub fn span_losses(model: &Gpt, groups: &[&[Span]]) -> Vec<f64> {
     losses
 }
 
-/// Whether a model that always takes the likeliest token would write each span.
+/// Returns, for each span, whether greedy decoding would write it.
 pub fn spans_are_greedy(model: &Gpt, groups: &[&[Span]]) -> Vec<bool> {
     let mut greedy = vec![false; groups.iter().map(|group| group.len()).sum()];
     let likeliest = |x: &Tensor, _: &[u32]| model.likeliest(x);
@@ -55,7 +57,8 @@ pub fn spans_are_greedy(model: &Gpt, groups: &[&[Span]]) -> Vec<bool> {
     greedy
 }
 
-/// Gives `see` the number of each span, what `at_each(x (N, C), targets (N))` finds at its tokens, and these tokens.
+/// Calls `see` for each span with its number, the results of `at_each(x (N, C), targets (N))` for its tokens, and these
+/// tokens.
 fn for_each_span<T: Clone>(
     model: &Gpt,
     groups: &[&[Span]],
@@ -81,7 +84,7 @@ fn for_each_span<T: Clone>(
     }
 }
 
-/// `at_each` for some rows of x, as many at a time as their logits may be.
+/// Computes `at_each` for some rows of x, as many at a time as the memory for logits allows.
 fn in_chunks<T: Clone>(
     model: &Gpt,
     x: &Tensor,
@@ -105,19 +108,19 @@ fn in_chunks<T: Clone>(
     found
 }
 
-/// For each sequence what `choose` makes of the logits of the tokens `among` after it.
+/// Returns, for each sequence, the result of `choose` for the logits of the tokens `among` after it.
 pub fn after_each<T: Clone + Default>(
     model: &Gpt,
     sequences: &[Vec<u32>],
     among: &[u32],
     choose: impl Fn(usize, &[f32]) -> T,
 ) -> Vec<T> {
-    // A token more, whatever it is, makes the last position of the sequence one that predicts.
+    // One more token, whichever it is, makes the last position of the sequence predict.
     let longer = |ids: &Vec<u32>| [Span { ids: [ids.as_slice(), &[0]].concat(), start: ids.len() }];
     let spans: Vec<[Span; 1]> = sequences.iter().map(longer).collect();
     let groups: Vec<&[Span]> = spans.iter().map(|span| span.as_slice()).collect();
     let mut padded = among.to_vec();
-    padded.resize(among.len().next_multiple_of(8), 0); // a GPU likes products of aligned rows
+    padded.resize(among.len().next_multiple_of(8), 0); // products of aligned rows are faster on a GPU
     let among_padded = RowIndex::new(padded);
     let mut chosen = vec![T::default(); sequences.len()];
     for batch in Packed::batches(model, &groups) {
@@ -131,7 +134,7 @@ pub fn after_each<T: Clone + Default>(
     chosen
 }
 
-/// Index of the first of the highest.
+/// Returns the index of the highest logit, the first if several are equal.
 pub fn argmax(logits: &[f32]) -> usize {
     (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
 }
@@ -152,7 +155,7 @@ mod tests {
         model
     }
 
-    /// Spans of many lengths, some without tokens, one longer than the model's reach.
+    /// Returns spans of many lengths, some without tokens, one longer than the model's maximum length.
     fn spans() -> Vec<Span> {
         let mut rng = Rng::new(&[3]);
         let mut span =
@@ -162,7 +165,7 @@ mod tests {
         spans
     }
 
-    /// nll of each token of a span and whether it is the argmax, from the logits of the sequence alone.
+    /// Returns the nll of each token of a span and whether it is the argmax, computed from the sequence alone.
     fn plainly(model: &Gpt, span: &Span) -> Vec<(f64, bool)> {
         let (ids, start) = span.cropped(model);
         let logits = model.logits(&ids[..ids.len() - 1], [1, ids.len() - 1]);
@@ -174,7 +177,7 @@ mod tests {
         (start..ids.len()).map(of).collect()
     }
 
-    /// Some spans alone, some in groups that begin alike; a few end as the model would end them.
+    /// Returns spans alone and in groups with shared prefixes; a few end as the model would end them.
     fn groups(model: &Gpt) -> Vec<Vec<Span>> {
         let mut spans = spans();
         for span in &mut spans[..10] {

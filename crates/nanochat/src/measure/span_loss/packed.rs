@@ -1,7 +1,8 @@
-//! Texts that begin alike, computed without repeating their beginning: a question's four answers cost one question.
+//! Packs texts with shared prefixes, so that each prefix is computed once: a question with four answers costs one
+//! question.
 //!
-//! Everything but attention looks at one token at a time, so those of a shared beginning go through the products once.
-//! For attention alone, 6 % of the work at 1,000 tokens of a d20, each text's own rows are laid out in full.
+//! Everything except attention works on one token at a time, so the tokens of a shared prefix are computed once. Only
+//! for attention, 6 % of the work at 1,000 tokens of a d20, the rows of each text are laid out in full.
 
 use std::sync::Arc;
 
@@ -11,24 +12,24 @@ use super::Span;
 use crate::model::device_sizes::DeviceSizes;
 use crate::model::gpt::Gpt;
 
-/// Lengths are rounded up to this: aligned rows are faster, and few shapes occur.
+/// Lengths are rounded up to a multiple of this: aligned rows are faster, and fewer shapes occur.
 const ROUND_TO: usize = 8;
 
 /// The texts of one forward pass.
 #[derive(Default)]
 pub struct Packed {
-    /// Which texts, by their number in what was packed.
+    /// The numbers of the texts in the input.
     pub spans: Vec<usize>,
-    /// (N) every token once, and where in its text it stands.
+    /// The distinct tokens (N), and the position (N) of each in its text.
     tokens: Vec<u32>,
     positions: Vec<usize>,
-    /// Each text's inputs as rows of the N. Its last token predicts nothing.
+    /// The inputs of each text, as indices into the N tokens. Its last token predicts nothing and is left out.
     rows: Vec<Vec<u32>>,
 }
 
 impl Packed {
-    /// Packs texts, each group of which begins alike, into as many passes as they need. Texts without tokens of
-    /// their own are left out.
+    /// Packs texts, given in groups with shared prefixes, into as many passes as they need. Texts without scored tokens
+    /// are left out.
     pub fn batches(model: &Gpt, groups: &[&[Span]]) -> Vec<Packed> {
         let device = model.device();
         let limit = DeviceSizes::of(&device).pass_tokens;
@@ -41,7 +42,7 @@ impl Packed {
             })
             .filter(|group| !group.rows.is_empty())
             .collect();
-        // The longest first: memory that is not there is missed early, and rows in one pass are of about equal length.
+        // The longest come first: a lack of memory shows early, and the rows of one pass have similar lengths.
         packed_groups.sort_by_key(|group| std::cmp::Reverse(group.longest()));
         let mut batches: Vec<Packed> = Vec::new();
         for group in packed_groups {
@@ -56,7 +57,8 @@ impl Packed {
         batches
     }
 
-    /// Texts that begin alike, numbered from `first` on: of each the tokens in which it differs from the one before.
+    /// Packs one group of texts with shared prefixes, numbered from `first` on. Of each text only the tokens after its
+    /// common prefix with the previous text are added.
     fn group(model: &Gpt, group: &[Span], first: usize) -> Packed {
         let mut packed = Packed::default();
         let mut before: &[u32] = &[];
@@ -83,7 +85,7 @@ impl Packed {
         self.positions.extend(other.positions);
     }
 
-    /// Tokens of no text, up to a multiple of `of` in all.
+    /// Adds padding tokens up to a multiple of `of`.
     fn fill_up(&mut self, of: usize) {
         let len = self.tokens.len().next_multiple_of(of);
         self.tokens.resize(len, 0);
@@ -94,16 +96,17 @@ impl Packed {
         self.rows.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// The row of `hidden` that belongs to input `at` of the text at place `place` of the batch.
+    /// Returns the row of `hidden` for input `at` of the text at index `place` of the batch.
     pub fn row(&self, place: usize, at: usize) -> u32 {
         self.rows[place][at]
     }
 
-    /// Hidden states (N, C)
+    /// Returns the hidden states (N, C).
     pub fn hidden(&self, model: &Gpt) -> Tensor {
         let (tape, n) = (Tape::off(), self.tokens.len());
         let (b, t) = (self.rows.len(), self.longest().next_multiple_of(ROUND_TO));
-        // (B, T) rows of the N, and (N) places among the B · T. What is on the right of a token does not change it.
+        // `laid_out` (B, T) has indices into the N tokens, `taken_from` (N) indices into the B · T. Padding on the
+        // right of a token does not change it.
         let (mut laid_out, mut taken_from) = (Vec::with_capacity(b * t), vec![0; n]);
         for row in &self.rows {
             row.iter().enumerate().for_each(|(i, &n)| taken_from[n as usize] = (laid_out.len() + i) as u32);

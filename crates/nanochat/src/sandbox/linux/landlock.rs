@@ -1,4 +1,4 @@
-//! Landlock: which files a program may touch, and that it reaches no process and no socket outside.
+//! The Landlock rules: which files a program may use, and that it can reach no outside process or socket.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,21 +10,22 @@ use landlock::{
 
 use crate::sandbox::Python;
 
-/// The version that knows all that is asked for here.
+/// The Landlock version that supports every rule here.
 pub const NEWEST: ABI = ABI::V6;
 
-/// Where shared libraries of the system lie.
+/// The folders of the system's shared libraries.
 const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
 
-/// Where Python, and the loader of its libraries, look for what they read.
+/// Returns the paths from which Python and the loader of its libraries read.
 pub fn readable(python: &Python) -> impl Iterator<Item = &Path> {
     let library = python.library.iter().map(PathBuf::as_path);
     LIBRARIES.iter().map(Path::new).chain(library).chain([Path::new("/etc/ld.so.cache")])
 }
 
-/// Python's program, its library and the system's may be read, and files be made in `folder`. A kernel that does not
-/// know the first version of Landlock is refused. What later ones know, up to `newest`, is restricted where it can be:
-/// truncating, ioctl on devices, TCP, and from version 6 on signals and abstract sockets of processes outside.
+/// Returns rules that allow reading Python's program, its library and the system's libraries, and making files in
+/// `folder`. Fails on a kernel without the first version of Landlock. Features of later versions, up to `newest`, are
+/// restricted where the kernel supports them: truncating, ioctl on devices, TCP, and from version 6 on signals and
+/// abstract sockets of outside processes.
 pub fn ruleset(python: &Python, folder: &Path, newest: ABI) -> Result<RulesetCreated, RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let own = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate | read;
@@ -41,7 +42,7 @@ pub fn ruleset(python: &Python, folder: &Path, newest: ABI) -> Result<RulesetCre
     }
     let mut ruleset = ruleset.create()?;
     let mut allow = |path: &Path, access: BitFlags<AccessFs>| {
-        let Ok(file) = PathFd::new(path) else { return Ok(()) }; // not there: nothing to allow
+        let Ok(file) = PathFd::new(path) else { return Ok(()) }; // the path is missing: nothing to allow
         let known = if path.is_dir() { AccessFs::from_all(newest) } else { AccessFs::from_file(newest) };
         (&mut ruleset).add_rule(PathBeneath::new(file, access & known)).map(drop)
     };
@@ -56,7 +57,7 @@ pub fn ruleset(python: &Python, folder: &Path, newest: ABI) -> Result<RulesetCre
     Ok(ruleset)
 }
 
-/// Programs that load shared libraries: the kernel starts one with Python.
+/// Returns the programs that load shared libraries; the kernel starts one together with Python.
 fn loaders() -> Vec<PathBuf> {
     let entries = LIBRARIES.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
     let is_loader = |entry: &std::fs::DirEntry| entry.file_name().as_bytes().starts_with(b"ld-");

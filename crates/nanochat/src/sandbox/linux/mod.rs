@@ -1,8 +1,8 @@
-//! The kernel's part of the sandbox: rlimits here, what there is to see in [`root`], files in [`landlock`], system
-//! calls in [`seccomp`].
+//! The kernel's part of the sandbox: rlimits here, the visible files in [`root`], access to files in [`landlock`],
+//! system calls in [`seccomp`].
 //!
-//! All is prepared before the fork; the child only makes system calls, as it must after the fork of a process with
-//! threads.
+//! Everything is prepared before the fork. The child makes only system calls, as required after the fork of a process
+//! with threads.
 
 mod landlock;
 mod root;
@@ -24,18 +24,18 @@ pub use self::landlock::{NEWEST, ruleset};
 use self::root::Root;
 use super::{LARGEST_FILE, MEMORY, OPEN_FILES, Python, WALL_CLOCK};
 
-/// Makes `command` limit itself before it becomes Python, and confine itself if it is to be confined.
+/// Makes `command` limit itself before it becomes Python, and confine itself if `confinement` is given.
 pub fn limit(command: &mut Command, confinement: Option<Confinement>) {
     let parent = std::process::id();
     let child = move || {
-        // First: it opens files, and the limits below might leave it no number for one.
+        // This comes first: it opens files, for which the limits below may leave no descriptor.
         if let Some(root) = confinement.as_ref().and_then(|confinement| confinement.root.as_ref()) {
             root.enter()?;
         }
         // SAFETY: plain system calls on values of our own.
         unsafe {
-            // A program does not outlive whoever started it, who may have died before this call. (One for another
-            // user would take it back.)
+            // A program must not outlive its parent, which may have died before this call. (Exec of a setuid program
+            // would clear this setting.)
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
             if libc::getppid() as u32 != parent {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
@@ -48,7 +48,7 @@ pub fn limit(command: &mut Command, confinement: Option<Confinement>) {
             (libc::RLIMIT_CPU, seconds + 1),
             (libc::RLIMIT_FSIZE, LARGEST_FILE),
             (libc::RLIMIT_NOFILE, OPEN_FILES),
-            // No dump, and by 1 instead of 0 none is given to the system's own program for them either (core(5)).
+            // No core dump; with 1 instead of 0 none is piped to the system's own program either (core(5)).
             (libc::RLIMIT_CORE, 1),
         ] {
             let limit = libc::rlimit { rlim_cur: most as rlim_t, rlim_max: most as rlim_t };
@@ -64,13 +64,14 @@ pub fn limit(command: &mut Command, confinement: Option<Confinement>) {
     unsafe { command.pre_exec(child) };
 }
 
-/// Kills all processes of a group that a program led.
+/// Kills all processes of the group that a program leads.
 pub fn kill_group(leader: u32) {
     // SAFETY: a plain system call. It fails if there is none left.
     unsafe { libc::kill(-(leader as pid_t), libc::SIGKILL) };
 }
 
-/// Whether a child has ended. It keeps its number, so that [`kill_group`] can meet nobody else.
+/// Whether a child has ended. It is not reaped, so its process id stays taken and [`kill_group`] can hit no other
+/// process.
 pub fn has_ended(child: u32) -> io::Result<bool> {
     // SAFETY: all zeros are a value of this C struct.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -81,14 +82,14 @@ pub fn has_ended(child: u32) -> io::Result<bool> {
     Ok(unsafe { info.si_pid() } != 0)
 }
 
-/// Everything that the child needs to lock itself in and become Python.
+/// Everything that the child needs to confine itself and become Python.
 pub struct Confinement {
-    /// None: the machine's.
+    /// The private root folder; None to keep the machine's.
     root: Option<Root>,
     ruleset: OwnedFd,
     filter: BpfProgram,
     program: CString,
-    /// Ends with null; points into `_texts`.
+    /// The arguments, ending with null, which point into `_texts`.
     arguments: Vec<*const c_char>,
     _texts: Vec<CString>,
 }
@@ -99,8 +100,8 @@ unsafe impl Send for Confinement {}
 unsafe impl Sync for Confinement {}
 
 impl Confinement {
-    /// For Python with `arguments`: to `folder`, by what Landlock knows up to `newest`, and with `own_root` to the sight
-    /// of what it needs.
+    /// Prepares the confinement of Python with `arguments` to `folder`, with the Landlock features up to `newest`. With
+    /// `own_root` the program sees only the files that it needs.
     pub fn new(
         python: &Python,
         arguments: &[&str],
@@ -120,7 +121,7 @@ impl Confinement {
         Ok(Confinement { root, ruleset, filter, program, arguments, _texts: texts })
     }
 
-    /// Returns only if it fails.
+    /// Confines this process and becomes Python. Returns only if this fails.
     fn enter(&self) -> io::Error {
         let locked = || {
             // SAFETY: plain system calls; the descriptor is open.

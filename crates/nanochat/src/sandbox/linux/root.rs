@@ -1,9 +1,9 @@
-//! A root folder of the program's own: only what it may use is in it, so that even `stat` finds nothing else.
+//! A private root folder for the program that contains only what it may use, so that even `stat` finds nothing else.
 //!
-//! The child enters a user and a mount namespace. Over the private folder, which it still holds as its working
-//! directory, it mounts an empty file system, mounts there what the program needs under the same paths, makes that its
-//! root and lets go of the machine's. With execve it loses the rights that it had for this in its namespace, as every
-//! user but root does. A run takes 35 ms with it and without it.
+//! The child enters a user namespace and a mount namespace. It mounts an empty file system over the private folder,
+//! which it still holds as its working directory, mounts everything that the program needs into it under the same
+//! paths, makes it the root, and detaches the machine's root. With execve it loses the rights in its namespace that it
+//! needed for this, as every user but root does. A run takes 35 ms with or without this.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
@@ -17,7 +17,7 @@ use super::check;
 use super::landlock::readable;
 use crate::sandbox::Python;
 
-/// What a program sees as its user and group, whoever runs it: nobody, who has no rights.
+/// The user and group that a program sees, whoever runs it: nobody, who has no rights.
 const NOBODY: u32 = 65_534;
 
 const EMPTY: &CStr = c"tmpfs";
@@ -25,16 +25,17 @@ const FLAGS: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 
 /// Everything that the child needs to enter its root.
 pub struct Root {
-    /// Files, and what is written to them. Without a user, nobody can make folders in the empty file system.
+    /// The files of the user namespace, and the text to write to each. Without a user the empty file system would allow
+    /// no folders.
     identity: [(&'static CStr, CString); 3],
-    /// The private folder: the new root is made over it, and has it at the same path as the old one.
+    /// The private folder. The new root is mounted over it, and contains it at the same path.
     folder: CString,
-    /// Where it is while the new root is not the root yet.
+    /// The path of the private folder until the new root is the root.
     inner: CString,
-    /// To be made in the new root, outer ones first; then empty files.
+    /// The folders to make in the new root, outer ones first, and then the empty files.
     folders: Vec<CString>,
     files: Vec<CString>,
-    /// What is mounted: from where in the old root, and to where in the new one.
+    /// The mounts: a path in the old root, and the path in the new one.
     mounts: Vec<(CString, CString)>,
 }
 
@@ -43,8 +44,8 @@ impl Root {
         let folder = fs::canonicalize(folder)?;
         let mut mounts: Vec<(PathBuf, PathBuf)> = Vec::new();
         for path in readable(python).chain([Path::new("/dev/null"), &python.program]) {
-            let Ok(real) = fs::canonicalize(path) else { continue }; // not there: nothing to see
-            // Links lead to where they lead outside, and are found where they are.
+            let Ok(real) = fs::canonicalize(path) else { continue }; // the path is missing: nothing to mount
+            // A link's target is mounted at its own path and at the path of the link.
             for target in [&real, path] {
                 if !mounts.iter().any(|(_, outer)| target.starts_with(outer)) {
                     mounts.push((real.clone(), target.to_path_buf()));
@@ -60,7 +61,7 @@ impl Root {
         // SAFETY: plain system calls, which cannot fail.
         let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
         Ok(Root {
-            // In this order: a group may be set only by whoever has given up to set more of them.
+            // The order matters: a group may be set only after giving up the right to set more groups.
             identity: [
                 (c"/proc/self/uid_map", CString::new(format!("{NOBODY} {user} 1"))?),
                 (c"/proc/self/setgroups", c"deny".into()),
@@ -77,7 +78,8 @@ impl Root {
         })
     }
 
-    /// For the child, whose working directory is the private folder, while it may still open files.
+    /// Enters the root. Called by the child, whose working directory is the private folder, while it may still open
+    /// files.
     pub fn enter(&self) -> io::Result<()> {
         // SAFETY: plain system calls on strings that live as long as `self`.
         unsafe {
@@ -97,11 +99,11 @@ impl Root {
             for (from, to) in &self.mounts {
                 mount(Some(from), to, libc::MS_BIND | libc::MS_REC)?;
             }
-            // By its path the new root would be found, and with all that is mounted over it the same.
+            // The path of the folder would lead to the new root, so the working directory is mounted.
             mount(Some(c"."), &self.inner, libc::MS_BIND)?;
             mount(None, &self.folder, libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | FLAGS)?;
             check(libc::chdir(self.folder.as_ptr()))?;
-            // The old root lies over the new one then, and goes (pivot_root(2)).
+            // The old root then lies over the new one and is detached (pivot_root(2)).
             check(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()))?;
             check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
             check(libc::chdir(self.folder.as_ptr()))

@@ -1,4 +1,4 @@
-//! Seccomp: which system calls a program may make.
+//! The seccomp rules: which system calls a program may make.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule};
 
-/// System calls that a program may make with any arguments: reading and writing what is open, memory, clocks.
-/// Whatever is not here fails with EPERM.
+/// System calls that a program may make with any arguments: reading and writing open files, memory, clocks. All other
+/// calls fail with EPERM.
 const ALLOWED: &[c_long] = &[
     // files, within what Landlock allows
     libc::SYS_openat,
@@ -81,17 +81,18 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_time,
 ];
 
-/// System calls of which one argument, by its number, must have one of these values.
+/// System calls of which one argument, given by its number, must have one of these values.
 const BY_VALUE: &[(c_long, u8, &[c_int])] = &[
-    // Copies of descriptors and their flags. Other commands choose who gets a signal, and which, when a file changes.
+    // Copies of descriptors and their flags. Other commands could choose a signal and its receiver for changes of a
+    // file.
     (
         libc::SYS_fcntl,
         1,
         &[libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL],
     ),
-    // What opening a file needs.
+    // Required for opening a file.
     (libc::SYS_ioctl, 1, &[libc::TCGETS as c_int, libc::FIOCLEX as c_int, libc::FIONCLEX as c_int]),
-    // What an allocator gives back. Root may otherwise take pages of memory from the machine for good.
+    // Used by an allocator to return memory. With other values root could take memory pages from the machine for good.
     (libc::SYS_madvise, 2, &[libc::MADV_DONTNEED, libc::MADV_FREE]),
     // Waiting and waking within the process.
     (
@@ -105,13 +106,13 @@ const BY_VALUE: &[(c_long, u8, &[c_int])] = &[
             libc::FUTEX_WAKE_BITSET | libc::FUTEX_PRIVATE_FLAG,
         ],
     ),
-    // ARCH_SET_FS: where the thread's own variables lie.
+    // ARCH_SET_FS sets the address of thread-local variables.
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_arch_prctl, 0, &[0x1002]),
 ];
 
-/// The allow-list. `execve` is for the one string at `program`: that address is free after the exec, but whoever puts
-/// another path there finds that Landlock lets it start only Python, under these same rules.
+/// Returns the allow-list. `execve` is allowed only with the string at address `program`. That address is free after
+/// the exec, but if a program puts another path there, Landlock lets it start only Python, under the same rules.
 pub fn filter(program: u64) -> Result<BpfProgram, BackendError> {
     let int = |argument, value: c_int| SeccompCondition::new(argument, Dword, Eq, u64::from(value as u32));
     let long = |argument, value| SeccompCondition::new(argument, Qword, Eq, value);
@@ -124,7 +125,7 @@ pub fn filter(program: u64) -> Result<BpfProgram, BackendError> {
     rules.insert(libc::SYS_execve, vec![one(long(0, program)?)?]);
     // A process may read its own limits.
     rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![int(0, 0)?, long(2, 0)?])?]);
-    // Memory that the machine has little of is for others.
+    // Huge and locked pages are scarce, so they are refused.
     let scarce = (libc::MAP_HUGETLB | libc::MAP_LOCKED) as u64;
     rules.insert(libc::SYS_mmap, vec![one(SeccompCondition::new(3, Dword, MaskedEq(scarce), 0)?)?]);
     let denied = SeccompAction::Errno(libc::EPERM as u32);

@@ -1,8 +1,9 @@
-//! Programs that attack. Each ends normally if, and only if, its attack worked.
+//! Attacking programs. Each ends normally if and only if its attack worked.
 
 use libc::{c_int, c_long};
 
-/// Fail at once. `{victim}` is a file outside that its owner may do all with, `{folder}` its folder, `{pid}` a process.
+/// Attacks that fail at once. `{victim}` is an outside file with all rights for its owner, `{folder}` its folder,
+/// `{pid}` a process.
 pub const REFUSED: &[&str] = &[
     // the test and its verdict; these come before files are open
     "import os\nfound = []\nothers = [pid for pid in range(os.getpid() - 50, os.getpid() + 50) if pid != os.getpid()]\n\
@@ -123,7 +124,7 @@ pub const REFUSED: &[&str] = &[
      assert ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(m)))() >= 0",
 ];
 
-/// Learn what lies outside, without opening it. `{secret}` is a file in `{folder}`.
+/// Attacks that look at outside files without opening them. `{secret}` is a file in `{folder}`.
 pub const HIDDEN: &[&str] = &[
     "import os; assert os.stat('{secret}').st_size == 1",
     "import os; assert any(os.path.isdir(fd) for fd in range(64) if os.path.exists(fd))", // before others open one
@@ -162,7 +163,7 @@ pub const HIDDEN: &[&str] = &[
     "import os; open('../escaped', 'w')",
 ];
 
-/// System calls that no program makes, whatever the arguments.
+/// System calls that are forbidden with any arguments.
 pub const FORBIDDEN: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_fork,
@@ -277,7 +278,7 @@ pub const FORBIDDEN: &[c_long] = &[
     libc::SYS_sethostname,
 ];
 
-/// System calls with an argument that none may have, by its number.
+/// System calls with an argument, given by its number, that must not have these values.
 pub const FORBIDDEN_VALUES: &[(c_long, usize, &[c_int])] = &[
     (
         libc::SYS_fcntl,
@@ -321,7 +322,7 @@ pub const FORBIDDEN_VALUES: &[(c_long, usize, &[c_int])] = &[
     (libc::SYS_arch_prctl, 0, &[0x1001, 0x1003, 0x1012, 0x1023, 0x5001]),
 ];
 
-/// Spend what there is, or end in odd ways.
+/// Attacks that use up resources or end in odd ways.
 pub const CONTAINED: &[&str] = &[
     "import os; os._exit(0)",
     "import sys; sys.exit(0)",
@@ -347,7 +348,7 @@ pub const CONTAINED: &[&str] = &[
     "def has_ended():\n  while True: yield 1\nraise SystemExit(0)",
 ];
 
-/// Functions that are wrong, but say that they are right. Each should return 2.
+/// Wrong functions that claim to be right. Each should return 2.
 pub const CHEATS: &[&str] = &[
     "class T:\n  __eq__ = lambda s, o: True\n  __ne__ = lambda s, o: False\n  __bool__ = lambda s: True\ndef f(): return T()",
     "class T(int):\n  __eq__ = lambda s, o: True\n  __hash__ = int.__hash__\ndef f(): return T(1)",

@@ -1,11 +1,12 @@
-//! A program sees nothing outside its own root, has no rights in it, and is confined as well without one.
+//! Tests that a program sees nothing outside its private root and has no rights in it, and that it is confined equally
+//! without one.
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use super::attacks::HIDDEN;
 use super::*;
 
-/// In a root of its own a program finds what it needs and nothing else. In the machine's, `stat` tells of all.
+/// In a private root a program finds only what it needs. In the machine's root `stat` reveals all files.
 #[test]
 fn attacks_that_look_around_find_nothing() {
     let Some(sandbox) = SANDBOX.as_ref().filter(|sandbox| sandbox.own_root) else {
@@ -23,13 +24,13 @@ fn attacks_that_look_around_find_nothing() {
     if works(&&any_of(&programs)) {
         panic!("these work: {:#?}", programs.iter().filter(works).collect::<Vec<_>>());
     }
-    // None has ended the process before its neighbours' turn, and in the machine's root they work.
+    // No attack has ended the process before the next one ran, and in the machine's root they work.
     assert!(works(&&any_of(&[programs.clone(), vec!["pass".into()]].concat())));
     let sandbox = Sandbox { own_root: false, confined: true, ..Sandbox::open_unconfined().unwrap() };
     assert_eq!(sandbox.outcome_of(&programs[0]).unwrap(), Outcome::Passed);
 }
 
-/// The rights by which the root is made end with it, also root's own.
+/// The rights needed to make the root are lost afterwards, even for root.
 #[test]
 fn attacks_have_no_rights_in_a_root_of_their_own() {
     let Some(sandbox) = SANDBOX.as_ref().filter(|sandbox| sandbox.own_root) else {
@@ -56,7 +57,7 @@ fn attacks_have_no_rights_in_a_root_of_their_own() {
     assert_eq!((of("NoNewPrivs"), of("Seccomp")), ("1".into(), "2".into()));
 }
 
-/// The process that the next test starts; without its variable nothing.
+/// The process that the next test starts; without its environment variable it does nothing.
 #[test]
 fn opens() {
     if std::env::var_os("NANOCHAT_TEST_OPENS").is_none() {
@@ -67,7 +68,7 @@ fn opens() {
     assert_eq!(sandbox.outcome_of("import os; os.stat('/'); open('a', 'w')").unwrap(), Outcome::Passed);
 }
 
-/// Where the namespaces are refused, as in most containers, and where what they are for is, as on Ubuntu.
+/// Covers systems that refuse the namespaces, such as most containers, and those that refuse their use, such as Ubuntu.
 #[test]
 fn without_a_root_of_its_own_a_program_is_confined_as_well() {
     if SANDBOX.is_none() {
