@@ -1,16 +1,17 @@
-//! Work shared out among ranks: by number, item i being rank i mod world's, or by size. What becomes of an item must not
-//! depend on the rank, so that any number of ranks finds what one would.
+//! Distributes work among ranks: by number, where item i belongs to rank i mod world, or by size. The result of an item
+//! must not depend on the rank, so that any number of ranks gives the result of one.
 
 use nanochat_tensor::Comm;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The numbers below `n` that are this rank's.
+/// Returns the numbers below `n` that belong to this rank.
 pub fn mine(comm: &Comm, n: usize) -> impl Iterator<Item = usize> + Clone + use<> {
     (comm.rank()..n).step_by(comm.world_size())
 }
 
-/// Those of a sequence that are this rank's. All of it is gone through, so that every rank comes to the same place.
+/// Returns the items of an iterator that belong to this rank. The whole iterator is consumed, so that every rank ends
+/// at the same position.
 pub fn mine_of<T, E>(
     comm: &Comm,
     items: impl Iterator<Item = Result<T, E>>,
@@ -20,22 +21,24 @@ pub fn mine_of<T, E>(
     items.enumerate().filter(is_mine).map(|(_, item)| item)
 }
 
-/// What every rank made of its items by number, in the order of the items, on every rank.
+/// Gathers the results of all ranks for items distributed by number. Every rank gets all of them in the order of the
+/// items.
 pub fn gather<T: Serialize + DeserializeOwned>(comm: &Comm, mine: Vec<T>) -> Vec<T> {
     let of_ranks = of_ranks(comm, mine);
     let (world, n) = (of_ranks.len(), of_ranks.iter().map(Vec::len).sum());
     in_order(of_ranks, (0..n).map(|i| i % world))
 }
 
-/// Items shared out by their sizes: a rank whose share is the longest makes all wait for it.
+/// A distribution of items by size, since all ranks wait for the one with the most work.
 pub struct Shares {
-    /// The rank that each item is for.
+    /// The rank of each item.
     ranks: Vec<usize>,
     rank: usize,
 }
 
 impl Shares {
-    /// Dealt out from the largest on, there and back, so that ranks have equally many of nearly the same size.
+    /// Deals out items from the largest to the smallest, with the order of the ranks alternating, so that ranks get
+    /// equally many items and nearly equal total sizes.
     pub fn by_size(comm: &Comm, sizes: impl IntoIterator<Item = usize>) -> Shares {
         let sizes: Vec<usize> = sizes.into_iter().collect();
         let mut largest_first: Vec<usize> = (0..sizes.len()).collect();
@@ -49,12 +52,12 @@ impl Shares {
         Shares { ranks, rank: comm.rank() }
     }
 
-    /// The items of this rank, in order.
+    /// Returns the items of this rank, in order.
     pub fn mine(&self) -> impl Iterator<Item = usize> + '_ {
         self.ranks.iter().enumerate().filter(|(_, rank)| **rank == self.rank).map(|(i, _)| i)
     }
 
-    /// What every rank made of its items, in the order of the items, on every rank.
+    /// Gathers the results of all ranks. Every rank gets all of them in the order of the items.
     pub fn gather<T: Serialize + DeserializeOwned>(&self, comm: &Comm, mine: Vec<T>) -> Vec<T> {
         in_order(of_ranks(comm, mine), self.ranks.iter().copied())
     }

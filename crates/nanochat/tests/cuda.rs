@@ -1,4 +1,4 @@
-//! Training on a GPU in bf16 against the CPU in float32: the same weights, the same batches, the same losses.
+//! Compares training on a GPU in bf16 with the CPU in float32: the same weights and batches must give the same losses.
 
 use std::thread;
 
@@ -15,7 +15,7 @@ use nanochat_tensor::{Comm, Device, Grads, Rng, Tensor};
 
 const STEPS: usize = 20;
 
-/// The GPU, or a line that says that the test was skipped; fails instead where a GPU is demanded.
+/// Returns the GPU, or prints that the test was skipped. Panics instead if NANOCHAT_REQUIRE_GPU is set.
 fn gpu() -> Option<Device> {
     let device = Device::cuda(0);
     if let Err(error) = &device {
@@ -25,7 +25,7 @@ fn gpu() -> Option<Device> {
     device.ok()
 }
 
-/// Head_dim 128 with grouped queries, and a vocabulary that is no multiple of anything.
+/// Returns a configuration with head_dim 128, grouped queries, and a vocabulary size of no special alignment.
 fn small() -> GptConfig {
     GptConfig::from_depth(4, 301, 96).unwrap().with_kv_heads(1).unwrap()
 }
@@ -42,7 +42,7 @@ fn losses_on_the_gpu_are_those_of_the_cpu() {
     }
 }
 
-/// Shared prefixes, the padding that only a GPU has, and both kinds of answers.
+/// Covers shared prefixes, the padding that only a GPU has, and both kinds of answers.
 #[test]
 fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
     let Some(device) = gpu() else { return };
@@ -65,7 +65,7 @@ fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
     for (cpu, gpu) in letters(&cpu).iter().flatten().zip(letters(&gpu).iter().flatten()) {
         assert!((cpu - gpu).abs() < 0.1, "CPU {cpu}, GPU {gpu}");
     }
-    // What the model itself would write is greedy there too, unless two tokens are nearly alike.
+    // Text that the model itself would write is greedy on the GPU too, unless two tokens are nearly equal.
     let own = |ids: &Vec<u32>| {
         let logits = cpu.logits(ids, [1, ids.len()]);
         let last = &logits.data()[(ids.len() - 1) * 301..];
@@ -79,7 +79,7 @@ fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
     assert!(own.len() > 20 && spans_are_greedy(&gpu, &own).iter().all(|&greedy| greedy));
 }
 
-/// A model none of whose weights is zero.
+/// Returns a model without zero weights.
 fn random(config: GptConfig) -> Gpt {
     let mut model = Gpt::init(config, 1);
     for (i, (_, _, w)) in model.params_mut().into_iter().enumerate() {
@@ -101,7 +101,8 @@ fn recomputing_on_the_gpu_gives_the_same_losses() {
     }
 }
 
-/// The same gradients for both. AdamW is float32 on both, so 1e-4; Muon's iteration is bf16 on the GPU.
+/// Both get the same gradients. AdamW is float32 on both, so differences stay below 1e-4; Muon's iteration is bf16 on
+/// the GPU.
 #[test]
 fn updates_on_the_gpu_are_those_of_the_cpu() {
     let Some(device) = gpu() else { return };
@@ -141,7 +142,7 @@ fn updates_on_the_gpu_are_those_of_the_cpu() {
 const RATES: Rates = Rates { matrix_lr: 0.02, embedding_lr: 0.2, unembedding_lr: 0.004, weight_decay: 0.01 };
 const SCHEDULED: ScheduleValues = ScheduleValues { lr_multiplier: 1.0, muon_momentum: 0.9 };
 
-/// Two threads with a stream each, which give each other everything through the CPU.
+/// Two threads, each with its own stream, which exchange everything through the CPU.
 #[test]
 fn two_ranks_on_one_gpu_make_the_losses_of_one() {
     let Some(device) = gpu() else { return };
@@ -189,7 +190,8 @@ fn losses(config: GptConfig, device: &Device, recompute: Recompute, comm: &Comm)
     (0..STEPS).map(&mut step).collect()
 }
 
-/// Text with something to learn: each token is the last plus one of few steps. Some tokens do not count.
+/// Returns a batch with something to learn: each token is the last one plus one of few steps. Some tokens have no
+/// weight.
 fn batch(rng: &mut Rng, config: GptConfig) -> Batch {
     let [b, t] = [3, config.sequence_len];
     let (mut inputs, mut targets) = (Vec::new(), Vec::new());

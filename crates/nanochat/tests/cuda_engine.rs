@@ -1,5 +1,5 @@
-//! The engine on a GPU: choices against the CPU's sampler, answers against the plain definition, which runs the whole
-//! sequence again for every token.
+//! Tests the engine on a GPU: sampled tokens against the CPU's sampler, and answers against the definition, which runs
+//! the whole sequence again for every token.
 
 use std::ops::ControlFlow;
 
@@ -19,7 +19,7 @@ use nanochat_tokenizer::{Tokenizer, TrainOptions};
 
 const GREEDY: SampleOptions = SampleOptions::GREEDY;
 
-/// The GPU, or a line that says that the test was skipped; fails instead where a GPU is demanded.
+/// Returns the GPU, or prints that the test was skipped. Panics instead if NANOCHAT_REQUIRE_GPU is set.
 fn gpu() -> Option<Device> {
     let device = Device::cuda(0);
     if let Err(error) = &device {
@@ -29,7 +29,7 @@ fn gpu() -> Option<Device> {
     device.ok()
 }
 
-/// Rows of logits of several kinds: as a model's, with many equal ones, all equal, with infinities and NaN.
+/// Returns rows of logits of several kinds: like a model's, with many equal values, all equal, with infinities and NaN.
 fn rows_of_logits(v: usize) -> Vec<Vec<f32>> {
     let mut rng = Rng::new(&[6, v as u64]);
     let mut normal = |scale: f32| (0..v).map(|_| scale * rng.normal()).collect::<Vec<f32>>();
@@ -69,8 +69,9 @@ fn options() -> Vec<SampleOptions> {
     ]
 }
 
-/// Whether the CPU takes `id` with some number of a range, in which each token has one stretch. The end where the number
-/// in question lies is looked at first: what rounding moves is near it, and a range may hold thousands of unlikely tokens.
+/// Whether the CPU samples `id` for some random number in a range, in which each token has one interval. The search
+/// begins at the end of the range where the number in question lies: tokens moved by rounding are near it, and a range
+/// may hold thousands of unlikely tokens.
 fn is_drawn_near(draw: &impl Fn(f64) -> u32, [low, high]: [f64; 2], id: u32, from_above: bool) -> bool {
     let (first, last) = (draw(low), draw(high));
     if first == id || last == id {
@@ -87,9 +88,9 @@ fn is_drawn_near(draw: &impl Fn(f64) -> u32, [low, high]: [f64; 2], id: u32, fro
     halves.into_iter().any(|half| is_drawn_near(draw, half, id, from_above))
 }
 
-/// The same tokens but where the random number falls on the edge between two, which rounding may move: then the CPU takes
-/// the GPU's token with a number a little beside. A sum of float32 exponentials may also end the top-p tokens one
-/// earlier or later, which moves all edges by as much as that token weighs: 1.5e-5 where all of 65,536 are alike.
+/// The tokens are equal unless the random number lies on the edge between two, which rounding may move: then the CPU
+/// samples the GPU's token for a number slightly beside it. A sum of float32 exponentials may also end the top-p tokens
+/// one earlier or later, which moves all edges by that token's weight: 1.5e-5 if all of 65,536 are equal.
 #[test]
 fn tokens_chosen_on_the_gpu_are_those_of_the_cpu() {
     let Some(device) = gpu() else { return };
@@ -182,8 +183,8 @@ fn log_probabilities_on_the_gpu_are_those_of_the_cpu() {
     }
 }
 
-/// A model of the built-in world, trained for a few seconds: random weights have no sure answers, and every second
-/// token would be decided by rounding.
+/// A model of the built-in world, trained for a few seconds: with random weights no answer is certain, and rounding
+/// would decide every second token.
 struct Trained {
     tokenizer: Tokenizer,
     model: Gpt,
@@ -233,8 +234,8 @@ fn request(prompt: &[u32], max_tokens: usize, options: SampleOptions) -> Request
     Request { prompt: prompt.to_vec(), samples: 1, max_tokens, options, stream: 0 }
 }
 
-/// Where an answer leaves the plain forward's likeliest tokens, the two likeliest must lie closer than 0.05; whether
-/// there is such a place.
+/// Asserts that where an answer departs from the plain forward's likeliest tokens, the two likeliest are closer than
+/// 0.05. Returns whether there is such a place.
 #[track_caller]
 fn leaves(model: &Gpt, prompt: &[u32], answer: &[u32]) -> bool {
     let ids = [prompt, answer].concat();
@@ -252,8 +253,8 @@ fn leaves(model: &Gpt, prompt: &[u32], answer: &[u32]) -> bool {
     false
 }
 
-/// 500 prompts in the slow tier. Rows of many lengths join, prompts are cut into chunks, a small cache makes rows wait,
-/// prefixes are found again; heads of 64 and 128, shared key heads.
+/// The slow tier uses 500 prompts. Rows of many lengths join, prompts are cut into chunks, a small cache makes rows
+/// wait, and prefixes are found again; heads have 64 and 128 values, with shared key heads.
 #[test]
 fn greedy_answers_on_the_gpu_are_those_of_the_plain_forward() {
     let Some(device) = gpu() else { return };
@@ -289,8 +290,8 @@ fn greedy_answers_on_the_gpu_are_those_of_the_plain_forward() {
     }
 }
 
-/// Samples of one prompt share its pages and draw on their own; a stream draws the same again; log-probabilities and
-/// scores are those of the plain forward.
+/// Samples of one prompt share its pages and are sampled independently; a stream repeats its samples; log-probabilities
+/// and scores equal those of the plain forward.
 #[test]
 fn samples_repeat_and_their_log_probabilities_are_the_models() {
     let Some(device) = gpu() else { return };
@@ -325,7 +326,7 @@ fn samples_repeat_and_their_log_probabilities_are_the_models() {
     assert!(different > 30, "{different} of 48 samples differ from the first");
 }
 
-/// An engine that takes a trained model's new weights answers as an engine made of it.
+/// An engine that gets a trained model's new weights answers like an engine made from it.
 #[test]
 fn refreshed_weights_are_the_models_own() {
     let Some(device) = gpu() else { return };

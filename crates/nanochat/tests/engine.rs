@@ -1,4 +1,4 @@
-//! Generation against the plain definition: run the whole sequence again for every token.
+//! Compares generation with its definition: run the whole sequence again for every token.
 
 use std::ops::ControlFlow;
 
@@ -11,12 +11,12 @@ use nanochat_tokenizer::{Tokenizer, TrainOptions, train};
 
 const GREEDY: SampleOptions = SampleOptions::GREEDY;
 
-/// Bytes and the nine special tokens: 265 in all.
+/// Returns a tokenizer of bytes and the nine special tokens: 265 in all.
 fn byte_tokenizer() -> Tokenizer {
     train(["a"].iter(), &TrainOptions { vocab_size: 265, ..TrainOptions::default() }).unwrap()
 }
 
-/// Two layers of random weights, grouped queries, 265 tokens.
+/// Returns a model of two layers with random weights, grouped queries and 265 tokens.
 fn random_model(sequence_len: usize) -> Gpt {
     let config = GptConfig {
         sequence_len,
@@ -37,7 +37,7 @@ fn random_model(sequence_len: usize) -> Gpt {
     Gpt::from_weights(config, weight).unwrap()
 }
 
-/// A model that says after each token one certain other: one-hot embeddings, empty blocks.
+/// Returns a model in which each token determines the next one: one-hot embeddings, empty blocks.
 fn chain_model(follows: impl Fn(usize) -> usize) -> Gpt {
     let (v, c) = (265, 320);
     let config = GptConfig {
@@ -93,7 +93,7 @@ fn random_prompt(rng: &mut Rng) -> Vec<u32> {
     (0..1 + rng.below(150)).map(|_| rng.below(256) as u32).collect()
 }
 
-/// Prompts of which every other begins like an earlier one, up to all of it.
+/// Returns prompts of which every other shares a prefix with an earlier one, up to all of it.
 fn related_prompts(n: usize, rng: &mut Rng) -> Vec<Vec<u32>> {
     let mut prompts: Vec<Vec<u32>> = Vec::new();
     for i in 0..n {
@@ -106,7 +106,7 @@ fn related_prompts(n: usize, rng: &mut Rng) -> Vec<Vec<u32>> {
     prompts
 }
 
-/// 500 prompts in the slow tier.
+/// The slow tier uses 500 prompts.
 #[test]
 fn greedy_answers_equal_the_naive_forward_in_any_mix_of_requests() {
     let slow = std::env::var("NANOCHAT_SLOW").is_ok_and(|value| value == "1");
@@ -132,7 +132,7 @@ fn greedy_answers_equal_the_naive_forward_in_any_mix_of_requests() {
     }
 }
 
-/// Not only the tokens: log-probabilities are equal to the last bit, in every precision.
+/// Tokens and log-probabilities are equal to the last bit, in every precision.
 #[test]
 fn neighbours_chunks_and_interruptions_change_no_bit() {
     let (model, tokenizer, mut rng) = (random_model(256), byte_tokenizer(), Rng::new(&[3]));

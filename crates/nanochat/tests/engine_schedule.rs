@@ -1,5 +1,5 @@
-//! The engine's scheduling over a backend that computes nothing but checks everything: every page must hold the
-//! history of the row that reads it, and every answer must be that of the request alone.
+//! Tests the engine's scheduling with a backend that computes nothing but checks everything: every page must hold the
+//! history of the row that reads it, and every answer must equal that of the request alone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,8 @@ use nanochat_tensor::{PAGE, Rng};
 const CONTEXT: usize = 6 * PAGE;
 const VOCAB: usize = 1_000;
 
-/// Instead of keys and values a page holds, for every position, the token and a hash of all tokens up to it.
+/// A backend whose pages hold, instead of keys and values, the token of every position and a hash of all tokens up to
+/// it.
 #[derive(Default)]
 struct Checker {
     pages: Vec<[(u32, u64); PAGE]>,
@@ -23,7 +24,7 @@ struct Checker {
     most_rows: Arc<Mutex<usize>>,
 }
 
-/// Also the model: the next token after some history.
+/// Returns the hash of a history with one more token; it also serves as the model.
 fn hash(before: u64, next: u64) -> u64 {
     Rng::new(&[before, next]).next_u64()
 }
@@ -70,7 +71,7 @@ impl Backend for Checker {
                 self.pages[page as usize][slot] = (token, hash(before, u64::from(token)));
             }
         }
-        // After all writes: nobody's history was changed by another.
+        // Checked after all writes, so that no row has changed the history of another.
         let histories: Vec<u64> = step.parts.iter().map(|part| self.check(part)).collect();
         let draw = |draw: &nanochat::engine::backend::Draw| {
             let part = &step.parts[draw.part];
@@ -116,7 +117,7 @@ fn engine(pages: usize, max_rows: usize, prefix_cache: bool) -> (Engine<'static>
     (Engine::over(Box::new(checker), None, options), most_rows)
 }
 
-/// What a sample must be, without any engine.
+/// Returns the expected sample, computed without an engine.
 fn answer_alone(request: &Request, sample: usize) -> Vec<u32> {
     let mut rng = Rng::new(&[request.options.seed, request.stream, sample as u64]);
     let mut history = request.prompt.iter().fold(0, |history, &token| hash(history, u64::from(token)));
@@ -129,7 +130,7 @@ fn answer_alone(request: &Request, sample: usize) -> Vec<u32> {
     (0..len).map(token).collect()
 }
 
-/// Prompts that often begin alike, as conversations and samples do.
+/// Returns a random request; prompts often share prefixes, as conversations and samples do.
 fn random_request(rng: &mut Rng, earlier: &[Vec<u32>]) -> Request {
     let mut prompt = Vec::new();
     if !earlier.is_empty() && rng.below(3) > 0 {
@@ -177,7 +178,7 @@ impl Book {
     }
 }
 
-/// Random joins, leaves and cancels over a cache that is nearly always full.
+/// Runs random requests and cancellations on a cache that is nearly always full.
 fn random_events(seed: u64, events: usize, pages: usize, max_rows: usize, prefix_cache: bool) {
     let (mut engine, most_rows) = engine(pages, max_rows, prefix_cache);
     let (mut rng, mut book) = (Rng::new(&[seed]), Book::default());
@@ -237,7 +238,7 @@ fn samples_of_one_prompt_own_its_pages_together() {
     while engine.stats().generated_tokens < 16 {
         engine.step();
     }
-    // Two full pages for all, and of the third a copy for each.
+    // All samples share two full pages, and each has its own copy of the third.
     assert_eq!(engine.stats().pages_in_use, 2 + 8);
     assert_eq!(engine.stats().computed_tokens, 2 * PAGE as u64 + 10 + 8);
 }
@@ -267,7 +268,8 @@ fn the_next_turn_computes_only_what_is_new() {
     let (answer, computed, cache_hits) = run(&first);
     assert_eq!((computed, cache_hits), (3 * PAGE - 1, 0));
     let second = ask([first.prompt, answer, vec![1, 2, 3]].concat());
-    // The answer's last token was never fed: two pages of prompt and none of the answer's single, unfilled one.
+    // The model never read the answer's last token: two pages of the prompt can be found, but not the answer's single,
+    // partial one.
     let (_, computed, cache_hits) = run(&second);
     assert_eq!((computed, cache_hits), (PAGE + 3 + PAGE - 1, 2 * PAGE));
 }

@@ -1,5 +1,6 @@
-//! Model folders of others: every change of a config.json is computed as transformers does, or refused by the name of the
-//! key. scripts/parity/make_foreign_configs.py writes the cases; check_foreign_configs.py there tries random ones.
+//! Tests foreign model folders: every change of a config.json is computed as in transformers, or refused with the name
+//! of the key. scripts/parity/make_foreign_configs.py writes the cases; check_foreign_configs.py there tries random
+//! ones.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ struct Case {
     name: String,
     set: Map<String, Value>,
     removed: Vec<String>,
-    /// After the last id.
+    /// The logits after the last id.
     logits: Option<Vec<f32>>,
     refused: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! Against an independent implementation: `NanoChatForCausalLM` of Hugging Face transformers, and plain
-//! PyTorch for the optimizers. scripts/parity/make_fixtures.py writes the numbers.
+//! Compares with independent implementations: `NanoChatForCausalLM` of Hugging Face transformers, and plain PyTorch for
+//! the optimizers. scripts/parity/make_fixtures.py writes the numbers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ impl Fixture {
         Fixture { model: load_model(&folder).unwrap(), expected, integers }
     }
 
-    /// The batches under a prefix; an ignored target (−1) is one of weight 0.
+    /// Returns the batches under a prefix; an ignored target (−1) gets weight 0.
     fn batches(&self, prefix: &str) -> Vec<Batch> {
         let (shape, inputs) = &self.integers[&format!("{prefix}inputs")];
         let (_, targets) = &self.integers[&format!("{prefix}targets")];
@@ -56,7 +56,7 @@ impl Fixture {
     }
 }
 
-/// Largest difference relative to the largest value.
+/// Returns the largest difference relative to the largest value.
 fn relative_difference(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
@@ -123,7 +123,7 @@ fn ten_training_steps_follow_pytorch() {
         for (param, _, weight) in fixture.model.params() {
             let want = &fixture.expected[&format!("trained.{}", tensor_name(&param))];
             let worst = relative_difference(weight.data(), want.data());
-            // Adam's first steps divide by √v of a few values: the embedding's noise grows to 1e-4.
+            // Adam's first steps divide by √v of few values: the embedding's noise grows to 1e-4.
             assert!(worst <= 2e-3, "{name}: {param} differs by {worst} after ten steps");
         }
     }

@@ -1,10 +1,9 @@
-//! An endless stream of chat batches: one conversation a row, padded on the right (nanochat's SFT loader).
+//! An endless stream of chat batches with one conversation per row, padded on the right (nanochat's SFT loader).
 //!
-//! The order is an endless sequence, a new shuffle each epoch. It is taken in windows, and a window is sorted by
-//! length before it is cut into batches, which are then shuffled: rows of a batch are about equally
-//! long, so little is padding. All of it follows from (seed, position), so any position can be resumed. A thread
-//! reads and tokenises windows ahead of training; conversations with nothing to learn from make room for the next.
-//! The sequence of batches is the same on every rank.
+//! Conversations are shuffled anew each epoch and taken in windows. A window is sorted by length and cut into batches,
+//! which are then shuffled: the rows of a batch have similar lengths, so there is little padding. The order depends
+//! only on (seed, position), so any position can be resumed. A thread reads and tokenizes windows ahead of training; a
+//! conversation without trained tokens is replaced by the next one. The sequence of batches is the same on every rank.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -18,54 +17,54 @@ use crate::chat::mixture::{Mixture, MixtureError};
 use crate::conversation::ConversationError;
 use crate::model::batch::{Batch, Row};
 
-/// Batches sorted together (fewer if the set is smaller: a batch must not repeat a conversation). More would
-/// save little padding and mix less.
+/// The number of batches sorted together (fewer if the set is smaller, since a batch must not repeat a conversation). A
+/// larger number would save little padding and mix less.
 const BATCHES_PER_WINDOW: usize = 32;
-/// Batches made ahead of training: a few MB, enough to hide the making of the next window.
+/// The number of batches made ahead of training: a few MB, enough to hide the time to make the next window.
 const BATCHES_AHEAD: usize = 64;
-/// First part of the random streams' keys; the mixture's own is another.
+/// The first part of the random keys of windows; the mixture uses another.
 const WINDOW: u64 = 2;
 
-/// The next batch a loader gives: number `batch` of the window that begins at conversation `index` of
-/// `epoch`.
+/// The position of a loader's next batch: number `batch` of the window that begins at conversation `index` of `epoch`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatState {
     pub epoch: u64,
     pub index: usize,
     pub batch: usize,
-    /// The size of the set, which must be the same when the run goes on.
+    /// The number of conversations in the set, which must be the same when the run resumes.
     pub conversations: usize,
-    /// Of all conversations before the window.
+    /// The counts for all conversations before the window.
     pub fitted: Fitted,
 }
 
-/// What became of the conversations read so far.
+/// The numbers of conversations kept, cut and skipped so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fitted {
-    /// Kept, cut ones included.
+    /// Conversations kept, including cut ones.
     pub kept: usize,
-    /// Too long, cut at the end of an exchange or, if the first alone is too long, anywhere.
+    /// Conversations that were too long and were cut at the end of an exchange or, if the first exchange alone is too
+    /// long, anywhere.
     pub cut: usize,
-    /// Left out: nothing that the assistant says fits.
+    /// Conversations left out, since no text of the assistant fits.
     pub skipped: usize,
 }
 
-/// Reads and tokenises in a thread of its own, which ends when this is dropped.
+/// A loader that reads and tokenizes in its own thread, which ends when the loader is dropped.
 pub struct ChatLoader {
     ahead: Receiver<Result<Next, ChatLoaderError>>,
     state: ChatState,
     fitted: Fitted,
 }
 
-/// A batch, and what the loader's state is after it.
+/// A batch, and the loader's state after it.
 struct Next {
     batch: Batch,
     after: ChatState,
-    /// With the window under way.
+    /// The counts, including the current window.
     fitted: Fitted,
 }
 
-/// Why there are no batches.
+/// The reasons why a loader has no batches.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatLoaderError {
     #[error(
@@ -79,7 +78,7 @@ pub enum ChatLoaderError {
 }
 
 impl ChatLoader {
-    /// Batches of up to (b, t), from the start or from a saved position.
+    /// Makes a loader of batches of up to (b, t), from the start or from a saved position.
     pub fn new(
         mixture: &Arc<Mixture>,
         tokenizer: &Tokenizer,
@@ -106,7 +105,7 @@ impl ChatLoader {
         Ok(ChatLoader { ahead, fitted: state.fitted, state })
     }
 
-    /// The next batch: T is the longest row's length, at most the `t` given.
+    /// Returns the next batch. Its T is the length of the longest row, rounded up, at most the given `t`.
     pub fn next_batch(&mut self) -> Result<Batch, ChatLoaderError> {
         let Next { batch, after, fitted } =
             self.ahead.recv().expect("the reader sends until it has sent an error")?;
@@ -114,25 +113,25 @@ impl ChatLoader {
         Ok(batch)
     }
 
-    /// The position of the next batch.
+    /// Returns the position of the next batch.
     pub fn state(&self) -> &ChatState {
         &self.state
     }
 
-    /// Of the conversations read so far, up to the end of the window of the last batch.
+    /// Returns the counts of conversations read so far, up to the end of the last batch's window.
     pub fn fitted(&self) -> Fitted {
         self.fitted
     }
 }
 
-/// The thread behind a loader.
+/// The thread that reads for a loader.
 struct Reader {
     mixture: Arc<Mixture>,
     tokenizer: Tokenizer,
     padding: u32,
     shape: [usize; 2],
     seed: u64,
-    /// Of the epoch under way.
+    /// The order of the current epoch.
     order: Vec<u32>,
     send: SyncSender<Result<Next, ChatLoaderError>>,
 }
@@ -161,8 +160,8 @@ impl Reader {
         }
     }
 
-    /// The rows of every batch of the window at `state`, in the order they are given; moves `state` to the next
-    /// window.
+    /// Returns the rows of every batch of the window at `state`, in their final order, and moves `state` to the next
+    /// window. Fails if no conversation has trained tokens.
     fn window(&mut self, state: &mut ChatState) -> Result<Vec<Vec<Row>>, ChatLoaderError> {
         let b = self.shape[0];
         let batches = (self.mixture.len() / b).clamp(1, BATCHES_PER_WINDOW);
@@ -182,7 +181,7 @@ impl Reader {
                 rows.extend(kept.then_some(row));
             }
             barren = if rows.len() > before { 0 } else { barren + missing };
-            // Each epoch has an order of its own: so many in a row have a whole one among them.
+            // Each epoch has its own order, so this many in a row include a whole epoch.
             if barren >= 2 * self.mixture.len() - 1 {
                 return Err(ChatLoaderError::NoTrainedTokens {
                     read: self.mixture.len(),
@@ -198,7 +197,7 @@ impl Reader {
         Ok(batches)
     }
 
-    /// The conversation at `state`, and moves on.
+    /// Returns the conversation at `state`, and moves `state` to the next one.
     fn take(&mut self, state: &mut ChatState) -> u32 {
         let item = self.order[state.index];
         state.index += 1;
@@ -209,7 +208,7 @@ impl Reader {
         item
     }
 
-    /// A row, and whether it was cut.
+    /// Returns a conversation as a row, and whether it was cut.
     fn render(&self, item: u32) -> Result<(Row, bool), ChatLoaderError> {
         // A row of t inputs has t targets: t + 1 tokens.
         let rendered = self.mixture.get(item as usize)?.render(&self.tokenizer, self.shape[1] + 1)?;
@@ -232,7 +231,7 @@ mod tests {
         Conversation { messages: vec![message(Role::User, question), message(Role::Assistant, answer)] }
     }
 
-    /// Number i is asked about and repeated i % 50 times.
+    /// Returns conversations in which question i is answered with i, repeated 1 + i % 50 times.
     fn set(n: usize) -> Vec<Conversation> {
         (0..n).map(|i| conversation(&format!("q{i:04}"), &format!("{i:04}").repeat(1 + i % 50))).collect()
     }
@@ -256,7 +255,7 @@ mod tests {
         let short = conversations[0].render(&tokenizer, 100).unwrap();
         let n = short.ids.len() - 1;
         let bos = tokenizer.special("<|bos|>").unwrap();
-        // The shorter one is row 0, by the sorting.
+        // Sorting makes the shorter one row 0.
         assert_eq!(batch.inputs[..n], short.ids[..n]);
         assert_eq!(batch.targets[..n], short.ids[1..]);
         assert_eq!(batch.inputs[n..16], vec![bos; 16 - n]);
@@ -332,7 +331,7 @@ mod tests {
             let batch = loader.next_batch().unwrap();
             assert!(batch.shape[1] <= 20 && batch.weights.contains(&1.0));
         }
-        // Three rows a window, which the one left out makes room for.
+        // Each window has three rows; the next conversation replaces the one that is left out.
         let Fitted { kept, cut, skipped } = loader.fitted();
         assert!(kept == 9 && cut >= 3 && skipped >= 3, "{kept} {cut} {skipped}");
         let error = new(&conversations[2..]).next_batch().unwrap_err();

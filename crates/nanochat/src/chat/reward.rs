@@ -1,4 +1,4 @@
-//! What reinforcement learning rewards in answers to plain conversations, which have no grading of their own: 1 for
+//! The rewards of reinforcement learning for answers to plain conversations, which have no grading of their own: 1 for
 //! a right answer, 0 for any other.
 
 use serde::{Deserialize, Serialize};
@@ -6,19 +6,20 @@ use serde::{Deserialize, Serialize};
 use crate::chat::tasks::final_answer;
 use crate::conversation::Conversation;
 
-/// How an answer is compared with the one of the data.
+/// The way to compare an answer with the one in the data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reward {
     /// The number after `####`, as in GSM8K
     #[default]
     Number,
-    /// The whole visible answer, but for spaces around it
+    /// The whole visible answer, ignoring spaces around it
     Exact,
 }
 
 impl Reward {
-    /// What a right answer to this conversation has: of its last message the number or all text.
+    /// Returns the text that a right answer to this conversation must have: the number or the whole text of its last
+    /// message. None if there is none.
     pub fn gold(self, conversation: &Conversation) -> Option<String> {
         let answer = conversation.messages.last()?.content.visible_text();
         match self {

@@ -1,8 +1,8 @@
-//! An endless stream of conversations packed to full rows, as pretraining's documents are (nanochat's loader of
-//! mid-training): all tokens count, those of a task, a conversation or an answer as much as its weight says.
+//! An endless stream of conversations packed into full rows, like the documents of pretraining (nanochat's loader of
+//! mid-training). All tokens are trained; the weight of a task, a conversation or an answer scales its tokens.
 //!
-//! Conversations of a shuffled epoch are joined to one stream, the same on every rank. A batch takes B·T + 1 tokens, as in
-//! [`crate::dataloader`]. A thread reads and tokenises ahead of training.
+//! The conversations of each shuffled epoch are joined into one stream, which is the same on every rank. A batch takes
+//! B·T + 1 tokens, as in [`crate::text::dataloader`]. A thread reads and tokenizes ahead of training.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,39 +15,39 @@ use crate::chat::mixture::{Mixture, MixtureError};
 use crate::conversation::ConversationError;
 use crate::model::batch::Batch;
 
-/// Conversations tokenised together, and how many such blocks are made ahead: a few MB.
+/// The number of conversations tokenized together as a block, and the number of blocks made ahead: a few MB.
 const BLOCK: usize = 256;
 const BLOCKS_AHEAD: usize = 4;
 
-/// The next token a stream gives: token `token` of conversation `index` of the epoch's order.
+/// The position of a stream's next token: token `token` of conversation `index` in the order of the epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamState {
     pub epoch: u64,
     pub index: usize,
     pub token: usize,
-    /// The size of the set, which must be the same when the run goes on.
+    /// The number of conversations in the set, which must be the same when the run resumes.
     pub conversations: usize,
 }
 
-/// Reads and tokenises in a thread of its own, which ends when this is dropped.
+/// A stream that is read and tokenized in its own thread, which ends when the stream is dropped.
 pub struct ChatStream {
     shape: [usize; 2],
     conversations: usize,
     ahead: Receiver<Result<Block, ChatStreamError>>,
     current: Block,
-    /// The next token: which conversation of `current`, which token of it.
+    /// The next token: its conversation in `current`, and its index in that conversation.
     conversation: usize,
     token: usize,
 }
 
-/// Conversations `first`, `first` + 1, … of an epoch: their tokens, and how much those count.
+/// Conversations `first`, `first` + 1, … of an epoch: their tokens and the tokens' weights.
 struct Block {
     epoch: u64,
     first: usize,
     conversations: Vec<(Vec<u32>, Vec<f32>)>,
 }
 
-/// Why there are no batches.
+/// The reasons why a stream has no batches.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatStreamError {
     #[error("the saved position lies beyond its conversation: the data or the tokenizer is another one now")]
@@ -59,7 +59,7 @@ pub enum ChatStreamError {
 }
 
 impl ChatStream {
-    /// Batches of (b, t), from the start or from a saved position.
+    /// Makes a stream of batches (b, t), from the start or from a saved position.
     pub fn new(
         mixture: &Arc<Mixture>,
         tokenizer: &Tokenizer,
@@ -107,21 +107,21 @@ impl ChatStream {
         Ok(Batch { inputs: tokens, targets, weights, shape: self.shape })
     }
 
-    /// The position of the first token of the next batch.
+    /// Returns the position of the first token of the next batch.
     pub fn state(&self) -> StreamState {
         let Block { epoch, first, .. } = self.current;
         let index = first + self.conversation;
         StreamState { epoch, index, token: self.token, conversations: self.conversations }
     }
 
-    /// Epochs given so far: 1 at the end of the first.
+    /// Returns the number of epochs so far: 1 at the end of the first.
     pub fn progress(&self) -> f64 {
         let StreamState { epoch, index, .. } = self.state();
         epoch as f64 + (index as f64 / self.conversations as f64).min(1.0)
     }
 }
 
-/// The thread behind a stream.
+/// The thread that reads for a stream.
 struct Reader {
     mixture: Arc<Mixture>,
     tokenizer: Tokenizer,

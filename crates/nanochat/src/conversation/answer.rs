@@ -1,5 +1,5 @@
-//! The grammar of answers, read as their tokens come: text, calls of the calculator between `<|python_start|>` and
-//! `<|python_end|>`, its results between `<|output_start|>` and `<|output_end|>`, and a token that stops.
+//! Parses answers token by token: text, calls of the calculator between `<|python_start|>` and `<|python_end|>`,
+//! results between `<|output_start|>` and `<|output_end|>`, and a token that ends the answer.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use crate::conversation::{Content, Message, Part, PartKind, Role};
 /// The special tokens that end an answer.
 const STOPS: [&str; 2] = ["<|assistant_end|>", "<|bos|>"];
 
-/// What a token is in an answer.
+/// The meaning of a token in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
-    /// Content of a part of this kind.
+    /// A token inside a part of this kind.
     Of(PartKind),
-    /// A part of this kind begins; the one before it has ended.
+    /// The start of a part of this kind, which ends the part before it.
     Opens(PartKind),
-    /// The end of a part of this kind. Text follows.
+    /// The end of a part of this kind, after which text follows.
     Closes(PartKind),
-    /// The answer has ended.
+    /// The end of the answer.
     Stops,
-    /// A special token that says nothing in an answer.
+    /// A special token without meaning in an answer.
     Stray,
 }
 
-/// Tells what each token of an answer is. A part that was never closed ends with the answer.
+/// A parser that returns the meaning of each token of an answer. A part that is not closed ends with the answer.
 #[derive(Clone)]
 pub struct Reader {
     special: Arc<[(u32, Token)]>,
@@ -33,7 +33,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// At the beginning of an answer.
+    /// Makes a parser at the beginning of an answer.
     pub fn new(tokenizer: &Tokenizer) -> Reader {
         let meaning = |name: &str| {
             let around = [PartKind::Python, PartKind::PythonOutput].into_iter().find_map(|kind| {
@@ -51,7 +51,7 @@ impl Reader {
         Reader { special: tokenizer.special_names().filter_map(named).collect(), kind: PartKind::Text }
     }
 
-    /// For a model without a tokenizer: every token is text.
+    /// Makes a parser for a model without a tokenizer, where every token is text.
     pub fn of_text() -> Reader {
         Reader { special: Arc::new([]), kind: PartKind::Text }
     }
@@ -68,7 +68,7 @@ impl Reader {
     }
 }
 
-/// Generated tokens as the parts of an assistant message.
+/// Converts generated tokens to the parts of an assistant message.
 pub fn parts(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<Part> {
     let mut reader = Reader::new(tokenizer);
     let mut parts: Vec<(PartKind, Vec<u32>)> = vec![(PartKind::Text, Vec::new())];
@@ -84,7 +84,7 @@ pub fn parts(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<Part> {
     parts.into_iter().map(|(kind, ids)| Part { kind, text: tokenizer.decode(&ids) }).collect()
 }
 
-/// Generated tokens as a message, ready to stand in a conversation.
+/// Converts generated tokens to an assistant message.
 pub fn message(tokenizer: &Tokenizer, ids: &[u32]) -> Message {
     let parts = parts(tokenizer, ids);
     let content = match parts.as_slice() {
@@ -95,7 +95,7 @@ pub fn message(tokenizer: &Tokenizer, ids: &[u32]) -> Message {
     Message { role: Role::Assistant, content }
 }
 
-/// The text a person sees: the parts of kind text, joined.
+/// Returns the text that a user sees: the joined parts of kind text.
 pub fn visible_text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let text = |part: Part| (part.kind == PartKind::Text).then_some(part.text);
     parts(tokenizer, ids).into_iter().filter_map(text).collect()
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::testing::tokenizer;
 
-    /// Tokens of `text`, in which names such as `[python_start]` stand for special tokens.
+    /// Returns the tokens of `text`, in which names such as `[python_start]` stand for special tokens.
     fn ids(text: &str) -> Vec<u32> {
         let tokenizer = tokenizer();
         let piece = |piece: &str| match piece.split_once(']') {

@@ -1,18 +1,17 @@
 //! The calculator that the model calls between `<|python_start|>` and `<|python_end|>`.
 //!
-//! It takes the two kinds of Python expression that occur in training text and nothing else:
-//! arithmetic (`(12+3)*4/2`, floor division by `//`, no `**`) and letter counting
-//! (`'strawberry'.count('r')`). Values are Python's, with exact integers up to 128 bits, but a whole
-//! float is written as `10`, as the training text has it, and not `10.0`. Length and depth are bounded,
-//! so no expression takes long.
+//! It accepts the two kinds of Python expression that occur in training text and nothing else: arithmetic
+//! (`(12+3)*4/2`, floor division by `//`, no `**`) and letter counting (`'strawberry'.count('r')`). Results equal
+//! Python's, with exact integers up to 128 bits, except that a whole float is written as `10`, as in the training text,
+//! and not as `10.0`. Length and depth are bounded, so no expression takes long.
 
-/// Longest expression that is read, in bytes.
+/// The maximum length of an expression, in bytes.
 const MAX_LEN: usize = 4096;
-/// Deepest nesting of parentheses and signs.
+/// The maximum nesting of parentheses and signs.
 const MAX_DEPTH: usize = 64;
 
-/// The value of `expression` as the model is to read it; `None` if it is neither arithmetic nor
-/// counting, divides by zero, or leaves the range of numbers.
+/// Returns the value of `expression` as text for the model. Returns `None` if it is neither arithmetic nor counting,
+/// divides by zero, or leaves the range of numbers.
 pub fn calculate(expression: &str) -> Option<String> {
     if expression.len() > MAX_LEN {
         return None;
@@ -26,7 +25,8 @@ pub fn calculate(expression: &str) -> Option<String> {
     if parser.peek().is_some() { None } else { value.print() }
 }
 
-/// `'text'.count('needle')`: occurrences that do not overlap; an empty needle fits between all letters.
+/// Evaluates `'text'.count('needle')`, which counts occurrences that do not overlap; an empty needle fits between all
+/// letters.
 fn count(expression: &str) -> Option<usize> {
     let (text, rest) = string_literal(expression)?;
     let rest = rest.trim_start().strip_prefix(".count")?.trim_start().strip_prefix('(')?;
@@ -34,7 +34,7 @@ fn count(expression: &str) -> Option<usize> {
     if rest.trim() == ")" { Some(text.matches(needle).count()) } else { None }
 }
 
-/// Content of the quoted string that `source` starts with, and what follows it. No escapes.
+/// Returns the content of the quoted string at the start of `source`, and the rest. Escapes are not supported.
 fn string_literal(source: &str) -> Option<(&str, &str)> {
     let source = source.trim_start();
     let quote = source.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
@@ -49,14 +49,14 @@ enum Number {
     Float(f64),
 }
 
-/// Recursive descent, one function for each level of precedence.
+/// A recursive-descent parser with one function for each level of precedence.
 struct Parser<'a> {
     rest: &'a [u8],
     depth: usize,
 }
 
 impl Parser<'_> {
-    /// The next byte that is no space.
+    /// Returns the next byte that is no space, without consuming it.
     fn peek(&mut self) -> Option<u8> {
         self.rest = self.rest.trim_ascii_start();
         self.rest.first().copied()
@@ -91,7 +91,7 @@ impl Parser<'_> {
         Some(left)
     }
 
-    /// A number or a sum in parentheses, after any signs; the only place where the parser recurses.
+    /// Parses a number or a sum in parentheses, after any signs. Only here does the parser recurse.
     fn signed(&mut self) -> Option<Number> {
         if self.depth == MAX_DEPTH {
             return None;
@@ -126,7 +126,7 @@ impl Parser<'_> {
             return literal.parse().ok().map(Number::Float);
         }
         let value: i128 = literal.parse().ok()?;
-        // As in Python, 007 is no number.
+        // As in Python, 007 is no valid number.
         if literal.starts_with('0') && value != 0 { None } else { Some(Number::Int(value)) }
     }
 }
@@ -160,7 +160,7 @@ impl Number {
         }
     }
 
-    /// `/`: a float even of two integers.
+    /// Computes `/`, which is a float even for two integers.
     fn divide(self, other: Number) -> Option<Number> {
         let divisor = other.float();
         match (self, other) {
@@ -170,7 +170,7 @@ impl Number {
         }
     }
 
-    /// `//`: rounds towards minus infinity.
+    /// Computes `//`, which rounds towards minus infinity.
     fn floor_divide(self, other: Number) -> Option<Number> {
         if let (Number::Int(a), Number::Int(b)) = (self, other) {
             let quotient = a.checked_div(b)?;
@@ -181,14 +181,14 @@ impl Number {
         if b == 0.0 {
             return None;
         }
-        // Of the exact remainder, as in CPython: a/b alone may round up to the next integer.
+        // Uses the exact remainder, as in CPython: a/b alone may round up to the next integer.
         let remainder = a % b;
         let quotient = ((a - remainder) / b).round();
         let rounded_up = remainder != 0.0 && (remainder < 0.0) != (b < 0.0);
         Some(Number::Float(quotient - f64::from(u8::from(rounded_up))))
     }
 
-    /// As Python prints it, but a whole float without its `.0`.
+    /// Returns the number as Python prints it, but a whole float without its `.0`.
     fn print(self) -> Option<String> {
         let value = match self {
             Number::Int(value) => return Some(value.to_string()),
@@ -207,7 +207,8 @@ impl Number {
     }
 }
 
-/// a / b, rounded once, as Python does: integers above 2^53 would be rounded before they are divided.
+/// Returns a / b rounded once, as in Python: converting integers above 2^53 to floats first would round them before the
+/// division.
 fn quotient(a: i128, b: i128) -> f64 {
     let (n, d) = (a.unsigned_abs(), b.unsigned_abs());
     if n.max(d) <= 1 << 53 {
@@ -220,7 +221,7 @@ fn quotient(a: i128, b: i128) -> f64 {
         rest -= if rest >= d { d } else { 0 };
         exponent -= 1;
     }
-    // The last of 64 bits or more, set if anything is left, decides between two floats.
+    // The lowest of at least 64 bits is set if anything is left; it decides between two floats.
     let rounded = (quotient | u128::from(rest != 0)) as f64 * 2f64.powi(exponent);
     if (a < 0) == (b < 0) { rounded } else { -rounded }
 }
@@ -381,7 +382,7 @@ mod tests {
             }
         }
 
-        /// With parentheses only where the tree's shape needs them.
+        /// Returns the expression with parentheses only where the tree's shape needs them.
         fn text(&self, at_least: u8) -> String {
             let text = match self {
                 Tree::Leaf(value) => value.to_string(),
@@ -394,7 +395,7 @@ mod tests {
             if self.precedence() < at_least { format!("({text})") } else { text }
         }
 
-        /// The value and whether it is a Python int. Floats hold the integers exactly up to 2^53.
+        /// Returns the value and whether it is a Python int. Floats hold integers exactly up to 2^53.
         fn value(&self) -> Result<(f64, bool), NoValue> {
             let (value, int) = match self {
                 Tree::Leaf(value) => (f64::from(*value), true),
@@ -419,7 +420,7 @@ mod tests {
 
     enum NoValue {
         DivisionByZero,
-        /// Beyond 2^53, or a rounded quotient just at an integer, whose floor needs the remainder.
+        /// The value is beyond 2^53, or the quotient was rounded to an integer, so that its floor needs the remainder.
         Unsure,
     }
 

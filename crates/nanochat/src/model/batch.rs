@@ -1,26 +1,26 @@
-//! What one forward and backward pass is fed.
+//! The input of one forward and backward pass.
 
 use nanochat_tensor::Device;
 use serde::{Deserialize, Serialize};
 
-/// B rows of T tokens; every vector is (B, T), row after row. The loss is Σ weight · nll.
+/// A batch of B rows of T tokens; every vector is (B, T), row after row. The loss is Σ weight · nll.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     pub inputs: Vec<u32>,
     /// The token after each input; any valid id where the weight is 0.
     pub targets: Vec<u32>,
-    /// 1 in pretraining; in chat training 1 on what the assistant says, else 0.
+    /// The weight of each target: 1 in pretraining; in chat training 1 on the assistant's tokens, else 0.
     pub weights: Vec<f32>,
-    /// [B, T]
+    /// The shape [B, T].
     pub shape: [usize; 2],
 }
 
-/// Row lengths are rounded up to this: aligned rows are faster, and few shapes occur.
+/// Row lengths are rounded up to a multiple of this: aligned rows are faster, and fewer shapes occur.
 const ROUND_TO: usize = 8;
-/// The same where the device tunes to shapes: of rows of up to 2,048 tokens eight lengths may occur.
+/// The multiple on a device that tunes kernels to shapes: rows of up to 2,048 tokens have only eight lengths.
 const TUNED_ROUND_TO: usize = 256;
 
-/// Tokens of one row. `weights[i]` is how much predicting `ids[i]` counts.
+/// The tokens of one row. `weights[i]` is the weight of predicting `ids[i]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub ids: Vec<u32>,
@@ -28,7 +28,7 @@ pub struct Row {
 }
 
 impl Batch {
-    /// Rows of up to `max_len` + 1 tokens, padded on the right to about the longest's length.
+    /// Makes a batch of rows of up to `max_len` + 1 tokens, padded on the right to about the longest row's length.
     pub fn padded(rows: &[Row], max_len: usize, padding: u32) -> Batch {
         let longest = rows.iter().map(|row| row.ids.len() - 1).max().unwrap_or(0);
         let t = longest.next_multiple_of(ROUND_TO).min(max_len);
@@ -45,8 +45,8 @@ impl Batch {
         Batch { inputs, targets, weights: all_weights, shape: [rows.len(), t] }
     }
 
-    /// The same loss in one of few shapes, where the device tunes to shapes: rows are lengthened, up to `max_len` at
-    /// most, and there are `rows` of them, the new ones without weight.
+    /// Pads the batch to one of few shapes if the device tunes kernels to shapes; the loss stays the same. Rows are
+    /// lengthened up to `max_len` at most, and rows without weight are added up to `rows`.
     pub fn regular(mut self, device: &Device, rows: usize, max_len: usize) -> Batch {
         let [b, t] = self.shape;
         if !device.properties().tunes_to_shapes || b * t == 0 {
@@ -61,7 +61,7 @@ impl Batch {
     }
 }
 
-/// Rows of `t` values as B rows of T, with `padding` behind each and below them.
+/// Returns rows of `t` values as B rows of T, with `padding` on the right and below.
 fn grown<T: Copy>(values: &[T], t: usize, [rows, length]: [usize; 2], padding: T) -> Vec<T> {
     let mut grown = Vec::with_capacity(rows * length);
     for row in values.chunks_exact(t) {

@@ -1,5 +1,5 @@
-//! Checkpoints. A checkpoint is a folder that Hugging Face transformers loads as it is, with the
-//! training state in files beside the model:
+//! Saves and loads checkpoints. A checkpoint is a folder that Hugging Face transformers can load, with the training
+//! state in files beside the model:
 //!
 //! ```text
 //! base_checkpoints/d4/step_000650/
@@ -8,8 +8,8 @@
 //!   optimizer.safetensors  train_state.json
 //! ```
 //!
-//! It is written under another name and renamed when all of it is on disk: a folder of that name is
-//! whole, whatever happened while it was made.
+//! It is written under a temporary name and renamed when it is complete on disk, so a folder with the final name is
+//! always complete.
 
 mod found;
 
@@ -57,11 +57,11 @@ pub enum CheckpointError {
     Tokenizer(#[from] TokenizerError),
 }
 
-/// Beginnings of the names of checkpoints that are not there yet, or not any more.
+/// Prefixes of the names of checkpoints that are being saved or deleted.
 const SAVING: &str = "saving_";
 pub(crate) const DELETING: &str = "deleting_";
 
-/// Which stage made a model; names its folder.
+/// The training stage that made a model; it determines the folder's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -74,7 +74,7 @@ pub enum Stage {
 impl Stage {
     pub const ALL: [Stage; 4] = [Stage::Base, Stage::Mid, Stage::Sft, Stage::Rl];
 
-    /// As in `nanochat train NAME` and `--source NAME`.
+    /// Returns the name as in `nanochat train NAME` and `--source NAME`.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Base => "base",
@@ -84,7 +84,7 @@ impl Stage {
         }
     }
 
-    /// The stage whose checkpoint a folder is, by the name of a folder above it.
+    /// Returns the stage of a checkpoint's folder, from the name of a folder above it.
     pub fn of(folder: &Path) -> Option<Stage> {
         Stage::ALL.into_iter().find(|stage| folder.iter().any(|part| part == stage.folder()))
     }
@@ -99,10 +99,10 @@ impl Stage {
     }
 }
 
-/// What a stage needs to go on, besides weights and the optimizer's tensors.
+/// The state that a stage needs to resume, besides the weights and the optimizer's tensors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TrainState {
-    /// Steps done.
+    /// The number of steps done.
     pub step: usize,
     pub optimizer_steps: u64,
     /// The loader's position.
@@ -111,21 +111,21 @@ pub struct TrainState {
     pub settings: Value,
     /// Seconds of training so far, over all sessions of the run.
     pub seconds: f64,
-    /// Whether this step is the run's last; earlier versions did not write it down.
+    /// Whether this step is the run's last; None in checkpoints of earlier versions.
     #[serde(default)]
     pub finished: Option<bool>,
 }
 
 impl TrainState {
-    /// Whether the run has come to its end. Where that was not written down, the settings' number of steps says it, and a run without
-    /// one counts as finished.
+    /// Whether the run has finished. If `finished` is None, the number of steps in the settings decides, and a run
+    /// without one counts as finished.
     pub fn is_finished(&self) -> bool {
         let steps = self.settings["num_iterations"].as_u64();
         self.finished.unwrap_or(steps.is_none_or(|steps| self.step as u64 >= steps))
     }
 }
 
-/// A model that can speak: weights and the tokenizer that goes with them.
+/// A model with its tokenizer.
 pub struct LoadedModel {
     pub model: Gpt,
     pub tokenizer: Tokenizer,
@@ -133,7 +133,7 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// The same with its weights on `device`, refused if that has no kernels for the model's shape.
+    /// Moves the weights to `device`. Fails if the device has no kernels for the model's shape.
     pub fn to_device(self, device: &Device) -> Result<LoadedModel, ConfigError> {
         Ok(LoadedModel { model: self.model.to_device(device)?, ..self })
     }
@@ -157,7 +157,7 @@ impl Checkpoints {
         self.dir.join(format!("step_{step:06}"))
     }
 
-    /// Steps with a whole checkpoint, rising.
+    /// Returns the steps with a complete checkpoint, in ascending order.
     pub fn steps(&self) -> Vec<usize> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let step = |name: std::ffi::OsString| name.to_str()?.strip_prefix("step_")?.parse().ok();
@@ -166,7 +166,7 @@ impl Checkpoints {
         steps
     }
 
-    /// `optimizer` as its `tensors` gave it.
+    /// Saves a checkpoint and returns its folder. `optimizer` has the tensors returned by the optimizer's `tensors`.
     pub fn save(
         &self,
         model: &Gpt,
@@ -216,7 +216,7 @@ impl Checkpoints {
     }
 
     pub fn delete(&self, step: usize) -> Result<(), CheckpointError> {
-        // Renamed first: a folder half deleted must not look like a checkpoint.
+        // Renamed first, since a partly deleted folder must not look like a checkpoint.
         let (folder, doomed) = (self.folder(step), self.dir.join(format!("{DELETING}{step:06}")));
         let delete = || {
             remove_if_there(&doomed)?;
@@ -226,7 +226,7 @@ impl Checkpoints {
         delete().map_err(|error| CheckpointError::Delete { path: folder.clone(), error })
     }
 
-    /// Deletes what a killed process left half written or half deleted. A user's own files stay.
+    /// Deletes what killed processes have left half written or half deleted. A user's own files stay.
     pub fn sweep(&self) -> Result<(), CheckpointError> {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let (name, path) = (entry.file_name(), entry.path());
@@ -260,7 +260,7 @@ impl Checkpoints {
     }
 }
 
-/// The folder of a model: by default the deepest model's last step.
+/// Returns the folder of a model, by default of the deepest model's last step. Fails if there is none.
 pub fn find(
     base_dir: &Path,
     stage: Stage,
@@ -296,7 +296,7 @@ pub fn find(
     }
 }
 
-/// As [`find`], of the first of `stages` that has the model; without a tag, the deepest of all of them.
+/// Finds a model like [`find`] in the first of `stages` that has it; without a tag, the deepest model of all stages.
 pub fn find_first(
     base_dir: &Path,
     stages: &[Stage],
@@ -305,12 +305,12 @@ pub fn find_first(
 ) -> Result<PathBuf, CheckpointError> {
     let depth = |tag: &String| tag.strip_prefix('d').and_then(|depth| depth.parse::<usize>().ok());
     let deepest = stages.iter().filter_map(|stage| deepest_tag(&base_dir.join(stage.folder())));
-    // Of equals the first stage's.
+    // Of equally deep models, the one of the first stage.
     let deepest = deepest.rev().max_by_key(depth);
     let tag = model_tag.or(deepest.as_deref());
     let has =
         |stage: &&Stage| tag.is_some_and(|tag| !Checkpoints::new(base_dir, **stage, tag).steps().is_empty());
-    // Where there is none, the one that is made first says how.
+    // If no stage has the model, the error of the earliest stage tells how to make one.
     let first = stages.iter().find(|stage| **stage == Stage::Base).unwrap_or(&stages[0]);
     let stage = stages.iter().find(has).unwrap_or(first);
     find(base_dir, *stage, tag, step)
@@ -325,7 +325,7 @@ fn tags(dir: &Path) -> Vec<String> {
     tags
 }
 
-/// Of tags like d4 and d12 the deepest first, then others, those changed last first.
+/// Returns the tags in order: first those like d4 and d12, the deepest first; then others, the last changed first.
 fn deepest_first(dir: &Path) -> Vec<String> {
     let depth = |tag: &String| tag.strip_prefix('d').and_then(|depth| depth.parse::<usize>().ok());
     let changed = |tag: &String| fs::metadata(dir.join(tag)).and_then(|m| m.modified()).ok();
@@ -338,7 +338,7 @@ fn deepest_tag(dir: &Path) -> Option<String> {
     deepest_first(dir).into_iter().next()
 }
 
-/// A model folder of any origin.
+/// Loads a model folder of any origin. Fails if the vocabularies of model and tokenizer differ in size.
 pub fn load_folder(folder: &Path) -> Result<LoadedModel, CheckpointError> {
     if !folder.is_dir() {
         let (what, hint) =
@@ -354,7 +354,7 @@ pub fn load_folder(folder: &Path) -> Result<LoadedModel, CheckpointError> {
     Ok(LoadedModel { model, tokenizer, folder: folder.into() })
 }
 
-/// Everything transformers loads, into a new folder.
+/// Writes all files that transformers loads to a new folder.
 pub fn write_folder(
     folder: &Path,
     model: &Gpt,

@@ -1,34 +1,35 @@
-//! How much each kind of device is given at once. A new kind gets a table of its own here.
+//! The sizes of work for each kind of device. A new kind gets its own table here.
 
 use nanochat_tensor::Device;
 
-/// Sizes that suit a device. Those of training and of the engine are defaults, which flags replace.
+/// Sizes that suit a device. The sizes of training and of the engine are defaults, which flags override.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceSizes {
-    /// Tokens in a row of pretraining.
+    /// The tokens in a row of pretraining.
     pub row_tokens: usize,
-    /// Rows in one forward pass of training.
+    /// The rows in one forward pass of training.
     pub rows: usize,
-    /// Tokens in one optimizer step of pretraining.
+    /// The tokens in one optimizer step of pretraining.
     pub step_tokens: usize,
-    /// Tokens in a forward pass of an evaluation.
+    /// The tokens in a forward pass of an evaluation.
     pub pass_tokens: usize,
-    /// Logits that exist at a time in an evaluation.
+    /// The number of logits computed at a time in an evaluation.
     pub logits: usize,
-    /// Most rows that the engine decodes together.
+    /// The maximum rows that the engine decodes together.
     pub decode_rows: usize,
-    /// Prompt tokens in a step of the engine.
+    /// The maximum prompt tokens in a step of the engine.
     pub prompt_tokens: usize,
-    /// Most bytes of the engine's keys and values.
+    /// The maximum bytes of the engine's keys and values.
     pub cache_bytes: usize,
-    /// Side of a square matrix whose product runs at full speed.
+    /// The side of a square matrix whose product reaches full speed.
     pub large_product: usize,
-    /// Values of an array that is copied at full speed.
+    /// The number of values in an array whose copy reaches full speed.
     pub large_array: usize,
 }
 
 impl DeviceSizes {
-    /// For two cores of a laptop: tokens decoded a second still grow up to 64 rows. The logits take 16 MiB.
+    /// The sizes for two cores of a laptop, where the tokens decoded per second still grow up to 64 rows. The logits
+    /// take 16 MiB.
     pub const CPU: DeviceSizes = DeviceSizes {
         row_tokens: 512,
         rows: 8,
@@ -41,8 +42,8 @@ impl DeviceSizes {
         large_product: 1_024,
         large_array: 1 << 24,
     };
-    /// The batches of pretraining are nanochat's. Only a few hundred decoded rows fill a GPU, and it takes thousands of
-    /// prompt tokens in the time of a few hundred. The logits take 1 GiB.
+    /// The sizes for a GPU. The batches of pretraining are nanochat's. A GPU is busy only with a few hundred decoded
+    /// rows, and processes thousands of prompt tokens in the time of a few hundred. The logits take 1 GiB.
     pub const GPU: DeviceSizes = DeviceSizes {
         row_tokens: 2_048,
         rows: 32,
@@ -56,7 +57,7 @@ impl DeviceSizes {
         large_array: 1 << 28,
     };
 
-    /// The sizes for this device.
+    /// Returns the sizes for this device.
     pub fn of(device: &Device) -> &'static DeviceSizes {
         match device {
             Device::Cpu => &DeviceSizes::CPU,
@@ -70,11 +71,11 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// Lines of code that choose by the kind of device, all crates but nanochat-tensor together, may be so many: each is
-    /// one more to write for a new kind. What callers ask instead is in `Device::properties` and in this file's table.
+    /// The maximum lines of code that match on the kind of device, in all crates except nanochat-tensor; each must be
+    /// extended for a new kind. Other code asks `Device::properties` or this file's table.
     const MOST: usize = 12;
 
-    /// Whether a line matches on the kind of device; to construct one, or to compare a `DeviceChoice`, is no match.
+    /// Whether a line matches on the kind of device. Constructing a device or comparing a `DeviceChoice` is no match.
     fn matches_on_the_kind(line: &str) -> bool {
         let before_arrow = line.split_once("=>").map(|(pattern, _)| pattern);
         let in_macro = line.split_once("matches!(").map(|(_, arguments)| arguments);

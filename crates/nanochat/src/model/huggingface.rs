@@ -1,5 +1,5 @@
-//! The layout of a model folder that Hugging Face `transformers` loads as it is
-//! (`NanoChatForCausalLM`): config.json, model.safetensors under its tensor names.
+//! The layout of a model folder that Hugging Face `transformers` can load (`NanoChatForCausalLM`): config.json and
+//! model.safetensors with its tensor names.
 
 use std::path::PathBuf;
 
@@ -49,7 +49,7 @@ pub enum ModelError {
     Safetensors(#[from] SafetensorsError),
 }
 
-/// Our name of a weight -> its name in model.safetensors.
+/// Converts our name of a weight to its name in model.safetensors.
 pub fn tensor_name(name: &str) -> String {
     match name {
         "transformer.wte.weight" => return "model.embed_tokens.weight".into(),
@@ -68,21 +68,22 @@ pub fn tensor_name(name: &str) -> String {
     renames.iter().fold(name.to_string(), |name, (ours, theirs)| name.replace(ours, theirs))
 }
 
-/// Ids of the tokens that transformers' `generate` has to know.
+/// The ids of the tokens that transformers' `generate` needs.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenIds {
     pub bos: u32,
     pub eos: u32,
 }
 
-/// Renders conversations as `Conversation::render` does, for `apply_chat_template`. It has no `{% generation %}` marks, from
-/// which transformers would make our mask of training: the tag is its own addition to Jinja, and programs on plain jinja2
-/// or minijinja (llama-cpp-python, for one) do not load a model whose template has it.
+/// The chat template for `apply_chat_template`, which renders conversations like `Conversation::render`. It has no `{%
+/// generation %}` marks, from which transformers would make our training mask: this tag is transformers' own addition
+/// to Jinja, and programs with plain jinja2 or minijinja (such as llama-cpp-python) do not load a model whose template
+/// has it.
 pub const CHAT_TEMPLATE: &str = include_str!("hf/chat_template.jinja");
 
 impl TokenIds {
-    /// An answer ends with `<|assistant_end|>`. A tokenizer without chat tokens ends documents with
-    /// `<|bos|>`, and one without any at id 0.
+    /// Returns the ids for a tokenizer. An answer ends with `<|assistant_end|>`; a tokenizer without chat tokens ends
+    /// documents with `<|bos|>`, and one without any special tokens ends at id 0.
     pub fn of(tokenizer: &Tokenizer) -> TokenIds {
         let bos = tokenizer.special("<|bos|>").unwrap_or(0);
         let end = tokenizer.special("<|assistant_end|>").unwrap_or(bos);
@@ -90,9 +91,9 @@ impl TokenIds {
     }
 }
 
-/// The values of generation_config.json: what `generate` does without further options. The padding
-/// token must be among those that end an answer, or `generate` takes every `<|bos|>` for padding. A length is not said: as
-/// `max_new_tokens` it would overrule the `max_length` that a caller gives (lm-eval does).
+/// Returns the values of generation_config.json, the defaults of `generate`. The padding token must be among the tokens
+/// that end an answer, or `generate` takes every `<|bos|>` for padding. No length is given: as `max_new_tokens` it
+/// would overrule a caller's `max_length` (which lm-eval sets).
 pub fn generation_config_json(ids: TokenIds) -> Value {
     json!({
         "bos_token_id": ids.bos,
@@ -104,7 +105,8 @@ pub fn generation_config_json(ids: TokenIds) -> Value {
     })
 }
 
-/// The values of tokenizer_config.json. Prompts of one batch are padded on the left: `generate` goes on at the right.
+/// Returns the values of tokenizer_config.json. The prompts of a batch are padded on the left, since `generate`
+/// continues on the right.
 pub fn tokenizer_config_json(config: &GptConfig) -> Value {
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,7 +1,8 @@
-//! Files that others could send, changed at random: each reader accepts or refuses them, without a panic, without
+//! Fuzzes the readers of files from others: each accepts or refuses randomly changed files without a panic, without
 //! hanging, within 1 GiB.
 //!
-//! Each target runs in a process of its own, for 20 s where NANOCHAT_SLOW=1 is set and otherwise not at all. Longer, by hand:
+//! Each target runs in its own process for 20 s if NANOCHAT_SLOW=1 is set, and otherwise not at all. To run it longer
+//! by hand:
 //!
 //! ```sh
 //! NANOCHAT_FUZZ_SECONDS=600 cargo test --release -p nanochat --test fuzz -- --nocapture
@@ -19,9 +20,10 @@ use std::time::{Duration, Instant};
 use nanochat_tensor::Rng;
 use targets::{TARGETS, Target};
 
-/// One input takes milliseconds; a tenth of this second would be a bug already, were the machine idle.
+/// The time after which an input counts as hanging. An input takes milliseconds; on an idle machine a tenth of this
+/// would already be a bug.
 const HANG: Duration = Duration::from_secs(20);
-/// Address space in KiB: more than the memory that is really used.
+/// The maximum address space in KiB, which exceeds the memory really used.
 const MEMORY_KIB: u64 = 1 << 20;
 
 #[test]
@@ -49,7 +51,7 @@ fn conversations() {
     fuzz("conversation");
 }
 
-/// Runs `target` in a process with little memory. An input that ends it is kept and named.
+/// Runs `target` in a process with little memory. An input that crashes it is kept and named.
 fn fuzz(target: &str) {
     let seconds = std::env::var("NANOCHAT_FUZZ_SECONDS").ok();
     let slow = std::env::var("NANOCHAT_SLOW").is_ok_and(|value| value == "1");
@@ -86,7 +88,7 @@ fn find(name: &str) -> &'static Target {
     TARGETS.iter().find(|target| target.name == name).expect("a target of this name")
 }
 
-/// The process that `fuzz` starts; without it nothing.
+/// The process that `fuzz` starts; without its environment variable it does nothing.
 #[test]
 fn in_a_process_of_its_own() {
     let Ok(name) = std::env::var("NANOCHAT_FUZZ_TARGET") else { return };
@@ -95,7 +97,7 @@ fn in_a_process_of_its_own() {
     std::thread::spawn(abort_when_it_hangs);
     let (inputs, accepted) = run(find(&name), &folder, Duration::from_secs(seconds));
     eprintln!("{name}: {inputs} inputs, {accepted} of them accepted");
-    // A fuzzer whose inputs are all good or all bad finds nothing.
+    // A fuzzer whose inputs are all valid or all invalid finds nothing.
     assert!(accepted > 0 && accepted < inputs, "{accepted} of {inputs} inputs were accepted");
 }
 
@@ -116,7 +118,7 @@ fn run(target: &Target, folder: &Path, time: Duration) -> (u64, u64) {
     (number, accepted)
 }
 
-/// Input `number` of a target, the same in every process.
+/// Returns input `number` of a target, which is the same in every process.
 fn input(target: &Target, number: u64) -> Vec<u8> {
     let seeds = (target.seeds)();
     let mut rng = Rng::new(&[number]);

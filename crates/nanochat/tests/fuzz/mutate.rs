@@ -1,9 +1,10 @@
-//! Inputs of a fuzzer: valid ones, changed at random. An input is a function of its random stream, so it can be made again.
+//! Makes a fuzzer's inputs from valid ones by random changes. An input depends only on its random stream, so it can be
+//! made again.
 
 use nanochat_tensor::Rng;
 use serde_json::{Map, Value, json};
 
-/// `seed` after one to four changes of its bytes. Splices take a piece of one of `others`.
+/// Returns `seed` with one to four changes of its bytes. Splices insert a piece of one of `others`.
 pub fn bytes(seed: &[u8], others: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..=rng.below(4) {
@@ -20,7 +21,7 @@ pub fn bytes(seed: &[u8], others: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
                 bytes.splice(at..at, copy);
             }
             5 | 6 => {
-                // Lengths and offsets stand in files as integers of 1 to 8 bytes.
+                // Files store lengths and offsets as integers of 1 to 8 bytes.
                 let number =
                     *rng.choose(&[0, 1, u64::MAX, 1 << 31, (1 << 31) - 1, 1 << 32, 1 << 40, 1 << 63]);
                 let width = (1 << rng.below(4)).min(bytes.len() - at);
@@ -37,7 +38,8 @@ pub fn bytes(seed: &[u8], others: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// A changed form of a JSON text, which is one of `seeds`. Three of four stay JSON, so that they are not all refused by its parser.
+/// Returns a changed form of a JSON text `seed`, which is one of `seeds`. Three of four stay JSON, so that the parser
+/// does not refuse them all.
 pub fn json_or_bytes(seed: &[u8], seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     if rng.below(4) == 0 {
         return bytes(seed, seeds, rng);
@@ -50,7 +52,7 @@ pub fn json_or_bytes(seed: &[u8], seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     json(&parsed(seed), &found, rng).to_string().into_bytes()
 }
 
-/// `seed` after one to four changes of its values and keys. New strings and keys are taken from `words`.
+/// Returns `seed` with one to four changes of its values and keys. New strings and keys come from `words`.
 fn json(seed: &Value, words: &[String], rng: &mut Rng) -> Value {
     let mut value = seed.clone();
     for _ in 0..=rng.below(4) {
@@ -90,7 +92,7 @@ fn change_object(map: &mut Map<String, Value>, change: usize, words: &[String], 
     }
 }
 
-/// Every key and every string of `value`.
+/// Collects every key and every string of `value`.
 fn words(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::String(text) => found.push(text.clone()),
@@ -103,7 +105,7 @@ fn words(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// A value that few programs expect.
+/// Returns a value that few programs expect.
 fn strange(words: &[String], rng: &mut Rng) -> Value {
     match rng.below(12) {
         0 => Value::Null,
@@ -129,7 +131,7 @@ fn strange(words: &[String], rng: &mut Rng) -> Value {
     }
 }
 
-/// One of the values inside `value` (or itself), each as likely.
+/// Returns a random value inside `value` (or itself), each with equal probability.
 fn nth<'a>(value: &'a mut Value, rng: &mut Rng) -> &'a mut Value {
     let mut n = rng.below(count(value));
     let mut place = value;

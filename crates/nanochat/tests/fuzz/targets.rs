@@ -1,4 +1,4 @@
-//! What is fuzzed: the valid files that inputs are made from, how they are changed, and the reader.
+//! The fuzzing targets: the valid files that inputs are made from, the way to change them, and the reader.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,14 +18,14 @@ use serde_json::{Value, json};
 
 use crate::mutate;
 
-/// A changed form of the first argument, which is one of the second.
+/// A function that returns a changed form of its first argument, which is one of the second.
 type Mutate = fn(&[u8], &[Vec<u8>], &mut Rng) -> Vec<u8>;
 
 pub struct Target {
     pub name: &'static str,
     pub seeds: fn() -> &'static [Vec<u8>],
     pub mutate: Mutate,
-    /// Whether the reader takes the input. It may write into the folder.
+    /// Whether the reader accepts the input. It may write into the folder.
     pub accepts: fn(&[u8], &Path) -> bool,
 }
 
@@ -42,7 +42,8 @@ pub const TARGETS: [Target; 5] = [
     },
 ];
 
-/// A safetensors file is the length of its head (8 bytes), the head in JSON, and the values.
+/// Changes the header or the bytes of a safetensors file, which consists of the header's length (8 bytes), the header
+/// in JSON, and the values.
 fn head_or_bytes(seed: &[u8], seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     if rng.below(4) == 0 {
         return mutate::bytes(seed, seeds, rng);
@@ -63,7 +64,7 @@ fn tokenizers() -> &'static [Vec<u8>] {
         let own = small.to_json().into_bytes();
         tokens["normalizer"] = json!({"type": "NFC"});
         let mut seeds = vec![own, tokens.to_string().into_bytes()];
-        // Those of others, in one small vocabulary.
+        // Tokenizers of other programs, with one small vocabulary.
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nanochat-tokenizer/tests/fixtures");
         let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
         let base = read(&folder.join("base.json"));
@@ -78,14 +79,14 @@ fn tokenizers() -> &'static [Vec<u8>] {
     })
 }
 
-/// The files of a folder, in the order of their names: seeds have numbers.
+/// Returns the files of a folder in the order of their names, since seeds are numbered.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
 }
 
-/// What it reads it must also write and read again, and every text comes back.
+/// A tokenizer that is accepted must survive writing and reading, and restore every text.
 fn tokenizer(input: &[u8], _: &Path) -> bool {
     let Ok(text) = std::str::from_utf8(input) else { return false };
     let Ok(tokenizer) = Tokenizer::from_json(text) else { return false };
@@ -159,7 +160,7 @@ fn shards() -> &'static [Vec<u8>] {
             writer.push(Split::Val, &"the same line again and again\n".repeat(1 + i % 3)).unwrap();
         }
         writer.finish().unwrap();
-        // Ours, and those of pyarrow in each packing and encoding.
+        // Our own files, and those of pyarrow in each compression and encoding.
         let others = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet");
         let paths = [files(&dir), files(&others)].concat();
         let parquet = paths.iter().filter(|path| path.extension().is_some_and(|end| end == "parquet"));
@@ -197,7 +198,7 @@ fn conversations() -> &'static [Vec<u8>] {
     })
 }
 
-/// What it reads it must also render.
+/// A conversation that is accepted must also render.
 fn conversation(input: &[u8], folder: &Path) -> bool {
     static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
     let bytes = || train(["a"].iter(), &TrainOptions { vocab_size: 265, ..TrainOptions::default() }).unwrap();

@@ -1,23 +1,24 @@
-//! Which modules use which, level by level, and where they go in a circle.
+//! Finds which modules use each other, level by level, and where the uses form a cycle.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::tokens::{Named, paths, tokens, without_tests};
 
-/// The crate and the modules down to one.
+/// The path of a module: the crate and all modules down to it.
 type Module<'s> = Vec<&'s str>;
 
-/// One file of a crate: its place below `crates/`, such as `nanochat/src/gpt/mod.rs`, and what it says.
+/// One file of a crate: its path below `crates/`, such as `nanochat/src/gpt/mod.rs`, and its text.
 pub struct Source {
     pub path: String,
     pub text: String,
 }
 
-/// What one module takes from a sibling of it, by file.
+/// The names that a module uses from a sibling, by file.
 type Taken<'s> = BTreeMap<&'s str, BTreeSet<String>>;
 
-/// Every use by which siblings lean on each other in a circle: the level, and `a -> b (file: names)`. A module may use
-/// its children and these what it holds itself; what it passes on from a child counts as that child's.
+/// Returns all uses that form a cycle among siblings, each with its level and as `a -> b (file: names)`. A module may
+/// use its children, and they may use what it defines itself; a name that it re-exports counts as the child's that
+/// defines it.
 pub fn circles(sources: &[Source]) -> Vec<(String, String)> {
     let uses = uses(sources);
     let mut found = Vec::new();
@@ -48,7 +49,7 @@ fn leads_to(uses: &Uses, from: &str, to: &str) -> bool {
     false
 }
 
-/// Of every level, which of its modules use which.
+/// Returns, for every level, which of its modules use which.
 fn uses(sources: &[Source]) -> BTreeMap<Module<'_>, Uses<'_>> {
     let mut files: Vec<(Module, &str, Vec<Named>)> = Vec::new();
     let mut of_tests: HashSet<Module> = HashSet::new();
@@ -65,7 +66,7 @@ fn uses(sources: &[Source]) -> BTreeMap<Module<'_>, Uses<'_>> {
     };
     files.retain(|(module, ..)| !is_of_tests(module));
     let modules: HashSet<&[&str]> = files.iter().map(|(module, ..)| &**module).collect();
-    // What a module passes on: the child that has it.
+    // The re-exports: the module and the name, and the child that defines it.
     let mut passed_on: HashMap<(&[&str], &str), &str> = HashMap::new();
     for (module, _, named) in &files {
         for Named { path, alias } in named {
@@ -98,7 +99,7 @@ fn uses(sources: &[Source]) -> BTreeMap<Module<'_>, Uses<'_>> {
     uses
 }
 
-/// `nanochat/src/gpt/mod.rs` is nanochat, gpt.
+/// Returns the module of a file: `nanochat/src/gpt/mod.rs` is nanochat, gpt.
 fn module_of(path: &str) -> Module<'_> {
     let (name, within) = path.split_once("/src/").expect("a file of a crate's src");
     let parts =
@@ -106,7 +107,7 @@ fn module_of(path: &str) -> Module<'_> {
     std::iter::once(name).chain(parts).collect()
 }
 
-/// A path from the crate on. None: it begins with the name of something else.
+/// Returns a path from the crate's root, or None if it begins with another name.
 fn absolute<'s>(module: &[&'s str], path: &[&'s str]) -> Option<Module<'s>> {
     let mut at = match path[0] {
         "crate" => module[..1].to_vec(),

@@ -1,4 +1,4 @@
-//! What the modules of all crates must keep to: no circles among siblings, few enough of them to be looked over.
+//! Tests the structure of all crates' modules: siblings have no cycles, and the top level stays small.
 
 mod circles;
 mod tokens;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use circles::{Source, circles};
 
-/// Files and folders at the top of this crate.
+/// The maximum files and folders at the top level of this crate.
 const MOST_AT_THE_TOP: usize = 20;
 
 #[test]
@@ -34,7 +34,7 @@ fn a_circle_is_found_at_its_level() {
     let lines = |level: &str, lines: &[&str]| -> Vec<(String, String)> {
         lines.iter().map(|line| (level.to_string(), line.to_string())).collect()
     };
-    // In a use, in an expression; by way of a third.
+    // Uses in a `use` and in an expression, and through a third module.
     let two = found(&[("a.rs", "use crate::b::{X, y::Z};"), ("b.rs", "fn f() { crate::a::g::<u8>() }")]);
     assert_eq!(two, lines("one", &["a -> b (one/src/a.rs: X, y::Z)", "b -> a (one/src/b.rs: g)"]));
     let three =
@@ -43,7 +43,7 @@ fn a_circle_is_found_at_its_level() {
     let three = [&three[..3], &[("c/d.rs", "use crate::a::X as Y;")]].concat();
     let all = ["a -> b (one/src/a.rs: X)", "b -> c (one/src/b.rs: X)", "c -> a (one/src/c/d.rs: X)"];
     assert_eq!(found(&three), lines("one", &all));
-    // Children use what their parent holds, but what it passes on is a sibling's.
+    // Children may use what their parent defines, but a name that it re-exports is a sibling's.
     let parent = "mod b; mod c; pub use b::{X, Y as Z}; pub struct W; fn f() { c::g() }";
     let children = |c| found(&[("a/mod.rs", parent), ("a/b.rs", "use super::c;"), ("a/c.rs", c)]);
     assert_eq!(children("use super::W; use crate::a::W as V;"), []);

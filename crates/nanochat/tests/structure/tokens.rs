@@ -1,6 +1,6 @@
-//! Rust source as tokens, as far as it takes to see which paths a file names.
+//! Splits Rust source into tokens, as far as needed to find the paths that a file names.
 
-/// Names, `::` and single marks, in order: no comments, no literals, no lifetimes.
+/// Returns names, `::` and single punctuation marks in order, without comments, literals and lifetimes.
 pub fn tokens(source: &str) -> Vec<&str> {
     let (mut tokens, mut rest) = (Vec::new(), source);
     while let Some(c) = rest.chars().next() {
@@ -37,7 +37,7 @@ fn is_of_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The length of a string or character literal that begins `text` with its quote.
+/// Returns the length of the string or character literal whose quote begins `text`.
 fn quoted(text: &str) -> usize {
     let quote = text.as_bytes()[0];
     let mut escaped = false;
@@ -52,7 +52,7 @@ fn quoted(text: &str) -> usize {
     text.len()
 }
 
-/// The length of r"…" or r#"…"#, if that is what `text` begins with.
+/// Returns the length of r"…" or r#"…"# if `text` begins with it.
 fn raw_string(text: &str) -> Option<usize> {
     let hashes = text[1..].bytes().take_while(|&byte| byte == b'#').count();
     let inside = text[1 + hashes..].strip_prefix('"')?;
@@ -64,11 +64,11 @@ fn char_or_lifetime(text: &str) -> usize {
     let mut chars = text[1..].chars();
     match (chars.next(), chars.next()) {
         (Some('\\'), _) | (Some(_), Some('\'')) => quoted(text),
-        _ => 1, // its name is left, which is no path
+        _ => 1, // the lifetime's name remains, which is no path
     }
 }
 
-/// The tokens but those of items that only tests are built with, and the names of the files among these.
+/// Returns the tokens without items that are built only for tests, and the names of the files among these.
 pub fn without_tests(tokens: Vec<&str>) -> (Vec<&str>, Vec<&str>) {
     const TEST: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let (mut kept, mut files, mut rest) = (Vec::new(), Vec::new(), tokens.as_slice());
@@ -90,7 +90,7 @@ pub fn without_tests(tokens: Vec<&str>) -> (Vec<&str>, Vec<&str>) {
     (kept, files)
 }
 
-/// The length of the item at the beginning: to its semicolon or the end of its block.
+/// Returns the length of the first item: up to its semicolon or the end of its block.
 fn item_len(tokens: &[&str]) -> usize {
     let mut depth = 0;
     for (i, token) in tokens.iter().enumerate() {
@@ -106,14 +106,14 @@ fn item_len(tokens: &[&str]) -> usize {
     tokens.len()
 }
 
-/// A path that a file names, and what it calls it.
+/// A path in a file, and the name that it gets there.
 #[derive(Debug, PartialEq)]
 pub struct Named<'s> {
     pub path: Vec<&'s str>,
     pub alias: &'s str,
 }
 
-/// All paths that begin with `crate`, `self` or `super`, and those that `use` names.
+/// Returns all paths that begin with `crate`, `self` or `super`, and all paths of `use`.
 pub fn paths<'s>(tokens: &[&'s str]) -> Vec<Named<'s>> {
     let mut named = Vec::new();
     for (i, token) in tokens.iter().enumerate() {
@@ -129,7 +129,7 @@ pub fn paths<'s>(tokens: &[&'s str]) -> Vec<Named<'s>> {
     named
 }
 
-/// Reads one path, or all those of `{…}`, and leaves `rest` behind it.
+/// Parses one path, or all paths of `{…}`, and leaves the remaining tokens in `rest`.
 fn tree<'s>(rest: &mut &[&'s str], before: &[&'s str], named: &mut Vec<Named<'s>>) {
     let mut path = before.to_vec();
     while let [token, after @ ..] = *rest {

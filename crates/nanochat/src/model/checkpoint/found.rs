@@ -1,11 +1,11 @@
-//! Which checkpoint a command takes where nobody names a stage, and how it is called in a sentence.
+//! Finds the checkpoint that a command uses if no stage is named, and describes it in a sentence.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
 use super::{CheckpointError, Checkpoints, Stage, deepest_first, find};
 
-/// A checkpoint by its names.
+/// The stage, tag and step of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub stage: Stage,
@@ -16,21 +16,22 @@ pub struct Found {
 }
 
 impl Found {
-    /// The checkpoint in a folder such as `chatsft_checkpoints/d4/step_000500`; None for a model of another origin.
+    /// Returns the checkpoint in a folder such as `chatsft_checkpoints/d4/step_000500`, or None for a model of another
+    /// origin.
     pub fn of(folder: &Path) -> Option<Found> {
         let name = |folder: Option<&Path>| Some(folder?.file_name()?.to_string_lossy().into_owned());
         let run = folder.parent()?;
         let stage = name(run.parent())?;
         let stage = Stage::ALL.into_iter().find(|known| stage == known.folder())?;
         let step = name(Some(folder))?.strip_prefix("step_")?.parse().ok()?;
-        // A copy may lack the training state; who needs it tells if it is damaged.
+        // A copy may lack the training state; code that needs the state reports its damage.
         let finished =
             Checkpoints { dir: run.into() }.load_state(step).map_or(true, |state| state.is_finished());
         Some(Found { stage, tag: name(Some(run))?, step, finished })
     }
 }
 
-/// As in "using the sft checkpoint of d4, step 500".
+/// Formats the checkpoint as in "using the sft checkpoint of d4, step 500".
 impl Display for Found {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Found { stage, tag, step, finished } = self;
@@ -39,8 +40,9 @@ impl Display for Found {
     }
 }
 
-/// The model to talk to where nobody names a stage: of the furthest stage (rl, sft, mid, base) that has a run which finished, its deepest
-/// such run's last step. Where none has finished, of the furthest that has begun. A given step may be in the midst of a run.
+/// Finds the model to talk to if no stage is named: the last step of the deepest finished run of the latest stage (rl,
+/// sft, mid, base) that has one. If no run has finished, takes the latest stage that has begun. A given `step` may be
+/// in the middle of a run.
 pub fn find_furthest(
     base_dir: &Path,
     model_tag: Option<&str>,
@@ -81,7 +83,7 @@ mod tests {
     use super::*;
     use crate::model::checkpoint::{TrainState, write_json};
 
-    /// A checkpoint without a model.
+    /// Makes a checkpoint without a model.
     fn checkpoint(base: &Path, stage: Stage, tag: &str, step: usize, finished: Option<bool>, steps: Value) {
         let folder = Checkpoints::new(base, stage, tag).folder(step);
         let settings = json!({ "num_iterations": steps });
@@ -105,7 +107,7 @@ mod tests {
         checkpoint(base, Stage::Base, "d12", 2, Some(true), Value::Null);
         assert_eq!(found(None, None).unwrap(), "the mid checkpoint of d4, step 3");
         assert_eq!(found(Some("d12"), None).unwrap(), "the base checkpoint of d12, step 2");
-        // SFT is under way, of one model; of another it has finished, as earlier versions wrote it down.
+        // SFT of one model is in progress; of another it has finished, as saved by earlier versions.
         checkpoint(base, Stage::Sft, "d12", 4, Some(false), Value::Null);
         assert_eq!(found(None, None).unwrap(), "the mid checkpoint of d4, step 3");
         checkpoint(base, Stage::Sft, "d6", 7, None, json!(7));
@@ -113,7 +115,7 @@ mod tests {
         assert_eq!(found(None, None).unwrap(), "the sft checkpoint of d6, step 7");
         checkpoint(base, Stage::Rl, "d6", 8, None, Value::Null);
         assert_eq!(found(None, None).unwrap(), "the rl checkpoint of d6, step 8");
-        // A step that is named may lie in the midst.
+        // A given step may be in the middle of a run.
         assert_eq!(found(Some("d4"), Some(5)).unwrap(), unfinished);
         let error = found(Some("d6"), Some(1)).unwrap_err().to_string();
         assert!(error.contains("step 1 in") && error.contains("[7, 8]"), "{error}");

@@ -1,4 +1,4 @@
-//! config.json: what a model says of itself, and what becomes of each key of a model of others.
+//! Reads and writes config.json, which describes a model.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -10,17 +10,17 @@ use super::keys::{self, SOFTCAP};
 use super::{ModelError, TokenIds};
 use crate::model::config::{GptConfig, ROPE_THETA};
 
-/// `NanoChatConfig`'s eps where none is given. Ours is another, and always given.
+/// The eps of `NanoChatConfig` if none is given. Ours differs and is always written.
 const THEIR_EPS: f32 = 1e-6;
-/// What f32 keeps apart, and what still is a norm.
+/// The allowed eps: large enough for f32, small enough for a norm.
 const EPS_RANGE: RangeInclusive<f64> = 1e-30..=1.0;
-/// From 1 on no angle is larger than its position, where f32 is exact enough.
+/// The allowed rope_theta. From 1 on no angle exceeds its position, for which f32 is accurate enough.
 const THETA_RANGE: RangeInclusive<f64> = 1.0..=1e15;
 
-/// The values of config.json. Those that are transformers' defaults but differ between its versions
-/// are written out, so that the file means one model.
+/// Returns the values of config.json. Values that are defaults of transformers but differ between its versions are
+/// written out, so that the file describes one model.
 pub fn config_json(config: &GptConfig, ids: TokenIds, dtype: Dtype) -> Value {
-    // Every number of the model stands in the file: a new one does not compile until it does.
+    // The file contains every number of the model: this does not compile while a new one is missing.
     let GptConfig { sequence_len, vocab_size, n_layer, n_head, n_kv_head, n_embd, rms_norm_eps, rope_theta } =
         *config;
     json!({
@@ -43,10 +43,10 @@ pub fn config_json(config: &GptConfig, ids: TokenIds, dtype: Dtype) -> Value {
         "tie_word_embeddings": false,
         "bos_token_id": ids.bos,
         "eos_token_id": ids.eos,
-        // With a padding token (or without the key) transformers never trains that row of the embedding.
+        // With a padding token (or without this key), transformers would never train that row of the embedding.
         "pad_token_id": null,
         "dtype": torch_name(dtype),
-        // The first release whose folders need no check of their tokenizer.
+        // The first release whose folders need no separate check of their tokenizer.
         "transformers_version": "5.23.0",
     })
 }
@@ -61,12 +61,12 @@ fn torch_name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// The shortest decimal number that is this f32: 1e-6 comes back as it was read, not as 9.99999997e-7.
+/// Returns the shortest decimal number that equals this f32: 1e-6 stays 1e-6 instead of 9.99999997e-7.
 fn decimal(x: f32) -> f64 {
     x.to_string().parse().expect("a number is written as one")
 }
 
-/// The model of a folder's config.json, refused by the name of the key where that describes another architecture.
+/// Reads a folder's config.json. Fails with the name of the key if it describes another architecture.
 pub fn read_config(folder: &Path) -> Result<GptConfig, ModelError> {
     let path = folder.join("config.json");
     let text =
@@ -83,7 +83,7 @@ fn parsed(json: &Map<String, Value>) -> Result<GptConfig, String> {
         return Err(format!("model_type is {}, not \"nanochat\"", value("model_type")));
     }
     json.iter().try_for_each(|(key, value)| keys::check(key, value))?;
-    // transformers leaves out what equals its defaults.
+    // transformers leaves out values that equal its defaults.
     let size = |key: &str, default: usize| match json.get(key) {
         None => Ok(default),
         Some(value) => match value.as_u64().filter(|n| (1..1 << 40).contains(n)) {
@@ -128,7 +128,8 @@ fn parsed(json: &Map<String, Value>) -> Result<GptConfig, String> {
     }
 }
 
-/// The base of the rotary positions. It stands in `rope_parameters`, in older files in `rope_scaling`, or beside them.
+/// Returns the base of the rotary positions. It is in `rope_parameters`, in older files in `rope_scaling` or outside of
+/// both.
 fn rope_theta(json: &Map<String, Value>) -> Result<f32, String> {
     let is_there = |key: &&str| json.get(*key).is_some_and(|value| !value.is_null() && *value != json!({}));
     let groups: Vec<&str> = ["rope_parameters", "rope_scaling"].into_iter().filter(is_there).collect();
@@ -150,7 +151,7 @@ fn rope_theta(json: &Map<String, Value>) -> Result<f32, String> {
                 }
             }
         }
-        // transformers goes by the older of them.
+        // transformers would use the older one.
         _ => return Err("rope_parameters and rope_scaling are both given; remove one of them".into()),
     }
     match found[..] {

@@ -1,12 +1,12 @@
-//! The keys of config.json that are known. All others are refused: what a newer transformers, or the code that comes with
-//! a model, makes of them may change every result.
+//! The known keys of config.json. All others are refused, since a newer transformers or a model's own code could change
+//! every result because of them.
 
 use serde_json::Value;
 
-/// Logits are capped at this, and the loss relies on it: its exponents need no largest logit.
+/// The softcap of the logits. The loss relies on it: its exponents need no maximum subtracted.
 pub const SOFTCAP: f64 = nanochat_tensor::ops::SOFTCAP as f64;
 
-/// Keys whose values are read.
+/// The keys whose values are read.
 const READ: [&str; 13] = [
     "model_type",
     "vocab_size",
@@ -23,12 +23,12 @@ const READ: [&str; 13] = [
     "rope_theta",
 ];
 
-/// Types of weights: what is in the files says more. Everything is computed in float32, or in bf16 where a user asks for it.
+/// The types of weights. The files themselves decide. Everything is computed in float32, or in bf16 on request.
 const TYPES: &[&str] = &[r#""float32""#, r#""bfloat16""#, r#""float16""#, "null"];
-/// The same sums in other orders.
+/// The implementations of attention, which compute the same sums in different orders.
 const ATTENTION: &[&str] = &[r#""eager""#, r#""sdpa""#, r#""flash_attention_2""#, "null"];
 
-/// Keys that change what is computed, with the values that change nothing, as JSON.
+/// The keys that affect the computation, with the values, as JSON, that leave it unchanged.
 const FIXED: [(&str, &[&str]); 20] = [
     ("architectures", &[r#"["NanoChatForCausalLM"]"#, "null"]),
     ("hidden_act", &[r#""relu2""#]),
@@ -52,8 +52,8 @@ const FIXED: [(&str, &[&str]); 20] = [
     ("_attn_implementation", ATTENTION),
 ];
 
-/// Keys that transformers carries without computing anything else. What `generate` would take from some of them comes
-/// from the tokenizer and from the options of a request here.
+/// The keys that do not affect the computation in transformers. Values that `generate` would take from some of them
+/// come here from the tokenizer and the options of a request.
 const WITHOUT_EFFECT: [&str; 55] = [
     "transformers_version",
     "_name_or_path",
@@ -77,7 +77,7 @@ const WITHOUT_EFFECT: [&str; 55] = [
     "return_dict",
     "output_attentions",
     "output_hidden_states",
-    // Of `generate`: dropped as they are read.
+    // Keys of `generate`, which are dropped on reading.
     "max_length",
     "min_length",
     "do_sample",
@@ -113,14 +113,14 @@ const WITHOUT_EFFECT: [&str; 55] = [
     "diversity_penalty",
 ];
 
-/// Keys inside `rope_parameters` and `rope_scaling` besides rope_theta. `type` is the older name.
+/// The keys inside `rope_parameters` and `rope_scaling` besides rope_theta. `type` is the older name.
 const ROPE: [(&str, &[&str]); 3] = [
     ("rope_type", &[r#""default""#]),
     ("type", &[r#""default""#]),
     ("partial_rotary_factor", &["1.0", "null"]),
 ];
 
-/// Refuses a key that is unknown, or that has a value with which another model would be computed.
+/// Returns an error for a key that is unknown or whose value describes another model.
 pub fn check(key: &str, value: &Value) -> Result<(), String> {
     if READ.contains(&key) || WITHOUT_EFFECT.contains(&key) {
         return Ok(());
@@ -133,7 +133,7 @@ pub fn check(key: &str, value: &Value) -> Result<(), String> {
     fixed(&FIXED, key, key, value)
 }
 
-/// The same for a key inside `rope_parameters`, which is called `name`.
+/// Checks a key inside `rope_parameters`, called `name` in the error, like [`check`].
 pub fn check_rope(key: &str, name: &str, value: &Value) -> Result<(), String> {
     fixed(&ROPE, key, name, value)
 }
@@ -150,7 +150,7 @@ fn fixed(known: &[(&str, &[&str])], key: &str, name: &str, value: &Value) -> Res
     }
 }
 
-/// Numbers by their value: 15 is 15.0.
+/// Whether two values are equal; numbers compare by value, so 15 is 15.0.
 fn is_same(value: &Value, json: &str) -> bool {
     let wanted: Value = serde_json::from_str(json).expect("JSON in this file");
     *value == wanted || value.as_f64().is_some_and(|value| wanted.as_f64() == Some(value))

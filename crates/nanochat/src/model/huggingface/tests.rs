@@ -22,13 +22,13 @@ fn write_config(folder: &Path, config: &Value) {
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
 }
 
-/// Some tensors of a model as a file, under the names of transformers.
+/// Writes some tensors of a model to a file, under their names in transformers.
 fn write_tensors(path: &Path, model: &Gpt, belongs: impl Fn(&str) -> bool) {
     let tensors = model.params().into_iter().map(|(name, _, weight)| (tensor_name(&name), weight));
     safetensors::save(path, tensors.filter(|(name, _)| belongs(name)), Dtype::F32).unwrap();
 }
 
-/// The folder in two files and an index: the first layer, and all else.
+/// Writes a model folder with the weights in two files and an index: the first layer, and all the rest.
 fn write_shards(folder: &Path) -> (Gpt, Value) {
     let model = write_folder(folder);
     fs::remove_file(folder.join("model.safetensors")).unwrap();
@@ -111,7 +111,7 @@ fn other_models_and_other_sizes_are_refused_by_name() {
     assert!(matches!(load_model(dir.path()), Err(ModelError::Read { .. })));
 }
 
-/// Each would end the process, or take a minute, if it were believed.
+/// Each of these sizes would end the process, or take a minute, if it were believed.
 #[test]
 fn sizes_beyond_memory_are_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
@@ -177,7 +177,7 @@ fn an_index_is_believed_where_its_files_agree() {
     let said = refusal(folder);
     assert!(said.contains("index.json: tensor lm_head.weight is missing"), "{said}");
 
-    // A tensor that lies in two files is taken from neither.
+    // A tensor that is in two files is read from neither.
     write_index(folder, &index);
     write_tensors(&folder.join(ONE), &model, |name| name.contains("layers.0.") || name == head);
     let said = refusal(folder);
@@ -225,7 +225,7 @@ fn types_that_cannot_be_read_are_named_before_a_value_is() {
     write_folder(dir.path());
     let path = dir.path().join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
-    // As many bytes for as many values: only the type is another.
+    // The number of bytes per value stays the same; only the type changes.
     let header =
         String::from_utf8_lossy(&bytes[8..][..u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize]);
     let other = header.replacen("\"F32\"", "\"I32\"", 1);

@@ -1,4 +1,5 @@
-//! The weights of a model folder: model.safetensors, or several such files and an index that says which tensor lies where.
+//! Reads and writes the weights of a model folder: model.safetensors, or several such files with an index that says
+//! which file has each tensor.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,11 +17,11 @@ use crate::terminal::environment::memory_bytes;
 
 const FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// Values that are looked at together for one that is not finite: then the loop has no exit, and becomes vectors.
+/// The number of values checked together for being finite: a loop without an early exit is vectorized.
 const LOOKED_AT: usize = 4_096;
 
-/// The model of a folder: config.json and its weights. Nothing is read of these before their names, types and shapes are
-/// known to be those of the model, and the memory to be there.
+/// Loads the model of a folder: config.json and its weights. Weights are read only after their names, types and shapes
+/// have been found to match the model, and the memory to suffice.
 pub fn load_model(folder: &Path) -> Result<Gpt, ModelError> {
     refuse_other_formats(folder)?;
     let config = read_config(folder)?;
@@ -47,7 +48,7 @@ fn problem(path: &Path, name: &str, problem: impl Into<String>) -> ModelError {
     ModelError::Tensor { path: path.into(), name: name.into(), problem: problem.into() }
 }
 
-/// Refuses a folder in which transformers would find other weights than these.
+/// Returns an error for a folder from which transformers would load other weights.
 fn refuse_other_formats(folder: &Path) -> Result<(), ModelError> {
     let adapter = folder.join("adapter_config.json");
     if adapter.exists() {
@@ -65,7 +66,7 @@ fn refuse_other_formats(folder: &Path) -> Result<(), ModelError> {
     pickle.map_or(Ok(()), |name| Err(ModelError::Pickle { path: folder.join(name) }))
 }
 
-/// The files of the weights, which together hold every tensor of the model once, and no other.
+/// Opens the weight files. Fails unless together they hold every tensor of the model exactly once, and no other.
 fn open(folder: &Path, config: &GptConfig) -> Result<Vec<TensorFile>, ModelError> {
     let shapes = Gpt::shapes(config).into_iter().map(|(name, shape)| (tensor_name(&name), shape)).collect();
     let file_of = match folder.join(FILE).exists() || !folder.join(INDEX).exists() {
@@ -83,7 +84,8 @@ fn open(folder: &Path, config: &GptConfig) -> Result<Vec<TensorFile>, ModelError
 
 type Shapes = BTreeMap<String, [usize; 2]>;
 
-/// Tensor -> file, of exactly the model's tensors and of files that lie in the folder.
+/// Reads the index, which maps tensors to files. Fails unless it has exactly the model's tensors and only files in the
+/// folder.
 fn read_index(folder: &Path, shapes: &Shapes) -> Result<BTreeMap<String, String>, ModelError> {
     #[derive(Deserialize)]
     struct Index {
@@ -109,7 +111,7 @@ fn read_index(folder: &Path, shapes: &Shapes) -> Result<BTreeMap<String, String>
 
 const OF_NO_PART: &str = "belongs to no part of the model that config.json describes";
 
-/// Refuses a file that lacks a tensor that lies in it, holds one that does not, or in another shape or type.
+/// Returns an error for a file that lacks one of its tensors, holds another, or has one of another shape or type.
 fn check(
     file: &TensorFile,
     file_name: &str,
@@ -139,7 +141,8 @@ fn check(
     Ok(())
 }
 
-/// The system would end the process without a word. `there`: the bytes of memory, where they are known.
+/// Returns an error if the model needs more memory than the machine has, since the system would kill the process
+/// without a message. `there` is the memory in bytes, if known.
 pub(super) fn check_memory(folder: &Path, config: &GptConfig, there: Option<f64>) -> Result<(), ModelError> {
     let needed = Gpt::bytes(config);
     match there {
