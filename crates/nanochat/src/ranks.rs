@@ -24,9 +24,9 @@ pub fn mine_of<T, E>(
 /// Gathers the results of all ranks for items distributed by number. Every rank gets all of them in the order of the
 /// items.
 pub fn gather<T: Serialize + DeserializeOwned>(comm: &Comm, mine: Vec<T>) -> Vec<T> {
-    let of_ranks = of_ranks(comm, mine);
-    let (world, n) = (of_ranks.len(), of_ranks.iter().map(Vec::len).sum());
-    in_order(of_ranks, (0..n).map(|i| i % world))
+    let by_rank = gather_by_rank(comm, mine);
+    let (world, n) = (by_rank.len(), by_rank.iter().map(Vec::len).sum());
+    in_order(by_rank, (0..n).map(|i| i % world))
 }
 
 /// A distribution of items by size, since all ranks wait for the one with the most work.
@@ -59,11 +59,11 @@ impl Shares {
 
     /// Gathers the results of all ranks. Every rank gets all of them in the order of the items.
     pub fn gather<T: Serialize + DeserializeOwned>(&self, comm: &Comm, mine: Vec<T>) -> Vec<T> {
-        in_order(of_ranks(comm, mine), self.ranks.iter().copied())
+        in_order(gather_by_rank(comm, mine), self.ranks.iter().copied())
     }
 }
 
-fn of_ranks<T: Serialize + DeserializeOwned>(comm: &Comm, mine: Vec<T>) -> Vec<Vec<T>> {
+fn gather_by_rank<T: Serialize + DeserializeOwned>(comm: &Comm, mine: Vec<T>) -> Vec<Vec<T>> {
     if comm.world_size() == 1 {
         return vec![mine];
     }
@@ -72,9 +72,9 @@ fn of_ranks<T: Serialize + DeserializeOwned>(comm: &Comm, mine: Vec<T>) -> Vec<V
     comm.gather_bytes(&bytes).into_iter().map(read).collect()
 }
 
-fn in_order<T>(of_ranks: Vec<Vec<T>>, ranks: impl Iterator<Item = usize>) -> Vec<T> {
-    let mut of_ranks: Vec<_> = of_ranks.into_iter().map(Vec::into_iter).collect();
-    ranks.map(|rank| of_ranks[rank].next().expect("each rank did its items")).collect()
+fn in_order<T>(by_rank: Vec<Vec<T>>, ranks: impl Iterator<Item = usize>) -> Vec<T> {
+    let mut by_rank: Vec<_> = by_rank.into_iter().map(Vec::into_iter).collect();
+    ranks.map(|rank| by_rank[rank].next().expect("each rank did its items")).collect()
 }
 
 #[cfg(test)]

@@ -166,7 +166,7 @@ impl Reader {
         let b = self.shape[0];
         let batches = (self.mixture.len() / b).clamp(1, BATCHES_PER_WINDOW);
         let key = [self.seed, WINDOW, state.epoch, state.index as u64];
-        let (mut rows, mut barren) = (Vec::new(), 0);
+        let (mut rows, mut skipped_in_a_row) = (Vec::new(), 0);
         while rows.len() < batches * b {
             let missing = batches * b - rows.len();
             let taken: Vec<u32> = (0..missing).map(|_| self.take(state)).collect();
@@ -180,9 +180,9 @@ impl Reader {
                 state.fitted.skipped += usize::from(!kept);
                 rows.extend(kept.then_some(row));
             }
-            barren = if rows.len() > before { 0 } else { barren + missing };
+            skipped_in_a_row = if rows.len() > before { 0 } else { skipped_in_a_row + missing };
             // Each epoch has its own order, so this many in a row include a whole epoch.
-            if barren >= 2 * self.mixture.len() - 1 {
+            if skipped_in_a_row >= 2 * self.mixture.len() - 1 {
                 return Err(ChatLoaderError::NoTrainedTokens {
                     read: self.mixture.len(),
                     max_len: self.shape[1],

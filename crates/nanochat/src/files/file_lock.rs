@@ -72,7 +72,7 @@ mod tests {
         let open = |path: &Path| {
             let file = open_or_make(path)?;
             if !whole.exists() {
-                fs::rename(path, &whole)?; // as a process does that has just finished the file
+                fs::rename(path, &whole)?; // like a process that has just finished the file
             }
             Ok(file)
         };

@@ -11,9 +11,9 @@ use crate::files::lines::{Lines, MAX_LINE, unpack};
 /// The bytes at the beginning of a file that determine its form.
 const HEAD: u64 = 1 << 20;
 /// Keys of a conversation; an object that has a role and none of these keys is a message.
-const OF_CONVERSATIONS: [&str; 8] =
+const CONVERSATION_KEYS: [&str; 8] =
     ["messages", "conversations", "instruction", "input", "prompt", "query", "question", "answer"];
-const OF_MESSAGES: [&str; 2] = ["role", "from"];
+const MESSAGE_KEYS: [&str; 2] = ["role", "from"];
 
 /// The position where a text begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,21 +140,21 @@ fn form(head: &[u8]) -> Form {
 fn begins_with_message(text: &[u8]) -> bool {
     let keys = keys(text);
     let any = |names: &[&str]| names.iter().any(|name| keys.contains(&name.as_bytes()));
-    any(&OF_MESSAGES) && !any(&OF_CONVERSATIONS)
+    any(&MESSAGE_KEYS) && !any(&CONVERSATION_KEYS)
 }
 
 /// Returns the keys of the first object in `text`, which may be incomplete.
 fn keys(text: &[u8]) -> Vec<&[u8]> {
-    let (mut walk, mut start, mut keys) = (Walk::default(), 0, Vec::new());
+    let (mut scan, mut start, mut keys) = (BracketScan::default(), 0, Vec::new());
     for (i, &byte) in text.iter().enumerate() {
-        let inside = walk.string;
-        walk.step(byte);
-        match (inside, walk.string) {
+        let inside = scan.string;
+        scan.step(byte);
+        match (inside, scan.string) {
             (false, true) => start = i + 1,
-            (true, false) if walk.depth == 1 && text[i + 1..].trim_ascii_start().starts_with(b":") => {
+            (true, false) if scan.depth == 1 && text[i + 1..].trim_ascii_start().starts_with(b":") => {
                 keys.push(&text[start..i]);
             }
-            (false, false) if byte == b'}' && walk.depth == 0 => break,
+            (false, false) if byte == b'}' && scan.depth == 0 => break,
             _ => {}
         }
     }
@@ -163,13 +163,13 @@ fn keys(text: &[u8]) -> Vec<&[u8]> {
 
 /// The state of a scan through a JSON text.
 #[derive(Default)]
-struct Walk {
+struct BracketScan {
     depth: usize,
     string: bool,
     escaped: bool,
 }
 
-impl Walk {
+impl BracketScan {
     fn step(&mut self, byte: u8) {
         match byte {
             _ if self.escaped => self.escaped = false,
@@ -249,20 +249,20 @@ impl Texts {
     /// Reads the text that begins at the next byte: up to its last closing bracket or, without brackets, to the end of
     /// the line.
     fn text(&mut self) -> Result<Vec<u8>, String> {
-        let (mut walk, mut text) = (Walk::default(), Vec::new());
+        let (mut scan, mut text) = (BracketScan::default(), Vec::new());
         loop {
             let buffer = self.reader.fill_buf().map_err(|error| error.to_string())?;
             let mut ended = buffer.is_empty();
             let mut taken = 0;
             for &byte in buffer {
-                let bare = walk.depth == 0 && !walk.string;
+                let bare = scan.depth == 0 && !scan.string;
                 if bare && !(text.is_empty() && taken == 0) && b",]\n".contains(&byte) {
                     ended = true;
                     break;
                 }
-                walk.step(byte);
+                scan.step(byte);
                 taken += 1;
-                if walk.depth == 0 && !walk.string && matches!(byte, b']' | b'}') {
+                if scan.depth == 0 && !scan.string && matches!(byte, b']' | b'}') {
                     ended = true;
                     break;
                 }

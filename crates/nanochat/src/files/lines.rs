@@ -12,7 +12,7 @@ use crate::files::file_error::{FileError, at};
 /// the memory.
 pub const MAX_LINE: u64 = 64 << 20;
 
-/// What becomes of a line of a data file that cannot be used.
+/// The treatment of a line of a data file that cannot be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum BadLines {

@@ -39,7 +39,7 @@ impl PartialDir {
             sweep(&partial); // left by a process killed between renaming and tidying up
             return Err(FileError::NotEmpty { path: dir });
         }
-        let lock = match claim(&partial, &dir) {
+        let lock = match make_and_lock(&partial, &dir) {
             Ok(lock) => lock,
             Err(error) => {
                 let _ = fs::remove_dir(&partial); // removes it only if empty: a full disk left no room for the lock file
@@ -88,7 +88,7 @@ fn is_free(dir: &Path) -> Result<bool, FileError> {
 
 /// Makes the partial folder if it is missing, and locks it. A process killed before it made the lock file leaves an
 /// empty folder.
-fn claim(partial: &Path, dir: &Path) -> Result<File, FileError> {
+fn make_and_lock(partial: &Path, dir: &Path) -> Result<File, FileError> {
     let lock = partial.join(LOCK);
     for _ in 0..TRIES {
         fs::create_dir_all(partial).map_err(at(partial))?;

@@ -85,7 +85,7 @@ pub struct Trial<'a> {
     pub test: &'a str,
 }
 
-/// How a program ended.
+/// The way in which a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Passed,

@@ -35,11 +35,11 @@ pub struct Pages {
     /// A dictionary that was read while rows were skipped.
     dictionary: Option<Page>,
     budget: Budget,
-    of_dictionary: Option<Held>,
+    dictionary_memory: Option<Held>,
     /// The memory of the last page of each encoding, which the crate keeps.
-    of_encoding: [Option<Held>; 10],
+    encoding_memory: [Option<Held>; 10],
     /// The memory that the row `list_row` has taken so far, since a list may span pages.
-    of_list: Vec<Held>,
+    list_memory: Vec<Held>,
     list_row: usize,
 }
 
@@ -56,7 +56,7 @@ impl Pages {
             return Err(no("it is shorter than it says"));
         };
         let (codec, column) = (chunk.compression(), chunk.column_descr_ptr());
-        let (of_encoding, list_row) = (Default::default(), budget.row());
+        let (encoding_memory, list_row) = (Default::default(), budget.row());
         Ok(Pages {
             file,
             at,
@@ -66,9 +66,9 @@ impl Pages {
             column,
             dictionary: None,
             budget,
-            of_dictionary: None,
-            of_encoding,
-            of_list: Vec::new(),
+            dictionary_memory: None,
+            encoding_memory,
+            list_memory: Vec::new(),
             list_row,
         })
     }
@@ -160,18 +160,18 @@ impl Pages {
             }
             _ => return Ok(0),
         }
-        let (lies, most) = (|| no("a page coded by differences is damaged"), head.values as u64);
-        let mut values = self.values(head, body).ok_or_else(lies)?;
+        let (damaged, most) = (|| no("a page coded by differences is damaged"), head.values as u64);
+        let mut values = self.values(head, body).ok_or_else(damaged)?;
         if head.encoding != Encoding::DELTA_BYTE_ARRAY {
             return match delta::count(values).filter(|&count| count <= most) {
                 Some(count) => Ok(4 * count as usize),
-                None => Err(lies()),
+                None => Err(damaged()),
             };
         }
-        let prefixes = delta::numbers(&mut values, most).ok_or_else(lies)?;
-        let rests = delta::numbers(&mut values, most).ok_or_else(lies)?;
+        let prefixes = delta::numbers(&mut values, most).ok_or_else(damaged)?;
+        let rests = delta::numbers(&mut values, most).ok_or_else(damaged)?;
         if prefixes.count != rests.count {
-            return Err(lies());
+            return Err(damaged());
         }
         if prefixes.largest.max(rests.largest) > MAX_LINE {
             return Err(no(format!("a document is longer than {} MiB", MAX_LINE >> 20)));
@@ -209,14 +209,14 @@ impl Pages {
         let of_values = VALUE_BYTES * head.values;
         if matches!(head.kind, PageKind::Dictionary) {
             held.grow(of_values)?;
-            self.of_dictionary = Some(held);
+            self.dictionary_memory = Some(held);
         } else {
             let of_delta = self.check_delta(&head, &body)?;
             match self.is_list() {
                 true => self.hold_list(of_values.saturating_add(of_delta))?,
                 false => held.grow(of_delta)?,
             }
-            self.of_encoding[head.encoding as usize] = Some(held);
+            self.encoding_memory[head.encoding as usize] = Some(held);
         }
         Ok(page(head, body.into()))
     }
@@ -224,10 +224,10 @@ impl Pages {
     fn hold_list(&mut self, bytes: usize) -> Result<()> {
         if self.list_row != self.budget.row() {
             self.list_row = self.budget.row();
-            let before = self.of_list.len().saturating_sub(1);
-            self.of_list.drain(..before); // the row may have begun in the previous page
+            let before = self.list_memory.len().saturating_sub(1);
+            self.list_memory.drain(..before); // the row may have begun in the previous page
         }
-        self.of_list.push(self.budget.take(bytes)?);
+        self.list_memory.push(self.budget.take(bytes)?);
         Ok(())
     }
 }

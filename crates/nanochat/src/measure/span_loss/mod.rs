@@ -57,13 +57,13 @@ pub fn spans_are_greedy(model: &Gpt, groups: &[&[Span]]) -> Vec<bool> {
     greedy
 }
 
-/// Calls `see` for each span with its number, the results of `at_each(x (N, C), targets (N))` for its tokens, and these
-/// tokens.
+/// Calls `on_span` for each span with its number, the results of `at_each(x (N, C), targets (N))` for its tokens, and
+/// these tokens.
 fn for_each_span<T: Clone>(
     model: &Gpt,
     groups: &[&[Span]],
     at_each: impl Fn(&Tensor, &[u32]) -> Vec<T>,
-    mut see: impl FnMut(usize, &[T], &[u32]),
+    mut on_span: impl FnMut(usize, &[T], &[u32]),
 ) {
     let spans: Vec<&Span> = groups.iter().copied().flatten().collect();
     for batch in Packed::batches(model, groups) {
@@ -78,7 +78,7 @@ fn for_each_span<T: Clone>(
         for &i in &batch.spans {
             let (ids, start) = spans[i].cropped(model);
             let of_span = begin..begin + ids.len() - start;
-            see(i, &found[of_span.clone()], &targets[of_span.clone()]);
+            on_span(i, &found[of_span.clone()], &targets[of_span.clone()]);
             begin = of_span.end;
         }
     }

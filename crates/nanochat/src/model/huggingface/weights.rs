@@ -18,7 +18,7 @@ use crate::terminal::environment::memory_bytes;
 const FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// The number of values checked together for being finite: a loop without an early exit is vectorized.
-const LOOKED_AT: usize = 4_096;
+const FINITE_CHECK_CHUNK: usize = 4_096;
 
 /// Loads the model of a folder: config.json and its weights. Weights are read only after their names, types and shapes
 /// have been found to match the model, and the memory to suffice.
@@ -100,7 +100,7 @@ fn read_index(folder: &Path, shapes: &Shapes) -> Result<BTreeMap<String, String>
     }
     for (name, file) in &weight_map {
         if !shapes.contains_key(name) {
-            return Err(problem(&path, name, OF_NO_PART));
+            return Err(problem(&path, name, NOT_IN_MODEL));
         }
         if Path::new(file).file_name() != Some(file.as_ref()) {
             return Err(wrong(format!("{file:?} is not the name of a file in its folder")));
@@ -109,7 +109,7 @@ fn read_index(folder: &Path, shapes: &Shapes) -> Result<BTreeMap<String, String>
     Ok(weight_map)
 }
 
-const OF_NO_PART: &str = "belongs to no part of the model that config.json describes";
+const NOT_IN_MODEL: &str = "belongs to no part of the model that config.json describes";
 
 /// Returns an error for a file that lacks one of its tensors, holds another, or has one of another shape or type.
 fn check(
@@ -135,7 +135,7 @@ fn check(
                 return problem(&name, format!("should lie in {other}, says {INDEX}"));
             }
             Some(_) => {}
-            None => return problem(&name, OF_NO_PART.into()),
+            None => return problem(&name, NOT_IN_MODEL.into()),
         }
     }
     Ok(())
@@ -153,5 +153,5 @@ pub(super) fn check_memory(folder: &Path, config: &GptConfig, there: Option<f64>
 
 fn is_finite(tensor: &Tensor) -> bool {
     let all_finite = |values: &[f32]| values.iter().fold(true, |all, value| all & value.is_finite());
-    tensor.data().chunks(LOOKED_AT).all(all_finite)
+    tensor.data().chunks(FINITE_CHECK_CHUNK).all(all_finite)
 }

@@ -51,10 +51,10 @@ pub struct CleanOptions {
     /// Drop a document when less than this share of its letters is in the script of its language
     #[arg(long, default_value_t = 0.3, value_parser = crate::terminal::flag_values::share)]
     pub min_language_share: f32,
-    /// Full-width forms: half makes ASCII of all (，！ too), letters only of letters and digits
+    /// Full-width forms: half converts all to ASCII (，！ too), letters only letters and digits
     #[arg(long, value_enum, default_value_t)]
     pub width: Width,
-    /// Traditional Chinese characters
+    /// Treatment of traditional Chinese characters
     #[arg(long, value_enum, default_value_t)]
     pub script: Script,
     /// Keep documents of any quality: no rules of length, symbols, repetition
@@ -66,16 +66,16 @@ pub struct CleanOptions {
     /// Maximum words in a document
     #[arg(long, value_parser = crate::terminal::flag_values::amount, default_value_t = 100_000)]
     pub max_words: usize,
-    /// Which duplicates are dropped, all but the first
+    /// Duplicates to drop, all but the first
     #[arg(long, value_enum, default_value_t)]
     pub dedup: Dedup,
     /// Memory for finding duplicates, in MiB; about 200 bytes a document
     #[arg(long, value_parser = crate::terminal::flag_values::amount, default_value_t = 2_048)]
     pub dedup_memory: usize,
-    /// In each folder, the last parquet file is validation and stays so (otherwise --val-share is taken)
+    /// Keep the last parquet file of each folder as validation (otherwise --val-share applies)
     #[arg(long)]
     pub keep_validation: bool,
-    /// Share of the documents kept for validation, taken at even distances; at least one is
+    /// Share of the documents for validation, taken at even distances; at least one document
     #[arg(long, default_value_t = 0.01, value_parser = crate::text::ingest::share)]
     pub val_share: f64,
     /// Characters in a shard
@@ -85,12 +85,12 @@ pub struct CleanOptions {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Script {
-    /// Stay as they are
+    /// Keep them
     #[default]
     Keep,
-    /// Become simplified
+    /// Convert them to simplified ones
     Simplified,
-    /// The document is written twice where the two differ
+    /// Write the document in both forms if they differ
     Both,
 }
 
@@ -117,8 +117,8 @@ pub enum CleanError {
     File(#[from] FileError),
 }
 
-/// Cleans the documents of `paths` (files, or folders and all below) into the new folder `out` of shards and [`REPORT_FILE`].
-/// Progress counts bytes of files.
+/// Cleans the documents of `paths` (files, or folders with their subfolders) into the new folder `out` of shards and
+/// [`REPORT_FILE`]. Progress counts bytes of files.
 pub fn clean(
     paths: &[PathBuf],
     out: &Path,

@@ -4,15 +4,15 @@ use std::borrow::Cow;
 
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// What happens to full-width forms (U+FF01–FF5E, U+3000).
+/// The treatment of full-width forms (U+FF01–FF5E, U+3000).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Width {
-    /// All become the ASCII they stand for, Chinese ，！？：； included
+    /// Convert all to ASCII, Chinese ，！？：； included
     #[default]
     Half,
-    /// Letters and digits become ASCII; punctuation and the wide space stay
+    /// Convert letters and digits to ASCII; keep punctuation and the wide space
     Letters,
-    /// All stay
+    /// Keep all
     Keep,
 }
 
@@ -28,7 +28,7 @@ pub fn normalize(text: &str, width: Width, lines_dropped: &mut usize) -> String 
         let trimmed = line.trim_end();
         if trimmed.is_empty() {
             blank += 1;
-        } else if is_rule(trimmed) {
+        } else if is_separator(trimmed) {
             *lines_dropped += 1;
         } else {
             if !out.is_empty() {
@@ -89,7 +89,7 @@ fn cleaned(c: char, width: Width) -> Option<char> {
 /// The maximum characters of a line of symbols that is kept; longer ones are separators without content.
 const SYMBOLS: usize = 3;
 
-fn is_rule(line: &str) -> bool {
+fn is_separator(line: &str) -> bool {
     line.chars().nth(SYMBOLS).is_some() && !line.chars().any(char::is_alphanumeric)
 }
 

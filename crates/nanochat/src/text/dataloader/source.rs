@@ -116,10 +116,10 @@ impl Source {
         let mut place = self.chunk.place;
         place.at.row += self.chunk.documents.len();
         loop {
-            place = self.promised(place)?;
+            place = self.next_row_in_footers(place)?;
             let owner = self.shards.group_number(self.split, place.at) % self.comm.world_size();
             let mine = if owner == self.comm.rank() { self.read(place)? } else { None };
-            let documents = self.given_by(owner, mine);
+            let documents = self.broadcast_from(owner, mine);
             // Only a resumed source expects a first document whose tokens are partly used already.
             if self.token > 0 && (place != self.chunk.place || documents.is_none()) {
                 return Err(self.changed());
@@ -137,7 +137,7 @@ impl Source {
 
     /// Returns the first row at or after `place` that exists according to the files' footers, if need be in the next
     /// pass.
-    fn promised(&mut self, mut place: Place) -> Result<Place, DatasetError> {
+    fn next_row_in_footers(&mut self, mut place: Place) -> Result<Place, DatasetError> {
         loop {
             let at = place.at;
             match self.shards.row_groups(self.split, at.shard) {
@@ -166,7 +166,7 @@ impl Source {
                 },
             };
             match next.place.cmp(&place) {
-                std::cmp::Ordering::Less => {} // of a shard that another rank could not read to its end
+                std::cmp::Ordering::Less => {} // belongs to a shard that another rank could not read to its end
                 std::cmp::Ordering::Equal => return Ok(Some(next.documents)),
                 std::cmp::Ordering::Greater => {
                     self.early = Some(next);
@@ -177,7 +177,7 @@ impl Source {
     }
 
     /// Returns, on every rank, the documents that `owner` has.
-    fn given_by(&self, owner: usize, mine: Option<Vec<Vec<u32>>>) -> Option<Vec<Vec<u32>>> {
+    fn broadcast_from(&self, owner: usize, mine: Option<Vec<Vec<u32>>>) -> Option<Vec<Vec<u32>>> {
         if self.comm.world_size() == 1 {
             return mine;
         }

@@ -31,7 +31,7 @@ pub enum Split {
     Val,
 }
 
-/// What to do about a training shard that cannot be read.
+/// The treatment of a training shard that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadShard {
@@ -76,8 +76,8 @@ pub struct Share {
     pub world: usize,
 }
 
-/// Up to [`CHUNK_ROWS`] consecutive rows of one row group, the first of them at `at`. A row that is
-/// null or not UTF-8 is None and keeps its place, so positions stay those of the file.
+/// A chunk of up to [`CHUNK_ROWS`] consecutive rows of one row group, the first of them at `at`. A row that is null or
+/// not UTF-8 is None and keeps its place, so positions stay those of the file.
 #[derive(Debug)]
 pub struct Chunk {
     pub at: RowAt,

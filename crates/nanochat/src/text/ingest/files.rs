@@ -63,7 +63,7 @@ pub(crate) fn input_files(paths: &[PathBuf]) -> Result<(Vec<InputFile>, PassedOv
     }
     if files.is_empty() {
         let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        let only: Vec<String> = passed.kinds.iter().map(|(kind, n)| kind.said(*n)).collect();
+        let only: Vec<String> = passed.kinds.iter().map(|(kind, n)| kind.described(*n)).collect();
         let only = if only.is_empty() { String::new() } else { format!(", only {}", only.join(", ")) };
         return Err(IngestError::NoFiles(names.join(", ") + &only));
     }
@@ -97,7 +97,7 @@ fn list(path: &Path, files: &mut Vec<InputFile>, passed: &mut PassedOver) -> Res
 
 impl Unread {
     /// Describes `n` of them in words.
-    fn said(&self, n: usize) -> String {
+    fn described(&self, n: usize) -> String {
         match self {
             Unread::Ending(ending) => format!("{} with {ending}", counted(n, "file")),
             Unread::NoExtension => format!("{} with no extension", counted(n, "file")),
@@ -116,7 +116,7 @@ impl PassedOver {
 
     /// Returns one sentence for each reason.
     pub fn sentences(&self) -> Vec<String> {
-        let kinds = self.kinds.iter().map(|(kind, n)| format!("passed over {}", kind.said(*n)));
+        let kinds = self.kinds.iter().map(|(kind, n)| format!("passed over {}", kind.described(*n)));
         let folders = self.folders.iter().map(|path| format!("found nothing to read in {}", path.display()));
         kinds.chain(folders).collect()
     }

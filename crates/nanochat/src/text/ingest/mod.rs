@@ -26,11 +26,11 @@ use sink::Sink;
 /// Options that say how files become documents.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 pub struct ReadOptions {
-    /// Where the text is: the field of JSON objects, the column of .csv, .tsv and .parquet files; a.b is the field
-    /// b inside of a
+    /// Field of JSON objects, or column of .csv, .tsv and .parquet files, that has the text; a.b is the field b inside
+    /// a
     #[arg(long, default_value = "text")]
     pub field: String,
-    /// Every line of a .txt or .md file is a document (otherwise the whole file is one)
+    /// Make each line of a .txt or .md file a document (otherwise the whole file is one)
     #[arg(long)]
     pub split_lines: bool,
     /// The encoding of the files that are not UTF-8: gbk, big5, utf-16le, … (a byte order mark tells it too)
@@ -47,7 +47,7 @@ pub struct ReadOptions {
 pub struct IngestOptions {
     #[command(flatten)]
     pub read: ReadOptions,
-    /// Share of the documents kept for validation, taken at even distances; at least one is
+    /// Share of the documents for validation, taken at even distances; at least one document
     #[arg(long, default_value_t = 0.01, value_parser = share)]
     pub val_share: f64,
     /// Characters in a shard
