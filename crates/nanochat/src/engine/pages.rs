@@ -16,7 +16,7 @@ pub struct PagedSequence {
     len: usize,
     /// The number of leading full pages that can be found, and the id of the prefix that they hold.
     known: usize,
-    beginning: Beginning,
+    prefix: PrefixId,
 }
 
 impl PagedSequence {
@@ -35,13 +35,13 @@ impl PagedSequence {
 }
 
 /// The id of a prefix; 0 is the empty one. Ids are never reused.
-type Beginning = u64;
+type PrefixId = u64;
 
 /// The owner of a sequence. Prefixes are shared only within one owner.
 pub type Owner = u64;
 
 /// The key by which a full page is found: its owner, the prefix before it and its own tokens.
-type Key = (Owner, Beginning, [u32; PAGE]);
+type Key = (Owner, PrefixId, [u32; PAGE]);
 
 /// A copy to make: page `to` must become a copy of page `from` before anything is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +65,13 @@ pub struct PageTable {
 /// The full pages by their contents.
 #[derive(Default)]
 struct KnownPages {
-    found_by: HashMap<Key, (Beginning, u32)>,
+    found_by: HashMap<Key, (PrefixId, u32)>,
     key_of: HashMap<u32, Key>,
     /// The idle pages, least recently used first.
     idle: BTreeMap<u64, u32>,
     idle_since: HashMap<u32, u64>,
     clock: u64,
-    names: Beginning,
+    names: PrefixId,
 }
 
 impl PageTable {
@@ -88,12 +88,12 @@ impl PageTable {
         let Some(known) = &mut self.known else { return sequence };
         let (full, _) = ids[..ids.len().saturating_sub(1)].as_chunks::<PAGE>();
         for tokens in full {
-            let key = (owner, sequence.beginning, *tokens);
-            let Some(&(beginning, page)) = known.found_by.get(&key) else { break };
+            let key = (owner, sequence.prefix, *tokens);
+            let Some(&(prefix, page)) = known.found_by.get(&key) else { break };
             known.wake(page);
             self.owners[page as usize] += 1;
             sequence.pages.push(page);
-            sequence.beginning = beginning;
+            sequence.prefix = prefix;
         }
         sequence.known = sequence.pages.len();
         sequence.len = sequence.known * PAGE;
@@ -136,7 +136,7 @@ impl PageTable {
         let (full, _) = ids[..sequence.len].as_chunks::<PAGE>();
         for (tokens, &page) in full.iter().zip(&sequence.pages).skip(sequence.known) {
             // If another page already holds the same, that one is found and this one stays private.
-            sequence.beginning = known.add((owner, sequence.beginning, *tokens), page);
+            sequence.prefix = known.add((owner, sequence.prefix, *tokens), page);
             sequence.known += 1;
         }
     }
@@ -190,9 +190,9 @@ impl PageTable {
 }
 
 impl KnownPages {
-    fn add(&mut self, key: Key, page: u32) -> Beginning {
-        if let Some(&(beginning, _)) = self.found_by.get(&key) {
-            return beginning;
+    fn add(&mut self, key: Key, page: u32) -> PrefixId {
+        if let Some(&(prefix, _)) = self.found_by.get(&key) {
+            return prefix;
         }
         self.names += 1;
         self.found_by.insert(key, (self.names, page));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_is_found_page_by_page_and_leaves_a_token() {
+    fn a_prefix_is_found_page_by_page_and_leaves_a_token() {
         let mut pages = PageTable::new(8, true);
         let ids = tokens(0, 3 * PAGE);
         let mut a = PagedSequence::default();

@@ -22,7 +22,7 @@ const BUILT_IN: [(&str, &str, &str); 6] = [
 /// The written form of a mixture.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe {
+pub struct MixtureFile {
     #[serde(default)]
     pub train: Vec<Entry>,
     #[serde(default)]
@@ -59,7 +59,7 @@ fn one() -> f64 {
 }
 
 /// A built-in mixture, whose files lie in `base_dir`, or a user's, whose files lie beside it.
-pub fn read_recipe(name: &str, stage: &str, base_dir: &Path) -> Result<(Recipe, PathBuf), MixtureError> {
+pub fn read_recipe(name: &str, stage: &str, base_dir: &Path) -> Result<(MixtureFile, PathBuf), MixtureError> {
     let known = BUILT_IN.iter().find(|(known, of, _)| *known == name && *of == stage);
     let (text, folder) = match known {
         Some((_, _, text)) => (text.to_string(), base_dir.to_path_buf()),
@@ -70,7 +70,7 @@ pub fn read_recipe(name: &str, stage: &str, base_dir: &Path) -> Result<(Recipe, 
             }
         },
     };
-    let recipe: Recipe = toml::from_str(&text).map_err(|error| bad(name, one_line(&error)))?;
+    let recipe: MixtureFile = toml::from_str(&text).map_err(|error| bad(name, one_line(&error)))?;
     Ok((recipe, folder))
 }
 
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn the_built_in_mixtures_parse() {
         for (name, stage, text) in BUILT_IN {
-            let recipe: Recipe =
+            let recipe: MixtureFile =
                 toml::from_str(text).unwrap_or_else(|error| panic!("{name} {stage}: {error}"));
             assert!(!recipe.train.is_empty() && !recipe.val.is_empty());
         }
