@@ -14,7 +14,7 @@ use crate::engine::sampler::{Drawn, Logprobs, SampleOptions, Seen, sample};
 use crate::model::config::GptConfig;
 use crate::model::gpt::Gpt;
 
-/// The tokens of one step, of any number of sequences.
+/// The input of one step: new tokens of any number of sequences, and the tokens to sample after them.
 pub struct StepInput<'a> {
     pub parts: Vec<SequencePart<'a>>,
     pub draws: Vec<Draw<'a>>,
@@ -24,9 +24,9 @@ pub struct StepInput<'a> {
 #[derive(Clone, Copy)]
 pub struct SequencePart<'a> {
     pub tokens: &'a [u32],
-    /// Position of the first of them.
+    /// The position of the first of the tokens in the sequence.
     pub start: usize,
-    /// Pages of the sequence, those for these tokens included.
+    /// The pages of the sequence, including those for these tokens.
     pub pages: &'a [u32],
 }
 
@@ -46,7 +46,7 @@ pub trait Backend: Send {
     /// Returns the bytes of one page of keys and values, over all layers.
     fn page_bytes(&self) -> usize;
 
-    /// Returns how many of the `wanted` pages are possible; fewer where the backend has preallocated less memory.
+    /// Returns how many of the `wanted` pages the cache can have; fewer if the backend has preallocated less memory.
     fn room_for(&self, wanted: usize) -> usize {
         wanted
     }
@@ -80,7 +80,7 @@ pub struct ModelBackend {
 }
 
 impl ModelBackend {
-    /// Of a model on the CPU, its weights packed in `dtype`.
+    /// Makes a backend for a model on the CPU, with its weights packed as `dtype`.
     pub fn new(model: &Gpt, dtype: Dtype) -> ModelBackend {
         let config = model.config;
         let layer = |_| KvPages::new(config.n_kv_head, config.head_dim());

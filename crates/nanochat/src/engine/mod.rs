@@ -42,15 +42,15 @@ use row::{SampleRow, Tools};
 /// The settings of an engine. Only `weights` affects the answers.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
-    /// What the weights are stored as on the CPU.
+    /// The type in which the CPU stores the weights.
     pub weights: Dtype,
-    /// Rows decoded together.
+    /// The maximum number of rows in the batch.
     pub max_rows: usize,
-    /// The most prompt tokens in a step, beside one for every decoding row; this bounds how long a new prompt delays
-    /// the others.
+    /// The maximum number of prompt tokens in a step, in addition to one token for every decoding row; it bounds how
+    /// long a new prompt delays the other rows.
     pub prompt_tokens: usize,
-    /// The most memory for keys and values: on the CPU allocated as needed, on a GPU at once, from what is free. Raised
-    /// to what one row of full length takes.
+    /// The maximum bytes of keys and values, raised to what one row of full length takes. The CPU allocates them as
+    /// needed; a GPU allocates them at once, as far as its free memory allows.
     pub cache_bytes: usize,
     /// Whether prefixes are kept for later prompts.
     pub prefix_cache: bool,
@@ -86,12 +86,15 @@ impl EngineOptions {
 /// The current load and the totals of an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// The rows that wait for room, and the rows in the batch. A request whose prompt is not computed yet is one row.
+    /// The rows that wait for room. A request whose prompt is not computed yet is one row.
     pub waiting: usize,
+    /// The rows in the batch.
     pub running: usize,
-    /// The pages of the cache: held by rows, kept for later prompts, and the maximum.
+    /// The pages of the cache that rows hold.
     pub pages_in_use: usize,
+    /// The pages of the cache that are kept for later prompts.
     pub pages_idle: usize,
+    /// The maximum number of pages of the cache.
     pub pages: usize,
     pub steps: u64,
     /// The tokens that the model has computed.

@@ -111,7 +111,8 @@ impl PageTable {
         sequence.pages.into_iter().rev().for_each(|page| self.disown(page));
     }
 
-    /// Extends `sequence` by `tokens`, whose keys and values are written next.
+    /// Extends `sequence` by `tokens`, whose keys and values are written next. If its partial last page is shared, the
+    /// sequence gets a new page instead, and the copy to make is returned.
     pub fn extend(&mut self, sequence: &mut PagedSequence, tokens: usize) -> Result<Option<PageCopy>, Full> {
         let partial = !sequence.len.is_multiple_of(PAGE);
         let shared = sequence.pages.last().copied().filter(|&page| partial && self.owners[page as usize] > 1);
@@ -141,7 +142,7 @@ impl PageTable {
         }
     }
 
-    /// Returns the number of pages owned by a sequence.
+    /// Returns the number of pages that any sequence owns.
     pub fn in_use(&self) -> usize {
         self.owners.len() - self.free.len() - self.idle()
     }

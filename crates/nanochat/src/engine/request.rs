@@ -14,7 +14,7 @@ pub struct Request {
     pub stream: u64,
 }
 
-/// The id of a request; ids increase.
+/// The id of a request. Later requests have larger ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
@@ -77,7 +77,7 @@ pub struct Completion {
     pub finish: Finish,
 }
 
-/// A new token of a row, as it comes.
+/// A new token, as [`generate`](super::Engine::generate) reports it; `request` is the index of its request.
 #[derive(Clone, Copy, Debug)]
 pub struct NewToken {
     pub request: usize,

@@ -92,7 +92,7 @@ impl SampleRow {
         self.ids.len() - self.sequence.len()
     }
 
-    /// Older rows come first, and the samples of a request side by side.
+    /// Returns the sort key of a row: older requests come first, and the samples of a request side by side.
     pub fn age(&self) -> (RequestId, usize) {
         (self.id, self.samples.start)
     }

@@ -1,4 +1,4 @@
-//! Choice of the next token from its logits: penalties, top-k, temperature, min-p (Nguyen et al. 2024), top-p (Holtzman
+//! Chooses the next token from its logits: penalties, top-k, temperature, min-p (Nguyen et al. 2024), top-p (Holtzman
 //! et al. 2020), in this order.
 //!
 //! Penalties: repetition (Keskar et al. 2019) over prompt and answer; presence and frequency as in OpenAI's API, over
@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 
 use crate::terminal::flag_values;
 
-/// How the next token is chosen. The defaults are the terminal chat's.
+/// The options for choosing the next token. The defaults are those of the terminal chat.
 #[derive(Clone, Copy, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SampleOptions {
@@ -38,7 +38,7 @@ pub struct SampleOptions {
     /// Seed of the random choices
     #[arg(long, value_parser = flag_values::seed, default_value_t = SampleOptions::default().seed)]
     pub seed: u64,
-    /// Log-probabilities wanted: None, or of the token and of this many likeliest ones.
+    /// The number of likeliest tokens whose log-probabilities are returned with the chosen token's; None: none at all.
     #[arg(skip)]
     pub logprobs: Option<usize>,
 }
@@ -59,7 +59,7 @@ impl Default for SampleOptions {
     }
 }
 
-/// An option that has no meaning.
+/// The error of an option whose value is not allowed.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("{option} must be {allowed}, found {found}")]
 pub struct OptionError {
@@ -69,7 +69,7 @@ pub struct OptionError {
 }
 
 impl SampleOptions {
-    /// The likeliest token, as the model has it.
+    /// The options that always choose the model's likeliest token.
     pub const GREEDY: SampleOptions = SampleOptions {
         temperature: 0.0,
         top_k: 0,
@@ -82,7 +82,7 @@ impl SampleOptions {
         logprobs: None,
     };
 
-    /// Refuses values without a meaning, NaN included.
+    /// Returns the options unchanged, or an error if a value is out of range or NaN.
     pub fn checked(self) -> Result<SampleOptions, OptionError> {
         let check = |option, found: f32, fits: bool, allowed| match fits {
             true => Ok(()),
@@ -102,26 +102,26 @@ impl SampleOptions {
     }
 }
 
-/// The tokens of a row so far.
+/// The tokens of a row so far, on which the penalties depend.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen<'a> {
     pub prompt: &'a [u32],
     pub answer: &'a [u32],
 }
 
-/// A chosen token.
+/// A chosen token, with log-probabilities if they were requested.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drawn {
     pub id: u32,
     pub logprobs: Option<Logprobs>,
 }
 
-/// Natural logarithms of probabilities, of the model itself: before penalties and temperature.
+/// The log-probabilities (natural logarithms) of tokens under the model itself, before penalties and temperature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
-    /// Of the token that was chosen.
+    /// The log-probability of the chosen token.
     pub chosen: f32,
-    /// The likeliest tokens, likeliest first.
+    /// The likeliest tokens with their log-probabilities, likeliest first.
     pub top: Vec<(u32, f32)>,
 }
 
@@ -137,8 +137,8 @@ fn likeliest_first(a: &Candidate, b: &Candidate) -> Ordering {
     b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token))
 }
 
-/// Draws the next token from `logits` [vocab]; `uniform` in [0, 1) is the random choice. A NaN counts as minus
-/// infinity.
+/// Draws the next token from `logits` (V); `uniform` is the random number in [0, 1) that decides. A logit that is NaN
+/// counts as minus infinity.
 pub fn sample(logits: &[f32], seen: Seen, options: &SampleOptions, uniform: f64) -> Drawn {
     assert!(!logits.is_empty(), "sample needs at least one logit");
     let penalized = penalized(logits, seen, options);
@@ -232,7 +232,7 @@ fn likeliest(logits: &[f32], k: usize) -> Vec<Candidate> {
     found
 }
 
-/// Log-probabilities of `chosen` and of the `top` likeliest tokens, from `logits` [vocab].
+/// Returns the log-probabilities of `chosen` and of the `top` likeliest tokens, from `logits` (V).
 pub(crate) fn log_probabilities(logits: &[f32], chosen: u32, top: usize) -> Logprobs {
     let highest = simd::max(logits).min(f32::MAX);
     let exp = |z: &f32| if z.is_nan() { 0.0 } else { f64::from(simd::exp(z - highest)) };

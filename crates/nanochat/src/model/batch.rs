@@ -3,7 +3,7 @@
 use nanochat_tensor::Device;
 use serde::{Deserialize, Serialize};
 
-/// A batch of B rows of T tokens; every vector is (B, T), row after row. The loss is Σ weight · nll.
+/// A batch of B rows of T tokens. Every vector is (B, T), row-major. The loss is Σ weight · nll.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     pub inputs: Vec<u32>,
@@ -28,7 +28,8 @@ pub struct Row {
 }
 
 impl Batch {
-    /// Makes a batch of rows of up to `max_len` + 1 tokens, padded on the right to about the longest row's length.
+    /// Makes a batch of rows of up to `max_len` + 1 tokens; a row's last token is only a target. The rows are padded on
+    /// the right to the longest one's length, rounded up to a multiple of 8 but at most `max_len`.
     pub fn padded(rows: &[Row], max_len: usize, padding: u32) -> Batch {
         let longest = rows.iter().map(|row| row.ids.len() - 1).max().unwrap_or(0);
         let t = longest.next_multiple_of(ROUND_TO).min(max_len);

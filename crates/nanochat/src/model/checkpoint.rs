@@ -260,7 +260,7 @@ impl Checkpoints {
     }
 }
 
-/// Returns the folder of a model, by default of the deepest model's last step. Fails if there is none.
+/// Returns the folder of a checkpoint; by default, the deepest model and its last step. Fails if there is none.
 pub fn find(
     base_dir: &Path,
     stage: Stage,
@@ -296,7 +296,8 @@ pub fn find(
     }
 }
 
-/// Finds a model like [`find`] in the first of `stages` that has it; without a tag, the deepest model of all stages.
+/// Finds a checkpoint like [`find`], in the first of `stages` that has the model. Without a tag, it takes the deepest
+/// model of all `stages`.
 pub fn find_first(
     base_dir: &Path,
     stages: &[Stage],
@@ -354,7 +355,7 @@ pub fn load_folder(folder: &Path) -> Result<LoadedModel, CheckpointError> {
     Ok(LoadedModel { model, tokenizer, folder: folder.into() })
 }
 
-/// Writes all files that transformers loads to a new folder.
+/// Writes a folder with all files that transformers loads. Creates the folder if it does not exist.
 pub fn write_folder(
     folder: &Path,
     model: &Gpt,

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::terminal::flag_values;
 
-/// Base of nanochat's rotary positions.
+/// The base (theta) of nanochat's rotary position embeddings.
 pub const ROPE_THETA: f32 = 10_000.0;
 
-/// Sizes of a GPT, under the names of nanochat's checkpoints, and the numbers in which models of others differ from its.
+/// The sizes of a GPT, named as in nanochat's checkpoints, and two constants that may differ in models of another
+/// origin.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GptConfig {
     pub sequence_len: usize,
@@ -19,10 +20,10 @@ pub struct GptConfig {
     pub n_head: usize,
     pub n_kv_head: usize,
     pub n_embd: usize,
-    /// What norms add to the mean square.
+    /// The epsilon that RMS norms add to the mean square.
     #[serde(default = "eps")]
     pub rms_norm_eps: f32,
-    /// Base of the rotary positions.
+    /// The base (theta) of the rotary position embeddings.
     #[serde(default = "rope_theta")]
     pub rope_theta: f32,
 }
@@ -35,7 +36,7 @@ fn rope_theta() -> f32 {
     ROPE_THETA
 }
 
-/// The options that make a model differ from the one that its depth gives: flags of training and of its plan.
+/// The options that override sizes derived from the depth; they are flags of base training and of `plan`.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub struct ModelOptions {
     /// Key and value heads, fewer than query heads for GQA [default: as many]
@@ -61,7 +62,7 @@ impl ModelOptions {
     }
 }
 
-/// What training computes a second time in its backward pass instead of keeping it.
+/// The activations that the backward pass recomputes instead of keeping (activation checkpointing).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
@@ -84,8 +85,8 @@ impl std::fmt::Display for Recompute {
     }
 }
 
-/// The name of the recipe that training on the CPU computes in: what the factors of its products are rounded to. Weights,
-/// their gradients and all sums are f32 always. A GPU trains in bf16.
+/// The precision of matrix products in training on the CPU: the type to which their inputs are rounded. Weights, their
+/// gradients and all sums are always f32. A GPU always trains in bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -99,7 +100,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What `Auto` means on this processor.
+    /// Returns the precision itself, or the one that `Auto` stands for on this processor.
     pub fn chosen(self) -> Precision {
         match self {
             Precision::Auto if has_bf16() => Precision::Bf16,
@@ -108,7 +109,7 @@ impl Precision {
         }
     }
 
-    /// Returns the types that a model on `device` computes in: the device's own, if it has no choice.
+    /// Returns the number types in which a model on `device` computes: the device's own if it supports only one recipe.
     pub fn recipe(self, device: &Device) -> Recipe {
         let asked = match self.chosen() {
             Precision::Bf16 => Recipe::BF16_PRODUCTS,
@@ -135,7 +136,7 @@ const MAX_DEPTH: usize = 1_000;
 const MAX_SEQUENCE: usize = 1 << 24;
 const MAX_VOCABULARY: usize = 1 << 24;
 
-/// Why a set of sizes makes no model.
+/// The error of sizes that form no valid model, or that a device has no kernels for.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
     #[error(
@@ -163,7 +164,8 @@ pub enum ConfigError {
 }
 
 impl GptConfig {
-    /// Width 64 times the depth, one head for every started 128 channels (spec of nanochat's base_train.py).
+    /// Returns the sizes for a depth: the width is 64 times the depth, with one head per 128 channels, rounded up (as
+    /// in nanochat's base_train.py). Fails if the width does not divide into heads of an even size.
     pub fn from_depth(
         depth: usize,
         vocab_size: usize,
@@ -187,12 +189,12 @@ impl GptConfig {
             .checked()
     }
 
-    /// The same model with fewer key-value heads (GQA; 1 is MQA).
+    /// Returns the same sizes with `n_kv_head` key-value heads (fewer than query heads: GQA; 1: MQA).
     pub fn with_kv_heads(self, n_kv_head: usize) -> Result<GptConfig, ConfigError> {
         GptConfig { n_kv_head, ..self }.checked()
     }
 
-    /// Refuses sizes that no model can have.
+    /// Returns the sizes unchanged, or an error if no model can have them.
     pub fn checked(self) -> Result<GptConfig, ConfigError> {
         at_least("sequence length", 1, self.sequence_len)?;
         at_most("sequence length", MAX_SEQUENCE, self.sequence_len)?;
@@ -209,7 +211,7 @@ impl GptConfig {
         }
     }
 
-    /// Refuses shapes that a device has no kernels for. None: it has them for all.
+    /// Returns an error for sizes that a device has no kernels for; without `limits` it has kernels for all sizes.
     pub fn within(&self, limits: Option<ShapeLimits>) -> Result<(), ConfigError> {
         let Some(ShapeLimits { head_dims, queries_a_key: most, widest, width_step: step }) = limits else {
             return Ok(());
@@ -232,7 +234,7 @@ impl GptConfig {
         self.n_embd / self.n_head
     }
 
-    /// Width of all key (or value) heads together.
+    /// Returns the width of all key (or value) heads together.
     pub fn kv_dim(&self) -> usize {
         self.n_kv_head * self.head_dim()
     }

@@ -1,12 +1,12 @@
-//! Schedules of learning rate and momentum.
+//! The schedules of the learning rates and of Muon's momentum.
 
 use crate::model::optim::ScheduleValues;
 
-/// A schedule: how the learning rates change over `num_iterations` steps.
+/// A schedule of the learning rates and of Muon's momentum over `num_iterations` steps.
 #[derive(Clone, Copy, Debug)]
 pub enum Schedule {
-    /// Warmup, constant, then linear decay to `final_lr_frac` over the last part (base and mid-training); Muon's
-    /// momentum rises from 0.85 to 0.95 over 300 steps.
+    /// Warmup, constant, then linear decay to `final_lr_frac` over the last part (base training; mid-training uses
+    /// [`by_progress`]). Muon's momentum rises from 0.85 to 0.95 over 300 steps.
     Trapezoid { num_iterations: usize, warmup_ratio: f32, warmdown_ratio: f32, final_lr_frac: f32 },
     /// Linear decay from `init_lr_frac` to 0 (sft and rl); momentum 0.95.
     Linear { num_iterations: usize, init_lr_frac: f32 },

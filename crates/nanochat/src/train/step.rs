@@ -16,7 +16,7 @@ pub struct StepResult {
     pub grad_norm: f32,
 }
 
-/// A loss or gradient that is no longer a number.
+/// The error of a loss or gradient norm that is infinite or NaN.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the loss became {loss} (gradient norm {grad_norm}): the learning rates are too high for this model and batch"
@@ -58,8 +58,8 @@ pub fn step_meanwhile<T>(
     run(weight as f32, model, optimizer, micro_batches, scheduled, meanwhile)
 }
 
-/// Makes a [`step`] that divides the sum of the losses by `weight`: weights may be negative, as advantages are, and
-/// then their sum is no measure.
+/// Makes a [`step`] that divides the sum of the losses by `weight` instead of by the sum of the weights, for weights
+/// that may be negative, such as advantages.
 pub fn step_over(
     weight: f32,
     model: &mut Gpt,

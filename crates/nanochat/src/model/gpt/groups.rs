@@ -1,4 +1,5 @@
-//! How each weight is trained: Muon for the matrices inside the layers, AdamW for embedding and head (nanochat's split).
+//! The optimizer of each weight: Muon for the matrices inside the layers, AdamW for embedding and head (nanochat's
+//! split).
 
 use serde::{Deserialize, Serialize};
 
@@ -6,9 +7,11 @@ use super::GptConfig;
 use super::weights::WeightRole;
 use crate::terminal::flag_values;
 
-/// The usual learning rates: the defaults of [`Rates`].
+/// The default learning rate of the matrices.
 pub const MATRIX_LR: f64 = 0.02;
+/// The default learning rate of the embedding.
 pub const EMBEDDING_LR: f64 = 0.2;
+/// The default learning rate of the head.
 pub const UNEMBEDDING_LR: f64 = 0.004;
 
 /// Learning rates before the schedule. Those of embedding and head are for n_embd 768 and are scaled
@@ -37,7 +40,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// The optimizer state of a weight, one value of each for every value of the weight, by its names in checkpoints.
+    /// Returns the names, as in checkpoints, of a weight's optimizer state tensors. Each has the shape of the weight.
     pub fn state_names(self) -> &'static [&'static str] {
         match self {
             Rule::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
@@ -63,7 +66,7 @@ impl WeightRole {
         }
     }
 
-    /// The group of the weights of this role in a model.
+    /// Returns the parameter group of a model's weights of this role.
     pub fn group(self, config: &GptConfig, rates: &Rates) -> ParamGroup {
         let dmodel_scale = (config.n_embd as f32 / 768.0).powf(-0.5);
         let (lr, weight_decay) = match self {

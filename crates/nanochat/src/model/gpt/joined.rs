@@ -1,5 +1,5 @@
-//! The weights as generation on a GPU reads them: in bf16, with c_q, c_k and c_v joined into one matrix, for one
-//! product.
+//! The weights for generation on a GPU: in bf16, with c_q, c_k and c_v joined into one matrix, so that one product
+//! computes queries, keys and values.
 //!
 //! Refreshing them from a changed model keeps their addresses, so that a CUDA graph that refers to them sees the new
 //! values.
@@ -13,13 +13,13 @@ use super::{Gpt, GptConfig};
 
 pub struct JoinedWeights {
     pub config: GptConfig,
-    /// `qkv` of a layer is ((H + 2·KVH)·D, C).
+    /// The weights in bf16; `qkv` of a layer is ((H + 2·KVH)·D, C).
     pub weights: Weights<Tensor, 1>,
     pub rotary: Arc<RotaryTable>,
 }
 
 impl JoinedWeights {
-    /// Copies the weights of a model on a GPU.
+    /// Copies the weights of a model on a GPU, rounded to bf16.
     pub fn new(model: &Gpt) -> JoinedWeights {
         let config = model.config;
         let rounded = parts(model).each().map(|parts| Tensor::rounded(parts)).collect::<Vec<_>>();
@@ -27,7 +27,7 @@ impl JoinedWeights {
         JoinedWeights { config, weights, rotary: model.rotary().clone() }
     }
 
-    /// Copies the values of a model of the same sizes.
+    /// Overwrites the values with those of a model of the same sizes.
     #[track_caller]
     pub fn refresh(&mut self, model: &Gpt) {
         assert_eq!(self.config, model.config, "the weights of another model");

@@ -49,6 +49,8 @@ pub struct Gpt {
 pub type Attend<'a> = &'a mut dyn FnMut(usize, &Tensor, &Tensor, &Tensor) -> Tensor;
 
 impl Gpt {
+    /// Makes a model with initial weights, which depend only on `config` and `seed`:
+    ///
     /// | weight              | initial values                                  |
     /// |---------------------|-------------------------------------------------|
     /// | wte                 | normal, std 1                                   |
@@ -85,7 +87,7 @@ impl Gpt {
         (config.params() + table) as f64 * size_of::<f32>() as f64
     }
 
-    /// Makes a model whose weights `weight(name, shape)` returns, called in the order of `params`.
+    /// Makes a model from the weights that `weight(name, shape)` returns. It is called in the order of `params`.
     pub fn from_weights<E>(
         config: GptConfig,
         mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor, E>,
@@ -105,7 +107,8 @@ impl Gpt {
         Ok(self)
     }
 
-    /// A model for generation on the CPU: every matrix that multiplies is stored as `dtype`, the embedding shared.
+    /// Returns a model for generation on the CPU: it shares the embedding with this one and stores all other weights as
+    /// `dtype`.
     pub fn packed(&self, dtype: Dtype) -> Gpt {
         let mut packed = self.clone();
         for (_, role, weight) in packed.params_mut() {
@@ -116,7 +119,7 @@ impl Gpt {
         packed
     }
 
-    /// The model with the values that `packed` weights have, in f32: to measure what packing costs.
+    /// Returns the model with weights rounded as by `packed` but stored in f32, to measure the error of packing.
     pub fn rounded(&self, dtype: Dtype) -> Gpt {
         let mut rounded = self.packed(dtype);
         for (_, _, weight) in rounded.params_mut() {
@@ -129,34 +132,34 @@ impl Gpt {
         self.weights.wte.device()
     }
 
-    /// batch (B, T) -> Σ weight · nll (1), nll (B·T)
+    /// Computes the loss and the nll of every target: batch (B, T) -> Σ weight · nll (1), nll (B·T).
     pub fn loss_sum(&self, tape: &Tape, batch: &Batch) -> (Tensor, Tensor) {
         let x = self.hidden_in_batch(tape, &batch.inputs, batch.shape);
         tape.linear_softcap_cross_entropy(&x, &self.weights.lm_head, &batch.targets, &batch.weights)
     }
 
-    /// ids (B, T) -> logits (B·T, V) after the softcap, all at once: for scoring few tokens.
+    /// Computes all logits after the softcap at once, for scoring few tokens: ids (B, T) -> logits (B·T, V).
     pub fn logits(&self, ids: &[u32], shape: [usize; 2]) -> Tensor {
         self.unembed(&self.hidden_in_batch(&Tape::off(), ids, shape))
     }
 
-    /// x (N, C) -> logits (N, V) after the softcap, on the CPU
+    /// Computes logits after the softcap and moves them to the CPU: x (N, C) -> logits (N, V).
     pub fn unembed(&self, x: &Tensor) -> Tensor {
         nanochat_tensor::ops::softcapped_logits(x, &self.weights.lm_head).to_device(&Device::Cpu)
     }
 
-    /// x (N, C) -> the likeliest token after each (N)
+    /// Returns the likeliest next token of each hidden state: x (N, C) -> tokens (N).
     pub fn likeliest(&self, x: &Tensor) -> Vec<u32> {
         nanochat_tensor::ops::softcapped_logits(x, &self.weights.lm_head).argmax()
     }
 
-    /// x (N, C) -> logits (N, tokens) after the softcap of these tokens only, on the CPU
+    /// Computes the logits of these tokens only, after the softcap, and moves them to the CPU: x (N, C) -> (N, tokens).
     pub fn logits_of(&self, x: &Tensor, tokens: &RowIndex) -> Tensor {
         nanochat_tensor::ops::softcapped_logits(x, &self.weights.lm_head.take_rows(tokens))
             .to_device(&Device::Cpu)
     }
 
-    /// x (N, C), targets (N) -> nll (N), on the CPU
+    /// Computes the nll of each target and moves it to the CPU: x (N, C), targets (N) -> nll (N).
     pub fn nll(&self, x: &Tensor, targets: &[u32]) -> Tensor {
         let weights = vec![1.0; targets.len()];
         let (_, nll) = Tape::off().linear_softcap_cross_entropy(x, &self.weights.lm_head, targets, &weights);
@@ -169,7 +172,7 @@ impl Gpt {
         self.normalized(OnTape { tape, tokens, recompute: self.recompute, attend: None })
     }
 
-    /// ids and positions (B, T) -> normalized hidden states (B·T, C)
+    /// Computes the normalized hidden states, with attention by `attend`: ids and positions (B, T) -> (B·T, C).
     pub fn hidden(
         &self,
         tape: &Tape,

@@ -1,5 +1,5 @@
-//! The trunk over new tokens of several sequences on a GPU: prompts side by side, whose keys and values go into the pages
-//! of a cache.
+//! The trunk over new tokens of several sequences on a GPU: prompts side by side, whose keys and values go into the
+//! pages of a cache.
 
 use nanochat_tensor::{Chunk, PagedKv, RotaryTable, Tape, Tensor};
 

@@ -55,14 +55,14 @@ pub struct KeptValues {
 }
 
 impl KeptValues {
-    /// Counts the norm's output, q, k, v and the attention's output; the norm's output and relu²'s (4 C). That is 10 if
-    /// every head has its own keys.
+    /// Counts the values of a layer: for attention the norm's output, q, k, v and the attention's output, and for the
+    /// MLP the norm's output and relu²'s (4 C). That is 10 if every query head has its own key-value head.
     pub fn of(config: &GptConfig) -> KeptValues {
         let keys_and_values = 2.0 * config.kv_dim() as f64 / config.n_embd as f64;
         KeptValues { attention: 3.0 + keys_and_values, mlp: 5.0 }
     }
 
-    /// Returns how much one layer keeps. A recomputed part keeps only its input.
+    /// Returns the number of values that one layer keeps, in units of B·T·C. A recomputed part keeps only its input.
     pub fn a_layer(self, recompute: Recompute) -> f64 {
         match recompute {
             Recompute::None => self.attention + self.mlp,

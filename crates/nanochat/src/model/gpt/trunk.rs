@@ -13,28 +13,28 @@ use super::weights::Weights;
 
 /// The operations of the trunk on the tokens of one pass. `N` is the number of matrices that hold c_q, c_k and c_v.
 ///
-/// Shapes: N tokens, C = n_embd. An implementation may keep the values in its own buffers and pass on only markers.
+/// Shapes: C = n_embd. An implementation may keep the values in its own buffers and pass on only markers.
 pub trait LayerOps<const N: usize> {
-    /// The residual stream (N, C).
+    /// The residual stream (tokens, C).
     type Stream;
-    /// Queries, keys and values, before rotation and norm.
+    /// The queries, keys and values, before rotation and norm.
     type Heads;
-    /// The output of attention (N, C).
+    /// The output of attention (tokens, C).
     type Found;
 
-    /// wte (V, C) -> the norm of the tokens' rows
+    /// Looks up the tokens in the embedding and normalizes the result: wte (V, C) -> (tokens, C).
     fn embed(&mut self, wte: &Tensor) -> Self::Stream;
 
-    /// norm(x) times c_q, c_k and c_v
+    /// Multiplies norm(x) by c_q, c_k and c_v.
     fn heads(&mut self, x: &Self::Stream, qkv: &[Tensor; N]) -> Self::Heads;
 
     /// Rotates and normalizes queries and keys, and attends to the past of each token in layer `i`.
     fn attend(&mut self, i: usize, heads: Self::Heads) -> Self::Found;
 
-    /// x + y wᵀ
+    /// Computes x + y wᵀ.
     fn linear_add(&mut self, x: Self::Stream, y: Self::Found, w: &Tensor) -> Self::Stream;
 
-    /// x + relu²(norm(x) · c_fcᵀ) · c_projᵀ
+    /// Computes x + relu²(norm(x) · c_fcᵀ) · c_projᵀ.
     fn mlp(&mut self, x: Self::Stream, c_fc: &Tensor, c_proj: &Tensor) -> Self::Stream;
 
     /// Runs layer `i`; an implementation may replace it by something that computes the same values.
@@ -46,7 +46,7 @@ pub trait LayerOps<const N: usize> {
     }
 }
 
-/// Tokens -> hidden states (N, C) before the last norm
+/// Computes the tokens' hidden states (tokens, C) before the last norm.
 pub fn trunk<const N: usize, O: LayerOps<N>>(ops: &mut O, weights: &Weights<Tensor, N>) -> O::Stream {
     let mut x = ops.embed(&weights.wte);
     for i in 0..weights.layers.len() {
@@ -55,7 +55,7 @@ pub fn trunk<const N: usize, O: LayerOps<N>>(ops: &mut O, weights: &Weights<Tens
     x
 }
 
-/// x (N, C) -> (N, C) after layer `i`, which has its own weights and those that all layers share.
+/// Computes the residual stream after layer `i` from the one before it: x (tokens, C) -> (tokens, C).
 pub fn layer<const N: usize, O: LayerOps<N>>(
     ops: &mut O,
     i: usize,

@@ -22,7 +22,7 @@ pub struct Layer<T = Tensor, const N: usize = 3> {
     pub mlp_proj: T,  // (C, 4C)
 }
 
-/// The description of a weight. A list of them makes no allocation per weight, since plans create thousands of lists.
+/// The description of a weight. It holds no heap memory, since `plan` creates thousands of lists of them.
 pub struct Weight {
     /// The layer it belongs to.
     layer: Option<usize>,
@@ -54,7 +54,7 @@ pub enum Init {
 }
 
 impl Weight {
-    /// Returns its name in checkpoints.
+    /// Returns its name as in nanochat's checkpoints; `huggingface::tensor_name` converts it for model.safetensors.
     pub fn name(&self) -> String {
         match self.layer {
             Some(i) => format!("transformer.h.{i}.{}.weight", self.part),
@@ -62,7 +62,7 @@ impl Weight {
         }
     }
 
-    /// Returns its number of values.
+    /// Returns the number of its values.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -99,7 +99,7 @@ impl Weights<Weight> {
     }
 }
 
-/// Iteration in the order of checkpoints, which `from_each` also takes.
+/// Iterators over the weights in a fixed order: embedding, layers, head. `from_each` takes values in the same order.
 impl<T, const N: usize> Weights<T, N> {
     pub fn each(&self) -> impl Iterator<Item = &T> {
         [&self.wte].into_iter().chain(self.layers.iter().flat_map(Layer::each)).chain([&self.lm_head])
@@ -110,8 +110,10 @@ impl<T, const N: usize> Weights<T, N> {
         [&mut self.wte].into_iter().chain(layers).chain([&mut self.lm_head])
     }
 
+    /// Makes weights from `values`, in the order of `each`.
+    ///
     /// # Panics
-    /// If there are fewer values than weights.
+    /// Panics if there are fewer values than weights.
     pub fn from_each(config: &GptConfig, values: impl IntoIterator<Item = T>) -> Weights<T, N> {
         let mut values = values.into_iter();
         let mut next = || values.next().expect("a value for every weight");

@@ -26,7 +26,7 @@ impl AdamWStep {
         }
     }
 
-    /// Updates `w` with gradient g, already multiplied by `clip`:
+    /// Updates the weight `w` and its moments `m` and `v` in place, with the gradient clip · g.
     pub fn apply(&self, w: &mut [f32], g: &[f32], clip: f32, m: &mut [f32], v: &mut [f32]) {
         let AdamW { keep, step_size, root_correction, betas, eps } = self.constants();
         let chunks = w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));

@@ -7,7 +7,7 @@ use nanochat_tensor::{Dtype, Tensor};
 
 use super::newton_schulz::orthogonalize;
 
-/// Updates `w` with gradient g, already multiplied by `clip`:
+/// Updates the weight `w` and its momentum buffer `buf` in place, with the gradient clip · g.
 pub fn update(
     w: &mut Tensor,
     g: &[f32],

@@ -1,4 +1,4 @@
-//! Computes the nearest orthogonal matrix by five Newton–Schulz steps, on the CPU.
+//! Approximates the nearest orthogonal matrix by five Newton–Schulz steps, on the CPU.
 //!
 //! A step is x ← (a I + S) x with S = b G + c G², where G = x xᵀ is the Gram matrix of the shorter side. All steps are
 //! polynomials of the same G, which commute: for long matrices several of them are multiplied on the small side first,
@@ -14,12 +14,13 @@ use nanochat_tensor::simd::{dot, scale, vectorized};
 
 /// The coefficients of x ↦ a x + b x³ + c x⁵ that raise small singular values to about 1 in the fewest steps.
 pub const NEWTON_SCHULZ: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
+/// The number of Newton–Schulz steps.
 pub const NEWTON_SCHULZ_STEPS: usize = 5;
 
-/// x (rows, cols) -> the nearest (semi-)orthogonal matrix, roughly: singular values 0.7 … 1.2.
+/// Returns roughly the (semi-)orthogonal matrix nearest to x (rows, cols): its singular values are 0.7 to 1.2.
 ///
-/// Wide matrices are multiplied from the left and tall ones from the right, which is the same on the transpose without
-/// moving it.
+/// Wide matrices are multiplied from the left and tall ones from the right, which gives the same result as working on
+/// the transpose but needs no copy of it.
 pub fn orthogonalize(mut x: Values, rows: usize, cols: usize, products: Dtype) -> Values {
     let norm = vectorized!(x.chunks(1 << 16).map(|x| f64::from(dot(x, x))).sum::<f64>().sqrt()) as f32;
     scale(&mut x, 1.0 / (norm + 1e-7));

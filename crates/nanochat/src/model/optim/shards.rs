@@ -1,8 +1,9 @@
 //! The sharding of the optimizer (ZeRO-2, Rajbhandari et al. 2020): every rank has all weights, and the optimizer state
 //! of its own part of them.
 //!
-//! A shard is divided into equal parts, one per rank. Muon needs whole matrices, so its shards are as many matrices of
-//! one shape as there are ranks, or the few that remain. All other weights are cut into slices.
+//! A shard is divided into equal parts, one per rank. Muon needs whole matrices, so each of its shards has one matrix
+//! for every rank, all of one shape; the last shard of a shape may have fewer. Every other weight is a shard of its
+//! own, cut into slices.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -27,7 +28,8 @@ pub struct OptimizerShard {
 }
 
 impl OptimizerShard {
-    /// Returns where each of its weights begins in it.
+    /// Returns the index of each of its weights, with the range of the shard's values that it takes.
+    /// `len` returns the number of values of a weight.
     pub fn places<'a>(
         &'a self,
         len: impl Fn(usize) -> usize + 'a,

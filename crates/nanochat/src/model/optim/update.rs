@@ -16,14 +16,14 @@ pub struct WeightUpdate<'s, 'w> {
     pub shard: &'s OptimizerShard,
     /// The weight and the range of its values to update; None if this rank updates none of the shard.
     pub weight: Option<(&'w mut Tensor, Range<usize>)>,
-    /// The gradient (part).
+    /// The gradient of the part, of shape (part).
     pub grad: Tensor,
-    /// The optimizer state of the part, (part) each.
+    /// The optimizer state of the part: tensors of shape (part).
     pub state: &'w mut [Tensor],
 }
 
 impl WeightUpdate<'_, '_> {
-    /// Returns the updated values to send to the other ranks, (part): shared if they are a whole weight, else copied.
+    /// Returns the updated values (part) to send to the other ranks: shared if they are a whole weight, else copied.
     pub fn updated_part(self, device: &Device) -> Tensor {
         let part = self.shard.part;
         match self.weight {
@@ -39,8 +39,8 @@ impl WeightUpdate<'_, '_> {
     }
 }
 
-/// Returns the norm of all gradients, and the factor that brings it down to `limit` (0: no limit): (2). Each rank gives the
-/// `parts` it has. On a GPU both numbers stay there: no step waits for them.
+/// Returns a tensor (2) of the global norm of the gradient, and the factor that reduces it to at most `limit` (0: no
+/// limit). Each rank gives the `parts` it has. A GPU keeps both numbers in its memory, so that no step waits for them.
 pub fn clip(parts: &[Tensor], limit: f32, comm: &Comm) -> Tensor {
     if let Device::Gpu(_) = parts[0].device() {
         let squares = comm.all_reduce(optim::sum_of_squares(parts)).wait();
@@ -57,7 +57,7 @@ pub fn clip(parts: &[Tensor], limit: f32, comm: &Comm) -> Tensor {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub enum Round {
     AdamW,
-    /// Matrices of one role and shape, which a GPU orthogonalizes as one batch; None: all of them.
+    /// Muon's updates: on a GPU those of one role and shape, orthogonalized as one batch; on the CPU (None) all.
     Muon(Option<(WeightRole, Vec<usize>)>),
 }
 

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::terminal::counted::counted;
 use crate::terminal::flag_values;
 
-/// A number of epochs over the data, of which a step takes `per_step` items.
+/// A number of epochs over data of which each step takes `per_step` items.
 pub struct Epochs {
     pub num_epochs: f64,
     pub per_step: usize,

@@ -18,7 +18,7 @@ pub struct TaskEvalArgs {
     #[arg(long, value_name = "NAME|FILE")]
     #[serde(default)]
     pub eval_task: Vec<String>,
-    /// Measure it every N steps (0: at the end only)
+    /// Measure the tasks every N steps (0: at the end only)
     #[arg(long, value_parser = flag_values::amount, default_value_t = 200)]
     #[serde(default)]
     pub eval_task_every: usize,

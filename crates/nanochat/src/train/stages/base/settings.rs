@@ -110,7 +110,7 @@ impl BaseSettings {
     }
 }
 
-/// Returns the number of micro-batches in a step. Fails if the total is not a multiple of one.
+/// Returns the number of micro-batches in a step. Fails unless the step's tokens are a multiple of a micro-batch's.
 pub fn grad_accum_steps(total_batch_size: usize, micro_batch: usize) -> Result<usize> {
     if micro_batch == 0 || total_batch_size == 0 {
         bail!("batch sizes and sequence length must be at least 1");

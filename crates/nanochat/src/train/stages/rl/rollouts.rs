@@ -69,7 +69,7 @@ pub struct Rollout {
     pub reward: f32,
 }
 
-/// Options for sampling answers.
+/// The options for sampling answers.
 #[derive(Clone, Copy)]
 pub struct Sampling {
     pub samples: usize,
@@ -113,8 +113,8 @@ pub fn roll_out(
     Ok(shares.gather(comm, groups))
 }
 
-/// Makes an engine for `answers` answers at a time. A device with its own memory allocates the cache at once; it gets
-/// no more than the answers can fill, since training needs the rest.
+/// Makes an engine for `answers` answers at a time, each with its question at most `longest` tokens long. A device with
+/// its own memory allocates the cache at once, and no larger than the answers can fill, since training needs the rest.
 pub fn engine<'t>(
     model: &Gpt,
     tokenizer: Option<&'t Tokenizer>,

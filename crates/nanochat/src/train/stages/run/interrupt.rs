@@ -23,8 +23,8 @@ pub(super) struct Interrupt {
     speaks: Arc<AtomicBool>,
 }
 
-/// Starts signal handling before a process's first run. From here on a closed output ends the process with a nonzero
-/// code, and so does every other signal.
+/// Starts signal handling before a process's first run. While no run is active, each of the handled signals, including
+/// that of a closed output, ends the process with a nonzero code.
 pub fn watch_signals() -> Result<()> {
     Interrupt::one().map(|_| ())
 }
