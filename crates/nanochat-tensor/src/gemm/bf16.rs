@@ -1,10 +1,10 @@
-//! Products of factors rounded to bf16, summed in f32.
+//! Matrix products whose factors are rounded to bf16 and whose sums are in f32.
 //!
-//! Two neighbours in k, in one u32, are what AVX512-BF16 multiplies at once (tile.rs), so both factors are laid out in
-//! such pairs: the right one once for all, in panels of 32 columns, the left one by each thread for the rows it works
-//! on. Both are rounded on the way: no pass over memory is there for the rounding alone.
+//! AVX512-BF16 multiplies two neighbours in k, packed into one u32, at once (tile.rs), so both factors are laid out in
+//! such pairs: the right one once, in panels of 32 columns, and the left one by each thread for the rows that it works
+//! on. Packing rounds as well, so rounding needs no pass over memory of its own.
 //!
-//! An element of c is summed over k in the same order whatever the number of threads. Speed: benches/products.rs.
+//! An element of c is summed over k in the same order for any number of threads. Speed: benches/products.rs.
 
 use std::ops::Range;
 
@@ -16,36 +16,37 @@ use super::{Mat, MatMut, Threads};
 use crate::reuse::{self, Values};
 use crate::simd::vectorized;
 
-/// Pairs of k that are summed before c is touched. A panel of them (32 KiB) streams from L2; with 128, which stay in L1, products
-/// of 384 and more in k are 3 to 8 % slower: c is read and written more often.
+/// The number of pairs of k that are summed before c is read or written. A panel of them (32 KiB) streams from L2; with
+/// 128, which stay in L1, products with a k of 384 and more are 3 to 8 % slower, since c is read and written more
+/// often.
 const PAIRS: usize = 256;
 
-/// Rows of c that one thread takes at a time, for each of which it goes through the right factor.
+/// The number of rows of c that one thread takes at a time; it reads the whole right factor for each such block.
 const BLOCK: usize = 4 * ROWS;
 
-/// The same for right factors of so many columns that 512 of their rows (1 MiB and more) fill L2: dw of (1,536, 384) with 4,096
-/// rows at 190 instead of 172 GFLOP/s a core. Not where threads would share few rows much less evenly, as the three blocks
-/// of 256.
+/// The block for right factors of at least WIDE columns, 512 rows of which (1 MiB and more) fill L2: dw of (1,536, 384)
+/// with 4,096 rows runs at 190 instead of 172 GFLOP/s a core. It is not used where threads would share few rows much
+/// less evenly, as with 256 rows, which make only three blocks.
 const WIDE_BLOCK: usize = 8 * ROWS;
 const WIDE: usize = 1_024;
 
-/// What rows of a left factor are rounded up to.
+/// The number of rows of a left factor is rounded up to a multiple of this.
 const ROW_STEP: usize = 4;
 
-/// Panels of a block that one thread lays out at a time.
+/// The number of panels of a block that one thread lays out at a time.
 const UNIT_PANELS: usize = 16;
 
-/// Columns that the panels of a right factor have.
+/// The number of columns in a panel of a right factor.
 pub const PANEL: usize = COLS;
 
-/// A right factor (K, N).
+/// A packed right factor (K, N).
 pub type Right = Panels<PANEL>;
 
-/// A matrix (K, N) rounded to pairs of k, in panels of W columns: (K / 512, N / W, 256, W), the last block of k with as many
-/// pairs as there are; zeros where the sizes are no multiples.
+/// A matrix (K, N) in bf16, as pairs of k in panels of W columns: (K / 512, N / W, 256, W). The last block of k has as
+/// many pairs as remain; sizes that are no multiples are padded with zeros.
 ///
-/// It is laid out by blocks of k, row after row. One panel after the other, a matrix with rows of 4 KiB would touch a page
-/// for each row, more than the TLB has entries.
+/// A block of k is packed row by row. Panel by panel, a matrix with rows of 4 KiB would touch a page for each row, more
+/// than the TLB has entries.
 pub struct Panels<const W: usize> {
     values: Values,
     pairs: usize,
@@ -77,7 +78,7 @@ impl<const W: usize> Panels<W> {
         Panels { values, pairs, n: b.cols }
     }
 
-    /// Some pairs, all of one block, of a panel.
+    /// Returns the given pairs, all of one block, of a panel.
     fn panel(&self, panel: usize, pairs: Range<usize>) -> &[[u32; W]] {
         let first = pairs.start / PAIRS * PAIRS;
         let in_block = PAIRS.min(self.pairs - first);
@@ -94,12 +95,12 @@ pub struct Left<'a> {
     pub pair: usize,
 }
 
-/// How many values `pack_left` takes for so many rows.
+/// Returns the number of values that `pack_left` needs for `rows` rows of `pairs` pairs.
 pub fn left_len(rows: usize, pairs: usize) -> usize {
     rows.next_multiple_of(ROW_STEP) * pairs
 }
 
-/// Rounds and lays out a (M, K), whose rows are contiguous, in the first values of `into`.
+/// Rounds a (M, K), whose rows are contiguous, to pairs in the first values of `into`.
 pub fn pack_left<'a>(into: &'a mut [u32], a: Mat) -> Left<'a> {
     let pairs = a.cols.div_ceil(2);
     vectorized!({
@@ -113,7 +114,7 @@ pub fn product(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32, threads: Thr
     product_between(c, alpha, a, b, beta, threads, nothing, nothing);
 }
 
-/// As `product`, with `before` and `after` called of blocks of rows as `Dtype::gemm_between` says.
+/// Computes `product` and calls `before` and `after` on blocks of rows, as `Dtype::gemm_between` describes.
 pub fn product_between(
     c: MatMut,
     alpha: f32,
@@ -126,7 +127,7 @@ pub fn product_between(
 ) {
     let columns = |_| b.n;
     let workers = if threads == Threads::All { rayon::current_num_threads() } else { 1 };
-    // Rows that the busiest thread works on.
+    // The number of rows that the busiest thread works on.
     let most = |block| c.rows.div_ceil(block).div_ceil(workers) * block;
     if b.n >= WIDE && 10 * most(WIDE_BLOCK) <= 11 * most(BLOCK) {
         product_of_blocks::<WIDE_BLOCK>(c, alpha, a, b, beta, threads, columns, before, after);
@@ -135,7 +136,7 @@ pub fn product_between(
     }
 }
 
-/// As `product` on this thread, of a square c: up to its diagonal, and somewhat above.
+/// Computes `product` of a square c on this thread, but only up to the diagonal and a little above it.
 pub fn lower_triangle(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32) {
     let columns = |end| b.n.min(end);
     product_of_blocks::<BLOCK>(c, alpha, a, b, beta, Threads::One, columns, nothing, nothing);
@@ -143,7 +144,7 @@ pub fn lower_triangle(c: MatMut, alpha: f32, a: Mat, b: &Right, beta: f32) {
 
 fn nothing(_: usize, _: &mut [f32]) {}
 
-/// As `product`; of rows that end before `end` the first `columns(end)` values.
+/// Computes `product`, but only the first `columns(end)` values of each block of rows that ends before row `end`.
 fn product_of_blocks<const BLOCK: usize>(
     c: MatMut,
     alpha: f32,
@@ -184,8 +185,8 @@ fn product_of_blocks<const BLOCK: usize>(
     }
 }
 
-/// c (rows, columns) = alpha · left · right + beta · c on this thread, over some pairs and columns of the right factor;
-/// `columns` begin at a panel, `left` at the first of the pairs.
+/// c (rows, columns) = alpha · left · right + beta · c on this thread, over the given pairs and columns of the right
+/// factor. `columns` must begin at a panel, and `left` begins at the first of the pairs.
 pub fn multiply(
     c: &mut [f32],
     stride: usize,
@@ -224,7 +225,7 @@ pub fn multiply(
     }
 }
 
-/// At most 512 rows of b (K, N) -> (N / W, K / 2, W)
+/// Packs at most 512 rows of b (K, N) as (N / W, K / 2, W).
 #[inline(always)]
 fn pack_block<const W: usize>(out: &mut [[u32; W]], b: Mat) {
     let pairs = b.rows.div_ceil(2);

@@ -31,7 +31,7 @@ pub struct MatMut<'a> {
     row_stride: usize,
 }
 
-/// Products whose factors are rounded to this type; sums are f32 in all of them.
+/// Matrix products whose factors are rounded to this type; the sums are in f32 for every type.
 impl Dtype {
     /// c (m, n) = alpha · a (m, k) · b (k, n) + beta · c
     #[track_caller]
@@ -43,9 +43,9 @@ impl Dtype {
         }
     }
 
-    /// c (m, n) = a (m, k) · b (k, n) + beta · c on all threads. `before(i, values)` is called of all values of c before they
-    /// are summed, some at a time, the first of which is number i, and `after` when they are: in bf16 of blocks of rows while
-    /// they are in the cache, in f32 in passes of their own.
+    /// c (m, n) = a (m, k) · b (k, n) + beta · c on all threads. Every value of c is passed to `before(i, values)`
+    /// before it is summed and to `after(i, values)` afterwards, many values at a time, with i the index of the first:
+    /// in bf16 in blocks of rows while they are in the cache, in f32 in separate passes.
     #[track_caller]
     pub fn gemm_between(
         self,
@@ -74,14 +74,14 @@ impl Dtype {
         each(data, &after);
     }
 
-    /// As `gemm` on this thread, for a product and a c that are symmetric: little more than half the work.
+    /// Computes `gemm` on this thread for a symmetric product and a symmetric c, with little more than half the work.
     #[track_caller]
     pub fn symmetric_gemm(self, c: MatMut, alpha: f32, a: Mat, b: Mat, beta: f32) {
         symmetric::gemm(self, c, alpha, a, b, beta);
     }
 }
 
-/// Whether products in bf16 are faster than those in f32 here: where the processor has AVX512-BF16.
+/// Whether products in bf16 are faster than in f32 on this machine: the processor must have AVX512-BF16.
 pub fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512f")
@@ -99,12 +99,12 @@ pub enum Threads {
 }
 
 impl<'a> Mat<'a> {
-    /// A contiguous row-major matrix.
+    /// Views `data` as a contiguous row-major matrix.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Mat<'a> {
         Mat::strided(data, rows, cols, cols)
     }
 
-    /// Rows of `cols` values that start `row_stride` apart.
+    /// Views `data` as rows of `cols` values that start `row_stride` apart. Panics if they do not fit.
     #[track_caller]
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Mat<'a> {
         assert!(fits(data.len(), rows, cols, row_stride), "{rows} x {cols} does not fit its slice");
@@ -115,7 +115,7 @@ impl<'a> Mat<'a> {
         self.cols
     }
 
-    /// The transposed view.
+    /// Returns the transposed view.
     pub fn t(self) -> Mat<'a> {
         Mat {
             rows: self.cols,
@@ -126,19 +126,19 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// Some of its columns: at most `len` from `first` on.
+    /// Returns at most `len` columns from `first` on.
     fn columns(self, first: usize, len: usize) -> Mat<'a> {
         self.t().part(first, len).t()
     }
 
-    /// Some of its rows: at most `len` from `first` on.
+    /// Returns at most `len` rows from `first` on.
     fn part(self, first: usize, len: usize) -> Mat<'a> {
         let rows = len.min(self.rows.saturating_sub(first));
         let data = if rows == 0 { &[] } else { &self.data[first * self.row_stride..] };
         Mat { data, rows, ..self }
     }
 
-    /// A row of a matrix stored by rows.
+    /// Returns a row; the matrix must be stored by rows.
     #[inline(always)]
     fn row(self, row: usize) -> &'a [f32] {
         debug_assert_eq!(self.col_stride, 1);

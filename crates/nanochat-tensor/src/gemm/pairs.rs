@@ -1,10 +1,11 @@
-//! Rounding to bf16, two neighbours in k to a u32: by AVX512-BF16's instructions where the processor has them, else by
-//! loops. With the loops alone the copies that products begin with take a seventh of a training step.
+//! Rounds values to bf16 and packs two neighbours in k into a u32, with AVX512-BF16 instructions where the processor
+//! has them and with loops elsewhere. With the loops alone, the copies that products begin with take a seventh of a
+//! training step.
 //!
-//! Both round to the nearest, of two equally near ones to the even one, and keep NaN. The instructions take what is below
-//! 2⁻¹²⁶ for zero.
+//! Both round to nearest, ties to even, and keep NaN. The instructions turn magnitudes below 2⁻¹²⁶ (denormals) into
+//! zero.
 
-/// Neighbours of a row; the last may stand alone.
+/// Packs the neighbours of a row; a last value without a neighbour is paired with zero.
 #[inline(always)]
 pub fn pair_up(out: &mut [u32], row: &[f32]) {
     #[cfg(target_arch = "x86_64")]
@@ -15,7 +16,8 @@ pub fn pair_up(out: &mut [u32], row: &[f32]) {
     plain::pair_up(out, row);
 }
 
-/// Pairs of two rows: zero where they have no value.
+/// Packs the values of two rows, column by column. A `high` shorter than `low` counts as zeros; the rest of `out` is
+/// zero.
 #[inline(always)]
 pub fn interleave(out: &mut [u32], low: &[f32], high: &[f32]) {
     #[cfg(target_arch = "x86_64")]
@@ -26,7 +28,7 @@ pub fn interleave(out: &mut [u32], low: &[f32], high: &[f32]) {
     plain::interleave(out, low, high);
 }
 
-/// At most W rows -> their pairs turned: pair p of row r at out[p][r], zeros where there is none.
+/// Packs at most W rows transposed: pair p of row r is at out[p][r], zero where there is none.
 #[inline(always)]
 pub fn turn<'a, const W: usize>(out: &mut [[u32; W]], rows: impl Iterator<Item = &'a [f32]>) {
     #[cfg(target_arch = "x86_64")]
@@ -74,7 +76,7 @@ mod plain {
         round(low) >> 16 | round(high) & 0xffff_0000
     }
 
-    /// To bf16, in the upper half.
+    /// Rounds to bf16, in the upper half of the result.
     #[inline(always)]
     pub fn round(x: f32) -> u32 {
         let bits = x.to_bits();
@@ -90,7 +92,7 @@ mod avx512 {
 
     use super::plain;
 
-    /// f32 in a vector.
+    /// The number of f32 values in a vector.
     const LANES: usize = 16;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -107,7 +109,7 @@ mod avx512 {
         let Some(high) = high.get(..low.len()) else { return plain::interleave(out, low, high) };
         let ((lows, low_rest), (highs, high_rest)) = (low.as_chunks::<LANES>(), high.as_chunks::<LANES>());
         let (outs, out_rest) = out.split_at_mut(LANES * lows.len());
-        // All of low, then all of high -> one of each in turn.
+        // Alternates the values of low and high, which the conversion puts one after the other.
         let order: [u16; 2 * LANES] = std::array::from_fn(|i| (i / 2 + i % 2 * LANES) as u16);
         // SAFETY: 64 bytes each, and any bits are integers.
         let order = unsafe { transmute::<[u16; 2 * LANES], __m512i>(order) };
@@ -122,7 +124,7 @@ mod avx512 {
         plain::interleave(out_rest, low_rest, high_rest);
     }
 
-    /// Sixteen rows by sixteen pairs at a time, as a square in registers.
+    /// Transposes sixteen rows by sixteen pairs at a time, as a square in registers.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub fn turn<'a, const W: usize>(out: &mut [[u32; W]], mut rows: impl Iterator<Item = &'a [f32]>) {
         for first in (0..W).step_by(LANES) {
@@ -153,7 +155,7 @@ mod avx512 {
         }
     }
 
-    /// By fours inside quarters of the vectors, then of the quarters: 64 instructions.
+    /// Transposes by fours inside the quarters of the vectors, then the quarters themselves: 64 instructions.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn transposed(square: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
         // SAFETY: 1,024 bytes each, and any bits are integers.
@@ -166,7 +168,7 @@ mod avx512 {
             let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
             (fours[i + 2], fours[i + 3]) = (_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
         }
-        // fours[4 g + j]: in quarter q column 4 q + j of rows 4 g …
+        // Quarter q of fours[4 g + j] is column 4 q + j of rows 4 g to 4 g + 3.
         let mut columns = rows;
         for j in 0..4 {
             let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];

@@ -1,13 +1,13 @@
-//! Products that are symmetric, as x xᵀ: computed up to the diagonal, then mirrored.
+//! Symmetric products such as x xᵀ, computed up to the diagonal and then mirrored.
 
 use super::bf16::{self, Right};
 use super::{Mat, MatMut, Threads};
 use crate::Dtype;
 
-/// Rows of c that are computed together in f32, up to the same column.
+/// The number of rows of c that are computed together in f32, up to the same column.
 const ROWS: usize = 96;
 
-/// Side of the squares that are mirrored one after the other: rows and columns of both are in L1.
+/// The side of the squares that are mirrored one after the other; the rows and columns of both stay in L1.
 const SQUARE: usize = 32;
 
 #[track_caller]
@@ -31,7 +31,7 @@ pub fn gemm(products: Dtype, c: MatMut, alpha: f32, a: Mat, b: Mat, beta: f32) {
     mirror(c.data, n, stride);
 }
 
-/// What is below the diagonal to above it.
+/// Copies the values below the diagonal to above it.
 fn mirror(c: &mut [f32], n: usize, stride: usize) {
     for top in (0..n).step_by(SQUARE) {
         for left in (0..=top).step_by(SQUARE) {

@@ -1,21 +1,22 @@
 //! The innermost loop of the products in bf16: a tile of c, 12 rows of 32 columns in 24 vector registers.
 
-/// Columns of a tile: two vectors of sixteen.
+/// The number of columns of a tile: two vectors of sixteen.
 pub const COLS: usize = 32;
 
-/// Rows of a tile: of AVX-512's 32 registers 24 hold sums, two a row of the right factor, one a value of the left.
+/// The number of rows of a tile. Of AVX-512's 32 registers, 24 hold sums, two a row of the right factor and one a value
+/// of the left factor.
 pub const ROWS: usize = 12;
 
-/// c (rows, cols) = alpha · left · right + beta · c, where beta 0 does not read c.
+/// One tile of a product: c (rows, cols) = alpha · left · right + beta · c. If beta is 0, c is not read.
 pub struct Tile<'a> {
-    /// Pairs of the left factor: that of row r and pair p is at r · strides[0] + p · strides[1]. Rows up to the next
-    /// multiple of four are there.
+    /// Pairs of the left factor: pair p of row r is at r · strides[0] + p · strides[1]. There must be rows up to the
+    /// next multiple of four.
     pub left: &'a [u32],
     pub strides: [usize; 2],
     /// Pairs of the right factor.
     pub right: &'a [[u32; COLS]],
     pub c: &'a mut [f32],
-    /// Between rows of c.
+    /// The distance between rows of c.
     pub stride: usize,
     pub rows: usize,
     pub cols: usize,
@@ -23,7 +24,7 @@ pub struct Tile<'a> {
     pub beta: f32,
 }
 
-/// Fewer than twelve rows are computed as eight or four, the rest of them in vain.
+/// Computes a tile. Fewer than twelve rows are computed as eight or four, and the surplus is discarded.
 pub fn run(tile: Tile) {
     match tile.rows {
         9.. => run_rows::<ROWS>(tile),
@@ -54,12 +55,12 @@ mod avx512 {
     use super::{COLS, Tile};
 
     /// # Safety
-    /// Every pair of N rows lies inside `left`, every row of the tile inside `c`; it has no more than N rows.
+    /// Every pair of N rows must lie inside `left` and every row of the tile inside `c`; the tile has at most N rows.
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub unsafe fn run<const N: usize>(tile: Tile) {
         let Tile { left, strides: [row, pair], right, c, stride, rows, cols, alpha, beta } = tile;
-        // c comes from further away than all the rest. While the sums are made, it arrives: without this a product of (4,096, 256)
-        // by (256, 256) takes 1.5 times as long.
+        // c comes from farther away than the other operands, so it is fetched while the sums are computed. Without
+        // this, a product of (4,096, 256) by (256, 256) takes 1.5 times as long.
         for r in 0..rows {
             // SAFETY: row r of the tile lies inside c; a prefetch of what lies behind it does nothing.
             unsafe {
@@ -80,8 +81,8 @@ mod avx512 {
                 sums[r] = [_mm512_dpbf16_ps(sums[r][0], a, b0), _mm512_dpbf16_ps(sums[r][1], a, b1)];
             }
         }
-        // With constants for bounds the sums stay in registers. Where the rows were counted as they came, the compiler kept all
-        // 24 on the stack, zeroed before and read again after: 3 % of training a d6.
+        // With constant bounds the sums stay in registers. With `rows` as the bound, the compiler kept all 24 on the
+        // stack, zeroed before and read again after: 3 % of training a d6.
         let (alpha, factor) = (_mm512_set1_ps(alpha), _mm512_set1_ps(beta));
         let masks =
             [(1u32 << cols.min(16)) - 1, (1u32 << cols.saturating_sub(16)) - 1].map(|mask| mask as __mmask16);
@@ -102,7 +103,7 @@ mod avx512 {
     }
 }
 
-/// Loops for any vectors, one row at a time.
+/// Computes a tile with loops for any processor, one row at a time.
 #[inline(always)]
 pub fn plain(tile: Tile) {
     let Tile { left, strides: [row, pair], right, c, stride, rows, cols, alpha, beta } = tile;

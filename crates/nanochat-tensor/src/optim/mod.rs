@@ -1,5 +1,5 @@
-//! What the optimizer does on a GPU, on float32 weights, gradients and state. The gradient's norm and the factor
-//! that clips it stay there: no step waits for a number.
+//! The optimizer's steps on a GPU, on float32 weights, gradients and state. The gradient's norm and the clipping factor
+//! stay there, so that no step waits for a number to reach the CPU.
 
 use crate::cuda::sources;
 use crate::gpu::{Buffer, Gpu, Operand, Output, Product, blocks};
@@ -7,12 +7,14 @@ use crate::{Dtype, Tensor};
 use std::ops::Range;
 
 const THREADS: u32 = 256;
-/// Blocks that share the sum over one tensor; each writes a part, so that the sum has one order.
+/// The number of blocks that share the sum over one tensor; each writes a partial sum, so that the order of the sum is
+/// fixed.
 const PARTS: usize = 256;
-/// Matrices that are orthogonalized together: enough to fill the card, with 1 GiB of scratch at most for d32.
+/// The number of matrices that are orthogonalized together: enough to fill the card, with at most 1 GiB of scratch for
+/// d32.
 const MUON_BATCH: usize = 32;
 
-/// The constants of one AdamW step, bias corrections worked in.
+/// The constants of one AdamW step, bias corrections included.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
     /// 1 − lr · weight decay
@@ -28,7 +30,7 @@ pub struct AdamW {
 pub struct Muon {
     pub lr: f32,
     pub momentum: f32,
-    /// a, b, c of x ↦ a x + b x³ + c x⁵
+    /// The coefficients a, b, c of x ↦ a x + b x³ + c x⁵.
     pub newton_schulz: (f32, f32, f32),
     pub newton_schulz_steps: usize,
 }
@@ -40,7 +42,7 @@ pub struct MuonParam<'a> {
     pub momentum_buffer: &'a mut Tensor,
 }
 
-/// The sum of the squares of all values together: (1).
+/// Returns the sum of the squares of all values of all tensors: (1).
 #[track_caller]
 pub fn sum_of_squares(tensors: &[Tensor]) -> Tensor {
     let gpu = tensors[0].buffer().gpu();
@@ -57,7 +59,7 @@ pub fn sum_of_squares(tensors: &[Tensor]) -> Tensor {
     sum
 }
 
-/// A norm, whose square is given, and the factor that brings it down to `limit` (0: no limit): (2).
+/// Returns the norm, whose square is given, and the factor that scales it down to `limit` (0: no limit): (2).
 #[track_caller]
 pub fn clip_factor(square: &Tensor, limit: f32) -> Tensor {
     let gpu = square.buffer().gpu();
@@ -68,8 +70,8 @@ pub fn clip_factor(square: &Tensor, limit: f32) -> Tensor {
     factor
 }
 
-/// One AdamW step of the values `range` of a weight, which state and gradient begin with; `clip` as `clip_factor`
-/// gave it.
+/// Runs one AdamW step on the values `range` of a weight. The first values of state and gradient belong to these;
+/// `clip` comes from `clip_factor`.
 #[track_caller]
 pub fn adamw(
     weight: &mut Tensor,
@@ -94,7 +96,7 @@ pub fn adamw(
     unsafe { launch.run(blocks(len.div_ceil(4), THREADS), THREADS, 0) }
 }
 
-/// One Muon step of matrices of one shape, orthogonalized in bf16, many at a time.
+/// Runs one Muon step on matrices of one shape, orthogonalized in bf16, up to MUON_BATCH at a time.
 #[track_caller]
 pub fn muon(mut params: Vec<MuonParam>, clip: &Tensor, step: Muon) {
     for params in params.chunks_mut(MUON_BATCH) {
@@ -131,8 +133,8 @@ fn muon_batch(params: &mut [MuonParam], clip: &Tensor, step: Muon) {
     }
 }
 
-/// n matrices x (rows, cols), of norm 1 -> nearly orthogonal ones, as in the CPU's optimizer: three products a
-/// step, whose sums cuBLASLt takes in float32.
+/// Turns n matrices x (rows, cols) of norm 1 into nearly orthogonal ones, as the CPU's optimizer does: three products a
+/// step, which cuBLASLt sums in float32.
 fn orthogonalize(gpu: &Gpu, mut x: Buffer, n: usize, rows: usize, cols: usize, step: Muon) -> Buffer {
     let ((a, b, c), short, tall) = (step.newton_schulz, rows.min(cols), rows > cols);
     let mut next = gpu.alloc(x.len(), Dtype::Bf16);

@@ -1,4 +1,4 @@
-//! 32 weights in each precision.
+//! Blocks of 32 weights, one type for each precision.
 
 use super::BLOCK;
 use crate::simd::LANES;
@@ -53,7 +53,7 @@ impl Block for Bf16 {
 }
 
 impl Block for Int8 {
-    /// `values` are within ±127.
+    /// Packs `values`, which must be within ±127.
     fn pack(values: &[f32; BLOCK]) -> Int8 {
         Int8(std::array::from_fn(|half| std::array::from_fn(|i| values[half * LANES + i].round() as i8)))
     }

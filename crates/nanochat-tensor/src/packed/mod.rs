@@ -1,13 +1,14 @@
-//! Matrices for generation: f32, bf16 or int8, laid out for products with few rows, which are bound by how fast
-//! weights come from memory.
+//! Weight matrices for generation in f32, bf16 or int8, laid out for products with few rows, whose speed is bound by
+//! memory bandwidth.
 //!
-//! y = x wᵀ with x (N, in) in f32. Every output is a sum in 16 lanes, always in the same order, so a row of x
-//! gives the same bits alone and among a thousand; the products of `gemm.rs` make no such promise.
+//! y = x wᵀ with x (N, in) in f32. Every output is a sum in 16 lanes, always in the same order, so a row of x gives the
+//! same bits alone and among a thousand; the products of `gemm` do not guarantee this.
 //!
-//! Four outputs stand side by side in panels of blocks, (out / 4, in / 32, 4, 32): one thread reads one stream.
-//! With the rows of four outputs read apart, the prefetcher starts anew at every row and half the bandwidth is lost.
+//! Four outputs lie side by side in panels of blocks, (out / 4, in / 32, 4, 32), so that a thread reads one stream. If
+//! the rows of four outputs were read separately, the prefetcher would start anew at every row and half the bandwidth
+//! would be lost.
 //!
-//! int8: w ≈ q · max|w| / 127 with one factor an output (absmax as in LLM.int8(), Dettmers et al. 2022).
+//! int8: w ≈ q · max|w| / 127 with one factor for each output (absmax as in LLM.int8(), Dettmers et al. 2022).
 
 mod block;
 
@@ -18,22 +19,22 @@ use crate::simd::LANES;
 use crate::simd16::{self, Kernel, Simd};
 use block::{Bf16, Block, F32, Int8};
 
-/// Inputs in a block: two vectors.
+/// The number of inputs in a block: two vectors.
 const BLOCK: usize = 2 * LANES;
 
-/// Outputs in a panel.
+/// The number of outputs in a panel.
 const OUTS: usize = 4;
 
-/// Rows of x that use a weight when it is loaded: 6 x 4 sums and what they need fill the 32 registers.
+/// The number of rows of x that use a loaded weight: 6 x 4 sums and their operands fill the 32 registers.
 const ROWS: usize = 6;
 
-/// Rows of x that stay in L2 while a thread goes over its panels.
+/// The number of rows of x that stay in L2 while a thread goes over its panels.
 const ROWS_IN_L2: usize = 8 * ROWS;
 
-/// Weights that one thread takes at a time.
+/// The bytes of weights that one thread takes at a time.
 const UNIT_BYTES: usize = 128 << 10;
 
-/// A matrix (out, in).
+/// A packed matrix (out, in).
 #[derive(Clone)]
 pub struct Packed {
     out: usize,
@@ -41,7 +42,8 @@ pub struct Packed {
     panels: Panels,
 }
 
-/// (out / 4, in / 32) times four blocks; zeros where the sizes are no multiples.
+/// (out / 4, in / 32) times four blocks, padded with zeros where the sizes are no multiples; int8 adds a factor for
+/// each output.
 #[derive(Clone)]
 enum Panels {
     F32(Vec<[F32; OUTS]>),
@@ -69,7 +71,7 @@ impl Packed {
         [self.out, self.inp]
     }
 
-    /// Bytes of weights that a product reads.
+    /// Returns the bytes of weights that a product reads.
     pub fn bytes(&self) -> usize {
         match &self.panels {
             Panels::F32(panels) => size_of_val(&panels[..]),
@@ -120,7 +122,7 @@ impl Packed {
         y
     }
 
-    /// The matrix (out, in) as it is multiplied with.
+    /// Returns the matrix (out, in) with the rounded values that products use.
     pub fn unpack(&self) -> Vec<f32> {
         let blocks = self.inp.div_ceil(BLOCK);
         let row = |o: usize| -> Vec<f32> {
@@ -138,7 +140,7 @@ impl Packed {
     }
 }
 
-/// w (out, in) times `scale` of each output, in blocks.
+/// Packs w (out, in), each output's row times its `scale`, into blocks.
 fn pack<B: Block>(w: &[f32], inp: usize, scale: impl Fn(usize) -> f32 + Sync) -> Vec<[B; OUTS]> {
     let panel = |(panel, w): (usize, &[f32])| -> Vec<[B; OUTS]> {
         let block = |k: usize, o: usize| {
@@ -155,7 +157,7 @@ fn pack<B: Block>(w: &[f32], inp: usize, scale: impl Fn(usize) -> f32 + Sync) ->
     w.par_chunks(OUTS * inp).enumerate().flat_map_iter(panel).collect()
 }
 
-/// What an integer of an output's row stands for.
+/// Returns the value of one integer step in an output's row: max|w| / 127, or 1 for a row of zeros.
 fn int8_factor(row: &[f32]) -> f32 {
     let largest = row.iter().fold(0.0f32, |a, w| a.max(w.abs()));
     if largest > 0.0 { largest / 127.0 } else { 1.0 }
@@ -168,7 +170,7 @@ fn pad_rows(x: &[f32], inp: usize) -> Vec<f32> {
     rows
 }
 
-/// Some panels against all rows of x: y (N, outputs of these panels).
+/// A thread's work: some panels times all rows of x, which gives y (N, outputs of these panels).
 struct Unit<'a, B> {
     x: &'a [[[f32; LANES]; 2]],
     panels: &'a [[B; OUTS]],
@@ -203,7 +205,7 @@ impl<B: Block> Kernel for Unit<'_, B> {
     }
 }
 
-/// Where a panel's outputs go: from column `at` of rows of `width`. The last panel may have fewer than four.
+/// The place of a panel's outputs: from column `at` of rows of `width`. The last panel may have fewer than four.
 struct Columns<'a> {
     y: &'a mut [f32],
     at: usize,
@@ -218,7 +220,7 @@ impl Columns<'_> {
     }
 }
 
-/// N rows of x against one panel: a weight that is loaded is used N times.
+/// Multiplies N rows of x by one panel; each loaded weight is used N times.
 #[inline(always)]
 fn tile<S: Simd, B: Block, const N: usize>(
     simd: S,
@@ -294,7 +296,7 @@ mod tests {
         assert_eq!(Packed::new(&[0.0; 6], [2, 3], Dtype::Int8).unpack(), [0.0; 6]);
     }
 
-    /// Other processors take other instructions to nearly the same values.
+    /// Processors without vector instructions compute nearly the same values.
     #[test]
     fn plain_loops_agree_with_vectors() {
         let (x, w) = (randn(&[7, 64], 0), randn(&[8, 64], 1));
