@@ -82,7 +82,7 @@ struct TrainingTexts {
     /// read once; shorter ones are repeated
     #[arg(long, value_name = "NAME=WEIGHT:DIR", num_args = 1.., conflicts_with = "data")]
     mix: Vec<nanochat::text::corpus_mix::Source>,
-    /// What to do about a shard that cannot be read
+    /// How to treat a shard that cannot be read
     #[arg(long, value_enum, default_value_t)]
     bad_shards: OnBadShard,
 }

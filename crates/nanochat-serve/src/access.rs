@@ -37,7 +37,7 @@ pub struct Access {
     only_local: bool,
 }
 
-/// What the routes know of who asks.
+/// The rights of the client that sent a request, for the routes.
 #[derive(Clone, Copy)]
 pub struct ClientRights {
     /// The owner of the cached prefixes that its prompts may reuse.

@@ -57,15 +57,15 @@ fn piece<'a>(bytes: &'a [u8], ends: &[usize], i: usize) -> &'a [u8] {
     &bytes[if i == 0 { 0 } else { ends[i - 1] }..ends[i]]
 }
 
-/// How many characters are read.
+/// The most characters that are read, in all and of one document.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     pub chars: usize,
-    /// Of one document.
+    /// The most characters read of one document.
     pub document_chars: usize,
 }
 
-/// Reads batches of text and counts each one's pieces. A piece is in one of the tables.
+/// Reads batches of text and counts their pieces. Each distinct piece is in exactly one of the tables.
 pub(crate) fn count_pieces<S: AsRef<str>>(
     texts: impl Iterator<Item = S>,
     splitter: &Splitter,

@@ -32,7 +32,7 @@ pub struct ChatArgs {
     /// Folder of data sets, one folder each [default: {base-dir}/task_data]
     #[arg(long, value_name = "FOLDER")]
     task_dir: Option<PathBuf>,
-    /// What to do about an unusable line of such a file: fail, or skip it and say how many were skipped
+    /// How to treat an unusable line of such a file: fail, or skip it and say how many were skipped
     #[arg(long, value_enum, default_value_t)]
     bad_lines: BadLines,
     /// Questions of each task (0: all)

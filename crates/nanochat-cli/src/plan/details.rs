@@ -1,4 +1,4 @@
-//! What one run takes, line by line, with the reasons.
+//! The tables of one planned run: training, memory and cost, line by line with the reasons.
 
 use nanochat::model::gpt::{KeptValues, WeightRole};
 use nanochat::plan::{Gpu, Plan, PlanOptions};
@@ -17,7 +17,7 @@ fn params_by_role(plan: &Plan) -> [String; 3] {
         .map(|role| short(plan.model.params_of(role) as f64))
 }
 
-/// The model, and the text that it is trained on.
+/// Returns the lines about the model and the text that it is trained on.
 pub fn training_rows(plan: &Plan, options: &PlanOptions) -> Vec<Row> {
     let model = &plan.model;
     let [matrices, embedding, head] = params_by_role(plan);
@@ -72,7 +72,7 @@ pub fn training_rows(plan: &Plan, options: &PlanOptions) -> Vec<Row> {
     rows
 }
 
-/// What lies in the memory of a device.
+/// Returns the lines about the memory of a device.
 pub fn memory_rows(plan: &Plan, options: &PlanOptions) -> Vec<Row> {
     let (model, memory) = (&plan.model, &plan.memory);
     let (b, t, c) = (plan.device_batch_size, model.sequence_len, model.n_embd);

@@ -23,7 +23,7 @@ pub struct RenderArgs {
     /// Number of conversations to print
     #[arg(long, value_parser = flag_values::amount, default_value_t = 3)]
     limit: usize,
-    /// What to do about an unusable conversation: fail, or skip it and say how many were skipped
+    /// How to treat an unusable conversation: fail, or skip it and say how many were skipped
     #[arg(long, value_enum, default_value_t)]
     bad_lines: BadLines,
     /// Length at which a conversation is cut, in tokens

@@ -1,4 +1,4 @@
-//! The shapes of a model that kernels take.
+//! The limits that a device's kernels set to the shapes of a model.
 
 use super::{attention, decode_attention, rms_norm};
 use crate::Device;
@@ -7,9 +7,9 @@ use crate::gpu::Language;
 /// The shapes of a model that a device has kernels for.
 #[derive(Clone, Copy, Debug)]
 pub struct ShapeLimits {
-    /// Values of an attention head.
+    /// The supported numbers of values in an attention head.
     pub head_dims: &'static [usize],
-    /// The most query heads of a key head.
+    /// The most query heads that share a key head.
     pub queries_a_key: usize,
     /// The most values in a row of the residual stream.
     pub widest: usize,
@@ -27,7 +27,7 @@ impl ShapeLimits {
 }
 
 impl Device {
-    /// Returns the shapes that there are kernels for; None: every shape has one.
+    /// Returns the shapes that there are kernels for; None if all shapes are supported.
     pub fn limits(&self) -> Option<ShapeLimits> {
         match self {
             Device::Cpu => None,

@@ -1,9 +1,9 @@
-//! The ops a GPT is made of, one folder each: `mod.rs` states the math, checks shapes and records the backward;
-//! `cpu.rs` is the kernel on the CPU, `cuda.rs` launches those of `<op>.cu` on a GPU. A new op is one folder, one line
+//! The ops of a GPT, one folder each: `mod.rs` states the math, checks shapes and records the backward pass; `cpu.rs`
+//! is the CPU's kernel, and `cuda.rs` launches the kernels of `<op>.cu` on a GPU. A new op needs one folder, one line
 //! here, and one in `sources!` of cuda/kernels.rs for its `.cu`.
 
-/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the op folder it is called from, by where `tensor` lives and by the
-/// language of that GPU. What stands after a semicolon is for the CPU alone.
+/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the calling op's folder, depending on where `tensor` is and on that GPU's
+/// language. An argument after a semicolon is passed to the CPU's function only.
 macro_rules! dispatch {
     ($tensor:expr, $f:ident($($arg:expr),* $(,)? $(; $cpu:expr)?)) => {
         match $tensor.gpu().cloned() {

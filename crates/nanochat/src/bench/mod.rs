@@ -45,10 +45,10 @@ pub struct BenchSizes {
     /// Size of the vocabulary
     #[arg(long, value_parser = flag_values::amount, default_value_t = 65_536)]
     pub vocab_size: usize,
-    /// What the backward pass recomputes instead of keeping it in memory
+    /// Values that the backward pass recomputes instead of keeping them in memory
     #[arg(long, value_enum, default_value_t)]
     pub recompute: Recompute,
-    /// What the matrix products of training round to on the CPU (a GPU trains in bf16)
+    /// Precision that the matrix products of training round to on the CPU (a GPU trains in bf16)
     #[arg(long, value_enum, default_value_t)]
     pub precision: Precision,
     /// Peak speed of the device, in TFLOP/s [default: looked up by the GPU's name]

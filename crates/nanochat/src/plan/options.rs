@@ -37,7 +37,7 @@ pub struct PlanOptions {
     /// Sequences that a device processes at once [default: the most, up to 32, that fit and divide the batch]
     #[arg(long, value_parser = flag_values::amount)]
     pub device_batch_size: Option<usize>,
-    /// What the backward pass recomputes instead of keeping it in memory
+    /// Values that the backward pass recomputes instead of keeping them in memory
     #[arg(long, value_enum, default_value_t)]
     pub recompute: Recompute,
     /// Tokens in one optimizer step, over all devices [default: 524288, or 256 sequences where these do not divide it]

@@ -33,10 +33,10 @@ pub struct LearningRates {
     pub unembedding_lr: f64,
 }
 
-/// Of `nanochat train base`.
+/// The defaults of `nanochat train base`.
 const DEFAULT: LearningRates =
     LearningRates { matrix_lr: MATRIX_LR, embedding_lr: EMBEDDING_LR, unembedding_lr: UNEMBEDDING_LR };
-/// Of matrices, on Chinese text.
+/// The learning rate of matrices on Chinese text.
 const CHINESE_MATRIX_LR: f64 = 0.022;
 
 impl LearningRates {

@@ -1,4 +1,4 @@
-//! What a report says, in blocks that [`super::markdown`] and [`super::html`] write down.
+//! The content of a report, in blocks that [`super::markdown`] and [`super::html`] render.
 
 use serde_json::{Map, Value};
 

@@ -17,7 +17,7 @@ use crate::world::{self, DEFAULT_CONVERSATIONS, DEFAULT_DOCUMENTS, World};
 
 /// Texts made in parallel before they are written in order.
 const BATCH: u64 = 1_024;
-/// One held-out text for so many training ones.
+/// The number of training texts for each held-out one.
 const TEST_EVERY: u64 = 20;
 
 /// Held-out questions of each kind, in both languages: 200 give a share to ±3.5 % near 90 %.
@@ -26,7 +26,7 @@ const QUESTIONS_PER_KIND: usize = 200;
 /// learning to meet none twice, and 400 give pass@1 to ±5 %.
 const PROBLEMS: [u64; 2] = [4_000, 400];
 
-/// What the built-in corpus follows from.
+/// The options of the built-in corpus; equal options make equal files.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct MakeOptions {
     /// Another seed is another world: other people, towns and facts
@@ -46,7 +46,7 @@ pub struct MakeOptions {
     pub conversations: u64,
 }
 
-/// What [`make`] wrote; a folder that was there already is kept and None.
+/// The counts of what [`make`] wrote; None for a folder that existed already and was kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
     pub documents: Option<Written>,
@@ -54,8 +54,8 @@ pub struct Made {
     pub conversations: Option<[u64; 2]>,
 }
 
-/// Makes what is missing of `base_data/` and `chat_data/` in `base_dir`, so that after a kill the same
-/// command goes on; an error if nothing is. Each folder is complete or not there. Progress counts texts.
+/// Writes whichever of `base_data/` and `chat_data/` is missing in `base_dir`, so that the same command continues after
+/// a kill; returns an error if neither is missing. A folder is either complete or absent. Progress counts texts.
 pub fn make(options: &MakeOptions, base_dir: &Path, progress: &ProgressBar) -> Result<Made, DatasetError> {
     let world = World::new(options.seed, &options.name, options.lang);
     let MakeOptions { documents, conversations, .. } = *options;

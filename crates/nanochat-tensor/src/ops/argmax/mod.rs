@@ -1,5 +1,5 @@
-//! The column of the highest value of each row, the first of several. On a GPU only the columns travel to the host:
-//! 4 bytes a row of logits instead of 4 V.
+//! The column of the highest value of each row; of several, the first. On a GPU only the columns are copied to the
+//! host: 4 bytes a row of logits instead of 4 V.
 
 use crate::Tensor;
 
@@ -30,7 +30,7 @@ mod tests {
         let Some(device) = gpu() else { return };
         for (n, v) in [(1, 1), (5, 31), (300, 1_025), (7, 65_536)] {
             let mut x = randn(&[n, v], 0);
-            // Ties, of which the first must win.
+            // Rounding makes ties, of which the first must win.
             x.data_mut().iter_mut().for_each(|x| *x = (4.0 * *x).round());
             assert_eq!(x.to_device(&device).argmax(), x.argmax(), "{n} x {v}");
         }

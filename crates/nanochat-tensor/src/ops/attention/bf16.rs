@@ -1,5 +1,5 @@
-//! The same blocks with products in bf16, for training on the CPU. Keys and values of a head are laid out once for all
-//! blocks of queries; scores become factors of the next products while they are in L2.
+//! Attention in the same blocks as `cpu.rs` with products in bf16, for training on the CPU. Keys and values of a head
+//! are packed once for all blocks of queries; scores are packed for the next products while they are in L2.
 
 use std::ops::Range;
 
@@ -11,10 +11,10 @@ use crate::gemm::pairs::{interleave, pair_up};
 use crate::reuse::Values;
 use crate::simd::{self, vectorized};
 
-/// Queries in a block: whole tiles of a product, and few, since the upper triangle is computed in vain.
+/// The number of queries in a block: whole tiles of a product, and few, since the upper triangle is wasted work.
 const BLOCK: usize = 60;
 
-/// Blocks of queries with the keys that at least one of them sees, from a whole panel on.
+/// Returns the blocks of queries, each with the keys that at least one of them sees, rounded down to a whole panel.
 fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     (0..s.t).step_by(BLOCK).map(move |start| {
         let end = (start + BLOCK).min(s.t);
@@ -22,7 +22,7 @@ fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     })
 }
 
-/// One query head: y (T, D) and log-sum-exp (T)
+/// Returns y (T, D) and the log-sum-exp (T) of one query head.
 pub fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -> (Values, Vec<f32>) {
     let (query, key) = (Head::of(s, b, s.h, h), Head::of(s, b, s.kvh, h * s.kvh / s.h));
     let keys_turned = Right::pack(key.rows(k, 0..s.t, s.d).t(), Threads::One); // (D, T)

@@ -1,5 +1,5 @@
-//! One unit of work is one (batch row, key head) with the query heads that share it; inside it,
-//! blocks of queries against all the keys they see, as three to five small matrix products.
+//! Attention on the CPU. A unit of work is one (batch row, key head) with the query heads that share it; inside it,
+//! blocks of queries meet all the keys that they see, in three to five small matrix products.
 
 use std::ops::Range;
 
@@ -12,11 +12,11 @@ use crate::reuse::Values;
 use crate::simd::{self, vectorized};
 use crate::{Dtype, Tensor, reuse};
 
-/// Queries in a block: large enough for gemm, small enough that the upper triangle computed in vain
-/// stays below 6 % at T = 2,048 and that scores (64, T) stay in L2.
+/// The number of queries in a block: large enough for gemm, and small enough that the wasted upper triangle stays below
+/// 6 % at T = 2,048 and that scores (64, T) stay in L2.
 const BLOCK: usize = 64;
 
-/// Blocks of queries with the keys that at least one of them sees.
+/// Returns the blocks of queries, each with the keys that at least one of them sees.
 fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     (0..s.t).step_by(BLOCK).map(move |start| {
         let end = (start + BLOCK).min(s.t);
@@ -24,7 +24,7 @@ fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     })
 }
 
-/// -> y (B, T, H, D), log-sum-exp (B, H, T)
+/// Returns y (B, T, H, D) and the log-sum-exp (B, H, T).
 pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, products: Dtype) -> (Tensor, Tensor) {
     let (shape, q, k, v) = (q.shape(), q.data(), k.data(), v.data());
     let forward_head = match products {
@@ -47,7 +47,7 @@ pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, products: Dtype) ->
     (Tensor::new(y, shape), Tensor::new(lse, &[s.b, s.h, s.t]))
 }
 
-/// One query head: y (T, D) and log-sum-exp (T)
+/// Returns y (T, D) and the log-sum-exp (T) of one query head.
 fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -> (Values, Vec<f32>) {
     let (query, key) = (Head::of(s, b, s.h, h), Head::of(s, b, s.kvh, h * s.kvh / s.h));
     let (mut y, mut lse, mut scores) = (Values::any(s.t * s.d), vec![0.0; s.t], Values::any(BLOCK * s.t));
@@ -100,7 +100,7 @@ pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, products: Dtype) -> [Tenso
     [Tensor::new(dq, q), Tensor::new(dk, k), Tensor::new(dv, v)]
 }
 
-/// One head (T, D) into its place in (T, heads, D).
+/// Copies one head (T, D) into its place in (T, heads, D).
 fn scatter(into: &mut [f32], head: &[f32], heads: usize, index: usize, d: usize) {
     for (into, row) in into[index * d..].chunks_mut(heads * d).zip(head.chunks_exact(d)) {
         into[..d].copy_from_slice(row);

@@ -1,4 +1,4 @@
-//! Two ways: on Hopper the kernels of attention_sm90.cu, elsewhere those of attention.cu.
+//! Attention on a GPU: on Hopper with the kernels of attention_sm90.cu, elsewhere with those of attention.cu.
 //!
 //! One H200, B 32, H 10, T 2,048, D 128, in TFLOP/s of the causal half (2·B·H·T²·D forward, 2.5 times that backward):
 //!
@@ -12,10 +12,10 @@ use crate::cuda::{Cuda, sources};
 use crate::gpu::{Buffer, Gpu, Launch, Slice, Tiles, blocks};
 use crate::{Dtype, Tensor};
 
-/// As in both files: queries (or keys) of a piece of work.
+/// The number of queries (or keys) in a tile, as in both .cu files.
 const ROWS: usize = 128;
 
-/// -> y (B, T, H, D), log-sum-exp to the base 2 (B, H, T rounded up to 128)
+/// Returns y (B, T, H, D) and the log-sum-exp to the base 2 (B, H, T rounded up to 128).
 pub fn forward(gpu: &Gpu, q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) -> (Tensor, Tensor) {
     let y = Tensor::unwritten(gpu, Dtype::Bf16, q.shape());
     let lse = Tensor::unwritten(gpu, Dtype::F32, &[s.b, s.h, s.padded()]);
@@ -73,7 +73,7 @@ pub fn backward(gpu: &Gpu, dy: &Tensor, saved: &Saved, s: Shape) -> [Tensor; 3] 
 }
 
 impl Shape {
-    /// Rows of lse and delta for each head: T rounded up to whole tiles.
+    /// Returns the rows of lse and delta for each head: T rounded up to whole tiles.
     fn padded(self) -> usize {
         self.t.next_multiple_of(ROWS)
     }
@@ -82,7 +82,7 @@ impl Shape {
         self.t.div_ceil(ROWS)
     }
 
-    /// Bytes of so many rows of one head.
+    /// Returns the bytes of `rows` rows of one head.
     fn tile(self, rows: usize) -> usize {
         2 * self.d * rows
     }
@@ -107,7 +107,8 @@ fn tiles(x: &Tensor, s: Shape) -> Tiles {
     Tiles { address: x.bf16_slice().address(), shape: [s.b, s.t, heads, s.d] }
 }
 
-/// One block a multiprocessor, which draws work until all tiles of `heads` heads are done.
+/// Launches one block on each multiprocessor; the blocks take tiles from a counter until those of `heads` heads are
+/// done.
 #[track_caller]
 fn launch_sm90<'a>(
     gpu: &Gpu,
@@ -126,13 +127,13 @@ fn launch_sm90<'a>(
     let launch = launch.u32(s.t).u32(s.padded()).u32(s.h).u32(s.kvh).u32(s.b).u32(s.window.min(s.t));
     let launch = launch.u32(heads_together(gpu, s)).f32(s.scale());
     let grid = [(s.tiles() * heads * s.b).min(Cuda::of(gpu).multiprocessors() as usize), 1, 1];
-    // SAFETY: the maps carry the shapes that `Shape::of` checked and the kernel draws no work beyond; 256 bytes
+    // SAFETY: the maps have the shapes that `Shape::of` checked, and the kernel takes no tile beyond them; 256 bytes
     // hold the barriers that follow the tiles.
     unsafe { launch.run(grid, 384, (tile_bytes + 256) as u32) }
 }
 
-/// How many heads are worked on at a time: their keys and values should stay in the L2 cache (16 MiB of its 50
-/// measured best), yet keep every multiprocessor busy twice over.
+/// Returns how many heads are computed at a time: few enough that their keys and values stay in the L2 cache (16 MiB of
+/// its 50 measured best), and enough to keep every multiprocessor busy twice over.
 fn heads_together(gpu: &Gpu, s: Shape) -> usize {
     let cached = (16 << 20) / (2 * s.tile(s.t));
     cached.max((2 * Cuda::of(gpu).multiprocessors() as usize).div_ceil(s.tiles())).max(1)

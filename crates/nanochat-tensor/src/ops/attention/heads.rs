@@ -1,4 +1,4 @@
-//! What attention on the CPU does alike in f32 and in bf16: heads inside their tensors, softmax and its gradient.
+//! The parts that attention on the CPU in f32 and in bf16 share: heads inside their tensors, softmax and its gradient.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::gemm::Mat;
 use crate::reuse::{self, Values};
 use crate::simd;
 
-/// The values of what forward saved.
+/// The values of the tensors that the forward pass saved.
 pub struct SavedValues<'a> {
     pub q: &'a [f32],
     pub k: &'a [f32],
@@ -37,7 +37,7 @@ impl Head {
     }
 }
 
-/// Gradients of one key head and the query heads that share it.
+/// The gradients of one key head and of the query heads that share it.
 pub struct Unit {
     pub dq: Values, // (H / KVH, T, D)
     pub dk: Values, // (T, D)
@@ -45,7 +45,7 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// dk and dv are zeros to add to, dq is to be written.
+    /// Allocates the gradients: dk and dv are zeros to add to, and dq is uninitialized.
     pub fn new(s: Shape) -> Unit {
         let td = s.t * s.d;
         let [dk, dv] = [(); 2].map(|()| Values(reuse::zeros(td)));
@@ -53,13 +53,13 @@ impl Unit {
     }
 }
 
-/// The columns of a block's score row that the query at `t` sees.
+/// Returns the columns of a block's score row that the query at `t` sees.
 #[inline(always)]
 pub fn seen(t: usize, keys: &Range<usize>, window: usize) -> Range<usize> {
     (t + 1).saturating_sub(window).max(keys.start) - keys.start..t + 1 - keys.start
 }
 
-/// Scores to probabilities in place, zero where unseen; returns the log-sum-exp.
+/// Turns scores into probabilities in place, zero where unseen; returns the log-sum-exp.
 #[inline(always)]
 pub fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
     row[..seen.start].fill(0.0);
@@ -73,7 +73,7 @@ pub fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
     max + sum.ln()
 }
 
-/// In place: scores to p = e^(score − lse), and dy vᵀ to ds = p · (dy vᵀ − delta); zero where unseen.
+/// Turns scores into p = e^(score − lse), and dy vᵀ into ds = p · (dy vᵀ − delta), in place; zero where unseen.
 #[inline(always)]
 pub fn score_gradient(p: &mut [f32], ds: &mut [f32], seen: Range<usize>, lse: f32, delta: f32) {
     for row in [&mut *p, &mut *ds] {

@@ -3,8 +3,8 @@
 //! p = softmax(q kᵀ / √D + mask),  y = p v.  A query at t sees the keys u with t − window < u ≤ t.
 //! dv = pᵀ dy,  ds = p ∘ (dy vᵀ − rowsum(dy ∘ y)),  dq = ds k / √D,  dk = dsᵀ q / √D
 //!
-//! Saved are the log-sum-exp of every row instead of p (FlashAttention-2, Dao 2023): nothing of size
-//! T × T outlives a block of queries.
+//! The log-sum-exp of every row is saved instead of p (FlashAttention-2, Dao 2023): nothing of size T × T outlives a
+//! block of queries.
 
 use crate::{Tape, Tensor};
 
@@ -13,10 +13,10 @@ mod cpu;
 mod cuda;
 mod heads;
 
-/// Sizes of a head that the kernels of attention and of rotary positions on a GPU are compiled for.
+/// The head sizes that the GPU's kernels for attention and rotary positions are compiled for.
 pub(crate) const GPU_HEAD_DIMS: [usize; 2] = [64, 128];
 
-/// Sizes of one call; H query heads share KVH key and value heads, H / KVH each.
+/// The sizes of one call. H query heads share KVH key and value heads, H / KVH of them each.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub b: usize,
@@ -27,7 +27,7 @@ pub(super) struct Shape {
     pub window: usize,
 }
 
-/// What backward needs of forward.
+/// The tensors that the backward pass needs from the forward pass.
 struct Saved {
     q: Tensor,
     k: Tensor,
@@ -38,8 +38,8 @@ struct Saved {
 }
 
 impl Tape {
-    /// q (B, T, H, D), k and v (B, T, KVH, D) -> (B, T, H, D). `window`: how many keys a query sees,
-    /// itself included; None: all before it.
+    /// q (B, T, H, D), k and v (B, T, KVH, D) -> (B, T, H, D). `window` is the number of keys that a query sees, itself
+    /// included; None for all before it.
     #[track_caller]
     pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Tensor {
         let s = Shape::of(q, k, v, window);
@@ -90,7 +90,7 @@ mod tests {
         gradcheck(&inputs(5, 2, 2, 2), |tape, v| tape.attention(&v[0], &v[1], &v[2], Some(2)));
     }
 
-    /// The definition, one query at a time.
+    /// Computes attention by its definition, one query at a time.
     fn plain(q: &Tensor, k: &Tensor, v: &Tensor, window: usize) -> Vec<f32> {
         let (&[b, t, h, d], kvh) = (q.shape().first_chunk().unwrap(), k.shape()[2]);
         let mut y = vec![0.0; q.len()];
@@ -145,7 +145,7 @@ mod tests {
         }
     }
 
-    /// Directional derivative over several blocks, where nudging each element would take too long.
+    /// Checks a directional derivative over several blocks, where nudging each element would take too long.
     #[test]
     fn gradient_holds_across_blocks() {
         let [q, k, v] = inputs(140, 2, 1, 4);
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// Batch 1 and 3, lengths on both sides of a tile, grouped queries and windows, for both sizes of a head.
+    /// Tests batches of 1 and 3, lengths on both sides of a tile, grouped queries and windows, for both head sizes.
     #[test]
     fn gpu_agrees_with_the_cpu_at_odd_sizes() {
         for (b, t, h, kvh, window) in [

@@ -1,6 +1,7 @@
-//! One unit of work is one key head and a block of rows. Inside it pages come first and rows second: rows that share
-//! a page (samples of one prompt, tokens of one chunk) read it from memory once. What a row computes is
-//! the same, in the same order, whatever rows stand beside it.
+//! Attention over the paged cache on the CPU. A unit of work is one key head and a block of rows. Inside it the outer
+//! loop is over pages and the inner one over rows, so that rows that share a page (samples of one prompt, tokens of one
+//! chunk) read it from memory once. A row's computation is the same, in the same order, whatever other rows are in the
+//! block.
 
 use rayon::prelude::*;
 
@@ -9,13 +10,13 @@ use crate::Tensor;
 use crate::simd::{self, LANES};
 use crate::simd16::{self, Kernel, Simd};
 
-/// Query rows in a unit. Their scores, at 2,048 tokens 8 KB a row and query head, stay in L2.
+/// The number of query rows in a unit. Their scores, 8 KB a row and query head at 2,048 tokens, stay in L2.
 const ROWS: usize = 16;
 
 pub fn forward(q: &Tensor, cache: &KvPages, rows: &[CachedRow], window: usize) -> Vec<f32> {
     let (h, d) = (q.shape()[1], q.shape()[2]);
     let kvh = cache.kv_dim / d;
-    // Fewer rows in a unit where the units would not reach every thread.
+    // A unit has fewer rows where otherwise some threads would have no unit.
     let block = rows.len().div_ceil(2 * rayon::current_num_threads().div_ceil(kvh)).clamp(1, ROWS);
     let units: Vec<(usize, usize)> =
         (0..rows.len()).step_by(block).flat_map(|first| (0..kvh).map(move |head| (first, head))).collect();
@@ -36,7 +37,7 @@ pub fn forward(q: &Tensor, cache: &KvPages, rows: &[CachedRow], window: usize) -
     y
 }
 
-/// The queries of some rows that share one key head.
+/// A unit of work: the queries of some rows that share one key head.
 struct Group<'a> {
     cache: &'a KvPages,
     /// (rows, H, D)
@@ -90,13 +91,13 @@ impl Kernel for Group<'_> {
 }
 
 impl Group<'_> {
-    /// The first position that a row sees.
+    /// Returns the first position that a row sees.
     #[inline(always)]
     fn first(&self, row: &CachedRow) -> usize {
         row.len.saturating_sub(self.window)
     }
 
-    /// The rows that see a page.
+    /// Returns the rows that see a page, with their indices.
     #[inline(always)]
     fn seeing(&self, page: usize) -> impl Iterator<Item = (usize, &CachedRow<'_>)> {
         let sees = move |row: &CachedRow| page * PAGE < row.len && (page + 1) * PAGE > self.first(row);
@@ -111,7 +112,7 @@ impl Group<'_> {
 #[inline(always)]
 fn score_page<S: Simd>(simd: S, scores: &mut [f32], q: &[f32], keys: &[f32], scale: f32) {
     const WIDE: usize = PAGE / LANES;
-    // Two sets of sums: one alone would wait for its own last product.
+    // Two sets of sums, since a single one would wait for its own last product.
     let mut sums = [[simd.zero(); WIDE]; 2];
     let keys = keys.as_chunks::<LANES>().0.as_chunks::<WIDE>().0.as_chunks::<2>().0;
     for (q, keys) in q.as_chunks::<2>().0.iter().zip(keys) {
@@ -146,7 +147,7 @@ fn add_values<S: Simd>(simd: S, y: &mut [f32], p: &[f32], values: &[f32]) {
     }
 }
 
-/// The first 16 · N columns.
+/// Computes the first 16 · N columns of `add_values`.
 #[inline(always)]
 fn add_columns<S: Simd, const N: usize>(simd: S, y: &mut [f32], p: &[f32], values: &[f32], d: usize) {
     let y = &mut y.as_chunks_mut::<LANES>().0[..N];

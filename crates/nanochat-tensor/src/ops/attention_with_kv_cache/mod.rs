@@ -1,14 +1,14 @@
-//! Attention of new tokens over a paged cache of keys and values (PagedAttention, Kwon et al. 2023), on the CPU. On a GPU
-//! the cache is `ops/paged`.
+//! Attention of new tokens over a paged cache of keys and values (PagedAttention, Kwon et al. 2023) on the CPU. The
+//! GPU's cache is in `ops/paged`.
 //!
-//! A sequence's cache is a list of pages that lie anywhere in the pool, so sequences grow without
-//! being moved, and sequences with a common prompt can share its pages.
+//! A sequence's cache is a list of pages anywhere in the pool, so a sequence grows without being moved, and sequences
+//! with a common prompt can share its pages.
 
 use crate::{Tape, Tensor};
 
 mod cpu;
 
-/// Tokens in a page.
+/// The number of tokens in a page.
 pub const PAGE: usize = 64;
 
 /// The pool of pages of one layer: keys (pages, KVH, D, PAGE) and values (pages, KVH, PAGE, D). With the tokens of
@@ -20,7 +20,7 @@ pub struct KvPages {
     v: Vec<f32>,
 }
 
-/// What one new token sees: the pages of its sequence and how many tokens they hold, itself included.
+/// The tokens that one new token sees: the pages of its sequence and the number of tokens in them, itself included.
 #[derive(Clone, Copy)]
 pub struct CachedRow<'a> {
     pub pages: &'a [u32],
@@ -32,7 +32,7 @@ impl KvPages {
         KvPages { kv_dim: kv_heads * head_dim, head_dim, k: Vec::new(), v: Vec::new() }
     }
 
-    /// Makes room for `pages` pages in all.
+    /// Allocates memory for `pages` pages in all.
     pub fn grow(&mut self, pages: usize) {
         self.k.resize(pages * PAGE * self.kv_dim, 0.0);
         self.v.resize(pages * PAGE * self.kv_dim, 0.0);
@@ -50,7 +50,7 @@ impl KvPages {
         }
     }
 
-    /// Copies one page onto another (a shared page that one sequence is about to change).
+    /// Copies one page onto another, for a shared page that one sequence is about to change.
     pub fn copy_page(&mut self, from: u32, to: u32) {
         let len = PAGE * self.kv_dim;
         let (from, to) = (from as usize * len, to as usize * len);
@@ -58,14 +58,14 @@ impl KvPages {
         self.v.copy_within(from..from + len, to);
     }
 
-    /// (D, PAGE)
+    /// Returns the keys (D, PAGE) of one head in a page.
     #[inline(always)]
     fn keys(&self, page: u32, head: usize) -> &[f32] {
         let len = PAGE * self.head_dim;
         &self.k[page as usize * PAGE * self.kv_dim + head * len..][..len]
     }
 
-    /// (PAGE, D)
+    /// Returns the values (PAGE, D) of one head in a page.
     #[inline(always)]
     fn values(&self, page: u32, head: usize) -> &[f32] {
         let len = PAGE * self.head_dim;
@@ -74,8 +74,8 @@ impl KvPages {
 }
 
 impl Tape {
-    /// q (N, H, D), one row of the cache for each -> (N, H, D). The keys and values of the new tokens
-    /// must have been written before. Not differentiable: generation only.
+    /// q (N, H, D), one row of the cache for each -> (N, H, D). The keys and values of the new tokens must be in the
+    /// cache already. Not differentiable: for generation only.
     #[track_caller]
     pub fn attention_with_kv_cache(
         &self,

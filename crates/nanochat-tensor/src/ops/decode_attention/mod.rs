@@ -1,10 +1,10 @@
-//! Attention of one new token a row over the paged cache, on a GPU, from q, k and v as their product leaves them: rotates
-//! and norms q and k, writes k and v into the cache, attends.
+//! Attention of one new token per row over the paged cache, on a GPU. Starts from q, k and v as their product leaves
+//! them: rotates and norms q and k, writes k and v into the cache, and attends.
 //!
-//! The cache is what is read: 5.1 KB a token and layer of a d20. Each row's tokens are split over so many blocks that a
-//! single row fills the card; rows that begin with the same pages have these read once for as many of them as fit in the
-//! 16 rows of an mma. A row's result depends on its own tokens and on how they are split: on the number of rows in the
-//! graph, and on whether it shares pages, but on nothing else of its neighbours.
+//! The time is that of reading the cache: 5.1 KB a token and layer of a d20. Each row's tokens are split over enough
+//! blocks that a single row fills the card. Rows that begin with the same pages read these once, for as many rows as
+//! fit in the 16 rows of an mma. A row's result depends on its own tokens and on how they are split, that is, on the
+//! number of rows in the graph and on whether it shares pages, but on nothing else of the other rows.
 
 use crate::cuda::{Cuda, sources};
 use crate::gpu::{Buffer, Gpu, Ints};
@@ -16,14 +16,15 @@ use crate::{Device, Dtype, PagedKv, RotaryTable, Tensor};
 #[cfg(test)]
 mod tests;
 
-/// Rows of an mma: queries that a block holds.
+/// The number of queries that a block holds: the rows of an mma.
 pub(crate) const QUERIES: usize = 16;
 const THREADS: u32 = 128;
-/// Blocks that fit on a multiprocessor beside one another, each with 72 KB of shared memory at D = 128. Splits are chosen
-/// to fill all of them once: a second round for a few blocks costs as much as the first (8 rows of a d20 on an H200: 15.2 µs
-/// a layer with 240 blocks where 264 fit, 20.1 µs with 320).
+/// The number of blocks that fit on a multiprocessor at once, each with 72 KB of shared memory at D = 128. Splits are
+/// chosen to fill all of them once: a second round for a few blocks costs as much as the first (8 rows of a d20 on an
+/// H200: 15.2 µs a layer with 240 blocks where 264 fit, 20.1 µs with 320).
 const RESIDENT: usize = 3;
-/// As many softmaxes are joined at a time as a warp has lanes, those of a tile included.
+/// The most splits of a row's own tokens and of its tile's: together at most 32, a lane of a warp for each softmax to
+/// join.
 const MOST_SPLITS: usize = 16;
 const TILE_FIELDS: usize = 4;
 
@@ -31,29 +32,29 @@ const TILE_FIELDS: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeRow<'a> {
     pub token: u32,
-    /// Of the token: how many are in the cache before it.
+    /// The position of the token, which is the number of tokens in the cache before it.
     pub position: usize,
-    /// Of the sequence, that for the token included.
+    /// The pages of the sequence, including the one for the token.
     pub pages: &'a [u32],
 }
 
-/// The sizes of a step that its launches are made for: numbers of rows and of tiles that share pages, rounded up.
+/// The sizes that a step's launches are made for: the numbers of rows and of tiles that share pages, rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     pub rows: usize,
     pub tiles: usize,
 }
 
-/// The rows of a step on the GPU: tokens, lengths and pages at fixed addresses, and memory to work in.
+/// The rows of a step on the GPU: tokens, lengths and pages at fixed addresses, and scratch memory.
 pub struct DecodeRows {
     gpu: Gpu,
     heads: usize,
     kv_heads: usize,
     max_rows: usize,
     max_pages: usize,
-    /// Of the norms of q, k and embeddings.
+    /// The eps in the norms of q, k and embeddings.
     eps: f32,
-    /// Tokens of the vocabulary and pages of the cache.
+    /// The number of tokens in the vocabulary and of pages in the cache.
     bounds: [usize; 2],
     /// ids (R), lengths (R), shared pages (R), tiles (R, TILE_FIELDS), tables (R, max_pages) with R = max_rows
     ints: Ints,
@@ -63,8 +64,8 @@ pub struct DecodeRows {
 }
 
 impl DecodeRows {
-    /// For at most `max_rows` rows, each of at most `max_pages` pages, of a model with this embedding (V, C) and this eps
-    /// in its norms.
+    /// Allocates for at most `max_rows` rows of at most `max_pages` pages each, for a model with the embedding wte (V,
+    /// C) and `eps` in its norms.
     #[track_caller]
     pub fn new(
         wte: &Tensor,
@@ -105,14 +106,14 @@ impl DecodeRows {
         }
     }
 
-    /// Copies the rows of the next step to the GPU. Rows beside one another whose sequences begin with the same pages read
-    /// those together.
+    /// Copies the rows of the next step to the GPU. Adjacent rows whose sequences begin with the same pages read those
+    /// together.
     #[track_caller]
     pub fn set(&mut self, rows: &[DecodeRow]) -> Shape {
         assert!(!rows.is_empty() && rows.len() <= self.max_rows, "{} rows of {}", rows.len(), self.max_rows);
         let padded = rows.len().next_power_of_two();
         let (r, p) = (self.max_rows, self.max_pages);
-        // As they lie on the GPU, so that one copy is enough.
+        // The same layout as on the GPU, so that one copy is enough.
         let mut ints = vec![0; r * (3 + TILE_FIELDS) + padded * p];
         let (head, tables) = ints.split_at_mut(r * (3 + TILE_FIELDS));
         for (i, row) in rows.iter().enumerate() {
@@ -135,13 +136,14 @@ impl DecodeRows {
         Shape { rows: padded, tiles: if tiles.is_empty() { 0 } else { tiles.len().next_power_of_two() } }
     }
 
-    /// x (.., C) = norm of the tokens' rows of wte (V, C)
+    /// x (.., C) = the norm of the tokens' rows of wte (V, C).
     pub fn embed(&self, x: &mut Tensor, wte: &Tensor, shape: Shape) {
         assert_eq!(wte.rows(), self.bounds[0], "the embedding of another model");
         rms_norm::cuda::forward_into(&self.gpu, x, wte, Some(self.ints.from(0)), shape.rows, self.eps);
     }
 
-    /// [first row, rows, shared pages] of rows that are read together, as many to a tile as its queries allow.
+    /// Returns [first row, rows, shared pages] of the rows that are read together, as many to a tile as its queries
+    /// allow.
     fn tiles(&self, rows: &[DecodeRow]) -> Vec<[usize; 3]> {
         let together = QUERIES * self.kv_heads / self.heads;
         let mut tiles = Vec::new();
@@ -168,20 +170,21 @@ impl DecodeRows {
     }
 }
 
-/// The pages before that of the new token.
+/// Returns the pages before that of the new token.
 fn full_pages<'a>(row: &DecodeRow<'a>) -> &'a [u32] {
     &row.pages[..row.position / PAGE]
 }
 
-/// Blocks that share a row's own tokens, and a tile's.
+/// Returns the number of blocks that share a row's own tokens, and a tile's.
 fn splits(gpu: &Gpu, shape: Shape, kv_heads: usize) -> [usize; 2] {
     let blocks = RESIDENT * Cuda::of(gpu).multiprocessors() as usize;
     let splits = |units: usize| (blocks / (units * kv_heads).max(1)).clamp(1, MOST_SPLITS);
-    // What rows that share pages have of their own is short.
+    // Rows that share pages have few tokens of their own.
     if shape.tiles == 0 { [splits(shape.rows), 0] } else { [1, splits(2 * shape.tiles)] }
 }
 
-/// qkv (.., (H + 2 KVH) D) -> y (.., H D) of the rows that `rows` holds, and their keys and values into `layer` of the cache.
+/// qkv (.., (H + 2 KVH) D) -> y (.., H D) for the rows in `rows`; writes their keys and values into `layer` of the
+/// cache.
 #[track_caller]
 pub fn decode_attention(
     y: &mut Tensor,
@@ -215,9 +218,9 @@ pub fn decode_attention(
         launch.u32(shape.rows).u32(h).u32(kvh).u32(rows.max_pages).u32(own).u32(of_tile).u32(shape.tiles);
     let launch = launch.f32(std::f32::consts::LOG2_E / (d as f32).sqrt()).f32(rows.eps).overlapping();
     let grid = [kvh, shape.tiles * of_tile + shape.rows * own, 1];
-    // q, and two stages of keys and values for each of four warps, each of 16 tokens.
+    // Shared memory for q, and for two stages of keys and values of 16 tokens for each of four warps.
     let shared = (1 + 4 * 2 * 2) * 16 * d * 2;
-    // SAFETY: `set` wrote lengths and tables of pages that the cache has for all rows of the shape, and `new` made room
-    // for the parts of every shape. Pages that rows share are not written.
+    // SAFETY: `set` wrote lengths and tables of existing pages for all rows of the shape, and `new` allocated the parts
+    // of every shape. Pages that rows share are not written.
     unsafe { launch.run(grid, THREADS, shared as u32) }
 }

@@ -7,13 +7,13 @@ use crate::ops::attention_with_kv_cache::{CachedRow, KvPages};
 use crate::testing::{BF16_TOLERANCE, assert_relative, gpu, randn};
 use crate::{Rng, Tape};
 
-/// A sequence before rotation, q, k and v (T, H + 2 KVH, D), and its pages. The last token is the new one.
+/// A sequence's q, k and v before rotation (T, H + 2 KVH, D), and its pages. The last token is the new one.
 struct Sequence {
     qkv: Tensor,
     pages: Vec<u32>,
 }
 
-/// A cache of `PAGES` pages, scattered over sequences of these lengths.
+/// Sequences whose pages are scattered over a cache of `PAGES` pages, and the sizes of the heads.
 struct Case {
     h: usize,
     kvh: usize,
@@ -22,13 +22,13 @@ struct Case {
     sequences: Vec<Sequence>,
 }
 
-/// Large enough to be seen in bf16.
+/// An eps large enough to make a difference in bf16.
 const EPS: f32 = 0.5;
 const PAGES: usize = 256;
 const LAYERS: usize = 2;
 
 impl Case {
-    /// `groups` of (lengths, tokens that they begin with together).
+    /// Makes the sequences of `groups`, each (lengths, number of first tokens that the group shares).
     fn new([h, kvh, d]: [usize; 3], groups: &[(&[usize], usize)]) -> Case {
         let mut free: Vec<u32> = (0..PAGES as u32).collect();
         Rng::new(&[4]).shuffle(&mut free);
@@ -50,7 +50,7 @@ impl Case {
         Case { h, kvh, d, table: RotaryTable::new(2_048, d, 10_000.0), sequences }
     }
 
-    /// (rotated q, rotated k, v) of a sequence, each (T, heads, D).
+    /// Returns (rotated q, rotated k, v) of a sequence, each (T, heads, D).
     fn parts(&self, sequence: &Sequence) -> [Tensor; 3] {
         let &Case { h, kvh, d, .. } = self;
         let t = sequence.qkv.shape()[0];
@@ -63,7 +63,7 @@ impl Case {
         [rotated(some(0, h)), rotated(some(h, kvh)), some(h + kvh, kvh)]
     }
 
-    /// Attention of the last token of a sequence (H D), by the CPU's op.
+    /// Returns the attention of a sequence's last token (H D), computed by the CPU's op.
     fn on_cpu(&self, sequence: &Sequence) -> Vec<f32> {
         let &Case { h, kvh, d, .. } = self;
         let ([q, k, v], t) = (self.parts(sequence), sequence.qkv.shape()[0]);
@@ -77,7 +77,7 @@ impl Case {
         Tape::off().attention_with_kv_cache(&q, &cache, &[row], None).data().to_vec()
     }
 
-    /// Keys and values as the cache has them, with the last tokens or without; everything else is not a number.
+    /// Returns keys and values in the cache's layout, with the last tokens or without; everything else is NaN.
     fn cache(&self, with_last: bool) -> [Vec<bf16>; 2] {
         let &Case { kvh, d, .. } = self;
         let mut all = [(); 2].map(|()| vec![bf16::NAN; PAGES * kvh * PAGE * d]);
@@ -97,7 +97,7 @@ impl Case {
         all
     }
 
-    /// y (sequences, H D) and the cache afterwards.
+    /// Returns y (sequences, H D), the cache afterwards, and the step's shape.
     fn on_gpu(&self, device: &Device) -> (Vec<f32>, [Vec<bf16>; 2], Shape) {
         let &Case { h, kvh, d, .. } = self;
         let Device::Gpu(gpu) = device else { unreachable!() };
@@ -119,7 +119,7 @@ impl Case {
         let shape = rows.set(&new);
         let qkv = Tensor::new(qkv, &[64, width]).to_device(device).to_activation();
         let mut y = Tensor::zeros(&[64, h * d]).to_device(device).to_activation();
-        // Twice: what a step leaves behind (the counters) must serve the next.
+        // Runs twice, since the counters that a step leaves behind must be right for the next one.
         for _ in 0..2 {
             decode_attention(&mut y, &qkv, &cache, layer, &self.table, &rows, shape);
         }
@@ -169,7 +169,7 @@ fn bits(values: &[bf16]) -> Vec<u16> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Lengths around the borders of slices and pages; alone, where a row is split most, and together.
+/// Tests lengths around the borders of slices and pages: each row alone, where it is split most, and all together.
 #[test]
 fn rows_on_the_gpu_attend_as_on_the_cpu() {
     let Some(device) = gpu() else { return };

@@ -1,23 +1,25 @@
-//! y = x wᵀ for the few rows of a decode step, with what stands before and behind it in a transformer, on a GPU.
+//! y = x wᵀ for the few rows of a decode step on a GPU, together with the ops before and after it in a transformer.
 //!
-//! At few rows a product is the reading of its weights: 39 MB a layer of a d20, 9.4 µs at 4.2 TB/s. So they are read once,
-//! 16 bytes at a time and as early as can be, and the norm before and the activation or sum behind cost no further pass.
-//! A row's result does not depend on the other rows: each is a column of its own in every mma, summed in the same order
-//! for any number of rows up to FEW. Beyond, cuBLASLt is faster, and sums in another order.
+//! With few rows, a product takes as long as reading its weights: 39 MB a layer of a d20, 9.4 µs at 4.2 TB/s. So the
+//! weights are read once, 16 bytes at a time and as early as possible, and the norm before and the activation or sum
+//! after the product need no further pass. A row's result does not depend on the other rows: each is a column of its
+//! own in every mma, summed in the same order for any number of rows up to FEW. Beyond that cuBLASLt is faster, and it
+//! sums in another order.
 
 use super::rms_norm;
 use crate::cuda::{Cuda, sources};
 use crate::gpu::{Gpu, Operand, Output, Product, blocks};
 use crate::{Device, Dtype, Tensor};
 
-/// Rows up to which the kernel here is used. A step of a d20 with 32 rows takes 1,530 us (one H200) with cuBLASLt's products,
-/// 1,680 with four times eight rows here, 1,750 with two blocks of sixteen side by side, and as long with its search of
-/// algorithms for these, too.
+/// The most rows that the kernel here is used for. A step of a d20 with 32 rows takes 1,530 µs (one H200) with
+/// cuBLASLt's products, 1,680 with four times eight rows here, 1,750 with two blocks of sixteen side by side, and as
+/// long with cuBLASLt's search of algorithms for these, too.
 const FEW: usize = 16;
-/// From here on sixteen warps share the columns instead of eight: blocks are few where the columns are many.
+/// From this number of columns on, sixteen warps share them instead of eight, since blocks are few where columns are
+/// many.
 const LONG: usize = 4_096;
 
-/// What becomes of a sum before it is written.
+/// The operation applied to a sum before it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Epilogue {
     Plain,
@@ -29,8 +31,8 @@ pub enum Epilogue {
     Softcap,
 }
 
-/// The first `rows` rows of y (.., N) = epilogue(x (.., K) · w (N, K)ᵀ). With `norm`, a tensor of the shape of x to work
-/// in and eps, x counts as its RMSNorm.
+/// Writes the first `rows` rows of y (.., N) = epilogue(x (.., K) · w (N, K)ᵀ). `norm` is a scratch tensor of the shape
+/// of x and eps; if given, RMSNorm is applied to x first.
 #[track_caller]
 pub fn decode_linear(
     y: &mut Tensor,
@@ -58,7 +60,8 @@ fn few(gpu: &Gpu, y: &mut Tensor, x: &Tensor, w: &Tensor, rows: usize, eps: Opti
     let (n, k) = (w.rows(), w.cols());
     let batch = rows.div_ceil(8).next_power_of_two();
     let warps = if k >= LONG { 16 } else { 8 };
-    // With more rows x weighs as much as w: two tiles of w then share each reading of it, if that leaves enough blocks.
+    // With more rows, reading x costs as much as reading w; two tiles of w then share each read, if that leaves enough
+    // blocks.
     let tiles =
         if batch > 1 && warps == 8 && n >= 16 * Cuda::of(gpu).multiprocessors() as usize { 2 } else { 1 };
     let kernel = gpu.kernel(sources::decode_linear, &format!("decode_linear_{batch}_{tiles}_{}", warps * 32));
@@ -66,7 +69,8 @@ fn few(gpu: &Gpu, y: &mut Tensor, x: &Tensor, w: &Tensor, rows: usize, eps: Opti
         kernel.slice(y.slice_mut()).slice(x.bf16_slice()).slice(w.bf16_slice()).u32(rows).u32(n).u32(k);
     let launch =
         launch.u32(usize::from(eps.is_some())).u32(epilogue as usize).f32(eps.unwrap_or(0.0)).overlapping();
-    // The kernel's AHEAD pieces of w, 16 bytes a lane for each eight rows; then the sums of each warp in their place.
+    // Shared memory holds the kernel's AHEAD pieces of w, 16 bytes a lane for each eight rows, and later the warps'
+    // sums.
     let (ahead, sums) = (warps * 5 / 8, 4 * warps * batch * 8 * (16 * tiles + 4 + 1));
     let shared = sums.max(ahead * 2 * tiles * warps * 32 * 16);
     // SAFETY: x and y have `rows` rows and w those of the shapes; a block for each 16 · tiles rows of w, and shared
@@ -99,7 +103,7 @@ fn many(
         Epilogue::Plain | Epilogue::Add => {}
         Epilogue::ReluSquared => {
             let launch = gpu.kernel(sources::mlp, "relu_squared_forward").slice(y).slice(y).u64(len);
-            // SAFETY: y holds `len` values, each changed where it lies by one thread.
+            // SAFETY: y holds `len` values, each changed in place by one thread.
             unsafe { launch.run(blocks(len / 8, 256), 256, 0) }
         }
         Epilogue::Softcap => {
@@ -122,7 +126,7 @@ mod tests {
         x.to_device(device).to_activation()
     }
 
-    /// Widths that are no multiple of a tile or of what the warps take at a time; rows around every kernel's borders.
+    /// Tests widths that are no multiple of a tile or of a warp's share, and rows around every kernel's limits.
     #[test]
     fn products_of_few_rows_are_those_of_the_cpu() {
         let Some(device) = gpu() else { return };
@@ -169,7 +173,7 @@ mod tests {
         }
     }
 
-    /// The kernels for 8 and 16 rows sum alike, so a row has the same bits in each of them.
+    /// The kernels for 8 and 16 rows sum in the same order, so a row has the same bits in both.
     #[test]
     fn a_row_does_not_depend_on_the_rows_beside_it() {
         let Some(device) = gpu() else { return };

@@ -1,10 +1,10 @@
-//! Loops over flat arrays that the tape and the tensors themselves need.
+//! Elementwise loops over flat arrays that the tape and the tensors themselves use.
 
 use crate::{Tensor, reuse, simd};
 
 mod cuda;
 
-/// y = factor · x + beta · y, with beta 0 or 1; 0 does not read y.
+/// y = factor · x + beta · y, where beta is 0 or 1; if it is 0, y is not read.
 pub(crate) fn add_scaled(y: &mut Tensor, x: &Tensor, factor: f32, beta: f32) {
     dispatch!(x, add_scaled(y, x, factor, beta));
 }

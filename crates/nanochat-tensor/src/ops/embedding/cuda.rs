@@ -14,8 +14,8 @@ pub fn forward(gpu: &Gpu, ids: &[u32], wte: &Tensor) -> Tensor {
     y
 }
 
-/// Tokens are sorted here, so that on the GPU each row of the table is one block's: no atomics, always the
-/// same sum.
+/// Sorts the tokens, so that on the GPU one block adds to each row of the table: without atomics, the sum is always the
+/// same.
 pub fn backward(gpu: &Gpu, dwte: &mut Tensor, beta: f32, ids: &[u32], dy: &Tensor) {
     if beta == 0.0 {
         *dwte = Tensor::on_gpu(gpu.zeros(dwte.len(), Dtype::F32), dwte.shape());

@@ -1,4 +1,4 @@
-//! Rows of a table: y[n] = wte[ids[n]].  dwte[id] = Σ dy[n] over all n with ids[n] = id
+//! Looks up rows of a table: y[n] = wte[ids[n]].  dwte[id] = Σ dy[n] over all n with ids[n] = id
 
 use crate::{Tape, Tensor};
 

@@ -6,15 +6,15 @@ use crate::reuse;
 use crate::simd::{dot, vectorized};
 use crate::{Dtype, Tensor};
 
-/// Up to this many rows (decoding) the weights are read once, as dot products: the product is bound
-/// by memory, and packing it for gemm would read and write them twice more.
+/// Up to this many rows (decoding), the weights are read once, as dot products: the product is bound by memory, and
+/// packing the weights for gemm would read and write them twice more.
 const FEW_ROWS: usize = 8;
 
 pub fn forward(x: &Tensor, w: &Tensor, products: Dtype) -> Tensor {
     forward_then(x, w, products, |_, _| ())
 }
 
-/// x wᵀ, and then `after(index of the first value, values)` on all rows, some at a time.
+/// Computes x wᵀ, then calls `after(index of the first value, values)` on all rows, some at a time.
 pub fn forward_then(
     x: &Tensor,
     w: &Tensor,
@@ -39,7 +39,7 @@ pub fn forward_then(
     Tensor::new(y, &output_shape(x, out))
 }
 
-/// residual + x wᵀ, with many rows added inside the product
+/// Computes residual + x wᵀ; with many rows the residual is added inside the product.
 pub fn forward_add(residual: &Tensor, x: &Tensor, w: &Tensor, products: Dtype) -> Tensor {
     let (rows, inp, out) = (x.rows(), x.cols(), w.rows());
     if w.packed().is_some() || rows <= FEW_ROWS {
@@ -56,7 +56,7 @@ pub fn forward_f32(x: &Tensor, w: &Tensor) -> Tensor {
     forward(x, w, Dtype::F32)
 }
 
-/// (.., out)
+/// Returns the shape (.., out) of a product.
 pub fn output_shape(x: &Tensor, out: usize) -> Vec<usize> {
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("linear: x has no dimensions") = out;
@@ -90,7 +90,7 @@ pub fn backward_input(dx: &mut Tensor, beta: f32, dy: &Tensor, w: &Tensor, produ
     backward_input_then(dx, beta, dy, w, products, |_, _| ());
 }
 
-/// As `backward_input`, and then `after(index of the first value, values)` on all rows, some at a time.
+/// Computes `backward_input`, then calls `after(index of the first value, values)` on all rows, some at a time.
 pub fn backward_input_then(
     dx: &mut Tensor,
     beta: f32,

@@ -10,7 +10,7 @@ pub fn forward_f32(gpu: &Gpu, x: &Tensor, w: &Tensor) -> Tensor {
     product(gpu, None, x, w, Dtype::F32)
 }
 
-/// residual + x wᵀ, the sum taken in float32 inside the product
+/// Computes residual + x wᵀ; the sum is taken in float32 inside the product.
 pub fn forward_add(gpu: &Gpu, residual: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     product(gpu, Some(residual), x, w, Dtype::Bf16)
 }
@@ -22,7 +22,7 @@ fn product(gpu: &Gpu, residual: Option<&Tensor>, x: &Tensor, w: &Tensor, dtype: 
     let (a, b) = (Operand::new(x.bf16_slice(), inp), Operand::new(w.bf16_slice(), inp).t());
     let beta = if residual.is_some() { 1.0 } else { 0.0 };
     let product = Product::new([rows, out, inp], a, b, output, beta);
-    // Weights in bf16 are for generation, where nearly every step has a number of rows of its own.
+    // Weights in bf16 are for generation, where nearly every step has another number of rows, so a search does not pay.
     let search = w.dtype() == Dtype::F32;
     gpu.matmul(Product { added: residual.map_or(y.slice(), Tensor::bf16_slice), search, ..product });
     y

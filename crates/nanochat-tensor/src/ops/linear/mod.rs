@@ -1,6 +1,6 @@
 //! y = x wᵀ, no bias.  dx = dy w,  dw = dyᵀ x
 //!
-//! `linear_add` is what stands at the end of attention: the residual is added inside the product.
+//! `linear_add` ends attention: the residual is added inside the product.
 
 use crate::tensor::Target;
 use crate::{Dtype, Grads, Tape, Tensor};
@@ -20,7 +20,7 @@ impl Tape {
         y
     }
 
-    /// As `linear`, in float32 also where activations are bf16: for logits. Not differentiable.
+    /// Computes `linear` with a float32 result even where activations are bf16: for logits. Not differentiable.
     #[track_caller]
     pub fn linear_f32(&self, x: &Tensor, w: &Tensor) -> Tensor {
         assert!(!self.is_recording(), "linear_f32 has no backward; use Tape::off()");
@@ -118,7 +118,7 @@ mod tests {
             let rounded = w.to_device(&device).to_activation();
             let y = Tape::off().linear_f32(&x, &rounded);
             let [x, w] = [&x, &rounded].map(|t| t.to_device(&Device::Cpu));
-            // Far below what one rounding to bf16 would cost.
+            // The tolerance is far below the error of one rounding to bf16.
             assert_close(&y.host(), Tape::off().linear_f32(&x, &w).data(), 1e-5);
         }
     }

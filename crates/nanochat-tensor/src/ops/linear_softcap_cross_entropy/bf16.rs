@@ -1,8 +1,8 @@
 //! Loss and gradients with products in bf16, for training on the CPU.
 //!
-//! While a tile of logits is in L2, it becomes g (cpu.rs) and is multiplied to dx; g itself is kept in bf16, laid out as the
-//! product that makes dw wants it. A thread takes a segment of the vocabulary for all rows of a chunk: lm_head, which may
-//! be far larger than any cache, is read once a chunk.
+//! While a tile of logits is in L2, it becomes g (cpu.rs) and is multiplied into dx; g itself is kept in bf16, packed
+//! for the product that makes dw. A thread takes a segment of the vocabulary for all rows of a chunk, so that lm_head,
+//! which may be far larger than any cache, is read once a chunk.
 
 use std::ops::Range;
 
@@ -17,30 +17,30 @@ use crate::gemm::{Mat, Threads};
 use crate::reuse::{self, Values};
 use crate::simd::vectorized;
 
-/// Values of g held at a time: 64 MiB, 512 rows of a vocabulary of 65,536.
+/// The number of values of g held at a time: 64 MiB, 512 rows of a vocabulary of 65,536.
 pub const CHUNK_LOGITS: usize = 32 << 20;
 
-/// Most rows in a chunk: every segment has a dx for each.
+/// The most rows in a chunk, since every segment has a dx for each.
 const CHUNK_ROWS: usize = 1_024;
 
-/// Parts of the vocabulary, at most: as many threads find work, and sums over parts are in a fixed order.
+/// The most segments of the vocabulary: as many threads have work, and sums over segments are in a fixed order.
 const SEGMENTS: usize = 8;
 
 /// A tile of logits: 48 KiB.
 const ROWS: usize = 48;
 const COLS: usize = 256;
 
-/// Columns of g that lie together, one unit of work for dw.
+/// The number of columns of g that are stored together, one unit of work for dw.
 const BLOCK: usize = 64;
 
-/// The head in the two layouts that products ask for.
+/// The weights of lm_head in the two layouts that products need.
 struct Head {
     turned: Right, // (C, V)
     plain: Right,  // (V, C)
     c: usize,
 }
 
-/// Rows whose g is held at a time.
+/// Returns the number of rows whose g is held at a time.
 pub fn chunk_rows(v: usize) -> usize {
     (CHUNK_LOGITS / v).clamp(ROWS, CHUNK_ROWS)
 }
@@ -84,7 +84,8 @@ fn left_block(x: &[f32], c: usize) -> Vec<u32> {
 }
 
 impl Head {
-    /// Some columns (a multiple of BLOCK, but for the end) for all rows; fills g (columns / 64, rows / 2, 64).
+    /// Computes the given columns (a multiple of BLOCK except at the end) for all rows; fills g (columns / 64, rows /
+    /// 2, 64).
     fn segment(
         &self,
         g: &mut [u32],

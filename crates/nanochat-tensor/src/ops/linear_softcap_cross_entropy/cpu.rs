@@ -1,6 +1,6 @@
-//! |c| ≤ 15, so p = e^(c − 15) needs no maximum, and g = p · (1 − (c / 15)²) is the gradient dz of a row but for the factor
-//! weight / Σ p and the one-hot term. One pass over the logits makes g; the factor goes into the rows of x before dw and
-//! into those of dx, and the one-hot terms are added apart.
+//! Since |c| ≤ 15, p = e^(c − 15) needs no maximum, and g = p · (1 − (c / 15)²) is the gradient dz of a row except for
+//! the factor weight / Σ p and the one-hot term. One pass over the logits makes g; the factor is applied to the rows of
+//! x before dw and to those of dx, and the one-hot terms are added separately.
 
 use rayon::prelude::*;
 
@@ -11,17 +11,18 @@ use crate::reuse::{self, Values};
 use crate::simd::vectorized;
 use crate::{Dtype, Tensor};
 
-/// Logits held at a time: 32 Mi values (128 MiB), 512 rows of a vocabulary of 65,536.
+/// The number of logits held at a time: 32 Mi values (128 MiB), 512 rows of a vocabulary of 65,536.
 const CHUNK_LOGITS: usize = 32 << 20;
 
-/// Most rows in a chunk: every segment has a dx for each.
+/// The most rows in a chunk, since every segment has a dx for each.
 const CHUNK_ROWS: usize = 1_024;
 
-/// Parts of the vocabulary, at most: as many threads find work, and sums over parts are in a fixed order.
+/// The most segments of the vocabulary: as many threads have work, and sums over segments are in a fixed order.
 const SEGMENTS: usize = 8;
 
-/// Columns that one thread multiplies at a time, without waiting for the others: a d4 trains 1,021 tokens a second (T 1,024,
-/// V 65,536), where products of 64 rows that all threads share gave 759. 256 and 1,024 columns are no faster.
+/// The number of columns that one thread multiplies at a time, without waiting for the others: a d4 trains 1,021 tokens
+/// a second (T 1,024, V 65,536), where products of 64 rows that all threads share gave 759. 256 and 1,024 columns are
+/// no faster.
 const COLS: usize = 512;
 
 pub fn softcap_logits(logits: &mut Tensor) {
@@ -79,7 +80,7 @@ pub fn forward(
     Output::new(nll, weights, gradients)
 }
 
-/// x (rows, C), w (columns, C), whose first is column `first` of the vocabulary; fills g (columns / COLS, rows, COLS).
+/// x (rows, C), w (columns, C) from column `first` of the vocabulary on; fills g (columns / COLS, rows, COLS).
 fn segment_of(g: &mut [f32], x: Mat, w: &[f32], first: usize, targets: &[usize], gradients: bool) -> Segment {
     let (rows, c) = (targets.len(), x.cols());
     let mut found = vec![Found::default(); rows];

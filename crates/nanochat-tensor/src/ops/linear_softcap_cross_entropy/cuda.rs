@@ -3,8 +3,8 @@ use crate::cuda::sources;
 use crate::gpu::{self, Gpu, Operand, Product, blocks};
 use crate::{Dtype, Tensor};
 
-/// Rows of logits that exist at a time: 512 MiB in bf16 for a vocabulary of 65,536, and products large enough
-/// for full speed.
+/// The number of rows of logits that exist at a time: 512 MiB in bf16 for a vocabulary of 65,536, and products large
+/// enough for full speed.
 pub const CHUNK_ROWS: usize = 4_096;
 const THREADS: u32 = 512;
 
@@ -24,7 +24,7 @@ pub fn forward(
     gradients: bool,
 ) -> Output {
     let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
-    // Rows of logits begin at multiples of 16 bytes, whatever the vocabulary.
+    // Rows of logits begin at multiples of 16 bytes for any vocabulary size.
     let ld = v.next_multiple_of(8);
     let chunk = CHUNK_ROWS.min(n);
     let nll = Tensor::unwritten(gpu, Dtype::F32, &[n]);

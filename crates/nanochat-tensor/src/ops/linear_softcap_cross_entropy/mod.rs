@@ -1,5 +1,5 @@
-//! The head of the model and its loss in one op, in chunks of rows: the logits of a whole batch, by far
-//! the largest tensor of a language model, never exist.
+//! The model's head and its loss in one op, computed in chunks of rows, so that the logits of a whole batch, by far the
+//! largest tensor of a language model, never exist at once.
 //!
 //! z = x wᵀ,  c = 15 · tanh(z / 15),  nll = logsumexp(c) − c[target],  loss = Σ weight · nll
 //! dc = weight · (softmax(c) − onehot),  dz = dc · (1 − (c / 15)²),  dx = dz w,  dw = dzᵀ x
@@ -14,18 +14,18 @@ mod segments;
 /// Logits are squashed into ±SOFTCAP (Gemma 2's final softcap).
 pub const SOFTCAP: f32 = 15.0;
 
-/// Rows of logits that a GPU holds at a time while it trains.
+/// The number of rows of logits that a GPU holds at a time in training.
 pub const GPU_LOGIT_ROWS: usize = cuda::CHUNK_ROWS;
 
-/// Logits that the CPU holds at a time while it trains in bf16, of a large vocabulary.
+/// The number of logits that the CPU holds at a time in training in bf16 with a large vocabulary.
 pub const CPU_LOGITS: usize = bf16::CHUNK_LOGITS;
 
-/// Rows of logits that the CPU holds at a time while it trains in bf16.
+/// Returns the number of rows of logits that the CPU holds at a time in training in bf16.
 pub fn cpu_logit_rows(vocab_size: usize) -> usize {
     bf16::chunk_rows(vocab_size)
 }
 
-/// What a forward pass gives.
+/// The results of a forward pass.
 struct Output {
     loss: Tensor, // (1)
     nll: Tensor,  // (N)
@@ -34,7 +34,7 @@ struct Output {
 }
 
 impl Output {
-    /// On the CPU: Σ weight · nll is taken here.
+    /// Makes the output on the CPU, with the loss Σ weight · nll.
     fn new(nll: Vec<f32>, weights: &[f32], gradients: Option<(Tensor, Tensor)>) -> Output {
         let loss =
             nll.iter().zip(weights).map(|(&nll, &w)| f64::from(nll) * f64::from(w)).sum::<f64>() as f32;
@@ -43,13 +43,13 @@ impl Output {
     }
 }
 
-/// logits (..) in place: z -> 15 · tanh(z / 15)
+/// Applies z -> 15 · tanh(z / 15) to logits (..) in place.
 pub fn softcap(logits: &mut [f32]) {
     segments::softcap(logits);
 }
 
-/// x (N, C), lm_head (V, C) -> logits (N, V) after the softcap, float32, where x is: for the few rows that tokens are
-/// chosen from.
+/// x (N, C), lm_head (V, C) -> logits (N, V) after the softcap, float32, on x's device: for the few rows that tokens
+/// are sampled from.
 #[track_caller]
 pub fn softcapped_logits(x: &Tensor, lm_head: &Tensor) -> Tensor {
     let mut logits = Tape::off().linear_f32(x, lm_head);
@@ -60,8 +60,8 @@ pub fn softcapped_logits(x: &Tensor, lm_head: &Tensor) -> Tensor {
 impl Tape {
     /// x (N, C), lm_head (V, C), targets (N), weights (N) -> Σ weight · nll (1), nll (N).
     ///
-    /// Rows of weight 0 cost nothing and report an nll of 0. Gradients are computed along with the
-    /// loss, while a chunk's logits are at hand.
+    /// Rows of weight 0 cost nothing and have an nll of 0. Gradients are computed along with the loss, while a chunk's
+    /// logits are in memory.
     #[track_caller]
     pub fn linear_softcap_cross_entropy(
         &self,

@@ -1,4 +1,5 @@
-//! What the loss on the CPU does alike in f32 and in bf16: parts of the vocabulary, what they add up to, and the softcap.
+//! The parts that the loss on the CPU in f32 and in bf16 share: segments of the vocabulary, their sums, and the
+//! softcap.
 
 use rayon::prelude::*;
 
@@ -12,7 +13,7 @@ use crate::simd::{self, CHUNK, vectorized};
 pub struct Found {
     /// Σ p
     pub total: f32,
-    /// The target's c; 0 where it is in another part.
+    /// The target's c; 0 if it is in another part.
     pub capped: f32,
 }
 
@@ -26,14 +27,14 @@ impl Found {
     }
 }
 
-/// What a segment of the vocabulary gives to the rows of a chunk.
+/// The results of one segment of the vocabulary for the rows of a chunk.
 pub struct Segment {
     pub found: Vec<Found>,
     /// g · w (rows, C)
     pub dx: Values,
 }
 
-/// What all segments give together: dx (rows, C), empty where none was asked for.
+/// Returns the sums over all segments: those of each row, and dx (rows, C), empty if gradients are not wanted.
 pub fn joined(segments: &[Segment], c: usize) -> (Vec<Found>, Values) {
     let (rows, len) = (segments[0].found.len(), segments[0].dx.len());
     let all = |r: usize| segments.iter().map(|s| s.found[r]).fold(Found::default(), Found::and);
@@ -45,14 +46,14 @@ pub fn joined(segments: &[Segment], c: usize) -> (Vec<Found>, Values) {
     ((0..rows).map(all).collect(), dx)
 }
 
-/// Some rows of x (n, C), one after the other.
+/// Returns the given rows of x (n, C), one after the other.
 pub fn rows_of(x: &Tensor, rows: &[usize]) -> Values {
     let (c, mut some) = (x.cols(), Values::any(rows.len() * x.cols()));
     simd::par_rows(&mut some, c, |r, row| row.copy_from_slice(&x.data()[rows[r] * c..][..c]));
     some
 }
 
-/// The other way: `some` into those rows of dx. `rows` go up.
+/// Copies `some`, one row after the other, into the given rows of dx. `rows` must be ascending.
 pub fn put_rows(dx: &mut [f32], rows: &[usize], some: &[f32], c: usize) {
     let first = rows[0];
     simd::par_rows(&mut dx[first * c..(rows[rows.len() - 1] + 1) * c], c, |n, row| {
@@ -62,7 +63,8 @@ pub fn put_rows(dx: &mut [f32], rows: &[usize], some: &[f32], c: usize) {
     });
 }
 
-/// Puts the factor of each row into dx and x, which is then ready for dw, and adds the one-hot terms to dx and dw.
+/// Multiplies the rows of dx and x by their factors, which makes x ready for dw, and adds the one-hot terms to dx and
+/// dw.
 pub fn finish(
     rows: &[usize],
     targets: &[usize],
@@ -76,7 +78,7 @@ pub fn finish(
 ) {
     let c = lm_head.cols();
     let one_hot = |r: usize| -> f32 { weights[rows[r]] * slope(found[r].capped) };
-    // One thread, in the order of the rows: always the same sum.
+    // One thread adds the rows in order, so that the sum is always the same.
     for (r, x) in x_rows.chunks_exact(c).enumerate() {
         nll[rows[r]] = found[r].nll();
         vectorized!(simd::axpy(&mut dw[targets[r] * c..][..c], -one_hot(r), x));
@@ -93,9 +95,9 @@ pub fn finish(
     );
 }
 
-/// Logits to g in place; returns Σ p. With u = 1 / (e^(2z/15) + 1), tanh(z/15) is 1 − 2u, so p = e^(−30u) and the slope of the
-/// softcap 4u(1 − u). The loop writes two arrays, which the compiler turns into vectors (1.3 ns a value on Zen 4, and 4.4
-/// without); with the sum inside, it left it scalar.
+/// Turns logits into g in place; returns Σ p. With u = 1 / (e^(2z/15) + 1), tanh(z/15) is 1 − 2u, so p = e^(−30u) and
+/// the slope of the softcap is 4u(1 − u). The loop writes two arrays so that the compiler vectorizes it (1.3 ns a value
+/// on Zen 4, against 4.4 without); with the sum inside it stayed scalar.
 #[inline(always)]
 pub fn unscaled_gradient(z: &mut [f32]) -> f32 {
     let (mut total, mut p) = (0.0, [0.0; 256]);

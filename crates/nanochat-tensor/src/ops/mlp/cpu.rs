@@ -9,7 +9,7 @@ pub fn forward_hidden(x: &Tensor, c_fc: &Tensor, products: Dtype) -> Tensor {
     })
 }
 
-/// 2 · max(h, 0) · (dy (.., C) · c_proj (C, 4C)) -> (.., 4C), from activated = max(h, 0)²
+/// 2 · max(h, 0) · (dy (.., C) · c_proj (C, 4C)) -> (.., 4C), where max(h, 0) is the root of `activated`.
 pub fn backward_hidden(dy: &Tensor, c_proj: &Tensor, activated: &Tensor, products: Dtype) -> Tensor {
     let mut dh = activated.target().fresh();
     cpu::backward_input_then(&mut dh, 0.0, dy, c_proj, products, |first, dh| {

@@ -16,7 +16,7 @@ pub fn forward_hidden(gpu: &Gpu, x: &Tensor, c_fc: &Tensor) -> Tensor {
     activated
 }
 
-/// 2 · max(h, 0) · (dy (.., C) · c_proj (C, 4C)) -> (.., 4C), from activated = max(h, 0)²
+/// 2 · max(h, 0) · (dy (.., C) · c_proj (C, 4C)) -> (.., 4C), where max(h, 0) is the root of `activated`.
 pub fn backward_hidden(gpu: &Gpu, dy: &Tensor, c_proj: &Tensor, activated: &Tensor) -> Tensor {
     let mut dh = activated.target().fresh();
     cuda::backward_input(gpu, &mut dh, 0.0, dy, c_proj);

@@ -4,23 +4,23 @@ use std::ops::Range;
 use super::*;
 use crate::ops::attention::GPU_HEAD_DIMS;
 
-/// Queries of a tile of attention, as in paged_attention.cu.
+/// The number of queries in a tile of attention, as in paged_attention.cu.
 const ROWS: usize = 64;
 const ATTENTION_THREADS: u32 = 128;
 const THREADS: u32 = 256;
 
-/// New tokens of one sequence.
+/// The new tokens of one sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkPart<'a> {
     pub ids: &'a [u32],
-    /// Position of the first of them.
+    /// The position of the first of them.
     pub start: usize,
-    /// Pages of the sequence, those for these tokens included.
+    /// The pages of the sequence, including those for these tokens.
     pub pages: &'a [u32],
 }
 
-/// The new tokens of some sequences, N in all, and what kernels must know of them. Activations have `padded` rows, a
-/// number that products like; what lies in the rows beyond N is nobody's.
+/// The new tokens of several sequences, N in all, with the lists that kernels need. Activations have `padded` rows, a
+/// number for which products are fast; the contents of rows beyond N have no meaning.
 pub struct Chunk {
     on_gpu: Buffer, // u32, the lists one after another
     lists: [Range<usize>; 6],
@@ -33,21 +33,21 @@ pub struct Chunk {
 /// The lists of a chunk.
 #[derive(Clone, Copy)]
 enum List {
-    /// (padded), beyond N zeros.
+    /// Token ids (padded); zeros beyond N.
     Ids,
     /// (N)
     Positions,
-    /// (N) page · PAGE + place in the page.
+    /// (N) page · PAGE + position in the page.
     Slots,
-    /// (kept) rows whose hidden states are asked for in the end.
+    /// (kept) rows whose hidden states are wanted in the end.
     Kept,
-    /// (tiles, 4) up to ROWS queries of one sequence: row, how many, position, where its pages begin among all pages.
+    /// (tiles, 4) up to ROWS queries of one sequence: first row, count, position, and where its pages begin in `Pages`.
     Tiles,
     Pages,
 }
 
 impl Chunk {
-    /// `kept`: which of the N tokens' hidden states are asked for in the end.
+    /// Builds a chunk. `kept` are the tokens, of the N, whose hidden states are wanted in the end.
     #[track_caller]
     pub fn new(device: &Device, parts: &[ChunkPart], kept: &[usize]) -> Chunk {
         let Device::Gpu(gpu) = device else { panic!("chunks are for a GPU") };
@@ -69,7 +69,7 @@ impl Chunk {
             slots.extend((part.start..end).map(slot));
             pages.extend_from_slice(part.pages);
         }
-        // Who sees the most keys goes first, so that no long block is left over at the end.
+        // Tiles that see the most keys go first, so that no long block is left over at the end.
         tiles.sort_by_key(|&[_, count, position, _]| Reverse(position + count));
         let bounds =
             [&ids, &positions, &pages].map(|list| list.iter().max().map_or(0, |&most| most as usize + 1));
@@ -85,22 +85,22 @@ impl Chunk {
         Chunk { on_gpu: gpu.upload(&all), lists, n, padded, bounds }
     }
 
-    /// wte (V, C) bf16 -> norms of the tokens' embeddings (padded, C)
+    /// wte (V, C) bf16 -> the norms of the tokens' embeddings (padded, C)
     #[track_caller]
     pub fn embed(&self, wte: &Tensor, eps: f32) -> Tensor {
         assert!(self.bounds[0] <= wte.rows(), "a token outside {:?}", wte.shape());
         rms_norm::cuda::forward_rows(&self.gpu(), wte, self.at(List::Ids), self.padded, eps)
     }
 
-    /// x (padded, C) -> norms of the rows that are kept (kept, C)
+    /// x (padded, C) -> the norms of the kept rows (kept, C)
     #[track_caller]
     pub fn keep(&self, x: &Tensor, eps: f32) -> Tensor {
         assert_eq!(x.rows(), self.padded, "keep: x {:?}", x.shape());
         rms_norm::cuda::forward_rows(&self.gpu(), x, self.at(List::Kept), self.len(List::Kept), eps)
     }
 
-    /// qkv (padded, (H + 2 KVH) · D): rotates and norms queries and keys; the keys and values go into the pages, the
-    /// queries stay.
+    /// Rotates and norms the queries and keys in qkv (padded, (H + 2 KVH) · D). Keys and values are written into the
+    /// pages; the queries stay in qkv.
     #[track_caller]
     pub fn enter(&self, qkv: &mut Tensor, table: &RotaryTable, cache: &mut PagedKv, layer: usize, eps: f32) {
         let (h, kvh, d) = self.heads(qkv, cache);
@@ -116,12 +116,12 @@ impl Chunk {
         let launch = launch.slice(cache.k(layer)).slice(cache.v(layer)).slice(cos.slice()).slice(sin.slice());
         let launch = launch.slice(self.at(List::Positions)).slice(self.at(List::Slots));
         let launch = launch.u32(h).u32(kvh).u32(heads).f32(eps);
-        // SAFETY: qkv holds a head for each D / 8 threads; positions and pages are inside table and cache; parts with a
-        // page in common do not write to it, by the caller's word.
+        // SAFETY: qkv holds a head for each D / 8 threads; positions and pages are inside table and cache; the caller
+        // guarantees that parts with a page in common do not write to it.
         unsafe { launch.run(blocks(heads * d / 8, THREADS), THREADS, 0) }
     }
 
-    /// Attention of the queries in qkv (padded, (H + 2 KVH) · D) over their sequences' pages -> (padded, H · D)
+    /// qkv (padded, (H + 2 KVH) · D) -> attention of its queries over their sequences' pages (padded, H · D)
     #[track_caller]
     pub fn attend(&self, qkv: &Tensor, cache: &PagedKv, layer: usize) -> Tensor {
         let (h, kvh, d) = self.heads(qkv, cache);

@@ -1,7 +1,8 @@
 //! The paged cache of keys and values on a GPU (PagedAttention, Kwon et al. 2023), and steps of many sequences over it.
 //!
-//! A [`Chunk`] is the new tokens of any number of sequences, one after another without padding between them: prompts, the
-//! rest of a prompt whose beginning is in the cache, or one token each. Generation only: nothing is recorded.
+//! A [`Chunk`] holds the new tokens of any number of sequences, one after another without padding between them:
+//! prompts, the rest of a prompt whose beginning is in the cache, or one token each. It is for generation only; nothing
+//! is recorded for a backward pass.
 
 use crate::cuda::sources;
 use crate::gpu::{Buffer, Gpu, Slice, blocks, fail};
@@ -16,7 +17,7 @@ mod tests;
 
 pub use chunk::{Chunk, ChunkPart};
 
-/// Keys and values of all layers, bf16, each (layers, pages, KVH, PAGE, D). Their addresses never change.
+/// The keys and values of all layers in bf16, each (layers, pages, KVH, PAGE, D). Their addresses never change.
 pub struct PagedKv {
     k: Buffer,
     v: Buffer,
@@ -28,7 +29,7 @@ impl PagedKv {
         2 * layers * kv_heads * PAGE * head_dim * Dtype::Bf16.bytes()
     }
 
-    /// Takes the memory of `pages` pages, on a GPU.
+    /// Allocates `pages` pages on a GPU.
     #[track_caller]
     pub fn new(device: &Device, layers: usize, pages: usize, kv_heads: usize, head_dim: usize) -> PagedKv {
         let Device::Gpu(gpu) = device else { panic!("this cache lies on a GPU; `KvPages` is the CPU's") };
@@ -37,8 +38,8 @@ impl PagedKv {
         PagedKv { k, v, shape }
     }
 
-    /// As many of the pages as free memory has room for when an eighth is left for the steps. Fails with a sentence where
-    /// that is less than the range allows.
+    /// Allocates as many of the pages as fit in free memory with an eighth of it left for the steps. Fails with a
+    /// message if fewer fit than the range allows.
     pub fn that_fits(
         device: &Device,
         layers: usize,
@@ -74,12 +75,12 @@ impl PagedKv {
         self.shape[4]
     }
 
-    /// One layer's keys (pages, KVH, PAGE, D).
+    /// Returns one layer's keys (pages, KVH, PAGE, D).
     pub(crate) fn k(&self, layer: usize) -> Slice<'_> {
         self.k.slice().part(self.values_of(layer))
     }
 
-    /// One layer's values, laid out as the keys.
+    /// Returns one layer's values (pages, KVH, PAGE, D).
     pub(crate) fn v(&self, layer: usize) -> Slice<'_> {
         self.v.slice().part(self.values_of(layer))
     }
@@ -93,7 +94,8 @@ impl PagedKv {
         self.shape[1..].iter().product()
     }
 
-    /// Copies pages, `[from, to]` each, in every layer. None may be the end of one copy and the start of another.
+    /// Copies pages, `[from, to]` each, in every layer. No page may be the target of one copy and the source of
+    /// another.
     #[track_caller]
     pub fn copy_pages(&mut self, copies: &[[u32; 2]]) {
         assert!(

@@ -5,10 +5,10 @@ use crate::ops::attention_with_kv_cache::{CachedRow, KvPages};
 use crate::testing::{BF16_TOLERANCE, assert_relative, gpu, randn};
 use crate::{Rng, Tape};
 
-/// Large enough to be seen in bf16.
+/// An eps large enough to make a difference in bf16.
 const EPS: f32 = 0.5;
 
-/// A sequence: its tokens' q, k and v before rotation, T of each, and its pages.
+/// A sequence of T tokens: their q, k and v before rotation, and its pages.
 struct Sequence {
     qkv: Tensor, // (T, H + 2 KVH, D)
     pages: Vec<u32>,
@@ -21,7 +21,7 @@ struct Sizes {
     pages: usize,
 }
 
-/// Sequences of the given lengths over scattered pages.
+/// Makes sequences of the given lengths over scattered pages.
 fn sequences(lengths: &[usize], sizes: &Sizes) -> Vec<Sequence> {
     let mut free: Vec<u32> = (0..sizes.pages as u32).collect();
     Rng::new(&[4]).shuffle(&mut free);
@@ -37,7 +37,7 @@ fn rounded(x: &Tensor) -> Tensor {
     Tensor::new(x.data().iter().map(round).collect(), x.shape())
 }
 
-/// Attention of the tokens from `start` on, (T - start, H, D), by the CPU's ops.
+/// Returns the attention of the tokens from `start` on, (T - start, H, D), computed by the CPU's ops.
 fn on_cpu(sequence: &Sequence, start: usize, table: &Arc<RotaryTable>, sizes: &Sizes) -> Vec<f32> {
     let &Sizes { h, kvh, d, pages } = sizes;
     let (t, heads) = (sequence.qkv.shape()[0], h + 2 * kvh);
@@ -58,7 +58,7 @@ fn on_cpu(sequence: &Sequence, start: usize, table: &Arc<RotaryTable>, sizes: &S
     Tape::off().attention_with_kv_cache(&q, &cache, &rows, None).data().to_vec()
 }
 
-/// Runs the tokens of every sequence from `starts` to `ends` as one chunk; what attention makes of each.
+/// Runs the tokens of every sequence from `starts` to `ends` as one chunk; returns the attention of each.
 fn run(
     cache: &mut PagedKv,
     sequences: &[Sequence],
@@ -99,7 +99,7 @@ fn run(
     (0..sequences.len()).map(of_sequence).collect()
 }
 
-/// Lengths around the borders of pages and tiles, several sequences in a chunk; each in one piece, then in three.
+/// Tests lengths around the borders of pages and tiles, several sequences in a chunk; each in one piece, then in three.
 #[test]
 fn chunks_on_the_gpu_attend_as_the_cpu_does() {
     let Some(device) = gpu() else { return };
@@ -138,7 +138,7 @@ fn pages_are_copied_in_every_layer() {
     let [a, b] = sequences[0].pages[..] else { unreachable!() };
     let free: Vec<u32> = (0..9).filter(|page| ![a, b].contains(page)).collect();
     cache.copy_pages(&[[a, free[3]], [b, free[0]]]);
-    // The last token alone, over the copies, in the last layer too.
+    // Runs the last token alone over the copies, in every layer.
     let qkv = sequences[0].qkv.data();
     let last = Tensor::new([&qkv[99 * 384..], &vec![0.0; 7 * 384]].concat(), &[8, 384]);
     let part = ChunkPart { ids: &[0], start: 99, pages: &[free[3], free[0]] };

@@ -3,7 +3,7 @@ use rayon::prelude::*;
 use crate::simd::{dot, old, vectorized};
 use crate::{Tensor, reuse};
 
-/// Rows that one thread takes at a time.
+/// The number of rows that one thread takes at a time.
 const ROWS: usize = 64;
 
 /// x (.., C) -> y (.., C) and r (rows)
@@ -43,7 +43,7 @@ pub(crate) fn reciprocal_rms(x: &[f32], eps: f32) -> f32 {
     (dot(x, x) / x.len() as f32 + eps).sqrt().recip()
 }
 
-/// The backward formula for one row, added into `dx`.
+/// Computes the backward formula for one row and adds beta · dx.
 #[inline(always)]
 fn add_row_gradient(dx: &mut [f32], beta: f32, dy: &[f32], y: &[f32], r: f32) {
     let mean = dot(dy, y) / y.len() as f32;

@@ -2,11 +2,11 @@ use crate::cuda::sources;
 use crate::gpu::{Gpu, Slice, blocks};
 use crate::{Dtype, Tensor};
 
-/// A warp takes a row, four rows a block.
+/// The threads of a block: four warps, each of which takes a row.
 const THREADS: u32 = 128;
-/// How many times eight values each lane of a warp may hold, as the kernels are compiled.
+/// The numbers of vectors of eight values per lane of a warp that the kernels are compiled for.
 const VECTORS: [usize; 4] = [2, 5, 8, 16];
-/// The most values of a row, and what their number is a multiple of.
+/// The most values in a row, and the number that theirs must be a multiple of.
 pub(crate) const WIDEST: usize = VECTORS[VECTORS.len() - 1] * 8 * 32;
 pub(crate) const STEP: usize = 8;
 
@@ -29,14 +29,14 @@ pub fn forward(gpu: &Gpu, x: &Tensor, eps: f32) -> (Tensor, Tensor) {
     (y, r)
 }
 
-/// table (.., C) -> norms of `count` of its rows (count, C), whose numbers lie on the GPU at `which`, all inside.
+/// table (.., C) -> the norms of `count` of its rows (count, C), whose indices are on the GPU at `which`, all in range.
 pub(crate) fn forward_rows(gpu: &Gpu, table: &Tensor, which: Slice, count: usize, eps: f32) -> Tensor {
     let mut y = Tensor::unwritten(gpu, Dtype::Bf16, &[count, table.cols()]);
     forward_into(gpu, &mut y, table, Some(which), count, eps);
     y
 }
 
-/// The same into the first rows of y; `which` None: the first rows of the table.
+/// Does the same into the first rows of y; if `which` is None, for the first rows of the table.
 pub(crate) fn forward_into(
     gpu: &Gpu,
     y: &mut Tensor,
@@ -69,7 +69,7 @@ pub fn backward(gpu: &Gpu, dx: &mut Tensor, beta: f32, dy: &Tensor, y: &Tensor, 
     unsafe { launch.run(blocks(rows * 32, THREADS), THREADS, 0) }
 }
 
-/// How many times eight values each lane of a warp holds: the smallest compiled number that fits the row.
+/// Returns how many vectors of eight values each lane of a warp holds: the smallest compiled number that fits the row.
 #[track_caller]
 fn vectors(cols: usize) -> usize {
     let fits = |vectors: &usize| cols <= vectors * 8 * 32;

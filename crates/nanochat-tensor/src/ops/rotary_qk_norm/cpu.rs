@@ -5,7 +5,7 @@ use crate::ops::rms_norm::cpu::reciprocal_rms;
 use crate::simd::{dot, old, vectorized};
 use crate::{Tensor, reuse};
 
-/// Tokens that one thread takes at a time.
+/// The number of tokens that one thread takes at a time.
 const TOKENS: usize = 64;
 
 /// x (B, T, H, D) -> y (B, T, H, D) and r (B·T·H)
@@ -27,7 +27,7 @@ pub fn forward(x: &Tensor, table: &RotaryTable, positions: &[usize], eps: f32) -
     (Tensor::new(y, x.shape()), Tensor::new(r, &rows))
 }
 
-/// dx = rotated back: r · (dy − y · mean(dy · y)), + beta · dx
+/// dx = r · (dy − y · mean(dy · y)), rotated back, + beta · dx
 pub fn backward(
     dx: &mut Tensor,
     beta: f32,

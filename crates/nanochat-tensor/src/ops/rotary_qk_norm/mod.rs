@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021) and the norm of queries and keys per head, in one pass.
 //!
-//! With halves x1, x2 of a head and angle a = position / base^(2i/D):
+//! For the halves x1, x2 of a head and the angle a = position / base^(2i/D):
 //! z1 = x1 cos a + x2 sin a,  z2 = −x1 sin a + x2 cos a,  y = z · r,  r = 1 / √(mean(z²) + eps)
 //! dz = r · (dy − y · mean(dy · y)),  and dx rotates dz back by −a.
 
@@ -17,12 +17,12 @@ pub struct RotaryTable {
     half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
-    /// Both, copied at their first use there.
+    /// Copies of cos and sin on the GPU, made at their first use there.
     on_gpu: OnceLock<[Buffer; 2]>,
 }
 
 impl RotaryTable {
-    /// Angles are formed in f32 as PyTorch forms them, position · (1 / base^(2i/D)).
+    /// Makes the table with angles computed in f32 as in PyTorch, position · (1 / base^(2i/D)).
     pub fn new(positions: usize, head_dim: usize, base: f32) -> Arc<RotaryTable> {
         assert!(head_dim.is_multiple_of(2), "rotary needs an even head_dim, found {head_dim}");
         let half = head_dim / 2;
@@ -41,12 +41,12 @@ impl RotaryTable {
         2 * self.half
     }
 
-    /// cos and sin on the GPU.
+    /// Returns cos and sin on the GPU.
     pub(crate) fn on_gpu(&self, gpu: &Gpu) -> &[Buffer; 2] {
         self.on_gpu.get_or_init(|| [&self.cos, &self.sin].map(|values| gpu.upload(values)))
     }
 
-    /// (cos, sin) of one position, each (D/2).
+    /// Returns (cos, sin) of one position, each (D/2).
     #[inline(always)]
     fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.half..(position + 1) * self.half;
@@ -55,7 +55,7 @@ impl RotaryTable {
 }
 
 impl Tape {
-    /// x (B, T, H, D) -> (B, T, H, D); `positions` (B·T) names the position of every token.
+    /// x (B, T, H, D) -> (B, T, H, D); `positions` (B·T) holds the position of every token.
     #[track_caller]
     pub fn rotary_qk_norm(
         &self,
@@ -93,7 +93,7 @@ mod tests {
         gradcheck(&[randn(&[2, 3, 2, 4], 0)], |tape, v| tape.rotary_qk_norm(&v[0], &table, &positions, EPS));
     }
 
-    /// The property rotary exists for: products depend on distances only.
+    /// Tests the purpose of rotary: products depend on distances only.
     #[test]
     fn products_depend_on_the_distance() {
         let table = RotaryTable::new(50, 8, 10_000.0);

@@ -1,22 +1,22 @@
-//! Choice of tokens on a GPU, from the logits that lie there: penalties, top-k, temperature, min-p, top-p, in this order,
-//! as the engine's sampler on the CPU does it. Only the chosen ids travel.
+//! Samples tokens on a GPU from the logits that are there: penalties, top-k, temperature, min-p and top-p, in this
+//! order, as the engine's sampler on the CPU does. Only the sampled ids are copied to the CPU.
 //!
-//! Generation only: nothing is recorded.
+//! Used in generation only; nothing is recorded for a backward pass.
 
 use crate::cuda::{Locked, sources};
 use crate::gpu::{Buffer, Gpu};
 use crate::{Dtype, Tensor};
 const THREADS: u32 = 1_024;
 
-/// The most of the likeliest tokens whose log-probabilities are given.
+/// The most top tokens of a row whose log-probabilities are returned.
 pub const MOST_LOGPROBS: usize = 1_024;
 
-/// How one token is chosen. The options have the meanings and the bounds of the CPU's.
+/// The options for sampling one token, with the same meanings and bounds as on the CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice<'a> {
-    /// The row of logits to choose from; several may choose from one.
+    /// The row of logits to sample from; several choices may use the same row.
     pub row: usize,
-    /// The random choice, in [0, 1).
+    /// The random number in [0, 1) that decides the sample.
     pub uniform: f64,
     pub temperature: f32,
     pub top_k: usize,
@@ -25,7 +25,7 @@ pub struct Choice<'a> {
     pub penalties: Option<Penalties<'a>>,
 }
 
-/// What makes tokens less likely that were there before.
+/// Penalties that make tokens of the prompt and of the answer less likely.
 #[derive(Clone, Copy, Debug)]
 pub struct Penalties<'a> {
     pub repetition: f32,
@@ -35,23 +35,23 @@ pub struct Penalties<'a> {
     pub answer: &'a [u32],
 }
 
-/// Tokens chosen on a GPU, which writes them to the CPU's memory.
+/// The tokens sampled on a GPU, which writes their ids to the CPU's memory.
 pub struct Chosen(Locked<u32>); // (choices)
 
 impl Chosen {
-    /// The ids; waits for the GPU.
+    /// Waits for the GPU and returns the ids.
     pub fn ids(&self) -> Vec<u32> {
         self.0.read()
     }
 
-    /// Given ones, to ask for their log-probabilities.
+    /// Wraps the given ids, so that `log_probabilities` accepts them.
     pub fn from_ids(logits: &Tensor, ids: &[u32]) -> Chosen {
         Chosen(Locked::of(logits.buffer().gpu(), ids))
     }
 }
 
-/// Chooses from logits (rows, V), f32 on a GPU. Choices and ids stay in the CPU's memory: behind a step comes the kernel
-/// alone, without a copy before it and another behind.
+/// Samples from logits (rows, V), f32 on a GPU. Choices and ids stay in the CPU's memory, so a step is followed by one
+/// kernel, without a copy before and after it.
 #[track_caller]
 pub fn choose(logits: &Tensor, choices: &[Choice]) -> Chosen {
     let gpu = logits.buffer().gpu();
@@ -79,7 +79,7 @@ pub fn choose(logits: &Tensor, choices: &[Choice]) -> Chosen {
     Chosen(chosen)
 }
 
-/// Copies of the rows that penalties change, one for each choice that has any, and how many these are.
+/// Returns copies of the rows with penalties applied, one for each choice that has any, and the number of copies.
 fn penalize(gpu: &Gpu, logits: &Tensor, choices: &[Choice]) -> (Option<Buffer>, usize) {
     let v = logits.cols();
     let (mut words, mut seen): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
@@ -103,15 +103,15 @@ fn penalize(gpu: &Gpu, logits: &Tensor, choices: &[Choice]) -> (Option<Buffer>, 
     (Some(changed), count)
 }
 
-/// Natural logarithms of probabilities.
+/// The natural logarithms of the probabilities at one position.
 pub struct LogProbabilities {
     pub chosen: f32,
-    /// The likeliest tokens, likeliest first; of equals the smaller id.
+    /// The likeliest tokens, likeliest first; among equals the smaller id comes first.
     pub top: Vec<(u32, f32)>,
 }
 
-/// Of each chosen token, after the row of logits (rows, V) that is named for it; and of the `top` likeliest of the row,
-/// MOST_LOGPROBS at most. Waits for the GPU.
+/// Returns the log-probability of each chosen token under its row `of` the logits (rows, V), and those of the row's
+/// `top` likeliest tokens, at most MOST_LOGPROBS. Waits for the GPU.
 #[track_caller]
 pub fn log_probabilities(
     logits: &Tensor,
@@ -130,7 +130,7 @@ pub fn log_probabilities(
     let launch =
         gpu.kernel(sources::sample, "sample_log_probabilities").slice(out.slice()).slice(logits.slice());
     let launch = launch.slice(of_rows.slice()).slice(chosen.0.slice()).u32(v).u32(top);
-    // SAFETY: a block for each chosen token, all of them and their rows being there; out holds `width` values for each.
+    // SAFETY: a block for each chosen token; all tokens and their rows exist, and out holds `width` values for each.
     unsafe { launch.run([of.len(), 1, 1], THREADS, 0) }
     chosen.0.used();
     let mut values = vec![0.0f32; out.len()];

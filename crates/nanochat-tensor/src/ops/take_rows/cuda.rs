@@ -14,7 +14,7 @@ pub fn take_rows(gpu: &Gpu, x: &Tensor, index: &RowIndex) -> Tensor {
     let vectors = index.len() * bytes / 16;
     let launch =
         gpu.kernel(sources::take_rows, "take_rows").slice(y.slice()).slice(x.slice()).slice(rows.slice());
-    // SAFETY: every number is of a row of x, and y has a row for each; a thread for each 16 bytes of y.
+    // SAFETY: every index is a row of x, and y has a row for each; a thread for each 16 bytes of y.
     unsafe { launch.u32(bytes / 16).u64(vectors).run(blocks(vectors, THREADS), THREADS, 0) }
     y
 }

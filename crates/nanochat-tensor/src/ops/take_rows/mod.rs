@@ -1,5 +1,5 @@
-//! Rows of a tensor by number, in any order and as often as wanted: y[n] = x[rows[n]]. Not differentiable:
-//! evaluation lays tokens that several texts share beside each text's own.
+//! Copies rows of a tensor by index, in any order and any number of times: y[n] = x[rows[n]]. Not differentiable:
+//! evaluation uses it to put tokens that several texts share beside each text's own.
 
 use std::sync::OnceLock;
 
@@ -9,10 +9,10 @@ use crate::gpu::Buffer;
 mod cpu;
 mod cuda;
 
-/// Which rows. The layers of a pass take the same ones, so a GPU gets their numbers once.
+/// The indices of the rows. All layers of a pass use the same ones, so they are copied to a GPU once.
 pub struct RowIndex {
     rows: Vec<u32>,
-    /// Above all of them.
+    /// One more than the largest index.
     end: usize,
     on_gpu: OnceLock<Buffer>,
 }

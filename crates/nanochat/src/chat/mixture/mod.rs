@@ -114,7 +114,7 @@ pub struct MixtureArgs {
     /// Validate on this instead of the mixture's own data; written like --data
     #[arg(long, value_name = "TASK")]
     pub val_data: Vec<String>,
-    /// What to do about a conversation that cannot be used: fail, or skip it and say how many were skipped
+    /// How to treat a conversation that cannot be used: fail, or skip it and say how many were skipped
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub bad_lines: BadLines,

@@ -30,7 +30,7 @@ pub fn find(
     Err(TaskError::Missing { task: task.into(), split: split_name(split), folder: folder.into(), hint })
 }
 
-/// What in `folder` has a name that fits; nothing if there is no such folder.
+/// Returns the files in `folder` whose names match `pattern`; none if there is no such folder.
 fn matches(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, FileError> {
     if !pattern.contains('*') {
         return Ok(Some(folder.join(pattern)).filter(|path| path.exists()).into_iter().collect());

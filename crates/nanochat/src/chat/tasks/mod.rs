@@ -132,7 +132,7 @@ pub struct Folders {
     pub world: PathBuf,
     /// Whether generated programs may run without a sandbox.
     pub unconfined: bool,
-    /// What to do with an unusable line of a user's file.
+    /// The treatment of an unusable line of a user's file.
     pub bad_lines: BadLines,
 }
 

@@ -81,7 +81,7 @@ pub struct BaseSettings {
     /// repeated
     #[arg(long, value_name = "NAME=PATH")]
     pub val_data: Vec<String>,
-    /// What to do with a shard that cannot be read
+    /// How to treat a shard that cannot be read
     #[arg(long, value_enum, default_value_t = OnBadShard::Refuse)]
     pub bad_shards: OnBadShard,
     /// Prompt to complete when samples are printed; may be repeated [default: nanochat's seven]
