@@ -1,6 +1,6 @@
 //! Matrix products whose factors are rounded to bf16 and whose sums are in f32.
 //!
-//! AVX512-BF16 multiplies two neighbours in k, packed into one u32, at once (tile.rs), so both factors are laid out in
+//! AVX512-BF16 multiplies pairs: two neighbours in k, packed into one u32 (tile.rs). So both factors are laid out in
 //! such pairs: the right one once, in panels of 32 columns, and the left one by each thread for the rows that it works
 //! on. Packing rounds as well, so rounding needs no pass over memory of its own.
 //!

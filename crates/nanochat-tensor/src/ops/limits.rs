@@ -1,4 +1,4 @@
-//! The limits that a device's kernels set to the shapes of a model.
+//! The model shapes that a device's kernels support.
 
 use super::{attention, decode_attention, rms_norm};
 use crate::Device;

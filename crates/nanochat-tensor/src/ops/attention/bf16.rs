@@ -14,7 +14,7 @@ use crate::simd::{self, vectorized};
 /// The number of queries in a block: whole tiles of a product, and few, since the upper triangle is wasted work.
 const BLOCK: usize = 60;
 
-/// Returns the blocks of queries, each with the keys that at least one of them sees, rounded down to a whole panel.
+/// Returns the blocks of queries, each with the keys that at least one of them sees, starting at a whole panel.
 fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     (0..s.t).step_by(BLOCK).map(move |start| {
         let end = (start + BLOCK).min(s.t);

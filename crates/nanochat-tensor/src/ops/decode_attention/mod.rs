@@ -1,5 +1,5 @@
-//! Attention of one new token per row over the paged cache, on a GPU. Starts from q, k and v as their product leaves
-//! them: rotates and norms q and k, writes k and v into the cache, and attends.
+//! Attention of one new token per row over the paged cache, on a GPU. Takes q, k and v straight from their product:
+//! rotates and norms q and k, writes k and v into the cache, and attends.
 //!
 //! The time is that of reading the cache: 5.1 KB a token and layer of a d20. Each row's tokens are split over enough
 //! blocks that a single row fills the card. Rows that begin with the same pages read these once, for as many rows as
@@ -64,8 +64,8 @@ pub struct DecodeRows {
 }
 
 impl DecodeRows {
-    /// Allocates for at most `max_rows` rows of at most `max_pages` pages each, for a model with the embedding wte (V,
-    /// C) and `eps` in its norms.
+    /// Allocates memory for at most `max_rows` rows of at most `max_pages` pages each, for a model with the embedding
+    /// wte (V, C) and `eps` in its norms.
     #[track_caller]
     pub fn new(
         wte: &Tensor,

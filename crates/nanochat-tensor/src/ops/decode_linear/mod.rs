@@ -109,7 +109,7 @@ fn many(
         Epilogue::Softcap => {
             let launch =
                 gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").slice(y).f32(15.0).u64(len);
-            // SAFETY: as above.
+            // SAFETY: y holds `len` values, each changed in place by one thread.
             unsafe { launch.run(blocks(len, 1_024), 512, 0) }
         }
     }

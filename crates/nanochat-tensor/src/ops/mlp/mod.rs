@@ -1,8 +1,8 @@
 //! y = residual + relu²(x · c_fcᵀ) · c_projᵀ, where relu²(h) = max(h, 0)².
 //!
-//! Only relu²'s output is kept between the two products, 4 C of the 10 C values a token and layer; the backward pass
-//! needs no more of h than its root. On the CPU relu² and its derivative are applied to rows that a product has just
-//! made, while they are in the cache.
+//! Only relu²'s output is kept between the two products, 4 C of the 10 C values a token and layer: its root, max(h, 0),
+//! is all of h that the backward pass needs. On the CPU relu² and its derivative are applied to rows that a product has
+//! just made, while they are in the cache.
 
 use crate::ops::linear;
 use crate::{Tape, Tensor};

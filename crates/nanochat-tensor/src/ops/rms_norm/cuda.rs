@@ -6,7 +6,7 @@ use crate::{Dtype, Tensor};
 const THREADS: u32 = 128;
 /// The numbers of vectors of eight values per lane of a warp that the kernels are compiled for.
 const VECTORS: [usize; 4] = [2, 5, 8, 16];
-/// The most values in a row, and the number that theirs must be a multiple of.
+/// The most values in a row; their number must be a multiple of STEP.
 pub(crate) const WIDEST: usize = VECTORS[VECTORS.len() - 1] * 8 * 32;
 pub(crate) const STEP: usize = 8;
 

@@ -8,7 +8,7 @@ use crate::{Tape, Tensor};
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 
-/// nanochat's eps, 2⁻²³: the machine epsilon of f32, which is PyTorch's default.
+/// nanochat's eps, 2⁻²³: the machine epsilon of f32, which PyTorch uses by default.
 pub const EPS: f32 = f32::EPSILON;
 
 impl Tape {

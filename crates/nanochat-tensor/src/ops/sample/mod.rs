@@ -110,8 +110,8 @@ pub struct LogProbabilities {
     pub top: Vec<(u32, f32)>,
 }
 
-/// Returns the log-probability of each chosen token under its row `of` the logits (rows, V), and those of the row's
-/// `top` likeliest tokens, at most MOST_LOGPROBS. Waits for the GPU.
+/// Returns the log-probabilities of each chosen token and of the `top` likeliest tokens (at most MOST_LOGPROBS) in its
+/// row of the logits (rows, V); `of` lists these rows. Waits for the GPU.
 #[track_caller]
 pub fn log_probabilities(
     logits: &Tensor,
