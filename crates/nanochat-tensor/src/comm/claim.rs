@@ -1,4 +1,4 @@
-//! What a rank says of itself when it comes to rank 0, as bytes.
+//! The claim that a rank sends to rank 0 when it connects, and its bytes.
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -6,12 +6,12 @@ use super::Place;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What a rank says of itself.
+/// A rank's random number, rank, world size and version.
 pub struct Claim {
     pub number: [u8; 32],
     rank: u32,
     world_size: u32,
-    /// Filled up with zeros
+    /// The version of nanochat, padded with zeros.
     version: [u8; 16],
 }
 
@@ -44,7 +44,7 @@ impl Claim {
         }
     }
 
-    /// Its rank, if it can be one of `world_size`.
+    /// Returns the rank if it can be one of `world_size`, else a sentence that says why not.
     pub fn check(&self, world_size: usize) -> Result<usize, String> {
         let Claim { rank, world_size: theirs, version, .. } = self;
         let version = String::from_utf8_lossy(version);

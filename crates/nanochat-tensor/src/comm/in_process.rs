@@ -1,18 +1,18 @@
-//! Ranks that are threads of one process: what tests of sharded work run on.
+//! Ranks that are threads of one process, for tests of sharded work.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{Channel, Comm, Lost};
 
-/// A pipe from every rank to every rank.
+/// One rank, with a channel to and from every rank.
 struct Thread {
     rank: usize,
     to: Vec<Sender<Vec<u8>>>,
     from: Vec<Mutex<Receiver<Vec<u8>>>>,
 }
 
-/// The ranks of one run, one for each thread. A thread that ends drops its pipes, which the others notice.
+/// Makes the ranks of one run, one for each thread. A thread that ends drops its channels, which the others notice.
 pub fn in_process(world_size: usize) -> Vec<Comm> {
     assert!(world_size > 0, "there is at least one rank");
     let mut threads: Vec<Thread> =
@@ -57,7 +57,7 @@ mod tests {
     use crate::Tensor;
     use crate::comm::lost;
 
-    /// `work` on every rank at once; what each returned.
+    /// Runs `work` on all ranks in parallel; returns the results in rank order.
     fn on_ranks<T: Send>(world_size: usize, work: impl Fn(Comm) -> T + Sync) -> Vec<T> {
         thread::scope(|scope| {
             let start = |comm| scope.spawn(|| work(comm));
@@ -66,7 +66,7 @@ mod tests {
         })
     }
 
-    /// Rank r's value number i: whole numbers, so that sums are exact in any order.
+    /// Returns a rank's values: whole numbers, so that sums are exact in any order.
     fn values(rank: usize, len: usize) -> Vec<f32> {
         (0..len).map(|i| (100 * rank + i) as f32).collect()
     }

@@ -1,9 +1,9 @@
 //! Ranks: processes that train one model together, each on its own GPU or share of the CPU (threads, in tests).
 //!
-//! A [`Comm`] gives them two things. Small values of the host, such as a sum of losses, go from host to host and
-//! are there when the call returns. Tensors are begun at once and finished by [`Pending::wait`], so that what lies
-//! between the two runs meanwhile: on GPUs through NCCL on a stream of its own. All ranks make the same calls in
-//! the same order. Sums of the host are taken in the order of ranks, so that a run repeats itself.
+//! A [`Comm`] offers two kinds of collectives. Those on small host values, such as a sum of losses, are complete when
+//! the call returns. Those on tensors are started by the call and finished by [`Pending::wait`], so that other work
+//! runs meanwhile: GPUs use NCCL on a stream of its own. All ranks must make the same calls in the same order. Host
+//! values are summed in rank order, so that a run is reproducible.
 
 mod claim;
 mod in_process;
@@ -26,64 +26,64 @@ pub use in_process::in_process;
 pub use nccl::Pending;
 pub use rendezvous::JoinError;
 
-/// The ranks of a run, as one of them sees them. Cheap to clone.
+/// One rank's handle on all ranks of a run. Cheap to clone.
 #[derive(Clone)]
 pub struct Comm {
     channel: Arc<dyn Channel>,
     nccl: Option<Arc<nccl::Nccl>>,
-    /// How long a rank may keep the others waiting.
+    /// The longest time that this rank waits for another.
     patience: Duration,
     on_lost: OnLost,
 }
 
-/// How bytes come from rank to rank.
+/// A transport of bytes between ranks.
 trait Channel: Send + Sync {
     fn rank(&self) -> usize;
 
     fn world_size(&self) -> usize;
 
-    /// Gives `parts[r]` to rank r; returns what each rank had for this one, in the order of ranks.
+    /// Sends `parts[r]` to rank r; returns the part that each rank sent to this one, in rank order.
     fn exchange(&self, parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Lost>;
 
-    /// Tells the others that this rank ends, and why if it should not have.
+    /// Tells the other ranks that this one ends, and why if `failure` is given.
     fn leave(&self, _failure: Option<&str>) {}
 }
 
-/// The ranks cannot go on together: one sentence that names the rank which is gone. A collective that fails
-/// unwinds with it, without a message on stderr; the program's edge catches it.
+/// The error when a rank is lost: one sentence that names it. A collective that fails unwinds with it, without a
+/// message on stderr; the program's edge catches it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Lost(pub String);
 
-/// What is done when a rank is lost while this one is at work elsewhere, from a thread that watches. A program ends
-/// there: the thread at work may wait for its GPU, which waits for the lost rank.
+/// The callback for a lost rank, called from a watching thread while this rank works elsewhere. A program exits in it:
+/// the working thread may wait for its GPU, which waits for the lost rank.
 pub type OnLost = Arc<dyn Fn(&Lost) + Send + Sync>;
 
-/// The sentence inside a caught panic, if it was a lost rank's.
+/// Returns the error inside a caught panic, if a lost rank caused it.
 pub fn lost(panic: &(dyn Any + Send)) -> Option<&Lost> {
     panic.downcast_ref()
 }
 
-/// As which rank a process joins a run, and where the ranks meet.
+/// The rank of this process in a run, and the address at which the ranks meet.
 #[derive(Clone, Debug)]
 pub struct Place {
     pub rank: usize,
     pub world_size: usize,
-    /// Where rank 0 listens: a name or address, and a port.
+    /// Rank 0's host name or address, and its port.
     pub master: (String, u16),
-    /// Known to all ranks and to nobody else. Without one they meet on one machine only.
+    /// The secret that all ranks share. Without one, all ranks must be on one machine.
     pub secret: Option<String>,
-    /// How long ranks wait for each other, to begin with and in a step.
+    /// The longest wait for another rank, both to join and in a step.
     pub patience: Duration,
 }
 
 impl Comm {
-    /// One rank, which talks to nobody.
+    /// Makes the only rank of a run, which communicates with nobody.
     pub fn alone() -> Comm {
         Comm::over(Alone)
     }
 
-    /// Meets the other ranks of `place`. Returns when all have come.
+    /// Connects to the other ranks of `place`; returns when all have joined.
     pub fn join(place: &Place, on_lost: OnLost) -> Result<Comm, JoinError> {
         let comm = match place.world_size {
             1 => Comm::alone(),
@@ -101,7 +101,7 @@ impl Comm {
         }
     }
 
-    /// The same ranks, which give each other the tensors of their GPUs through NCCL; all call this together.
+    /// Switches the collectives of GPU tensors to NCCL; on the CPU nothing changes. All ranks must call this together.
     pub fn with_nccl(self, device: &Device) -> Result<Comm, DeviceError> {
         let Device::Gpu(gpu) = device else { return Ok(self) };
         let id = match self.is_first() {
@@ -122,7 +122,7 @@ impl Comm {
         self.channel.world_size()
     }
 
-    /// Whether this rank is the one that writes files and speaks to the user.
+    /// Whether this is rank 0, which writes files and reports to the user.
     pub fn is_first(&self) -> bool {
         self.rank() == 0
     }
@@ -135,23 +135,23 @@ impl Comm {
         }
     }
 
-    /// What each rank gave, in the order of ranks; of any length.
+    /// Returns every rank's bytes in rank order; the lengths may differ.
     pub fn gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
         self.exchange(&vec![mine; self.world_size()])
     }
 
-    /// The bytes of rank `root`; those that the others give are not looked at.
+    /// Returns the bytes of rank `root`; those that the other ranks pass are ignored.
     pub fn broadcast_bytes(&self, root: usize, bytes: Vec<u8>) -> Vec<u8> {
         let mine: &[u8] = if self.rank() == root { &bytes } else { &[] };
         self.gather_bytes(mine).swap_remove(root)
     }
 
-    /// Returns when every rank has come here.
+    /// Returns when every rank has called it.
     pub fn barrier(&self) {
         self.gather_bytes(&[]);
     }
 
-    /// full (world · n), float32 -> (n): the sum of every rank's part number `rank`.
+    /// Sums `full` (world · n), float32, over all ranks; returns part number `rank` (n) of the sum.
     #[track_caller]
     pub fn reduce_scatter(&self, full: Tensor) -> Pending {
         let (world, len) = (self.world_size(), full.len());
@@ -168,7 +168,7 @@ impl Comm {
         Pending::ready(like(sum(&self.exchange(&parts), len / world), &full))
     }
 
-    /// part (n) -> (world · n): every rank's part, in the order of ranks.
+    /// Returns every rank's `part` (n) in rank order, as one tensor (world · n).
     pub fn all_gather(&self, part: Tensor) -> Pending {
         if let Some(nccl) = self.nccl_for(&part) {
             return nccl.all_gather(part, self.world_size());
@@ -181,7 +181,7 @@ impl Comm {
         Pending::ready(like(all.iter().flat_map(|from| from_bytes(from)).collect(), &part))
     }
 
-    /// full, float32 -> the sum of every rank's, of the same shape.
+    /// Returns the sum of `full`, float32, over all ranks, in the same shape.
     pub fn all_reduce(&self, full: Tensor) -> Pending {
         if let Some(nccl) = self.nccl_for(&full) {
             return nccl.all_reduce(full);
@@ -193,7 +193,7 @@ impl Comm {
         Pending::ready(like(sum(&all, full.len()), &full).reshape(full.shape()))
     }
 
-    /// The last call: this rank ends, because of `failure` if there was one, and the others need not look for it.
+    /// Tells the other ranks that this one ends, and why if `failure` is given. This must be the last call.
     pub fn leave(&self, failure: Option<&str>) {
         self.channel.leave(failure);
     }
@@ -220,7 +220,7 @@ fn sum(all: &[Vec<u8>], len: usize) -> Vec<f32> {
     sum
 }
 
-/// `values` where `model` is, in its type.
+/// Returns `values` on the device of `model` and in its type.
 fn like(values: Vec<f32>, model: &Tensor) -> Tensor {
     let len = values.len();
     let moved = Tensor::new(values, &[len]).to_device(&model.device());

@@ -1,5 +1,5 @@
-//! Collectives of GPUs: NCCL, on a stream of its own beside the one that computes. A collective begins when all
-//! that was given to the compute stream before it is done, and what is given there after `wait` comes after the collective.
+//! Collectives between GPUs: NCCL, on a stream beside the compute stream. A collective starts when all work queued on
+//! the compute stream before it is done, and work queued there after `wait` starts after the collective.
 
 use std::collections::VecDeque;
 use std::ptr::null_mut;
@@ -17,10 +17,10 @@ use crate::cuda::{Cuda, DeviceError};
 use crate::gpu::{Gpu, fail};
 use crate::profile;
 
-/// How often NCCL is asked for errors and for collectives that do not end.
+/// The time between two checks for NCCL errors and for collectives that do not end.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// A tensor that ranks are still giving to.
+/// The result of a collective that may still be running.
 #[must_use = "the values are there after wait()"]
 pub struct Pending {
     values: Tensor,
@@ -30,7 +30,7 @@ pub struct Pending {
 struct UnderWay {
     name: &'static str,
     done: Arc<CudaEvent>,
-    /// What was given: its memory belongs to the compute stream and must not be freed there before `done`.
+    /// The input; its memory belongs to the compute stream and must not be freed there before `done`.
     _given: Tensor,
 }
 
@@ -39,7 +39,8 @@ impl Pending {
         Pending { values, under_way: None }
     }
 
-    /// The finished tensor. On a GPU the CPU goes on at once, and what it launches next comes after it.
+    /// Returns the finished tensor. On a GPU the CPU does not wait; the work that it launches next starts after the
+    /// collective.
     pub fn wait(mut self) -> Tensor {
         self.finish();
         self.values.clone()
@@ -52,7 +53,7 @@ impl Pending {
     }
 }
 
-/// Whoever forgets a collective still keeps its memory until it is done.
+/// Finishes a collective that nobody waited for, so that its memory is kept until it is done.
 impl Drop for Pending {
     fn drop(&mut self) {
         if !thread::panicking() {
@@ -61,7 +62,7 @@ impl Drop for Pending {
     }
 }
 
-/// What rank 0 makes and gives to the others.
+/// Makes the id of a communicator on rank 0, which sends it to the other ranks.
 pub fn new_id() -> Result<Vec<u8>, DeviceError> {
     let (library, mut id) = (library()?, UniqueId([0; 128]));
     // SAFETY: the call writes the 128 bytes.
@@ -70,18 +71,18 @@ pub fn new_id() -> Result<Vec<u8>, DeviceError> {
     Ok(id.0.to_vec())
 }
 
-/// This rank's end of a communicator.
+/// One rank's handle on a communicator.
 pub struct Nccl {
     gpu: Gpu,
     library: &'static Library,
     communicator: Communicator,
     stream: Arc<CudaStream>,
-    /// Collectives that were not done when they were last looked at, the oldest first.
+    /// The collectives that are not known to be done, oldest first.
     begun: Mutex<VecDeque<(&'static str, Instant, Arc<CudaEvent>)>>,
 }
 
-// SAFETY: NCCL allows calls from any thread; those of one communicator come from the thread that computes, but for the asking for
-// errors, which NCCL allows beside them.
+// SAFETY: NCCL allows calls from any thread. Those of one communicator come from the computing thread, except for the
+// error check, which NCCL allows in parallel.
 unsafe impl Send for Nccl {}
 // SAFETY: as above.
 unsafe impl Sync for Nccl {}
@@ -96,7 +97,7 @@ impl Library {
 }
 
 impl Nccl {
-    /// Returns when every rank has called it.
+    /// Joins the communicator `id`; returns when every rank has called it.
     pub fn new(
         gpu: &Gpu,
         id: &[u8],
@@ -108,7 +109,7 @@ impl Nccl {
         let id = UniqueId(id.try_into().map_err(|_| DeviceError::Nccl("rank 0 gave no id".into()))?);
         let stream = Cuda::of(gpu).stream_beside();
         let mut communicator = null_mut();
-        // SAFETY: the GPU's context is this thread's, and the call writes one pointer.
+        // SAFETY: the GPU's context is bound to this thread, and the call writes one pointer.
         let code = unsafe { (library.init_rank)(&mut communicator, world_size as i32, id, rank as i32) };
         library.opened(code)?;
         let nccl = Nccl { gpu: gpu.clone(), library, communicator, stream, begun: Mutex::default() };
@@ -171,7 +172,7 @@ impl Nccl {
         self.stream.cu_stream().cast()
     }
 
-    /// What is wrong, if anything is.
+    /// Returns the reason why the ranks cannot go on, if there is one.
     fn trouble(&self, patience: Duration) -> Option<String> {
         let mut code = 0;
         // SAFETY: the communicator is alive, and the call writes one number.
@@ -188,7 +189,7 @@ impl Nccl {
     }
 }
 
-/// Looks after the communicator as long as it is there.
+/// Checks the communicator until it is dropped or has failed.
 fn watch(nccl: &Weak<Nccl>, rank: usize, patience: Duration, on_lost: &OnLost) {
     while let Some(nccl) = nccl.upgrade() {
         Cuda::of(&nccl.gpu).bind();
@@ -202,7 +203,7 @@ fn watch(nccl: &Weak<Nccl>, rank: usize, patience: Duration, on_lost: &OnLost) {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        // Not destroyed, which would wait for the other ranks. Errors cannot be handled here.
+        // Aborts the communicator, since destroying it would wait for the other ranks. Errors cannot be handled here.
         let _ = self.stream.synchronize();
         // SAFETY: the last use of the communicator.
         let _ = unsafe { (self.library.abort)(self.communicator) };
@@ -217,7 +218,7 @@ mod tests {
     use crate::testing::{gpu, randn, skip};
     use crate::{Device, Tensor};
 
-    /// A communicator of one rank, through which every call goes.
+    /// Makes a communicator of one rank, through which every call goes.
     fn one_rank() -> Option<(Device, Comm)> {
         let device = gpu()?;
         if let Err(error) = super::library() {
@@ -249,7 +250,7 @@ mod tests {
         }
     }
 
-    /// Buffers are freed, taken again and overwritten by the compute stream while collectives run.
+    /// Frees, reuses and overwrites buffers on the compute stream while collectives run.
     #[test]
     fn streams_come_one_after_the_other_where_they_must() {
         let Some((device, comm)) = one_rank() else { return };
@@ -267,7 +268,7 @@ mod tests {
             assert!(sum.host().iter().all(|&value| value == i as f32), "collective {i}");
         }
         for i in 0..50 {
-            // Forgotten: nothing is freed too early.
+            // Nobody waits for it; still nothing may be freed too early.
             drop(comm.all_gather(Tensor::new(vec![i as f32; len], &[len]).to_device(&device)));
         }
         device.synchronize();

@@ -1,11 +1,14 @@
-//! How ranks find each other. Rank 0 listens; the others come and prove that they know the secret, without saying it:
+//! Rendezvous: how ranks connect at the start. Rank 0 listens; the others connect and prove that they know the secret,
+//! without sending it:
 //!
-//! - rank 0 to whoever connects: MAGIC, a random number;
-//! - the other: its number, rank, world size, version, and HMAC-SHA256 of both numbers and all that under the secret;
-//! - rank 0: the HMAC of both numbers in the other order, so that it is known too; when all are here, `Welcome`.
+//! - rank 0 to whoever connects: MAGIC and a random number;
+//! - the other: its own random number, rank, world size and version, and the HMAC-SHA256 of rank 0's number and all
+//!   that under the secret;
+//! - rank 0: the HMAC of both numbers in the other order, which proves rank 0 too; when all have joined, `Welcome`.
 //!
-//! A stranger is dropped and learns nothing, and keeps no rank waiting ([`super::visitors`]). What follows is not encrypted: the network between ranks must be one
-//! that is trusted, as for NCCL. A rank that is not there after the time limit is named.
+//! A stranger is dropped, learns nothing, and keeps no rank waiting ([`super::visitors`]). Later traffic is not
+//! encrypted: the network between ranks must be trusted, as for NCCL. The error names the ranks that did not join in
+//! time.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -20,14 +23,14 @@ use super::claim::Claim;
 use super::visitors::{GREETING, MAGIC, Visitors};
 use super::wire::{MessageKind, read_frame, write_frame};
 
-/// A secret shorter than this is guessed.
+/// The minimum length of a secret in bytes; a shorter one can be guessed.
 const LEAST_SECRET: usize = 16;
-/// Between two looks at who has come.
+/// The time between two checks for new connections.
 const PAUSE: Duration = Duration::from_millis(10);
-/// A sentence of refusal.
+/// The maximum length of a refusal in bytes.
 const SENTENCE_BYTES: u64 = 1_024;
 
-/// Why the ranks of a run did not come together.
+/// The reason why the ranks of a run could not connect.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     #[error(
@@ -52,7 +55,7 @@ pub enum JoinError {
     Io(#[from] io::Error),
 }
 
-/// The connections of a rank: of rank 0 to every other, of another to rank 0 alone.
+/// A rank's connections by rank: rank 0 has one to every other rank, the others have one to rank 0.
 pub type Met = BTreeMap<usize, TcpStream>;
 
 pub fn meet(place: &Place) -> Result<Met, JoinError> {
@@ -67,7 +70,7 @@ pub fn meet(place: &Place) -> Result<Met, JoinError> {
     }
 }
 
-/// Rank 0: waits until all others have come.
+/// Waits on rank 0 until all other ranks have joined.
 fn receive(place: &Place, key: &hmac::Key) -> Result<Met, JoinError> {
     let listener = listen(place)?;
     listener.set_nonblocking(true)?;
@@ -99,7 +102,7 @@ fn receive(place: &Place, key: &hmac::Key) -> Result<Met, JoinError> {
     Ok(met)
 }
 
-/// Without a secret on the loopback addresses alone, else on all.
+/// Listens on all addresses, or without a secret on the loopback addresses only.
 fn listen(place: &Place) -> Result<TcpListener, JoinError> {
     let port = place.master.1;
     let cannot = |source| JoinError::Listen { port, source };
@@ -119,7 +122,7 @@ fn only_loopback(place: &Place, addresses: &[SocketAddr]) -> Result<(), JoinErro
     }
 }
 
-/// Another rank: goes to rank 0, again and again until it is there.
+/// Connects to rank 0 from another rank, with retries until rank 0 is there or `patience` has passed.
 fn visit(place: &Place, key: &hmac::Key) -> Result<TcpStream, JoinError> {
     let (name, port) = &place.master;
     let (master, deadline) = (format!("{name}:{port}"), Instant::now() + place.patience);
@@ -167,7 +170,7 @@ fn introduce(
     stream.read_exact(&mut tag).map_err(refused)?;
     hmac::verify(key, &[&claim.number, &theirs[..]].concat(), &tag)
         .map_err(|_| JoinError::NotOurs(master.into()))?;
-    // Rank 0 has the same patience, and says so when it ends; it may have begun a little later.
+    // Rank 0 waits equally long and says so when it gives up; it may have started a little later.
     let left = deadline.saturating_duration_since(Instant::now()) + 4 * GREETING;
     stream.set_read_timeout(Some(left))?;
     match read_frame(&mut stream, SENTENCE_BYTES).map_err(refused)? {
@@ -182,7 +185,7 @@ fn refuse<'a>(streams: impl Iterator<Item = &'a mut TcpStream>, why: &str) {
     }
 }
 
-/// `rank 2 has`, `ranks 1, 2 and 5 have`: who is missing.
+/// Makes the error that names the missing ranks: `rank 2 has`, `ranks 1, 2 and 5 have`.
 fn missing(place: &Place, met: &Met, strangers: usize) -> JoinError {
     let missing: Vec<String> =
         (1..place.world_size).filter(|rank| !met.contains_key(rank)).map(|rank| rank.to_string()).collect();

@@ -1,6 +1,8 @@
-//! Ranks of several processes over sockets: a star with rank 0 in its middle. Bytes of the host go this way, and on
-//! the CPU tensors too. A thread for each connection reads all the time, so that a rank that dies is noticed when its
-//! socket closes, whatever the ranks are doing; a machine that dies, by its silence.
+//! Ranks in several processes, connected by TCP in a star with rank 0 in the middle. Host values go this way, and on
+//! the CPU tensors too.
+//!
+//! One thread per connection reads all the time, so that a rank that dies is noticed as soon as its socket closes, and
+//! a machine that dies by its silence.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -14,9 +16,9 @@ use super::rendezvous::Met;
 use super::wire::{MessageKind, joined, parts, read_frame, write_frame};
 use super::{Channel, Lost, OnLost, Place};
 
-/// Every rank says that often that it is there.
+/// The time between two heartbeats of a rank.
 const BEAT: Duration = Duration::from_secs(2);
-/// A rank that says nothing for so long, or takes nothing, is lost.
+/// The time after which a rank that sends or accepts nothing is lost.
 const SILENCE: Duration = Duration::from_secs(20);
 
 pub struct Star {
@@ -27,17 +29,17 @@ pub struct Star {
     shared: Arc<Shared>,
 }
 
-/// A connection, as the thread at work sees it.
+/// A connection, as the working thread sees it.
 struct Peer {
     rank: usize,
     inbox: Mutex<Receiver<Vec<u8>>>,
 }
 
-/// What the reading and beating threads share with it.
+/// The state that the working thread shares with the reading threads and the heartbeat thread.
 struct Shared {
     rank: usize,
     writers: Vec<Writer>,
-    /// Whether this rank has said goodbye: whatever happens to the others is no concern of it any more.
+    /// Whether this rank has left; it then ignores the loss of other ranks.
     has_left: AtomicBool,
     lost: OnceLock<Lost>,
     on_lost: OnLost,
@@ -78,7 +80,7 @@ impl Star {
         writer.send(MessageKind::Data, bytes).map_err(|error| self.shared.lose(&gone(writer.rank, &error)))
     }
 
-    /// The next parts of a rank in an exchange.
+    /// Waits for the next parts that a rank sends in an exchange.
     fn receive(&self, peer: &Peer) -> Result<Vec<u8>, Lost> {
         peer.inbox.lock().unwrap_or_else(|e| e.into_inner()).recv_timeout(self.patience).map_err(|error| {
             self.shared.lose(&match error {
@@ -91,7 +93,7 @@ impl Star {
         })
     }
 
-    /// Rank 0: takes everybody's parts, and gives everybody theirs.
+    /// Receives the parts of all ranks and sends each rank its own; runs on rank 0.
     fn distribute(&self, mine: &[&[u8]]) -> Result<Vec<Vec<u8>>, Lost> {
         let frames: Vec<Vec<u8>> =
             self.peers.iter().map(|peer| self.receive(peer)).collect::<Result<_, _>>()?;
@@ -144,7 +146,7 @@ impl Channel for Star {
 }
 
 impl Drop for Star {
-    /// The readers end, and the others learn that this rank is gone, if they have not been told.
+    /// Closes all connections, which ends the reading threads and shows ranks that were not told that this one is gone.
     fn drop(&mut self) {
         self.shared.has_left.store(true, Ordering::SeqCst);
         for writer in &self.shared.writers {
@@ -164,7 +166,8 @@ impl Writer {
 }
 
 impl Shared {
-    /// The first loss: rank 0 passes it on, and what is to be done then is begun. Later ones follow from it.
+    /// Records the first loss and returns it. Rank 0 tells the other ranks, and `on_lost` is called. Later losses
+    /// follow from the first and change nothing.
     fn lose(&self, sentence: &str) -> Lost {
         let lost = Lost(sentence.into());
         if self.lost.set(lost.clone()).is_ok() && !self.has_left.load(Ordering::SeqCst) {
@@ -193,14 +196,14 @@ fn gone(rank: usize, error: &io::Error) -> String {
     }
 }
 
-/// Reads what a rank says until it leaves or is lost.
+/// Reads the messages of a rank until it leaves or is lost.
 fn listen(rank: usize, mut stream: TcpStream, inbox: &Sender<Vec<u8>>, shared: &Weak<Shared>) {
     loop {
         let frame = read_frame(&mut stream, u64::MAX);
         let Some(shared) = shared.upgrade() else { return };
         match frame {
             Ok((MessageKind::Beat | MessageKind::Welcome, _)) => {}
-            Ok((MessageKind::Data, bytes)) => drop(inbox.send(bytes)), // or this rank is ending
+            Ok((MessageKind::Data, bytes)) => drop(inbox.send(bytes)), // fails only while this rank is ending
             Ok((MessageKind::Bye, _)) => return,
             Ok((MessageKind::Lost, sentence)) => {
                 return drop(shared.lose(&String::from_utf8_lossy(&sentence)));
@@ -210,12 +213,12 @@ fn listen(rank: usize, mut stream: TcpStream, inbox: &Sender<Vec<u8>>, shared: &
     }
 }
 
-/// Says that this rank is there. While the thread at work is sending, that says it too.
+/// Sends heartbeats until the star is dropped. A connection that is sending data needs none.
 fn beat(shared: &Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
         for writer in &shared.writers {
             if let Ok(mut stream) = writer.stream.try_lock() {
-                let _ = write_frame(&mut *stream, MessageKind::Beat, &[]); // the reader notices what is wrong
+                let _ = write_frame(&mut *stream, MessageKind::Beat, &[]); // the reading thread notices errors
             }
         }
         drop(shared);

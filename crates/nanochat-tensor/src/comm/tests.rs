@@ -1,4 +1,4 @@
-//! Ranks over sockets, as threads of the test: meeting, strangers, exchanges, losses.
+//! Tests of ranks over sockets, as threads of one process: joining, strangers, exchanges, losses.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use super::*;
 
 const SECRET: &str = "a secret of twenty-four.";
 
-/// The places of a run on this machine, at a port that was free a moment ago.
+/// Makes the places of a run on this machine, at a port that was free a moment ago.
 fn places(world_size: usize, patience: f64) -> Vec<Place> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let place = |rank| Place {
@@ -37,7 +37,7 @@ fn sentences(places: &[Place]) -> Vec<Option<String>> {
     })
 }
 
-/// `work` on every rank at once; what each returned.
+/// Runs `work` on all ranks in parallel; returns the results in rank order.
 fn on_ranks<T: Send>(places: &[Place], work: impl Fn(Comm) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let work = &work;
@@ -84,7 +84,7 @@ fn a_rank_that_dies_is_named_by_all_others() {
                 let comm = Comm::join(place, on_lost).unwrap();
                 comm.barrier();
                 if comm.rank() == 2 {
-                    return; // as a kill closes its sockets
+                    return; // closes its sockets, as a killed process does
                 }
                 let unwound = catch_unwind(AssertUnwindSafe(|| comm.barrier())).unwrap_err();
                 let watched = lost_rank.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -109,7 +109,7 @@ fn a_rank_that_fails_says_why_and_one_that_ends_is_not_missed() {
         }
         String::new()
     });
-    // Whichever rank 0 heard of first.
+    // The message depends on which rank 0 hears of first.
     assert!(
         ["rank 2 has failed: the disk is full", "rank 1 has ended"].contains(&told[0].as_str()),
         "{told:?}"
@@ -145,7 +145,7 @@ fn strangers_are_refused_and_disturb_nobody() {
         loud.write_all(&[7; 200]).unwrap();
         let mut answer = Vec::new();
         let _ = loud.read_to_end(&mut answer);
-        // The greeting that everybody gets, and no proof of the secret.
+        // Only the greeting that everybody gets, without a proof of the secret.
         assert_eq!(answer.len(), 48, "{answer:?}");
         let thief = Place { secret: Some("another secret of mine".into()), ..places[1].clone() };
         let sentence = join(&thief).err().unwrap().to_string();
@@ -216,7 +216,7 @@ fn without_a_secret_ranks_meet_on_one_machine_only() {
     open.iter_mut().for_each(|place| place.secret = None);
     assert_eq!(sentences(&open), [None, None]);
     for place in &mut open {
-        place.master.0 = "192.0.2.1".into(); // nobody's, by RFC 5737
+        place.master.0 = "192.0.2.1".into(); // reserved for documentation by RFC 5737
         let sentence = join(place).err().unwrap().to_string();
         assert!(sentence.contains("192.0.2.1, another machine; set NANOCHAT_SECRET"), "{sentence}");
         place.secret = Some("short".into());

@@ -1,5 +1,5 @@
-//! Visitors have come to rank 0 and have not said yet who they are. One thread looks at all of them in turn and waits for
-//! none, so that however many strangers are silent or send a byte now and then, a rank is heard as soon as it speaks.
+//! Visitors: connections to rank 0 that have not proved yet who they are. One thread polls all of them without
+//! blocking, so that a rank is heard at once, however many strangers are silent or send a byte now and then.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -11,18 +11,18 @@ use ring::hmac;
 use super::claim::{Claim, random};
 
 pub const MAGIC: &[u8; 16] = b"nanochat ranks 1";
-/// The time that a visitor has in all to say who it is. A rank takes one round trip.
+/// The time that a visitor has in all to prove who it is. A rank needs one round trip.
 pub const GREETING: Duration = Duration::from_secs(5);
-/// The most visitors who are listened to at one time, beside the ranks: half the files that a process may have open. One
-/// more takes the place of the one who came first, which is a stranger: a rank has spoken long before.
+/// The most visitors at a time, beside the ranks: half the files that a process may have open. One more replaces the
+/// oldest, which is a stranger: a rank would have proved itself long before.
 const MOST: usize = 512;
 const TAG: usize = 32;
 
-/// All visitors, and the key by which ranks are told from strangers.
+/// All visitors, and the key that tells ranks from strangers.
 pub struct Visitors<'a> {
     key: &'a hmac::Key,
     world_size: usize,
-    /// The visitors, in the order in which they came.
+    /// The visitors, oldest first.
     here: VecDeque<Visitor>,
     strangers: usize,
 }
@@ -30,13 +30,13 @@ pub struct Visitors<'a> {
 struct Visitor {
     stream: TcpStream,
     came: Instant,
-    /// The number that its proof must be about.
+    /// The random number that its proof must cover.
     ours: [u8; 32],
     said: [u8; Claim::BYTES + TAG],
     len: usize,
 }
 
-/// The rank that a visitor proved to be, or why it cannot be one of this run's.
+/// The rank that a visitor proved to be, or why it cannot be one of this run's, and its connection.
 pub type Proven = (Result<usize, String>, TcpStream);
 
 impl<'a> Visitors<'a> {
@@ -44,14 +44,14 @@ impl<'a> Visitors<'a> {
         Visitors { key, world_size, here: VecDeque::new(), strangers: 0 }
     }
 
-    /// The number of visitors so far that were no ranks.
+    /// Returns the number of visitors so far that were not ranks.
     pub fn strangers(&self) -> usize {
         self.strangers
     }
 
-    /// Greets all who wait at `listener`, which must be set not to block.
+    /// Accepts and greets all connections that wait at `listener`, which must be nonblocking.
     pub fn let_in(&mut self, listener: &TcpListener) {
-        // As many at a time as there are places: whoever comes faster than that does not keep this thread here.
+        // Accepts at most `MOST` per call, so that a flood of connections does not keep this thread here.
         for _ in 0..MOST {
             let Ok((stream, _)) = listener.accept() else { return };
             match Visitor::greet(stream) {
@@ -65,8 +65,8 @@ impl<'a> Visitors<'a> {
         }
     }
 
-    /// Hears what each visitor has said meanwhile, and returns those that proved to be ranks. It drops strangers and
-    /// whoever takes too long.
+    /// Reads from every visitor and returns those that proved to be ranks. Drops strangers and visitors that take too
+    /// long.
     pub fn listen(&mut self) -> Vec<Proven> {
         let mut proven = Vec::new();
         for mut visitor in std::mem::take(&mut self.here) {
@@ -84,11 +84,12 @@ impl Visitor {
     fn greet(mut stream: TcpStream) -> io::Result<Visitor> {
         stream.set_nonblocking(true)?;
         let ours = random();
-        stream.write_all(&[&MAGIC[..], &ours].concat())?; // a new socket has room for it
+        stream.write_all(&[&MAGIC[..], &ours].concat())?; // fits into the buffer of a new socket
         Ok(Visitor { stream, came: Instant::now(), ours, said: [0; Claim::BYTES + TAG], len: 0 })
     }
 
-    /// Reads what has come. None: there is more to come. An error: it is a stranger.
+    /// Reads the bytes that have arrived. Returns None if the claim is not complete, an error if the visitor is a
+    /// stranger.
     fn hear(&mut self, key: &hmac::Key, world_size: usize) -> io::Result<Option<Result<usize, String>>> {
         while self.len < self.said.len() {
             match self.stream.read(&mut self.said[self.len..]) {

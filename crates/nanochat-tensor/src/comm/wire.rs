@@ -1,22 +1,23 @@
-//! What ranks say to each other over a socket: frames of a kind, a length and bytes, all little-endian.
+//! The messages between ranks over a socket: frames of a kind (1 byte), a length (8 bytes) and content, all
+//! little-endian.
 
 use std::io::{self, Read, Write};
 
-/// The largest frame that is read: the gradients of a model of 2 billion parameters, far beyond what goes over
-/// sockets. A rank that announces more is none of ours.
+/// The largest frame that is read: the gradients of a model of 2 billion parameters, far more than ranks send over
+/// sockets. Whoever announces more is not a rank.
 const MOST_BYTES: u64 = 8 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
-    /// Still here
+    /// A heartbeat
     Beat,
-    /// A rank's part in an exchange
+    /// A rank's parts in an exchange
     Data,
-    /// All ranks have come
+    /// All ranks have joined
     Welcome,
-    /// This rank ends and is not to be missed
+    /// This rank ends as planned
     Bye,
-    /// A rank is lost, or refused: a sentence
+    /// A rank is lost or refused; the content is a sentence
     Lost,
 }
 
@@ -30,7 +31,8 @@ pub fn write_frame(to: &mut impl Write, kind: MessageKind, bytes: &[u8]) -> io::
     to.write_all(bytes)
 }
 
-/// Memory is taken as bytes arrive, so that an announced length costs nothing.
+/// Reads a frame of at most `most_bytes`. Memory is allocated as bytes arrive, so that an announced length costs
+/// nothing. The error is `InvalidData` for an unknown kind or too large a length.
 pub fn read_frame(from: &mut impl Read, most_bytes: u64) -> io::Result<(MessageKind, Vec<u8>)> {
     let mut head = [0; 9];
     from.read_exact(&mut head)?;
@@ -49,7 +51,7 @@ fn strange() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "no message of a nanochat rank")
 }
 
-/// Several parts as the bytes of one frame: each after its length.
+/// Joins several parts into the content of one frame, each after its length.
 pub fn joined<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in parts {
@@ -59,7 +61,7 @@ pub fn joined<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     bytes
 }
 
-/// Takes `joined` apart; None if there are not exactly `count` parts.
+/// Splits the output of `joined`; None if there are not exactly `count` parts.
 pub fn parts(mut bytes: &[u8], count: usize) -> Option<Vec<&[u8]>> {
     let mut parts = Vec::new();
     for _ in 0..count {
