@@ -1,4 +1,4 @@
-//! CUDA as a kind of GPU: memory of the stream-ordered pool, copies, and what other files do.
+//! CUDA as a kind of GPU: memory from the stream-ordered pool, copies, and calls of the other files.
 
 use cudarc::driver::{result, sys};
 
@@ -15,7 +15,7 @@ impl Backend for Cuda {
         Language::Cuda
     }
 
-    /// Free is what the driver has, and what the pool keeps for this program.
+    /// Returns the memory; free is what the driver has left, plus what the pool keeps for this program.
     fn memory(&self) -> Memory {
         self.bind();
         let free = self.check(result::mem_get_info(), "asking for the free memory").0;
@@ -52,7 +52,7 @@ impl Backend for Cuda {
         self.bind();
         let set = profile::kernel(
             || "clear".into(),
-            // SAFETY: the slice is so many bytes long.
+            // SAFETY: the slice has this many bytes.
             || unsafe { result::memset_d8_async(slice.address(), 0, slice.bytes(), self.stream.cu_stream()) },
         );
         self.check(set, "clearing memory");
@@ -87,7 +87,7 @@ impl Backend for Cuda {
         let (stream, bytes) = (self.stream.cu_stream(), from.bytes());
         let copied = profile::kernel(
             || "copy".into(),
-            // SAFETY: both slices are of at least so many bytes.
+            // SAFETY: both slices have at least this many bytes.
             || unsafe { result::memcpy_dtod_async(to.address(), from.address(), bytes, stream) },
         );
         self.check(copied, "copying on the GPU");

@@ -1,17 +1,16 @@
-//! What is costly to find out about a GPU and kept on disk: compiled kernels and chosen algorithms.
+//! A cache on disk for what is slow to compute for a GPU: compiled kernels and chosen algorithms.
 //!
-//! The first line of a file holds the length and the hash of the bytes that follow it. A disk may return other bytes
-//! than were written, and neither the driver nor cuBLASLt promises to survive machine code or an algorithm
-//! that is not whole.
+//! The first line of a file holds the length and the hash of the bytes that follow. A disk may return other bytes than
+//! were written, and neither the driver nor cuBLASLt promises to reject damaged machine code or a damaged algorithm.
 
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Writing a file takes less than a second; one that has been a temporary for longer than this was left by a kill.
+/// The age at which a temporary file counts as left by a killed process. Writing one takes less than a second.
 const LEFT: Duration = Duration::from_secs(3600);
 
-/// The folder NANOCHAT_CUDA_CACHE, or one in the user's cache folder. None if there is neither.
+/// Returns the folder NANOCHAT_CUDA_CACHE, or else one in the user's cache folder. None if there is neither.
 pub fn folder() -> Option<PathBuf> {
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     named("NANOCHAT_CUDA_CACHE").or_else(|| {
@@ -21,7 +20,7 @@ pub fn folder() -> Option<PathBuf> {
     })
 }
 
-/// The bytes that [`write`] was given, or None if the file is missing or holds others.
+/// Returns the bytes that [`write`] was given, or None if the file is missing or damaged.
 pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = fs::read(path).ok()?;
     let line = bytes.iter().position(|byte| *byte == b'\n')?;
@@ -30,7 +29,7 @@ pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
 }
 
 /// Writes a file through a temporary sibling, so that a reader finds a whole file or none. Errors are ignored: what is
-/// not kept is found out again at the next start.
+/// not cached is computed again at the next start.
 pub(super) fn write(path: &Path, content: &[u8]) {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     let bytes = [first_line(content).as_bytes(), content].concat();
@@ -41,14 +40,14 @@ pub(super) fn write(path: &Path, content: &[u8]) {
     }
 }
 
-/// Removes the temporary files in a cache folder that killed processes left.
+/// Removes the temporary files that killed processes left in a cache folder.
 pub(super) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_left) {
         let _ = fs::remove_file(entry.path());
     }
 }
 
-/// Named as [`write`] names its temporary files, and old.
+/// Whether a file is old and named like the temporary files of [`write`].
 fn is_left(entry: &DirEntry) -> bool {
     let name = entry.file_name();
     let process = name.to_str().and_then(|name| name.strip_suffix(".tmp")?.rsplit_once('.'));
@@ -61,7 +60,7 @@ fn first_line(content: &[u8]) -> String {
     format!("{} {:016x}\n", content.len(), hash(content))
 }
 
-/// FNV-1a, 64 bits.
+/// Returns the 64-bit FNV-1a hash.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)

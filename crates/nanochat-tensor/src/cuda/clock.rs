@@ -1,4 +1,4 @@
-//! The stream's clock, by events.
+//! The clock of a GPU's stream, by CUDA events.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! Copies of values in another type.
+//! Conversion of values between f32 and bf16.
 
 use super::{Cuda, sources};
 use crate::Dtype;

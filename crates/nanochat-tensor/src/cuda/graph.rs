@@ -1,4 +1,4 @@
-//! Recordings as CUDA graphs.
+//! Recorded work as CUDA graphs.
 
 use cudarc::driver::{CudaGraph, sys};
 
@@ -28,7 +28,7 @@ impl Cuda {
         Box::new(Recorded(graph.unwrap_or_else(nothing)))
     }
 
-    /// Whether a kernel may begin before the one in front of it has ended (programmatic dependent launch).
+    /// Whether a kernel may begin before the previous one has ended (programmatic dependent launch).
     pub(super) fn overlaps(&self) -> bool {
         !matches!(self.arch, "sm_80" | "sm_86" | "sm_89")
     }

@@ -1,4 +1,4 @@
-//! Kernels: CUDA C++ beside their op, compiled by NVRTC for the card found and cached on disk.
+//! Kernels: CUDA C++ files beside their ops, compiled by NVRTC for the card found and cached on disk.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -15,10 +15,11 @@ use crate::profile;
 
 const PRELUDE: &str = include_str!("../ops/prelude.cuh");
 
-/// More shared memory than 48 KiB must be asked for by name; what a kernel declares itself counts too.
+/// The dynamic shared memory that needs no request. A block has 48 KiB without one, and what a kernel declares itself
+/// counts too.
 const USUAL_SHARED_BYTES: u32 = 32 << 10;
 
-/// Every .cu file of this crate.
+/// Defines a `Source` for every .cu file of this crate.
 macro_rules! sources {
     ($($name:ident: $($path:literal)+),* $(,)?) => {
         $(#[allow(non_upper_case_globals)]
@@ -51,10 +52,10 @@ pub(crate) mod sources {
     }
 }
 
-/// The architecture to compile for. The `a` of Hopper and Blackwell allows their own instructions, and the code
-/// runs on that generation alone, which is the card found.
+/// Returns the architecture to compile for. The `a` of Hopper and Blackwell enables instructions of that generation;
+/// the code then runs on that generation only, which is the card found.
 ///
-/// NANOCHAT_CUDA_PORTABLE, if set, does without: it tries the kernels of other cards on a Hopper.
+/// NANOCHAT_CUDA_PORTABLE, if set, leaves the `a` out on Hopper, to try the kernels of other cards there.
 pub(super) fn architecture((major, minor): (i32, i32)) -> &'static str {
     match (major, minor) {
         (9, _) if std::env::var_os("NANOCHAT_CUDA_PORTABLE").is_some() => "sm_90",
@@ -82,10 +83,10 @@ impl Kernels {
 }
 
 impl Cuda {
-    /// Starts a kernel.
+    /// Launches a kernel.
     ///
     /// # Safety
-    /// As for [`Backend::launch`](crate::gpu::Backend::launch).
+    /// The same as for [`Backend::launch`](crate::gpu::Backend::launch).
     pub(super) unsafe fn start(&self, launch: &Launch, grid: [usize; 3], threads: u32, shared_bytes: u32) {
         self.bind();
         let function = self.function(launch.source, &launch.name);
@@ -95,7 +96,8 @@ impl Cuda {
             self.check(function.set_attribute(attribute, shared_bytes as i32), "asking for shared memory");
         }
         if overlaps {
-            // A multiprocessor divides its memory anew only when it is empty: kernels that overlap must want the same.
+            // A multiprocessor can divide its memory anew only when it is empty, so kernels that overlap must use the
+            // same division.
             let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
             self.check(function.set_attribute(attribute, 100), "dividing shared memory");
         }
@@ -120,7 +122,7 @@ impl Cuda {
         let maps: Vec<TensorMap> =
             launch.arguments.iter().filter_map(|argument| self.map_of(argument)).collect();
         let mut maps = maps.iter();
-        // Where the driver reads each argument.
+        // Returns the address from which the driver reads an argument.
         let address = |argument: &Argument| -> *mut c_void {
             let address: *const c_void = match argument {
                 Argument::U32(value) => (&raw const *value).cast(),
@@ -147,7 +149,7 @@ impl Cuda {
         }
     }
 
-    /// A kernel of a file, compiled and loaded at its first use.
+    /// Returns a kernel of a file, which is compiled and loaded at its first use.
     fn function(&self, Source(file, parts): Source, name: &str) -> CudaFunction {
         let mut functions = self.kernels.functions.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(function) = functions.get(name) {
@@ -163,8 +165,8 @@ impl Cuda {
         function
     }
 
-    /// The kernels of a file: from the file `kept` of the cache if that is whole and the driver takes it, else compiled
-    /// anew.
+    /// Loads the kernels of a file: from the cached file `kept` if it is whole and the driver accepts it, else compiled
+    /// again.
     fn load(&self, file: &str, parts: &[(&str, &str)], kept: Option<&Path>) -> Arc<CudaModule> {
         let load = |cubin| self.context.load_module(Ptx::from_binary(cubin));
         if let Some(module) = kept.and_then(cache::read).and_then(|cubin| load(cubin).ok()) {
@@ -174,7 +176,7 @@ impl Cuda {
         let cubin = compile(file, &joined(parts), arch).unwrap_or_else(|log| {
             fail(format!("NVRTC did not compile {file}.cu for {arch}: {log}"));
         });
-        // A cache that cannot be written costs seconds at the next start and nothing else.
+        // A failed write costs seconds at the next start and nothing else.
         if let Some(kept) = kept {
             cache::write(kept, &cubin);
         }
@@ -182,19 +184,19 @@ impl Cuda {
     }
 }
 
-/// The name in the cache of a file's machine code.
+/// Returns the name of a file's machine code in the cache.
 fn kept_name(file: &str, parts: &[(&str, &str)], arch: &str) -> String {
     format!("{file}-{arch}-{:016x}.cubin", cache::hash(joined(parts).as_bytes()))
 }
 
-/// The parts of a file, each with the name that its mistakes are reported under.
+/// Joins the parts of a file, each with the name under which its errors are reported.
 fn joined(parts: &[(&str, &str)]) -> String {
     let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_string();
     let part = |(path, text): &(&str, &str)| format!("\n#line 1 \"{}\"\n{text}", name(path));
     PRELUDE.to_string() + &parts.iter().map(part).collect::<String>()
 }
 
-/// Machine code for one architecture, or the compiler's complaint.
+/// Compiles a file to machine code for one architecture; the error is the compiler's log.
 fn compile(file: &str, source: &str, arch: &str) -> Result<Vec<u8>, String> {
     let source = CString::new(source).map_err(|e| e.to_string())?;
     let name = CString::new(format!("{file}.cu")).map_err(|e| e.to_string())?;
@@ -234,8 +236,8 @@ mod tests {
     use crate::Device;
     use crate::testing::gpu;
 
-    /// Every kernel for every generation, without a GPU. Wants NVRTC: of the system, of a toolkit, or of the
-    /// Python wheels in the folder NANOCHAT_CUDA_LIBRARIES.
+    /// Compiles every kernel for every generation, without a GPU. Needs NVRTC from the system, from a toolkit, or from
+    /// the Python wheels in the folder NANOCHAT_CUDA_LIBRARIES.
     #[test]
     fn every_kernel_compiles_for_every_architecture() {
         libraries::preload();
@@ -264,7 +266,7 @@ mod tests {
         }
     }
 
-    /// A disk that returned other bytes, and a file that is whole but no machine code.
+    /// Damages the cached file, then replaces it with a whole file that is not machine code.
     #[test]
     fn kernels_whose_kept_code_is_damaged_are_compiled_anew() {
         let Some(Device::Gpu(gpu)) = gpu() else { return };

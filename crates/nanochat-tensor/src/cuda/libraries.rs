@@ -1,7 +1,7 @@
-//! Finding NVIDIA's libraries: where the system's loader looks, in a CUDA toolkit, and in Python wheels.
+//! Finds NVIDIA's libraries: where the system's loader looks, in a CUDA toolkit, and in Python wheels.
 //!
-//! cudarc opens a library by plain names such as `libnvrtc.so.13`. A library that lies elsewhere is opened here
-//! first by its path and with its symbols global: the loader then takes the later request by name for the same.
+//! cudarc opens a library by a plain name such as `libnvrtc.so.13`. A library that lies elsewhere is opened here first,
+//! by its path and with global symbols; the loader then uses it for the later request by name.
 
 use std::env;
 use std::fs;
@@ -16,9 +16,9 @@ use super::DeviceError;
 pub struct Needed {
     pub name: &'static str,
     pub what_for: &'static str,
-    /// The Python package that has it.
+    /// The Python package that contains it.
     pub wheel: &'static str,
-    /// The package for Linux that has it, before its version.
+    /// The Linux package that contains it, without the version at the end of the name.
     pub package: &'static str,
 }
 
@@ -32,14 +32,14 @@ pub const NEEDED: [Needed; 2] = [
     Needed { name: "cublasLt", what_for: "matrix products", wheel: "nvidia-cublas", package: "libcublas" },
 ];
 
-/// What ranks on several GPUs need beside it.
+/// The library that training on several GPUs needs as well.
 pub const NCCL: Needed =
     Needed { name: "nccl", what_for: "several GPUs together", wheel: "nvidia-nccl", package: "libnccl2" };
 
-/// Names in the order they must be opened: each before those that need it.
+/// Names in the order in which they must be opened: each before those that need it.
 const LIBRARIES: [&str; 3] = ["nvrtc-builtins", "nvrtc", "cublasLt"];
 
-/// Opens what lies outside the loader's own paths. Once a process.
+/// Opens the libraries outside the loader's own paths, once per process.
 pub fn preload() {
     static DONE: OnceLock<()> = OnceLock::new();
     DONE.get_or_init(|| {
@@ -53,7 +53,7 @@ pub fn preload() {
     });
 }
 
-/// Where `name` is found: its path, or its plain name if the system's loader knows it.
+/// Returns the path of the library `name`, or its plain file name if the system's loader finds it.
 pub fn find(name: &str) -> Option<String> {
     let by_name = candidates(name).into_iter().find(|file| {
         // SAFETY: NVIDIA's libraries only set up their own tables when they are loaded.
@@ -65,10 +65,11 @@ pub fn find(name: &str) -> Option<String> {
 /// A version of CUDA, such as (12, 8).
 pub type Version = (i32, i32);
 
-/// The first driver with every function that is called (R570), and the first compiler that takes every kernel.
+/// The oldest version that works: the first driver with every function that is called (R570), and the first compiler
+/// that accepts every kernel.
 const OLDEST: Version = (12, 8);
 
-/// The newest CUDA that the driver runs; None without a driver.
+/// Returns the newest CUDA version that the driver runs; None without a driver.
 pub fn driver_version() -> Option<Version> {
     let mut version = 0;
     // SAFETY: libcuda is looked for first; the call, which every driver has, writes one number.
@@ -77,7 +78,7 @@ pub fn driver_version() -> Option<Version> {
     Some((version / 1000, version % 1000 / 10))
 }
 
-/// The version of a library of `NEEDED`, by its own word; None if it is not there.
+/// Returns the version that a library of `NEEDED`, or NCCL, reports; None if it is not found.
 pub fn version(name: &str) -> Option<Version> {
     preload();
     find(name)?;
@@ -97,7 +98,7 @@ pub fn version(name: &str) -> Option<Version> {
     }
 }
 
-/// The file of a library that this process has opened.
+/// Returns the file of a library that this process has opened.
 pub fn path(name: &str) -> Option<String> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
@@ -114,7 +115,7 @@ pub(super) fn check_driver() -> Result<(), DeviceError> {
     }
 }
 
-/// Both libraries are there, new enough for the kernels and not of a later generation than the driver.
+/// Checks that both libraries are there, new enough for the kernels and not of a later major version than the driver.
 pub(super) fn check_libraries() -> Result<(), DeviceError> {
     let driver = driver_version().map_or(OLDEST.0, |(major, _)| major);
     for Needed { name: library, .. } in NEEDED {
@@ -130,12 +131,12 @@ pub(super) fn check_libraries() -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// 12.8
+/// Returns a version as text, such as 12.8.
 pub fn dotted((major, minor): Version) -> String {
     format!("{major}.{minor}")
 }
 
-/// The folders that are searched, those that exist.
+/// Returns the folders that are searched, if they exist.
 pub fn folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = Vec::new();
     let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
@@ -144,7 +145,7 @@ pub fn folders() -> Vec<PathBuf> {
     }
     let own = env::var_os("NANOCHAT_CUDA_LIBRARIES").map(PathBuf::from);
     for site in own.into_iter().chain(python_sites()) {
-        // Wheels of CUDA 13 share one folder, those of 12 have one each.
+        // The wheels of CUDA 13 share one folder; those of CUDA 12 have one each.
         folders.push(site.join("nvidia/cu13/lib"));
         folders
             .extend(["cuda_nvrtc", "cublas", "nccl"].map(|part| site.join("nvidia").join(part).join("lib")));
@@ -154,7 +155,7 @@ pub fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// site-packages of the active environment and of the usual places.
+/// Returns the site-packages folders of the active environment and of the usual places.
 fn python_sites() -> Vec<PathBuf> {
     let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(env::var_os).map(PathBuf::from);
     let home = env::home_dir().map(|home| home.join(".local"));
@@ -170,7 +171,8 @@ fn python_sites() -> Vec<PathBuf> {
     sites
 }
 
-/// The file of a library in one of the folders; of several versions the shortest name, as `libnvrtc.so.13`.
+/// Returns the file of a library in one of the folders; of several versions the shortest name, such as
+/// `libnvrtc.so.13`.
 fn in_folders(name: &str) -> Option<PathBuf> {
     let prefix = format!("lib{name}.so");
     let in_folder = |folder: &Path| {
@@ -186,7 +188,7 @@ fn in_folders(name: &str) -> Option<PathBuf> {
 }
 
 fn candidates(name: &str) -> Vec<String> {
-    let versions = ["", ".13", ".12", ".2"]; // NCCL's is 2
+    let versions = ["", ".13", ".12", ".2"]; // NCCL's version is 2
     versions.iter().map(|version| format!("lib{name}.so{version}")).collect()
 }
 
@@ -197,7 +199,7 @@ fn open_by_name(name: &str) -> bool {
     })
 }
 
-/// Opens a library for the rest of the process, its symbols for all to see.
+/// Opens a library for the rest of the process, with global symbols.
 fn keep_open(path: &Path) {
     #[cfg(unix)]
     {

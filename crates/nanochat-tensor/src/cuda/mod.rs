@@ -1,8 +1,8 @@
 //! One NVIDIA GPU: its stream, memory, kernels and matrix products.
 //!
-//! All computing runs on one stream in the order it was given (only collectives have another, comm/nccl), and memory comes from the driver's stream-ordered
-//! pool: a buffer freed here is not used again before the kernels that were given it have run, and no
-//! allocation waits for the GPU.
+//! All computing runs on one stream in the order in which it was given; only collectives have another (comm/nccl.rs).
+//! Memory comes from the driver's stream-ordered pool: a freed buffer is not reused before the kernels that use it have
+//! run, and no allocation waits for the GPU.
 
 mod backend;
 mod cache;
@@ -27,7 +27,7 @@ pub use cache::folder as cache_folder;
 pub(crate) use kernels::sources;
 pub(crate) use staging::Locked;
 
-/// Why there is no GPU to work on.
+/// The reason why a GPU cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     #[error("no NVIDIA driver was found (libcuda.so); use --device cpu, or see `nanochat doctor`")]
@@ -56,7 +56,7 @@ pub enum DeviceError {
     Open { ordinal: usize, message: String },
 }
 
-/// What cuBLASLt's workspace and the kernels take before the first tensor.
+/// The memory that cuBLASLt's workspace and the kernels need before the first tensor.
 const LEAST_FREE_BYTES: usize = 256 << 20;
 
 pub struct Cuda {
@@ -68,21 +68,21 @@ pub struct Cuda {
     kernels: kernels::Kernels,
     matmul: matmul::Matmul,
     staging: Mutex<staging::Staging>,
-    /// What to do when memory ends, for the sentence that says so.
+    /// The advice at the end of an out-of-memory message.
     advice: Mutex<String>,
 }
 
 impl Cuda {
-    /// The card behind a GPU, for what CUDA alone has.
+    /// Returns the card behind a GPU, for what only CUDA has.
     ///
     /// # Panics
-    /// On another kind of GPU.
+    /// If the GPU is of another kind.
     #[track_caller]
     pub fn of(gpu: &Gpu) -> &Cuda {
         gpu.kind().expect("CUDA is asked of another kind of GPU")
     }
 
-    /// Opens a card, with all that training on it needs. Fails with a sentence that says what is missing.
+    /// Opens a card and checks for all that training on it needs. The error says what is missing.
     pub fn open(ordinal: usize) -> Result<Gpu, DeviceError> {
         libraries::preload();
         libraries::check_driver()?;
@@ -127,13 +127,13 @@ impl Cuda {
         }))
     }
 
-    /// GPUs that this process may use; 0 where that cannot be asked.
+    /// Returns the number of GPUs that this process may use; 0 if it cannot be found out.
     pub fn count() -> usize {
         libraries::preload();
         libraries::check_driver().ok().and_then(|()| CudaContext::device_count().ok()).unwrap_or(0) as usize
     }
 
-    /// What kernels are compiled for, such as sm_90a.
+    /// Returns the architecture that kernels are compiled for, such as sm_90a.
     pub fn arch(&self) -> &str {
         self.arch
     }
@@ -146,7 +146,7 @@ impl Cuda {
         self.check(self.context.compute_capability(), "asking for the compute capability")
     }
 
-    /// Bytes of tensors held now.
+    /// Returns the bytes of all tensors that exist now.
     pub fn used_bytes(&self) -> usize {
         self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)
     }
@@ -162,7 +162,7 @@ impl Cuda {
         self.milliseconds(&start, &self.event())
     }
 
-    /// A point in the stream whose time can be asked for.
+    /// Records an event in the stream, whose time can be read later.
     pub(crate) fn event(&self) -> CudaEvent {
         self.event_of(&self.stream)
     }
@@ -172,30 +172,30 @@ impl Cuda {
         self.check(stream.record_event(flags), "recording an event")
     }
 
-    /// A stream for what runs beside the computing: of high priority, since others wait for it, and it takes few
-    /// multiprocessors when it gets them at once.
+    /// Makes a stream for work beside the computing. It has high priority: others wait for its work, which needs few
+    /// multiprocessors if it gets them at once.
     pub(crate) fn stream_beside(&self) -> Arc<CudaStream> {
         self.bind();
         let (_, highest) = self.check(result::stream::get_priority_range(), "asking for priorities");
         self.check(self.context.new_stream_with_priority(highest), "making a stream")
     }
 
-    /// What is given to `stream` next comes after all that was given to this GPU's own.
+    /// Makes later work on `stream` wait for all work so far on this GPU's own stream.
     pub(crate) fn send_after(&self, stream: &CudaStream) {
         self.check(stream.join(&self.stream), "ordering streams");
     }
 
-    /// What is given to this GPU's own stream next comes after `event`.
+    /// Makes later work on this GPU's own stream wait for `event`.
     pub(crate) fn come_after(&self, event: &CudaEvent) {
         self.check(self.stream.wait(event), "ordering streams");
     }
 
-    /// From one event to a later one; waits for both.
+    /// Returns the time from one event to a later one; waits for both.
     pub(crate) fn milliseconds(&self, from: &CudaEvent, to: &CudaEvent) -> f32 {
         self.check(from.elapsed_ms(to), "reading a clock")
     }
 
-    /// Makes this GPU the calling thread's; the driver's functions want that.
+    /// Binds this GPU to the calling thread, as the driver's functions require.
     pub(crate) fn bind(&self) {
         self.check(self.context.bind_to_thread(), "using the GPU");
     }
@@ -234,7 +234,7 @@ impl Cuda {
     }
 }
 
-/// Memory freed stays in the pool for the next step instead of going back to the driver at every wait.
+/// Keeps freed memory in the pool for the next step, instead of returning it to the driver at every wait.
 fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
     let mut threshold = u64::MAX;
     // SAFETY: the default pool exists as long as the device; this attribute is a u64.
@@ -245,7 +245,7 @@ fn keep_freed_memory(context: &CudaContext) -> Result<(), DriverError> {
     }
 }
 
-/// Why a GPU could not be opened, by the driver's code.
+/// Returns the reason why a GPU could not be opened, from the driver's code.
 fn cannot_open(ordinal: usize, error: DriverError) -> DeviceError {
     use sys::CUresult as Code;
     match error.0 {
@@ -261,7 +261,7 @@ fn cannot_open(ordinal: usize, error: DriverError) -> DeviceError {
     }
 }
 
-/// The driver's own words for an error.
+/// Returns the driver's message for an error.
 fn describe(error: DriverError) -> String {
     let text = error.error_string().ok().and_then(|text| text.to_str().ok());
     text.map_or_else(|| format!("{:?}", error.0), str::to_string)

@@ -1,12 +1,12 @@
-//! The functions of libnccl.so.2 that are called, by their names in nccl.h. cudarc has them too, but looks for
-//! the library under names that it does not have.
+//! The functions of libnccl.so.2 that are used, by their names in nccl.h. cudarc has them too, but looks for the
+//! library under other names.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use super::{DeviceError, libraries};
 
-/// ncclUniqueId: what rank 0 makes and all ranks name their communicator by.
+/// ncclUniqueId: the id of a communicator, made by rank 0 and sent to all ranks.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct UniqueId(pub [u8; 128]);
@@ -14,7 +14,7 @@ pub struct UniqueId(pub [u8; 128]);
 /// ncclComm_t
 pub type Communicator = *mut c_void;
 
-/// ncclResult_t; 0 is success, 7 that the call is still under way.
+/// ncclResult_t: 0 is success, 7 means that the call is still running.
 pub type Code = c_int;
 
 pub const FLOAT32: c_int = 7;
@@ -39,22 +39,22 @@ pub struct Library {
     _library: libloading::Library,
 }
 
-/// NCCL, opened once a process.
+/// Opens NCCL once per process. Fails if it is not found.
 pub fn library() -> Result<&'static Library, DeviceError> {
     static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
     let open = || Library::open(&libraries::find("nccl")?).ok();
     LIBRARY.get_or_init(open).as_ref().ok_or(DeviceError::NoLibrary { library: "nccl" })
 }
 
-/// The version of the library, if there is one.
+/// Returns the version of the library; None if it is not found.
 pub fn installed_version() -> Option<libraries::Version> {
     library().ok()?.version()
 }
 
 impl Library {
     fn open(path: &str) -> Result<Library, libloading::Error> {
-        // SAFETY: NVIDIA's libraries only set up their own tables when they are loaded. The types of the functions are those of nccl.h, the
-        // same in all of NCCL 2, and the library stays as long as they do.
+        // SAFETY: NVIDIA's libraries only set up their own tables when they are loaded. The types of the functions are
+        // those of nccl.h, the same in all of NCCL 2, and the library stays as long as they do.
         unsafe {
             let library = libloading::Library::new(path)?;
             Ok(Library {
@@ -73,7 +73,7 @@ impl Library {
         }
     }
 
-    /// (2, 28) for 2.28.3, which NCCL writes 22803.
+    /// Returns the version: (2, 28) for 2.28.3, which NCCL writes as 22803.
     pub fn version(&self) -> Option<libraries::Version> {
         let mut version = 0;
         // SAFETY: the call writes one number.
@@ -81,9 +81,9 @@ impl Library {
         (code == 0).then_some((version / 10_000, version % 10_000 / 100))
     }
 
-    /// NCCL's own words for a failure; the communicator may be null.
+    /// Returns NCCL's message for a failure; the communicator may be null.
     pub fn describe(&self, code: Code, communicator: Communicator) -> String {
-        // SAFETY: both give text that ends in a zero byte and stays.
+        // SAFETY: both return text that ends in a zero byte and is never freed.
         let (what, last) = unsafe {
             let text = |text: *const c_char| match text.is_null() {
                 true => String::new(),

@@ -1,9 +1,8 @@
-//! Page-locked memory of the CPU, through which small copies to the GPU go without holding up either side, and back
-//! without a detour; kernels reach it too.
+//! Page-locked host memory, for small copies to and from a GPU; kernels can access it too.
 //!
-//! A copy from ordinary memory waits until the driver has staged it. Here the values of a batch are copied into
-//! a locked buffer, and the copy to the GPU is left to the stream. A buffer is taken again once its copy is done;
-//! as the CPU runs a micro-step or two ahead, a handful of buffers is soon all there is.
+//! A copy from ordinary memory waits until the driver has staged it. Here the values of a batch are copied into a
+//! page-locked buffer, and the stream copies them to the GPU later. A buffer is reused once its copy is done; since the
+//! CPU runs a micro-step or two ahead, a handful of buffers is enough.
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
@@ -14,18 +13,18 @@ use super::Cuda;
 use crate::dtype::Number;
 use crate::gpu::{Gpu, Slice};
 
-/// Copies up to this size go through here: 4 MiB are the ids of a million tokens. Weights, which are copied
-/// once, take the driver's own way.
+/// The largest copy that uses page-locked memory: 4 MiB, the ids of a million tokens. Weights, which are copied once,
+/// use the driver's own staging.
 pub(super) const LARGEST: usize = 4 << 20;
 
-/// The locked buffers, those in use and those free.
+/// The page-locked buffers, in use and free.
 #[derive(Default)]
 pub(super) struct Staging(Vec<Pages>);
 
 struct Pages {
     ptr: *mut c_void,
     bytes: usize,
-    /// Passed by the stream when the last copy from here is done.
+    /// The event after the last copy from here.
     copied: CudaEvent,
 }
 
@@ -33,11 +32,11 @@ struct Pages {
 unsafe impl Send for Pages {}
 
 impl Staging {
-    /// Copies `data` to the address `to` of the GPU, in the stream's order.
+    /// Copies `data` to the address `to` on the GPU, in stream order.
     pub fn copy(&mut self, gpu: &Cuda, to: u64, data: &[u8]) {
         let Pages { ptr, copied, .. } = self.free(gpu, data.len());
-        // SAFETY: the buffer has room for `data` and no copy uses it; `to` is as large by the caller's word, and
-        // the buffer stays until the event below has passed.
+        // SAFETY: the buffer has room for `data` and no copy uses it; the caller promises as much room at `to`, and the
+        // buffer stays until the event below has passed.
         let started = unsafe {
             std::ptr::copy_nonoverlapping(data.as_ptr(), ptr.cast::<u8>(), data.len());
             let locked = std::slice::from_raw_parts(ptr.cast::<u8>(), data.len());
@@ -47,11 +46,10 @@ impl Staging {
         gpu.check(copied.record(&gpu.stream), "recording an event");
     }
 
-    /// Copies what lies at the address `from` of the GPU, when the stream has come there, and waits for it.
+    /// Copies from the address `from` on the GPU after the stream's earlier work, and waits for the copy.
     pub fn fetch(&mut self, gpu: &Cuda, from: u64, into: &mut [u8]) {
         let Pages { ptr, .. } = self.free(gpu, into.len());
-        // SAFETY: the buffer has room for `into` and no copy uses it, nor anyone else its memory; `from` is as large by
-        // the caller's word.
+        // SAFETY: the buffer has room for `into` and nothing else uses it; the caller promises as many bytes at `from`.
         let locked = unsafe { std::slice::from_raw_parts_mut(ptr.cast::<u8>(), into.len()) };
         // SAFETY: as above; the copy is over before the slice is used again.
         let started = unsafe { result::memcpy_dtoh_async(locked, from, gpu.stream.cu_stream()) };
@@ -66,7 +64,7 @@ impl Staging {
         &self.0[self.0.len() - 1]
     }
 
-    /// Takes out a buffer that nobody uses.
+    /// Takes out a free buffer of at least `bytes`, or makes one.
     fn take(&mut self, gpu: &Cuda, bytes: usize) -> Pages {
         let free = |pages: &Pages| pages.bytes >= bytes && pages.copied.is_complete();
         let at = self.0.iter().position(free);
@@ -75,14 +73,14 @@ impl Staging {
 }
 
 impl Pages {
-    /// Sizes are rounded up, so that rows of other lengths find it large enough too.
+    /// Allocates a buffer. Its size is rounded up to a power of two, so that rows of other lengths can reuse it.
     fn new(gpu: &Cuda, bytes: usize) -> Pages {
         let bytes = bytes.next_power_of_two();
         let flags = Some(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         let copied = gpu.check(gpu.context.new_event(flags), "making an event");
         // SAFETY: freed once, in `drop`.
         let ptr = gpu.check(unsafe { result::malloc_host(bytes, 0) }, "locking memory");
-        // SAFETY: just allocated, of so many bytes.
+        // SAFETY: just allocated with this many bytes.
         unsafe { std::ptr::write_bytes(ptr.cast::<u8>(), 0, bytes) };
         Pages { ptr, bytes, copied }
     }
@@ -97,8 +95,8 @@ impl Drop for Pages {
     }
 }
 
-/// `len` values of the CPU's that a GPU writes or reads where they lie: what is small and asked for at once comes sooner
-/// than by a copy.
+/// `len` values in host memory that a GPU reads and writes in place. Small values that are needed at once arrive sooner
+/// this way than by a copy.
 pub(crate) struct Locked<T> {
     gpu: Gpu,
     pages: Option<Pages>,
@@ -107,7 +105,7 @@ pub(crate) struct Locked<T> {
 }
 
 impl<T: Number> Locked<T> {
-    /// For a kernel to write to.
+    /// Makes a buffer for kernels to write to.
     pub fn new(gpu: &Gpu, len: usize) -> Locked<T> {
         let cuda = Cuda::of(gpu);
         cuda.bind();
@@ -115,10 +113,10 @@ impl<T: Number> Locked<T> {
         Locked { gpu: gpu.clone(), pages: Some(pages), len, values: PhantomData }
     }
 
-    /// For kernels to read.
+    /// Makes a buffer with `values` for kernels to read.
     pub fn of(gpu: &Gpu, values: &[T]) -> Locked<T> {
         let locked = Locked::new(gpu, values.len());
-        // SAFETY: so many values have room, and nobody uses them yet.
+        // SAFETY: the buffer has room for all values, and nobody uses it yet.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), locked.pages().ptr.cast(), values.len()) };
         locked
     }
@@ -127,21 +125,21 @@ impl<T: Number> Locked<T> {
         self.len
     }
 
-    /// All of the values, which lie at one address on both sides.
+    /// Returns all values as a slice. Their address is the same on the host and on the GPU.
     pub fn slice(&self) -> Slice<'_> {
         Slice::at(self.pages().ptr as u64, self.len, T::DTYPE)
     }
 
-    /// To be said after every launch that is given the address.
+    /// Marks the buffer as in use by all work so far. Must be called after every launch that gets the address.
     pub fn used(&self) {
         let cuda = Cuda::of(&self.gpu);
         cuda.check(self.pages().copied.record(&cuda.stream), "recording an event");
     }
 
-    /// The values after the last use; waits for it.
+    /// Waits for the last use and returns the values.
     pub fn read(&self) -> Vec<T> {
         Cuda::of(&self.gpu).check(self.pages().copied.synchronize(), "waiting for the GPU");
-        // SAFETY: so many values are there, whatever their bits, and what was to write them has ended.
+        // SAFETY: the buffer holds this many values, all bits are valid, and the kernel that writes them has ended.
         unsafe { std::slice::from_raw_parts(self.pages().ptr.cast::<T>(), self.len) }.to_vec()
     }
 
@@ -162,7 +160,7 @@ mod tests {
     use crate::Device;
     use crate::testing::gpu;
 
-    /// Many at a time, so that buffers are in use when they are wanted; each changed right after.
+    /// Sends many buffers at once, so that some are in use when they are wanted, and changes each source right after.
     #[test]
     fn copies_arrive_as_they_were_sent() {
         let Some(Device::Gpu(gpu)) = gpu() else { return };

@@ -1,22 +1,22 @@
-//! What Hopper's tensor memory accelerator (TMA) must know of a tensor to fetch tiles of it.
+//! Tensor maps: the descriptions of tensors by which Hopper's tensor memory accelerator (TMA) loads tiles.
 
 use cudarc::driver::{DeviceRepr, sys};
 
 use super::Cuda;
 use crate::gpu::Tiles;
 
-/// Values and rows of a tile: 64 bf16 are the 128 bytes within which the TMA spreads rows over memory banks.
+/// The values and rows of a tile: 64 bf16 values are the 128 bytes within which the TMA spreads rows over memory banks.
 const TILE: [u32; 2] = [64, 64];
 
 /// A CUtensorMap, passed to kernels by value.
 #[repr(transparent)]
 pub(crate) struct TensorMap(sys::CUtensorMap);
 
-// SAFETY: the kernels' parameter has the same 128 bytes, which mean something to the GPU alone.
+// SAFETY: the kernels' parameter has the same 128 bytes, which only the GPU interprets.
 unsafe impl DeviceRepr for TensorMap {}
 
 impl Cuda {
-    /// Describes the tiles of a tensor to the TMA.
+    /// Makes the map of a tensor (B, T, H, D) and its tiles.
     pub(super) fn tensor_map(&self, tiles: &Tiles) -> TensorMap {
         let [b, t, h, d] = tiles.shape;
         self.bind();
@@ -24,8 +24,8 @@ impl Cuda {
         let strides = [d, h * d, t * h * d].map(|values| 2 * values as u64);
         let (tile, steps) = ([TILE[0], 1, TILE[1], 1], [1; 4]);
         let mut map = sys::CUtensorMap { opaque: [0; 16] };
-        // SAFETY: the arrays are of the four dimensions (three strides) that are named; the driver only reads them
-        // and writes the map. It checks the address and the strides.
+        // SAFETY: the arrays have an entry for each of the four dimensions (three for strides); the driver only reads
+        // them and writes the map. It checks the address and the strides.
         let made = unsafe {
             sys::cuTensorMapEncodeTiled(
                 &mut map,

@@ -1,19 +1,19 @@
-//! The algorithms that were fastest, kept on disk by card and library version.
+//! The fastest algorithms found so far, cached on disk by card and library version.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::cache;
 
-/// The eight words of an algorithm by the key of its product.
+/// The eight words of each chosen algorithm, by the key of its product.
 pub(super) struct Choices {
     by_key: BTreeMap<String, [u64; 8]>,
-    /// Where they are kept; None if there is no cache folder.
+    /// The cache file; None if there is no cache folder.
     file: Option<PathBuf>,
 }
 
 impl Choices {
-    /// The choices in `file`, none if it is missing or damaged.
+    /// Reads the choices in `file`; there are none if it is missing or damaged.
     pub fn read(file: Option<PathBuf>) -> Choices {
         let bytes = file.as_deref().and_then(cache::read).unwrap_or_default();
         let by_key = String::from_utf8_lossy(&bytes).lines().filter_map(parse).collect();
@@ -24,7 +24,7 @@ impl Choices {
         self.by_key.get(key).copied()
     }
 
-    /// Adds a choice, also to the file, which is written whole: choices are few, and made once a shape.
+    /// Adds a choice and writes the whole file again: choices are few, one per shape.
     pub fn insert(&mut self, key: &str, words: [u64; 8]) {
         self.by_key.insert(key.to_string(), words);
         if let Some(file) = &self.file {
@@ -34,7 +34,7 @@ impl Choices {
     }
 }
 
-/// `key word word …`, eight hexadecimal words.
+/// Parses `key word word …`, with eight hexadecimal words.
 fn parse(line: &str) -> Option<(String, [u64; 8])> {
     let (key, words) = line.split_once(' ')?;
     let words: Vec<u64> = words.split(' ').map_while(|word| u64::from_str_radix(word, 16).ok()).collect();

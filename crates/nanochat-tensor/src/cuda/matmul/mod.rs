@@ -1,4 +1,4 @@
-//! Matrix products by cuBLASLt.
+//! Matrix products with cuBLASLt.
 
 mod choices;
 mod plan;
@@ -18,12 +18,12 @@ use super::{Cuda, cache};
 use crate::gpu::{Operand, Product, fail};
 use crate::profile;
 
-/// 32 MiB is what cuBLAS takes on Hopper; split products want it.
+/// The workspace: 32 MiB, as cuBLAS uses on Hopper; products that are split over k need it.
 static WORKSPACE_BYTES: usize = 32 << 20;
-/// Products smaller than this take the first proposal: the search would cost more than it ever gives back.
+/// Smaller products use the first proposal: a search would cost more time than it saves.
 const SEARCH_FROM_FLOPS: f64 = 1e9;
 
-/// The handle, a workspace, the plans made so far and the algorithms of earlier processes.
+/// The cuBLASLt handle, its workspace, the plans made so far and the algorithms chosen by this and earlier processes.
 pub(super) struct Matmul {
     handle: sys::cublasLtHandle_t,
     stream: Arc<CudaStream>,
@@ -86,14 +86,14 @@ impl Cuda {
     }
 
     /// # Safety
-    /// `plan` must be of the product's shape, and its pointers of matrices of that shape.
+    /// `plan` must be for the product's shape, and the product's pointers must be of matrices of that shape.
     unsafe fn multiply(
         &self,
         plan: &Plan,
         algorithm: &sys::cublasLtMatmulAlgo_t,
         p: &Product,
     ) -> Result<(), CublasError> {
-        // cuBLAS counts by columns: a row-major product is the product of the transposes, b first.
+        // cuBLAS is column-major: the row-major product is the product of the transposes, with b first.
         // SAFETY: the caller's promise; the workspace is as large as the algorithms were told.
         unsafe {
             lt::matmul(
@@ -126,7 +126,7 @@ impl Cuda {
             return Ok(plan);
         }
         let choices = || self.matmul.choices.lock().unwrap_or_else(|e| e.into_inner());
-        // A choice from the file is taken if the library proposes it today: what else the words may be is never run.
+        // A choice from the file is used only if the library proposes it today; other words are never run.
         let kept = choices().get(key);
         if let Some(kept) = candidates.iter().find(|candidate| Some(candidate.data) == kept) {
             plan.algorithm = *kept;
@@ -138,7 +138,7 @@ impl Cuda {
     }
 }
 
-/// All that the choice of an algorithm depends on.
+/// Returns a key made of all that the choice of an algorithm depends on.
 fn key_of(product: &Product) -> String {
     let side = |o: Operand| format!("{}{}", if o.transposed { "t" } else { "n" }, o.ld);
     let Product { m, n, k, batch, .. } = product;

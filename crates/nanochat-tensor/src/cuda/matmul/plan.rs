@@ -1,4 +1,4 @@
-//! What cuBLASLt is told of a product before it runs.
+//! The description of a product that cuBLASLt needs before it runs.
 
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys;
@@ -9,8 +9,8 @@ use crate::gpu::Product;
 const BF16: sys::cudaDataType = sys::cudaDataType::CUDA_R_16BF;
 const F32: sys::cudaDataType = sys::cudaDataType::CUDA_R_32F;
 
-/// Descriptors of one shape, with the algorithm chosen. By columns, as cuBLAS counts, the first operand is the
-/// product's `b` and the result is (n, m).
+/// The descriptors of one shape, with the chosen algorithm. In cuBLAS's column-major order the first operand is the
+/// product's `b`, and the result is (n, m).
 pub(super) struct Plan {
     pub desc: sys::cublasLtMatmulDesc_t,
     pub a: sys::cublasLtMatrixLayout_t,
@@ -25,14 +25,14 @@ unsafe impl Send for Plan {}
 unsafe impl Sync for Plan {}
 
 impl Plan {
-    /// All but the algorithm.
+    /// Makes all but the algorithm.
     pub fn new(p: &Product) -> Result<Plan, CublasError> {
         let dtype = match p.out.values.dtype() {
             Dtype::F32 => F32,
             Dtype::Bf16 => BF16,
             other @ (Dtype::Int8 | Dtype::U32) => other.has_no("product of matrices on CUDA"),
         };
-        // Each is owned by the plan as soon as it is made, so that an error in between frees those before it.
+        // The plan owns each descriptor as soon as it is made, so that an error frees the earlier ones.
         let mut plan = Plan {
             desc: std::ptr::null_mut(),
             a: std::ptr::null_mut(),
@@ -60,7 +60,7 @@ impl Plan {
     }
 }
 
-/// Makes the layout of a matrix (rows, cols) by columns, or of a batch of them that lie one after another.
+/// Makes the column-major layout of a matrix (rows, cols), or of a batch of contiguous ones.
 fn layout(
     into: &mut sys::cublasLtMatrixLayout_t,
     dtype: sys::cudaDataType,
@@ -76,7 +76,7 @@ fn layout(
     *into = lt::create_matrix_layout(dtype, rows as u64, cols as u64, ld as i64)?;
     if batch > 1 {
         let (count, stride) = (batch as i32, (ld * cols) as i64);
-        // SAFETY: the first attribute is a 32-bit number, the second one of 64 bits.
+        // SAFETY: the first attribute is a 32-bit number, the second one has 64 bits.
         unsafe {
             lt::set_matrix_layout_attribute(*into, COUNT, (&raw const count).cast(), size_of::<i32>())?;
             lt::set_matrix_layout_attribute(*into, STRIDE, (&raw const stride).cast(), size_of::<i64>())?;

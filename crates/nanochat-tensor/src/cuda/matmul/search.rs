@@ -1,9 +1,9 @@
 //! The search for a shape's fastest algorithm. The library proposes several, and its first proposal is 5 to 20 % slower
-//! than its best (measured on an H200 at the shapes of d12 and d20): each shape's candidates are timed once.
+//! than its best (measured on an H200 at the shapes of d12 and d20), so each shape's candidates are timed once.
 //!
-//! A card in training runs at its power limit, far below the clock it has at rest, and the algorithm that spends the
-//! least energy is then the fastest: so the search keeps the card as busy as training does, and takes the candidates in
-//! turns.
+//! A card in training runs at its power limit, far below its clock rate at rest, and the algorithm that uses the least
+//! energy is then the fastest. So the search keeps the card as busy as training does, and alternates between the
+//! candidates.
 
 use std::mem::MaybeUninit;
 
@@ -15,12 +15,12 @@ use super::{Cuda, WORKSPACE_BYTES};
 use crate::gpu::{Backend, Output, Product, Slice};
 
 const CANDIDATES: usize = 16;
-/// Turns of each candidate, and how long one takes.
+/// The number of timed turns of each candidate; one takes `TURN_MS`.
 const TURNS: usize = 7;
 const TURN_MS: f32 = 4.0;
 
 impl Cuda {
-    /// What the library proposes for a shape, the first proposal first; at least one.
+    /// Returns the library's proposals for a shape, the first proposal first; at least one. Fails if there is none.
     pub(super) fn candidates(&self, plan: &Plan) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CublasError> {
         let preference = lt::create_matmul_pref()?;
         let mut found: [MaybeUninit<sys::cublasLtMatmulHeuristicResult_t>; CANDIDATES] =
@@ -58,14 +58,14 @@ impl Cuda {
         }
     }
 
-    /// The candidate of the least median time.
+    /// Returns the candidate with the lowest median time.
     pub(super) fn fastest(
         &self,
         plan: &Plan,
         p: &Product,
         candidates: &[sys::cublasLtMatmulAlgo_t],
     ) -> sys::cublasLtMatmulAlgo_t {
-        // Into a buffer of its own: with beta 1 the real one would be added to.
+        // Writes to a buffer of its own: with beta 1 the runs would add to the real one.
         let (len, dtype) = (p.batch * ((p.m - 1) * p.out.ld + p.n), p.out.values.dtype());
         let memory = self.alloc(len * dtype.bytes());
         let scratch = Slice::at(memory, len, dtype);
@@ -104,7 +104,7 @@ mod tests {
     use crate::gpu::{Gpu, Operand};
     use crate::testing::gpu;
 
-    /// So a choice that was kept is found among the candidates of the next process.
+    /// Proposals must repeat, so that the next process finds a cached choice among its candidates.
     #[test]
     fn the_library_proposes_the_same_algorithms_each_time() {
         let Some(Device::Gpu(first)) = gpu() else { return };
