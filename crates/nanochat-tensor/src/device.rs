@@ -1,5 +1,5 @@
-//! Where tensors live. CUDA is always compiled in and opened at run time: the same program runs where there is
-//! none, and a build without a GPU type-checks every launch.
+//! The devices on which tensors live. CUDA is always compiled in and opened at run time: the same program runs without
+//! a GPU, and a build without one type-checks every launch.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,16 +21,17 @@ pub enum Device {
 /// The properties that decide how a device is used well. Callers ask for a property, never for the kind of device.
 #[derive(Clone, Copy, Debug)]
 pub struct Properties {
-    /// Whether its tensors lie in memory of its own; otherwise in the program's, where their values are read in place.
+    /// Whether tensors lie in the device's own memory; otherwise they lie in the program's, where their values are read
+    /// in place.
     pub own_memory: bool,
-    /// Whether work is only queued: the caller goes on at once, and [`Device::synchronize`] waits for the results.
+    /// Whether work is only queued: calls return at once, and [`Device::synchronize`] waits for the results.
     pub queues_work: bool,
     /// Whether a recording ([`profile`](crate::profile)) has the time of every kernel, by the device's own clock.
     pub times_kernels: bool,
-    /// Whether the first product of each shape is slow: a GPU compiles kernels and times its algorithms then, 0.3 s a
+    /// Whether the first product of each shape is slow: a GPU then compiles kernels and times its algorithms, 0.3 s per
     /// product. Batches of few shapes cost less there, even with padding.
     pub tunes_to_shapes: bool,
-    /// The types that a model computes in here whatever is asked for; None: the caller chooses.
+    /// The only types that a model computes in on this device; None if the caller chooses.
     pub only_recipe: Option<Recipe>,
     /// The type of the values between ops, and of the keys and values in the engine's cache.
     pub activations: Dtype,
@@ -56,7 +57,7 @@ impl Properties {
 }
 
 impl Device {
-    /// Returns what callers must know of this device.
+    /// Returns the device's properties.
     pub fn properties(&self) -> &'static Properties {
         match self {
             Device::Cpu => &Properties::CPU,
@@ -66,7 +67,7 @@ impl Device {
         }
     }
 
-    /// Opens a GPU, with all that training on it needs. Fails with a sentence that says what is missing.
+    /// Opens an NVIDIA GPU and checks for all that training on it needs. The error says what is missing.
     pub fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
         Ok(Device::Gpu(Cuda::open(ordinal)?))
     }
@@ -78,7 +79,7 @@ impl Device {
         }
     }
 
-    /// Returns the clock by which its kernels are timed; None where the program's own is.
+    /// Returns the clock that times the device's kernels; None if the program's own clock does.
     pub fn clock(&self) -> Option<Arc<dyn Clock>> {
         match self {
             Device::Cpu => None,
@@ -89,14 +90,14 @@ impl Device {
     /// Records what `work` gives to a GPU, as [`Graph::record`] says.
     ///
     /// # Panics
-    /// On the CPU, which records nothing.
+    /// On the CPU, which cannot record.
     #[track_caller]
     pub fn record(&self, work: impl FnMut()) -> Graph {
         let Device::Gpu(gpu) = self else { panic!("recordings are a GPU's") };
         Graph::record(gpu, work)
     }
 
-    /// Bytes that tensors can still get; None where the device has no memory of its own.
+    /// Returns the bytes that tensors can still get; None if the device has no memory of its own.
     pub fn free_bytes(&self) -> Option<usize> {
         match self {
             Device::Cpu => None,
@@ -104,15 +105,15 @@ impl Device {
         }
     }
 
-    /// Sets what the user is told to do if the device's own memory ends: a whole clause, such as
-    /// "--device-batch-size 8 fits". Without memory of its own it does nothing.
+    /// Sets the advice at the end of the out-of-memory message: a whole clause, such as "--device-batch-size 8 fits".
+    /// Does nothing if the device has no memory of its own.
     pub fn advise_when_full(&self, advice: String) {
         if let Device::Gpu(gpu) = self {
             gpu.advise_when_full(advice);
         }
     }
 
-    /// (most bytes ever held, bytes of the whole card); None where the device has no memory of its own.
+    /// Returns (most bytes ever held, bytes of the whole card); None if the device has no memory of its own.
     pub fn memory(&self) -> Option<(usize, usize)> {
         match self {
             Device::Cpu => None,
@@ -139,7 +140,7 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The machine's GPU of this number, or the only one that this process may see.
+    /// Opens the CPU, or the machine's GPU of this number; if the process can see only one GPU, opens that one.
     pub fn open(self, ordinal: usize) -> Result<Device, DeviceError> {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),

@@ -1,23 +1,23 @@
-//! The types of numbers, and which of them a model stores, multiplies and passes on.
+//! The types of numbers, and the recipes that say which of them a model uses where.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The type of numbers in a tensor, a product, a buffer or a file. Every kernel matches on all of them, so that the
-/// compiler names those that a new one is missing in.
+/// The type of the numbers in a tensor, a product, a buffer or a file. Every kernel matches on all of them, so that the
+/// compiler finds the kernels in which a new type is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Dtype {
     #[default]
     F32,
     Bf16,
-    /// Eight bits, and one factor in f32 for every output of the matrix: [`packed`](crate::packed).
+    /// Eight bits, with one f32 factor for each output (row) of the matrix: [`packed`](crate::packed).
     Int8,
-    /// Ids, lengths, positions and numbers of pages, which no product takes.
+    /// Ids, lengths, positions and page numbers, which no product takes.
     U32,
 }
 
 impl Dtype {
-    /// Returns the bytes of one number, without what a matrix of them has beside.
+    /// Returns the bytes of one number, without the factors of an int8 matrix.
     pub const fn bytes(self) -> usize {
         match self {
             Dtype::F32 | Dtype::U32 => 4,
@@ -26,7 +26,7 @@ impl Dtype {
         }
     }
 
-    /// Panics with a sentence: the program asked for a kernel that nobody wrote.
+    /// Panics with a sentence that names the missing kernel.
     #[track_caller]
     pub fn has_no(self, kernel: &str) -> ! {
         panic!("there is no {kernel} in {self}")
@@ -58,7 +58,7 @@ impl FromStr for Dtype {
     }
 }
 
-/// A type of the program's that a buffer can hold as it is.
+/// A Rust type whose values a buffer can hold unchanged.
 pub(crate) trait Number: bytemuck::Pod {
     const DTYPE: Dtype;
 }

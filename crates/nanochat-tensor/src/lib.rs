@@ -1,14 +1,15 @@
-//! Tensors, a tape of coarse fused ops, and their kernels for CPU and GPU. Knows nothing of GPTs.
+//! Tensors, a tape of coarse fused ops, and their kernels for CPU and GPU. This crate knows nothing of GPTs.
 //!
 //! - [`Tensor`]: a contiguous row-major array, on the CPU or a GPU ([`Device`]).
-//! - [`Tape`]: every op is a method of it; [`Tape::backward`] adds gradients into [`Grads`].
-//! - `ops/<op>/`: one folder an op: `mod.rs` states the math, checks shapes and records the backward,
-//!   `cpu.rs` is the kernel, `cuda.rs` launches that of `<op>.cu`.
-//! - [`optim`]: what the optimizer does on a GPU. [`gpu`]: what ops ask of any GPU; [`cuda`]: one of NVIDIA.
+//! - [`Tape`]: automatic differentiation; every op is one of its methods, and [`Tape::backward`] adds gradients into
+//!   [`Grads`].
+//! - `ops/<op>/`: one folder per op: `mod.rs` states the math, checks shapes and records the backward, `cpu.rs` is the
+//!   CPU kernel, `cuda.rs` launches the kernels in `<op>.cu`.
+//! - [`optim`]: the optimizer's updates on a GPU. [`gpu`]: the interface to any kind of GPU; [`cuda`]: NVIDIA's.
 //! - [`packed`]: weights for generation in f32, bf16 or int8.
-//! - [`comm`]: several processes that work together, each with its own device.
+//! - [`comm`]: communication between the processes of a run, each with its own device.
 //! - [`profile`]: where the time of a step goes.
-//! - [`gemm`]: matrix products on strided views. [`simd`]: the loops everything else is made of.
+//! - [`gemm`]: matrix products on strided views. [`simd`]: the loops of which the CPU kernels are made.
 //! - [`safetensors`]: weights on disk.
 
 pub mod comm;

@@ -1,9 +1,9 @@
-//! A piece of the GPU's memory.
+//! A piece of a GPU's memory.
 
 use super::{Gpu, Slice};
 use crate::Dtype;
 
-/// `len` values, given back to the stream's pool when dropped.
+/// `len` values in a GPU's memory, which is freed in stream order when they are dropped.
 pub(crate) struct Buffer {
     gpu: Gpu,
     address: u64,
@@ -20,7 +20,7 @@ impl Buffer {
         &self.gpu
     }
 
-    /// All of its values.
+    /// Returns all values as a slice.
     pub fn slice(&self) -> Slice<'_> {
         Slice::at(self.address, self.len, self.dtype)
     }

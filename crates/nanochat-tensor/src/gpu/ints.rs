@@ -1,9 +1,10 @@
-//! Numbers that a step reads: ids, lengths, tables of pages. They lie at one address, so that a graph finds each step's.
+//! Integers that a step reads: ids, lengths, page tables. Their address does not change, so that a graph finds each
+//! step's values.
 
 use super::{Buffer, Gpu, Slice};
 use crate::Dtype;
 
-/// `len` numbers of 32 bits on a GPU, zeros at first.
+/// `len` u32 values on a GPU, initially zero.
 pub(crate) struct Ints(Buffer);
 
 impl Ints {
@@ -11,13 +12,13 @@ impl Ints {
         Ints(gpu.zeros(len, Dtype::U32))
     }
 
-    /// The numbers from `at` on.
+    /// Returns the values from index `at` on.
     #[track_caller]
     pub fn from(&self, at: usize) -> Slice<'_> {
         self.0.slice().from(at)
     }
 
-    /// Overwrites some of them, in the stream's order.
+    /// Overwrites the values from index `at` on, in stream order.
     #[track_caller]
     pub fn write(&mut self, at: usize, values: &[u32]) {
         self.0.gpu().overwrite(self.from(at).part(0..values.len()), values);

@@ -2,11 +2,11 @@
 
 use super::{Backend, Slice};
 
-/// A file of kernels: its name and text, after those of the headers that it shares with others.
+/// A file of kernels: its name, and the path and text of each of its parts, shared headers first.
 #[derive(Clone, Copy)]
 pub(crate) struct Source(pub &'static str, pub &'static [(&'static str, &'static str)]);
 
-/// A kernel's argument by value.
+/// A kernel's argument, passed by value.
 pub(crate) enum Argument {
     U32(u32),
     /// A number, or an address.
@@ -15,21 +15,21 @@ pub(crate) enum Argument {
     Tiles(Tiles),
 }
 
-/// A bf16 tensor (B, T, H, D) at an address, of which a kernel fetches tiles of 64 tokens by 64 values of one head. What
-/// lies beyond T is read as zeros and not written.
+/// A bf16 tensor (B, T, H, D) at an address, from which a kernel loads tiles of 64 tokens by 64 values of one head.
+/// Values beyond T are read as zeros and not written.
 #[derive(Clone, Copy)]
 pub(crate) struct Tiles {
     pub address: u64,
     pub shape: [usize; 4],
 }
 
-/// A launch under way: arguments are added in the kernel's order.
+/// A launch that is being built; arguments are added in the kernel's order.
 pub(crate) struct Launch<'a> {
     backend: &'a dyn Backend,
     pub source: Source,
     pub name: String,
     pub arguments: Vec<Argument>,
-    /// Whether the kernel may begin before the one in front of it has ended.
+    /// Whether the kernel may begin before the previous one has ended.
     pub overlaps: bool,
 }
 
@@ -38,7 +38,7 @@ impl<'a> Launch<'a> {
         Launch { backend, source, name: name.to_string(), arguments: Vec::with_capacity(16), overlaps: false }
     }
 
-    /// A pointer to the first of these values; None: to nothing.
+    /// Adds a pointer to the first of these values; None adds a null pointer.
     pub fn slice<'s>(mut self, slice: impl Into<Option<Slice<'s>>>) -> Self {
         self.arguments.push(Argument::U64(slice.into().map_or(0, Slice::address)));
         self
@@ -65,17 +65,17 @@ impl<'a> Launch<'a> {
         self
     }
 
-    /// The kernel may begin before the one in front has ended, where the card can do so: it waits by itself
+    /// Lets the kernel begin before the previous one has ended, if the card supports it. The kernel must wait by itself
     /// (`wait_for_previous`) before it reads what that one writes.
     pub fn overlapping(mut self) -> Self {
         self.overlaps = true;
         self
     }
 
-    /// Starts the kernel.
+    /// Launches the kernel, unless the grid is empty.
     ///
     /// # Safety
-    /// The arguments must be those of the kernel in number, order and type, and the pointers valid for what
+    /// The arguments must match those of the kernel in number, order and type, and the pointers must be valid for what
     /// it reads and writes with this grid.
     pub unsafe fn run(self, grid: [usize; 3], threads: u32, shared_bytes: u32) {
         if !grid.contains(&0) {
@@ -85,7 +85,7 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// Blocks of `threads` that cover `work` items.
+/// Returns the grid of blocks of `threads` threads that covers `work` items.
 pub(crate) fn blocks(work: usize, threads: u32) -> [usize; 3] {
     [work.div_ceil(threads as usize), 1, 1]
 }

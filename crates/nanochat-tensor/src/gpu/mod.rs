@@ -1,7 +1,7 @@
-//! What ops ask of a GPU, whatever kind it is: memory, copies, kernels by name, products, points in time, recordings.
+//! The interface to a GPU of any kind: memory, copies, kernels by name, matrix products, timing, recordings.
 //!
-//! [`Gpu`] is the door for ops and tensors, and each kind of GPU fills [`Backend`] behind it. A kind has its own language
-//! for kernels, so an op has a file for each ([`Language`]); nothing else of the kind is known outside its folder.
+//! Ops and tensors use [`Gpu`]; each kind of GPU implements [`Backend`] behind it. A kind has its own language for
+//! kernels, so an op has a file for each ([`Language`]); nothing else of the kind is visible outside its folder.
 
 mod backend;
 mod buffer;
@@ -40,7 +40,7 @@ struct Shared {
     backend: Box<dyn Backend>,
 }
 
-/// Positions of tokens, on both sides.
+/// Positions of tokens, on the host and on the GPU.
 struct Positions {
     host: Arc<[usize]>,
     on_gpu: Arc<Buffer>,
@@ -55,13 +55,13 @@ impl Gpu {
         &*self.0.backend
     }
 
-    /// The backend as the kind it is, if it is this one.
+    /// Returns the backend as type `B`; None if it is of another kind.
     pub(crate) fn kind<B: Backend>(&self) -> Option<&B> {
         let backend: &dyn Any = self.backend();
         backend.downcast_ref()
     }
 
-    /// Whether both are the same GPU, opened once.
+    /// Whether both are handles of the same opened GPU.
     pub(crate) fn is(&self, other: &Gpu) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -93,7 +93,7 @@ impl Gpu {
         self.backend().memory().total
     }
 
-    /// Sets what the user is told to do if memory ends: a whole clause, such as "--device-batch-size 8 fits".
+    /// Sets the advice at the end of the out-of-memory message: a whole clause, such as "--device-batch-size 8 fits".
     pub fn advise_when_full(&self, advice: String) {
         self.backend().advise_when_full(advice);
     }
@@ -105,7 +105,7 @@ impl Gpu {
         self.milliseconds(&start, &self.mark())
     }
 
-    /// Makes a buffer of unknown values. Unwinds with a [`GpuFailure`] if memory ends.
+    /// Allocates a buffer of unknown values. Unwinds with a [`GpuFailure`] if memory runs out.
     pub(crate) fn alloc(&self, len: usize, dtype: Dtype) -> Buffer {
         let address = self.backend().alloc((len * dtype.bytes()).max(16));
         Buffer::new(self.clone(), address, len, dtype)
@@ -117,14 +117,14 @@ impl Gpu {
         buffer
     }
 
-    /// Copies `data` to the GPU; it may be changed as soon as this returns.
+    /// Copies `data` to a new buffer; `data` may be changed as soon as this returns.
     pub(crate) fn upload<T: Number>(&self, data: &[T]) -> Buffer {
         let buffer = self.alloc(data.len(), T::DTYPE);
         self.overwrite(buffer.slice(), data);
         buffer
     }
 
-    /// Writes `data` to where it has room, in the order of the work; it may be changed as soon as this returns.
+    /// Copies `data` to the beginning of `to`, in the order of the work; `data` may be changed as soon as this returns.
     #[track_caller]
     pub(crate) fn overwrite<T: bytemuck::Pod>(&self, to: Slice, data: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(data);
@@ -132,7 +132,7 @@ impl Gpu {
         self.backend().write(to, bytes);
     }
 
-    /// Reads the first values of a slice; waits for the GPU.
+    /// Copies the first values of a slice to the host; waits for the GPU.
     #[track_caller]
     pub(crate) fn download<T: bytemuck::Pod>(&self, from: Slice, into: &mut [T]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(into);
@@ -147,8 +147,8 @@ impl Gpu {
         self.backend().copy(to, from);
     }
 
-    /// Copies values to where they have another type, f32 or bf16; for vectors of eight, both begin at multiples of 16
-    /// bytes.
+    /// Copies values to a slice of another type, f32 or bf16. Both must begin at multiples of 16 bytes, since the
+    /// kernel uses vectors of eight values.
     #[track_caller]
     pub(crate) fn convert(&self, to: Slice, from: Slice) {
         assert!(to.len() >= from.len(), "converting {} values into {}", from.len(), to.len());
@@ -161,24 +161,24 @@ impl Gpu {
         }
     }
 
-    /// Begins the launch of a kernel of a file.
+    /// Starts to build the launch of a kernel of a file.
     pub(crate) fn kernel(&self, source: Source, name: &str) -> Launch<'_> {
         Launch::new(self.backend(), source, name)
     }
 
-    /// Multiplies matrices of bf16.
+    /// Multiplies bf16 matrices.
     pub(crate) fn matmul(&self, product: Product) {
         if product.m > 0 && product.n > 0 {
             self.backend().multiply(&product);
         }
     }
 
-    /// Returns the positions as u32 on the GPU; the last ones are kept, so those of training are copied once.
+    /// Returns the positions as u32 on the GPU. The last ones are kept, so that those of training are copied once.
     pub(crate) fn positions(&self, positions: &Arc<[usize]>) -> Arc<Buffer> {
         let mut last = self.0.positions.lock().unwrap_or_else(|e| e.into_inner());
         let same = |last: &Positions| Arc::ptr_eq(&last.host, positions) || last.host == *positions;
         if let Some(last) = last.as_mut().filter(|last| same(last)) {
-            last.host = positions.clone(); // the next layer's question is answered by the address
+            last.host = positions.clone(); // the next layer finds them by their address alone
             return last.on_gpu.clone();
         }
         let values: Vec<u32> = positions.iter().map(|&p| p as u32).collect();

@@ -2,7 +2,7 @@
 
 use super::Slice;
 
-/// A row-major bf16 matrix: element (i, j) is at `i * ld + j`, or at `j * ld + i` where it is transposed.
+/// A row-major bf16 matrix: element (i, j) is at `i * ld + j`, or at `j * ld + i` if it is transposed.
 #[derive(Clone, Copy)]
 pub(crate) struct Operand<'a> {
     pub values: Slice<'a>,
@@ -20,7 +20,7 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// A row-major matrix to write.
+/// A row-major matrix that a product writes.
 #[derive(Clone, Copy)]
 pub(crate) struct Output<'a> {
     pub values: Slice<'a>,
@@ -33,8 +33,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// out (m, n) = alpha · a (m, k) · b (k, n) + beta · added, for each matrix of a batch. The matrices of a batch lie
-/// one after another; `added` has the layout of `out` and may be it.
+/// The matrix product out (m, n) = alpha · a (m, k) · b (k, n) + beta · added, for each matrix of a batch. The matrices
+/// of a batch lie one after another; `added` has the layout of `out` and may be the same memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
     pub m: usize,
@@ -47,12 +47,12 @@ pub(crate) struct Product<'a> {
     pub alpha: f32,
     pub beta: f32,
     pub batch: usize,
-    /// Whether the shape comes often enough for its algorithms to be timed.
+    /// Whether the shape is frequent enough for its algorithms to be timed.
     pub search: bool,
 }
 
 impl<'a> Product<'a> {
-    /// out = a b + beta · out
+    /// Makes the product out = a b + beta · out.
     pub fn new([m, n, k]: [usize; 3], a: Operand<'a>, b: Operand<'a>, out: Output<'a>, beta: f32) -> Self {
         Product { m, n, k, a, b, out, added: out.values, alpha: 1.0, beta, batch: 1, search: true }
     }

@@ -1,4 +1,4 @@
-//! A part of a buffer, as kernels, products and copies take it.
+//! A part of a buffer, for kernels, products and copies.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -6,11 +6,11 @@ use std::ops::Range;
 use super::Buffer;
 use crate::Dtype;
 
-/// Values of one type that lie one after another in a GPU's memory, which somebody keeps for as long as `'a`.
+/// Contiguous values of one type in a GPU's memory, which stays allocated for `'a`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slice<'a> {
     memory: u64,
-    /// The number of values before it.
+    /// The number of values between `memory` and the first value.
     start: usize,
     len: usize,
     dtype: Dtype,
@@ -18,12 +18,12 @@ pub(crate) struct Slice<'a> {
 }
 
 impl Slice<'_> {
-    /// A slice of `len` values at an address, which the caller keeps.
+    /// Makes a slice of `len` values at an address; the caller keeps the memory allocated.
     pub fn at(memory: u64, len: usize, dtype: Dtype) -> Self {
         Slice { memory, start: 0, len, dtype, kept: PhantomData }
     }
 
-    /// The values from number `at` on.
+    /// Returns the values from index `at` on.
     #[track_caller]
     pub fn from(self, at: usize) -> Self {
         self.part(at..self.len)
@@ -35,7 +35,7 @@ impl Slice<'_> {
         Slice { start: self.start + range.start, len: range.len(), ..self }
     }
 
-    /// The address of the first value on the GPU.
+    /// Returns the address of the first value on the GPU.
     pub fn address(self) -> u64 {
         self.memory + (self.start * self.dtype.bytes()) as u64
     }

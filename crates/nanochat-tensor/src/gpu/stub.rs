@@ -1,5 +1,5 @@
-//! A second kind of GPU, for tests without a card: its memory is the program's, kernels are only told, and the rest of
-//! the seam does what it says. It shows what a kind must bring.
+//! A second kind of GPU, for tests without a card: its memory is the program's, its kernels are only logged, and
+//! everything else works as [`Backend`] says. It shows what a kind must implement.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use super::{Backend, Language, Launch, Memory, Product, Recording, Slice};
 use crate::Dtype;
 use crate::profile::{Clock, Event};
 
-/// Buffers by their first address, and the kernels that were started.
+/// The buffers by their first address, and the kernels that were launched.
 #[derive(Default)]
 pub(crate) struct Stub {
     buffers: Mutex<BTreeMap<u64, Vec<u8>>>,
@@ -109,7 +109,7 @@ impl Backend for Stub {
         self.started.lock().unwrap().push(format!("product {m} x {n} x {k}"));
     }
 
-    /// Does the work once and forgets it.
+    /// Runs the work once; the recording is empty.
     fn record(&self, work: &mut dyn FnMut()) -> Box<dyn Recording> {
         struct Nothing;
         impl Recording for Nothing {
