@@ -1,7 +1,7 @@
 //! Gradients, and when they are complete.
 //!
-//! A weight may be used by several ops of a step. Its gradient goes to the ranks when the last of them has passed in
-//! backward: a sum that left earlier would miss the rest.
+//! A weight may be used by several ops of a step. Its gradient is sent to the ranks after the last of these ops has run
+//! backward: a sum that was sent earlier would miss the rest.
 
 #[cfg(test)]
 mod tests;
@@ -14,12 +14,12 @@ use crate::reduction::Reduction;
 use crate::simd;
 use crate::tensor::{Target, Tensor, TensorId};
 
-/// Gradients by tensor. Those of weights stay and sum over micro-steps; those of activations are
-/// taken out as backward passes over them.
+/// Gradients by tensor. Those of weights stay and are summed over micro-steps; those of activations are taken out as
+/// backward passes over them.
 #[derive(Default)]
 pub struct Grads {
     sums: HashMap<TensorId, Tensor>,
-    /// How many ops of the tape under way have yet to add to the gradient of a tensor. At 0 it is complete.
+    /// The number of ops on the current tape that have yet to add to a tensor's gradient. At 0 it is complete.
     uses: HashMap<TensorId, usize>,
     reduction: Option<Reduction>,
 }
@@ -44,7 +44,7 @@ impl Grads {
         }
     }
 
-    /// Adds `factor · grad`. On the CPU a first gradient is scaled where it lies.
+    /// Adds `factor · grad`. On the CPU a first gradient is scaled in place.
     pub(crate) fn add_scaled(&mut self, target: &Target, mut grad: Tensor, factor: f32) {
         if grad.gpu().is_none() && !self.sums.contains_key(&target.id) {
             simd::scale(grad.make_mut(), factor);
@@ -53,8 +53,8 @@ impl Grads {
         self.accumulate(target, |sum, beta| elementwise::add_scaled(sum, &grad, factor, beta));
     }
 
-    /// Lends the gradient of a tensor to a kernel that adds into it, so that a product can accumulate without a buffer of
-    /// its own. `kernel(buffer, beta)`: with beta 1 it adds to the buffer, with beta 0 it overwrites what is there.
+    /// Lends a tensor's gradient to a kernel that adds into it, so that a product can accumulate without a buffer of
+    /// its own. `kernel(buffer, beta)` must add to the buffer with beta 1, and overwrite it with beta 0.
     pub(crate) fn accumulate(&mut self, target: &Target, kernel: impl FnOnce(&mut Tensor, f32)) {
         self.assert_open(target.id);
         match self.sums.entry(target.id) {
@@ -67,12 +67,12 @@ impl Grads {
         }
     }
 
-    /// Makes the next backward pass the last one: each gradient that it completes goes to `reduction` at once.
+    /// Makes the next backward pass the last one: each gradient goes to `reduction` as soon as it is complete.
     pub fn reduce_into(&mut self, reduction: Reduction) {
         self.reduction = Some(reduction);
     }
 
-    /// The gradient of an activation, for the op that made it.
+    /// Removes and returns the gradient of an activation, for the op that made it.
     pub(crate) fn take_out(&mut self, id: TensorId) -> Option<Tensor> {
         self.sums.remove(&id)
     }
@@ -82,7 +82,8 @@ impl Grads {
         inputs.iter().for_each(|id| *self.uses.entry(*id).or_default() += 1);
     }
 
-    /// Counts down the uses of `inputs` when backward has passed an op, and hands over what is complete.
+    /// Counts down the uses of `inputs` after backward has passed an op, and hands over the gradients that are
+    /// complete.
     pub(crate) fn count_down(&mut self, inputs: &[TensorId]) {
         for id in inputs {
             let uses = self.uses.get_mut(id).expect("ops of the tape under way are counted");
@@ -101,15 +102,17 @@ impl Grads {
         }
     }
 
+    /// Checks that the gradient of `id` can still be added to.
+    ///
     /// # Panics
-    /// If the gradient of `id` has left: what is added now would be lost.
+    /// If it has been handed over: what is added now would be lost.
     fn assert_open(&self, id: TensorId) {
         let has_left = self.reduction.as_ref().is_some_and(|reduction| reduction.has_left(id));
         assert!(!has_left, "a gradient is added to after it was handed over");
     }
 
-    /// This rank's parts of all gradients, one for each bucket, summed over ranks. Gradients that have not been
-    /// handed over leave now, by `reduction` if none is under way.
+    /// Returns this rank's part of each bucket, summed over ranks. Gradients that have not been handed over are sent
+    /// now, by a new `reduction` if none has begun.
     pub fn reduced(&mut self, reduction: impl FnOnce() -> Reduction) -> Vec<Tensor> {
         let mut reduction = self.reduction.take().unwrap_or_else(reduction);
         for id in reduction.missing() {

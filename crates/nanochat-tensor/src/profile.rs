@@ -1,8 +1,8 @@
-//! Where the time of a step goes: spans of the CPU's and the GPU's time, recorded while asked for.
+//! A profile of a step's time: spans of CPU and GPU time, recorded on request.
 //!
-//! All work of a step is given out by one thread, so the recording is a thread's own: `start`, some steps, and
-//! `finish` gives what they did. On a GPU the times are those of events in its stream: around every launch, and
-//! between the ops of a tape. While nothing is recorded, a span costs a look at a flag.
+//! One thread launches all work of a step, so a recording belongs to one thread: `start`, some steps, and `finish`,
+//! which returns their spans. GPU times come from events in the GPU's stream, around every launch and between the ops
+//! of a tape. While nothing is recorded, a span costs one check of a flag.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -15,9 +15,9 @@ use std::time::Instant;
 pub struct Span {
     pub name: String,
     pub kind: Kind,
-    /// Of the GPU's time, else of the CPU's.
+    /// Whether it is GPU time, not CPU time.
     pub on_gpu: bool,
-    /// Since the recording began.
+    /// The microseconds since the recording began.
     pub start_us: f64,
     pub duration_us: f64,
 }
@@ -32,11 +32,11 @@ pub enum Kind {
     Kernel,
     /// A collective of all ranks, on the GPU's stream for them
     Collective,
-    /// The GPU's computing waited for a collective
+    /// A wait of the GPU's computing for a collective
     Wait,
 }
 
-/// A point in the order of what was given to a device, whose time its clock knows once the device gets there.
+/// A point in the queue of a device's work; the device's clock knows its time once the device gets there.
 pub type Event = Rc<dyn Any>;
 
 /// The clock of a device that queues its work.
@@ -44,7 +44,7 @@ pub trait Clock {
     /// Marks the end of all work given to the device so far.
     fn mark(&self) -> Event;
 
-    /// Returns the time from one of its events to a later one; waits for both.
+    /// Returns the time from one event to a later one; waits for both.
     fn milliseconds(&self, from: &Event, to: &Event) -> f32;
 
     /// Waits until all work given to the device is done.
@@ -59,19 +59,19 @@ struct Recording {
     clock: Option<Arc<dyn Clock>>,
     started: Instant,
     started_on_gpu: Option<Event>,
-    /// Where the last part or op began or ended: there the next op begins.
+    /// The end or beginning of the last part or op, where the next op begins.
     last: Mark,
     spans: Vec<(String, Kind, [Mark; 2])>,
 }
 
-/// A point of time; the GPU's comes to be when the GPU gets there.
+/// A point in time; a GPU's is known once the GPU gets there.
 #[derive(Clone)]
 pub(crate) enum Mark {
     Cpu(Instant),
     Gpu(Event),
 }
 
-/// Records from here on what this thread does, on the device of this clock; None: on the CPU.
+/// Starts to record what this thread does on the device of this clock, or on the CPU without one.
 pub fn start(clock: Option<Arc<dyn Clock>>) {
     let wait = || clock.iter().for_each(|clock| clock.wait());
     wait();
@@ -84,7 +84,7 @@ pub fn start(clock: Option<Arc<dyn Clock>>) {
     RECORDING.set(Some(recording));
 }
 
-/// Ends the recording, waits for the GPU, and gives all spans in the order of their ends.
+/// Ends the recording, waits for the GPU, and returns all spans in the order of their ends.
 pub fn finish() -> Vec<Span> {
     let Some(recording) = RECORDING.take() else { return Vec::new() };
     if let Some(clock) = &recording.clock {
@@ -98,7 +98,7 @@ pub fn finish() -> Vec<Span> {
     recording.spans.iter().map(span).collect()
 }
 
-/// Does `work` as a part of the step: a span of the CPU's time and, where there is one, of the GPU's.
+/// Runs `work` as a part of the step: a span of CPU time, and of GPU time if a GPU is recorded.
 pub fn part<T>(name: &str, work: impl FnOnce() -> T) -> T {
     let begin = recording(|r| (Mark::Cpu(Instant::now()), r.step_on()));
     let done = work();
@@ -114,17 +114,17 @@ pub fn part<T>(name: &str, work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Does `work`, a launch or a copy on the GPU.
+/// Runs `work`, a launch or a copy on the GPU, as a span.
 pub(crate) fn kernel<T>(name: impl FnOnce() -> String, work: impl FnOnce() -> T) -> T {
     span(Kind::Kernel, Recording::mark, name, work)
 }
 
-/// Does `work`, which gives a collective to a queue of its own; `mark` marks the end of what that queue has.
+/// Runs `work`, which starts a collective on a queue of its own, as a span; `mark` marks the end of that queue's work.
 pub(crate) fn collective<T>(name: &str, mark: impl Fn() -> Event, work: impl FnOnce() -> T) -> T {
     span(Kind::Collective, |_| Mark::Gpu(mark()), || name.to_string(), work)
 }
 
-/// Does `work`, which makes the GPU wait for a collective.
+/// Runs `work`, which makes the GPU wait for a collective, as a span.
 pub(crate) fn wait(name: impl FnOnce() -> String, work: impl FnOnce()) {
     span(Kind::Wait, Recording::mark, name, work)
 }
@@ -146,7 +146,7 @@ fn span<T>(
     done
 }
 
-/// An op has given its work to the device; `closure` is the type of its backward, which is named after it.
+/// Records that an op has queued its work; `closure` is the type name of its backward, which contains the op's name.
 pub(crate) fn forward_done(closure: &'static str) {
     recording(|r| {
         let (begin, end) = (r.last.clone(), r.step_on());
@@ -171,14 +171,14 @@ fn recording<T>(f: impl FnOnce(&mut Recording) -> T) -> Option<T> {
     RECORDING.with_borrow_mut(|recording| recording.as_mut().map(f))
 }
 
-/// `…::<impl …::Tape>::rms_norm::{{closure}}` is rms_norm's.
+/// Returns the op's name: rms_norm for `…::<impl …::Tape>::rms_norm::{{closure}}`.
 fn op_name(closure: &'static str) -> &'static str {
     let path = closure.trim_end_matches("::{{closure}}");
     path.rsplit("::").next().unwrap_or(path)
 }
 
 impl Recording {
-    /// Now, by the clock of the device.
+    /// Returns the current point in time, by the clock of the device.
     fn mark(&mut self) -> Mark {
         match &self.clock {
             None => Mark::Cpu(Instant::now()),
@@ -213,7 +213,7 @@ mod tests {
     use crate::testing::{gpu, randn};
     use crate::{Device, Grads, Tape, Tensor};
 
-    /// A branch and its backward, the second time recomputed.
+    /// Runs a branch and its backward, the second time recomputed.
     fn step(device: &Device) {
         let [x, w] = [0, 1].map(|seed| randn(&[64, 64], seed).to_device(device));
         let x = x.to_activation();
@@ -233,7 +233,7 @@ mod tests {
         finish()
     }
 
-    /// Any two spans of one clock lie apart or one inside the other, up to the clock's `tick` in µs.
+    /// Checks that any two spans of one clock lie apart or one inside the other, up to the clock's `tick` in µs.
     fn assert_nested(spans: &[Span], tick: f64) {
         let end = |s: &Span| s.start_us + s.duration_us;
         for (i, a) in spans.iter().enumerate() {
@@ -253,7 +253,7 @@ mod tests {
         "rms_norm",
         "linear",
         "recompute",
-        // Run again, then gone through.
+        // The recomputed ops, then their backward.
         "rms_norm",
         "linear",
         "linear backward",

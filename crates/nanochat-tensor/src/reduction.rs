@@ -1,8 +1,8 @@
-//! Gradients on their way to the ranks that update with them (ZeRO-2, Rajbhandari et al. 2020).
+//! The reduction of gradients to the ranks that update with them (ZeRO-2, Rajbhandari et al. 2020).
 //!
-//! Weights are grouped in buckets of world · part values, of which each rank is given its part, summed over all
-//! ranks. Backward hands over a gradient when it is complete; a full bucket leaves at once, beside the rest of
-//! backward. Buckets leave in the order of their list, which must be the same on every rank.
+//! Weights are grouped in buckets of world · part values; each rank gets its part, summed over all ranks. Backward
+//! hands over each gradient when it is complete, and a full bucket is sent at once, beside the rest of backward.
+//! Buckets are sent in the order of their list, which must be the same on every rank.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,27 +10,27 @@ use crate::comm::{Comm, Pending};
 use crate::tensor::TensorId;
 use crate::{Device, Tensor};
 
-/// Weights whose gradients travel together, one behind the other; zeros follow up to world · `part` values.
+/// Weights whose gradients are sent together, one after another, with zeros behind them up to world · `part` values.
 pub struct Bucket<'a> {
     pub weights: Vec<&'a Tensor>,
     pub part: usize,
 }
 
-/// The gradients of one step.
+/// The reduction of the gradients of one step.
 pub struct Reduction {
     comm: Comm,
     device: Device,
     buckets: Vec<Filling>,
-    /// Where the gradients go that have not come yet: bucket, and first value in it.
+    /// The places of the gradients that have not come yet: the bucket, and the first value in it.
     places: HashMap<TensorId, (usize, usize)>,
-    /// Those that have come.
+    /// The weights whose gradients have come.
     taken: HashSet<TensorId>,
     weights: usize,
-    /// The first buckets, which have left.
+    /// The buckets that have been sent, the first ones of the list.
     sent: Vec<Pending>,
 }
 
-/// A bucket that gradients are put into.
+/// A bucket that is being filled with gradients.
 struct Filling {
     len: usize,
     missing: usize,
@@ -65,21 +65,21 @@ impl Reduction {
         self.taken.contains(&id)
     }
 
-    /// The weights whose gradients have not come, in the order of their buckets.
+    /// Returns the weights whose gradients have not come, in the order of their buckets.
     pub(crate) fn missing(&self) -> Vec<TensorId> {
         let mut missing: Vec<_> = self.places.iter().collect();
         missing.sort_by_key(|(_, place)| **place);
         missing.into_iter().map(|(id, _)| *id).collect()
     }
 
-    /// The complete gradient of a weight on this rank.
+    /// Takes the complete gradient of a weight on this rank, and sends the next buckets if they are full.
     pub(crate) fn take(&mut self, id: TensorId, grad: Tensor) {
         let (i, at) = self.places.remove(&id).expect("each gradient comes once");
         self.taken.insert(id);
         let bucket = &mut self.buckets[i];
         bucket.missing -= 1;
         if grad.len() == bucket.len {
-            bucket.values = Some(grad); // fills it alone: no copy
+            bucket.values = Some(grad); // fills the bucket alone: no copy
         } else {
             let values = bucket.values.get_or_insert_with(|| Tensor::zeros_on(&self.device, &[bucket.len]));
             values.write(at, &grad, 0..grad.len());
@@ -95,7 +95,8 @@ impl Reduction {
         self.sent.push(self.comm.reduce_scatter(values.reshape(&[*len])));
     }
 
-    /// This rank's part of each bucket. A rank that had nothing to learn from adds zeros.
+    /// Sends the remaining buckets and returns this rank's part of each, summed over ranks. A rank without any gradient
+    /// adds zeros.
     pub(crate) fn finish(mut self) -> Vec<Tensor> {
         let missing = self.places.len();
         assert!(

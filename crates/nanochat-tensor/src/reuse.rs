@@ -1,6 +1,6 @@
-//! Buffers that are free again, by length, for the next tensor of that length on the CPU.
+//! Free buffers on the CPU, kept by length for the next tensor of that length.
 //!
-//! A step asks for the same lengths as the one before. New memory would come from the system page by page, zeroed, and be
+//! A step needs the same lengths as the one before. New memory would come from the system page by page, zeroed, and be
 //! zeroed once more.
 
 use std::collections::HashMap;
@@ -8,10 +8,10 @@ use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
-/// Values that are kept at most (1 GiB); beyond that all are given back.
+/// The most values that are kept (1 GiB); beyond that all are freed.
 const LIMIT: usize = 256 << 20;
 
-/// Shorter ones are left to the allocator.
+/// The least length that is kept; shorter buffers are left to the allocator.
 const SHORTEST: usize = 4_096;
 
 #[derive(Default)]
@@ -24,7 +24,7 @@ struct Free {
 #[derive(Default)]
 struct Buffers {
     free: Vec<Vec<f32>>,
-    /// Buffers of this length that were made because none was free. At most so many are kept for reuse.
+    /// The number of buffers of this length that were made because none was free. At most as many are kept for reuse.
     made: usize,
 }
 
@@ -34,7 +34,7 @@ fn free() -> MutexGuard<'static, Free> {
     FREE.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// A buffer of any values: whoever asks for it writes all of them.
+/// Returns a buffer of unknown values; the caller must write all of them.
 pub fn any(len: usize) -> Vec<f32> {
     let reused = free().take(len);
     reused.unwrap_or_else(|| vec![0.0; len])
@@ -79,12 +79,12 @@ impl Free {
     }
 }
 
-/// Values of a tensor: kept for the next one when it is dropped.
+/// The values of a tensor; the buffer is kept for the next one when they are dropped.
 #[derive(Clone)]
 pub struct Values(pub Vec<f32>);
 
 impl Values {
-    /// As the function `any`.
+    /// Returns a buffer of unknown values, like the function `any`.
     pub fn any(len: usize) -> Values {
         Values(any(len))
     }
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_dropped_buffer_is_the_next_one_of_its_length() {
-        let len = 123_457; // of no other test
+        let len = 123_457; // used by no other test
         let mut values = Values::any(len);
         values[5] = 7.0;
         drop(values);

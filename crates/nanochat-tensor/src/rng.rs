@@ -1,7 +1,7 @@
-//! Random streams by key. A stream is named by numbers (seed, step, sample, …), never by the order in
-//! which it was made or by the process that draws from it, so every draw can be repeated alone.
+//! Random streams by key. A stream is named by numbers (seed, step, sample, …), never by the order in which it was made
+//! or by the process that draws from it, so every draw can be repeated alone.
 //!
-//! xoshiro256++ (Blackman and Vigna 2019), its state filled by splitmix64 from the key.
+//! The generator is xoshiro256++ (Blackman and Vigna 2019); splitmix64 fills its state from the key.
 
 /// One stream of random numbers.
 #[derive(Clone, Debug)]
@@ -10,7 +10,7 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// The stream of `key`; other keys, also longer or permuted ones, give independent streams.
+    /// Makes the stream of `key`. Other keys, including longer or permuted ones, give independent streams.
     pub fn new(key: &[u64]) -> Rng {
         let mut hash = 0x243F_6A88_85A3_08D3 ^ key.len() as u64;
         for &part in key {
@@ -32,12 +32,12 @@ impl Rng {
         result
     }
 
-    /// Uniform in [0, 1) with 53 random bits.
+    /// Returns a uniform number in [0, 1) with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Uniform in 0..n, without bias (Lemire 2019).
+    /// Returns a uniform integer in 0..n, without bias (Lemire 2019).
     pub fn below(&mut self, n: usize) -> usize {
         assert!(n > 0, "below(0) has no value to draw");
         let n = n as u64;
@@ -49,7 +49,7 @@ impl Rng {
         }
     }
 
-    /// Standard normal (Box–Muller, one of the pair).
+    /// Returns a standard normal number (Box–Muller, one of the pair).
     pub fn normal(&mut self) -> f32 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         (radius * (std::f64::consts::TAU * self.uniform()).cos()) as f32
@@ -59,7 +59,7 @@ impl Rng {
         &items[self.below(items.len())]
     }
 
-    /// Fisher–Yates.
+    /// Shuffles the items (Fisher–Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));

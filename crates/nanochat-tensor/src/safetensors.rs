@@ -1,4 +1,4 @@
-//! Weights on disk in the safetensors format: f32, bf16 or f16 in, f32 or bf16 out.
+//! Weights on disk in the safetensors format: reads f32, bf16 and f16, writes f32 and bf16.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,11 +23,11 @@ pub enum SafetensorsError {
     Dtype { path: PathBuf, name: String, dtype: String },
 }
 
-/// A file whose names, types and shapes are known, and whose values are still on disk.
+/// An open file: the names, types and shapes are known, the values are still on disk.
 pub struct TensorFile {
     path: PathBuf,
     bytes: Mmap,
-    /// Where the values begin.
+    /// The offset in the file at which the values begin.
     start: usize,
     header: Metadata,
 }
@@ -36,8 +36,8 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<TensorFile, SafetensorsError> {
         let read = |error| SafetensorsError::Read { path: path.into(), error };
         let file = File::open(path).map_err(read)?;
-        // SAFETY: the map is read-only and lives no longer than the loading of a model. If another process truncates the
-        // file meanwhile the read faults; checkpoints are written elsewhere and renamed, never changed.
+        // SAFETY: the map is read-only and lives no longer than the loading of a model. If another process truncates
+        // the file meanwhile, the read faults; but checkpoints are written elsewhere and renamed, never changed.
         let bytes = unsafe { Mmap::map(&file) }.map_err(read)?;
         let corrupt = |e: safetensors::SafeTensorError| SafetensorsError::Corrupt {
             path: path.into(),
@@ -51,20 +51,20 @@ impl TensorFile {
         &self.path
     }
 
-    /// In the order in which they lie in the file.
+    /// Returns the names of all tensors, in the order in which they lie in the file.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()
     }
 
-    /// None where the file has no such tensor.
+    /// Returns the shape of a tensor; None if the file has no such tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.header.info(name).map(|tensor| &tensor.shape[..])
     }
 
-    /// Refuses a type that cannot be read, without reading.
+    /// Fails if the tensor's type cannot be read, without reading its values.
     ///
     /// # Panics
-    /// Where the file has no such tensor.
+    /// If the file has no such tensor.
     pub fn check_type(&self, name: &str) -> Result<(), SafetensorsError> {
         match self.header.info(name).expect("a tensor of this file").dtype {
             FileDtype::F32 | FileDtype::BF16 | FileDtype::F16 => Ok(()),
@@ -75,10 +75,10 @@ impl TensorFile {
         }
     }
 
-    /// The values of a tensor, converted to f32.
+    /// Reads the values of a tensor, converted to f32.
     ///
     /// # Panics
-    /// Where the file has no such tensor.
+    /// If the file has no such tensor.
     pub fn tensor(&self, name: &str) -> Result<Tensor, SafetensorsError> {
         self.check_type(name)?;
         let TensorInfo { dtype, shape, data_offsets: (from, to) } =
@@ -95,14 +95,14 @@ impl TensorFile {
     }
 }
 
-/// All tensors of a file by name, converted to f32.
+/// Reads all tensors of a file, by name, converted to f32.
 pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>, SafetensorsError> {
     let file = TensorFile::open(path)?;
     let tensor = |name: String| Ok((name.clone(), file.tensor(&name)?));
     file.names().into_iter().map(tensor).collect()
 }
 
-/// Writes `path` through a temporary sibling and waits until it is on disk.
+/// Writes the tensors to `path` through a temporary sibling, as f32 or bf16, and waits until they are on disk.
 pub fn save<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
@@ -111,20 +111,21 @@ pub fn save<'a>(
     let error = |message: String| SafetensorsError::Write { path: path.into(), message };
     file_dtype(dtype).map_err(&error)?;
     let views = tensors.into_iter().map(|(name, tensor)| (name, Saved { tensor, dtype }));
-    // transformers wants to know which framework's layout it is; ours is PyTorch's.
+    // transformers requires the name of the framework whose layout this is; ours is PyTorch's.
     let metadata = [("format".to_string(), "pt".to_string())].into();
     serialize_to_file(views, Some(metadata), path).map_err(|e| error(e.to_string()))?;
     File::open(path).and_then(readable_and_on_disk).map_err(|e| error(e.to_string()))
 }
 
-/// The library writes through a temporary file that only its owner may read; a model is for sharing.
+/// Makes the file readable for all users and waits until it is on disk. The library writes through a temporary file
+/// that only its owner may read; a model is for sharing.
 fn readable_and_on_disk(file: File) -> std::io::Result<()> {
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     file.sync_all()
 }
 
-/// Returns the type under its name in the format; the sentence says which types are not written.
+/// Returns the format's own name of a type; the error says which types are not written.
 fn file_dtype(dtype: Dtype) -> Result<FileDtype, String> {
     match dtype {
         Dtype::F32 => Ok(FileDtype::F32),

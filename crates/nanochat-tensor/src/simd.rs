@@ -1,8 +1,8 @@
-//! The loops that the kernels are made of, compiled for the widest vectors of the processor they run
-//! on (AVX-512, AVX2, NEON) and chosen at run time.
+//! The loops that the CPU kernels are made of, compiled for several vector widths (AVX-512, AVX2, NEON); the widest
+//! that the processor has is chosen at run time.
 //!
-//! Sums run in 16 lanes that are added up in a fixed order: the compiler may not reorder a plain
-//! `sum()` and so cannot vectorise it. The same input gives the same bits on one machine.
+//! Sums run in 16 lanes that are added up in a fixed order: the compiler may not reorder a plain `sum()` and so cannot
+//! vectorize it. The same input gives the same bits on one machine.
 
 use std::sync::LazyLock;
 
@@ -10,17 +10,17 @@ use rayon::prelude::*;
 
 pub(crate) const LANES: usize = 16;
 
-/// A piece of work for one thread when a flat loop is split: 64 KiB, so that it stays in cache and
-/// the split does not depend on the number of threads.
+/// The values of one task when a flat loop is split over threads: 64 KiB, so that they stay in cache and the split does
+/// not depend on the number of threads.
 pub const CHUNK: usize = 16_384;
 
 static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 
-/// `vectorized!(work)`: the value of `work`, compiled for this processor's vectors. All functions that it calls must be
-/// `#[inline(always)]`.
+/// Evaluates `work`, compiled for this processor's vectors. All functions that it calls must be `#[inline(always)]`.
 ///
-/// A macro, since a closure is compiled apart as soon as it is long, for a processor without vectors of eight or sixteen,
-/// unless it is marked where it is written: the loss and the copies for products once ran three times slower for it.
+/// This is a macro because the closure must be marked `#[inline(always)]` where it is written. A long closure without
+/// the mark is compiled apart, without vectors of eight or sixteen: the loss and the copies for products once ran three
+/// times slower for it.
 #[macro_export]
 macro_rules! vectorized {
     ($work:expr) => {
@@ -32,7 +32,7 @@ macro_rules! vectorized {
 }
 pub use crate::vectorized;
 
-/// What `vectorized!` calls.
+/// Runs `work` for `vectorized!`.
 #[doc(hidden)]
 #[inline(always)]
 pub fn dispatch<R>(work: impl FnOnce() -> R) -> R {
@@ -90,13 +90,14 @@ pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// beta · value for beta 0 or 1: the old value that a new gradient is added to. With beta 0 it may be anything, NaN too.
+/// Returns beta · value for beta 0 or 1: the old value that a new gradient is added to. With beta 0 the value may be
+/// anything, NaN too.
 #[inline(always)]
 pub fn old(value: f32, beta: f32) -> f32 {
     if beta == 0.0 { 0.0 } else { value }
 }
 
-/// y += a · x
+/// Computes y += a · x.
 #[inline(always)]
 pub fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
     for (y, x) in y.iter_mut().zip(x) {
@@ -104,14 +105,14 @@ pub fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
     }
 }
 
-/// e^x to 2 ulp in the range that a softmax or a softcap needs (−87…88; outside it saturates).
+/// Returns e^x to 2 ulp in the range that a softmax or a softcap needs (−87…88; outside it saturates).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     exp_in_range(x.clamp(-87.0, 88.0))
 }
 
-/// As `exp`, of numbers from −87 to 88. A loop in which one `exp` feeds another is not made of vectors if both have limits.
-/// Range reduction by powers of two, then a polynomial of degree 6 (Cephes' expf coefficients).
+/// Returns e^x like `exp`, but only for x from −87 to 88: a loop in which one `exp` feeds another is not vectorized if
+/// both clamp. Uses range reduction by powers of two, then a polynomial of degree 6 (Cephes' expf coefficients).
 #[inline(always)]
 #[allow(clippy::excessive_precision)] // the two parts of ln 2 are exact
 pub fn exp_in_range(x: f32) -> f32 {
@@ -131,34 +132,34 @@ pub fn exp_in_range(x: f32) -> f32 {
     mantissa * f32::from_bits(power)
 }
 
-/// tanh through `exp`; the absolute error is below 2e-7.
+/// Returns tanh(x), computed with `exp`; the absolute error is below 2e-7.
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
-/// y += x, over all threads.
+/// Computes y += x on all threads.
 pub fn add_assign(y: &mut [f32], x: &[f32]) {
     par_zip(y, x, |y, x| axpy(y, 1.0, x));
 }
 
-/// y *= factor, over all threads.
+/// Computes y *= factor on all threads.
 pub fn scale(y: &mut [f32], factor: f32) {
     y.par_chunks_mut(CHUNK).for_each(|y| vectorized!(y.iter_mut().for_each(|y| *y *= factor)));
 }
 
-/// Σ x² in f64, over all threads, in an order that does not depend on their number.
+/// Returns Σ x² in f64, computed on all threads in an order that does not depend on their number.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     let parts: Vec<f64> = x.par_chunks(CHUNK).map(|x| f64::from(vectorized!(dot(x, x)))).collect();
     parts.iter().sum()
 }
 
-/// Calls `f` on each row of `cols` values, over all threads.
+/// Calls `f` with the index and the values of each row of `cols` values, on all threads.
 pub fn par_rows(y: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     y.par_chunks_exact_mut(cols).enumerate().for_each(|(row, y)| vectorized!(f(row, y)));
 }
 
-/// Calls `f` on matching chunks of `y` and `x`, over all threads.
+/// Calls `f` on matching chunks of `y` and `x`, on all threads.
 pub fn par_zip(y: &mut [f32], x: &[f32], f: impl Fn(&mut [f32], &[f32]) + Sync) {
     assert_eq!(y.len(), x.len());
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| vectorized!(f(y, x)));

@@ -1,5 +1,5 @@
-//! Sixteen f32 at a time, for kernels that the compiler does not keep in registers by itself: AVX-512 where the
-//! processor has it, else loops that the compiler vectorises.
+//! Sixteen f32 at a time, for kernels that the compiler does not keep in registers by itself: AVX-512 if the processor
+//! has it, else loops that the compiler vectorizes.
 
 use crate::simd::{LANES, sum_lanes, vectorized};
 
@@ -11,9 +11,9 @@ pub trait Simd: Copy {
     fn store(self, v: Self::V) -> [f32; LANES];
     fn load_bf16(self, pairs: &[u32; LANES]) -> [Self::V; 2];
     fn load_int8(self, values: &[i8; LANES]) -> Self::V;
-    /// a · b + c
+    /// Returns a · b + c.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The sum of each vector.
+    /// Returns the sum of each vector.
     fn sums(self, v: [Self::V; 4]) -> [f32; 4];
 }
 
@@ -40,8 +40,8 @@ pub fn run<K: Kernel>(kernel: K) -> K::Output {
     vectorized!(kernel.run(Plain))
 }
 
-/// Loops over arrays. A product is rounded before it is added: a fused one is a slow call where there is no
-/// instruction for it.
+/// Plain loops over arrays. A product is rounded before it is added: a fused multiply-add is a slow call on processors
+/// that have no instruction for it.
 #[derive(Clone, Copy)]
 pub struct Plain;
 
@@ -142,7 +142,8 @@ impl Simd for pulp::x86::V4 {
         self.avx512f._mm512_fmadd_ps(a, b, c)
     }
 
-    /// Two vectors become one that holds both halved, three times: 13 instructions, where four sums apart take 40.
+    /// Merges two vectors into one that holds the halved sums of both, three times: 13 instructions instead of 40 for
+    /// four separate sums.
     #[inline(always)]
     fn sums(self, [a, b, c, d]: [Self::V; 4]) -> [f32; 4] {
         let f = self.avx512f;

@@ -1,4 +1,4 @@
-//! Reverse-mode autograd over coarse ops: forward pushes one closure per op, backward pops them.
+//! Reverse-mode autograd over coarse ops: the forward pass pushes one closure per op, and backward pops them.
 
 use crate::Recipe;
 use crate::grads::Grads;
@@ -17,12 +17,13 @@ pub struct Tape {
     pub(crate) recipe: Recipe,
 }
 
-/// What a tape keeps of an op.
+/// How much a tape keeps of each op.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// All that its backward needs.
+    /// Everything that its backward needs.
     Record,
-    /// Which inputs it will give a gradient, when it is recorded in backward (see [`Tape::recompute`]).
+    /// Only the inputs that its backward will give a gradient: the op is recorded during backward (see
+    /// [`Tape::recompute`]).
     Count,
     /// Nothing.
     Off,
@@ -31,11 +32,11 @@ enum Mode {
 struct Recorded {
     output: TensorId,
     shape: Vec<usize>,
-    /// Tensors that its backward adds a gradient to, each as often as it does so.
+    /// The tensors that its backward adds a gradient to, each as often as it does so.
     inputs: Vec<TensorId>,
-    /// The type of the closure, which tells the op's name.
+    /// The type name of the closure, which contains the op's name.
     closure: &'static str,
-    /// None where ops are only counted.
+    /// None if ops are only counted.
     backward: Option<Backward>,
 }
 
@@ -44,12 +45,12 @@ impl Tape {
         Tape::computing(Recipe::F32)
     }
 
-    /// Makes a tape that records, whose ops compute in these types.
+    /// Makes a tape that records and whose ops compute in these types.
     pub fn computing(recipe: Recipe) -> Tape {
         Tape { ops: RefCell::default(), mode: Mode::Record, recipe }
     }
 
-    /// Records nothing: the same forward code serves evaluation and generation.
+    /// Makes a tape that records nothing, so that the same forward code serves evaluation and generation.
     pub fn off() -> Tape {
         Tape { ops: RefCell::default(), mode: Mode::Off, recipe: Recipe::F32 }
     }
@@ -58,8 +59,8 @@ impl Tape {
         self.mode == Mode::Record
     }
 
-    /// Called by an op at the end of its forward. `backward` adds one gradient to each of the `inputs`; what it captures
-    /// is what is saved.
+    /// Records an op at the end of its forward. `backward` adds one gradient to each of the `inputs`; only what it
+    /// captures is saved.
     pub(crate) fn record<F>(&self, output: &Tensor, inputs: &[&Tensor], backward: F)
     where
         F: FnOnce(&Tensor, &mut Grads) + 'static,
@@ -68,7 +69,7 @@ impl Tape {
         self.push(output, inputs, type_name::<F>(), move |dy, grads| backward(&dy, grads));
     }
 
-    /// As `record`, for a backward that wants dy for itself.
+    /// Records an op like `record`, for a backward that takes ownership of dy.
     fn push(
         &self,
         output: &Tensor,
@@ -87,8 +88,8 @@ impl Tape {
         self.ops.borrow_mut().push(Recorded { output, shape, inputs, closure, backward });
     }
 
-    /// `f(x)`, of which x alone is kept: its ops are run again in backward, and then gone through
-    /// (gradient checkpointing, Chen et al. 2016). `f` must give the same values both times.
+    /// Returns `f(x)` and saves x alone: the ops of `f` run again in backward, just before their own backward (gradient
+    /// checkpointing, Chen et al. 2016). `f` must give the same values both times.
     pub fn recompute(&self, x: &Tensor, f: impl Fn(&Tape, &Tensor) -> Tensor + 'static) -> Tensor {
         let recipe = self.recipe;
         let mode = if self.mode == Mode::Off { Mode::Off } else { Mode::Count };
@@ -99,13 +100,13 @@ impl Tape {
             let tape = Tape::computing(recipe);
             let y = f(&tape, &x);
             grads.add(&y, dy);
-            tape.unwind(grads, |_, _| ()); // the weights inside are complete after all of it
+            tape.unwind(grads, |_, _| ()); // the outer tape counts down the weights inside `f`
         });
         y
     }
 
-    /// Adds d(scale · loss)/d(tensor) into `grads`. Consumes the tape, so every saved activation is
-    /// freed as soon as the op that saved it has run backward.
+    /// Adds d(scale · loss)/d(tensor) into `grads`. Consumes the tape, so that each saved activation is freed as soon
+    /// as its op has run backward.
     pub fn backward(self, loss: &Tensor, scale: f32, grads: &mut Grads) {
         assert_eq!(loss.len(), 1, "backward starts at a scalar, found {:?}", loss.shape());
         grads.add(loss, Tensor::new(vec![scale], &[1]));
@@ -113,12 +114,12 @@ impl Tape {
         self.unwind(grads, Grads::count_down);
     }
 
-    /// Runs every op that led to a gradient backward, the last one first; `passed` is told the inputs of each op, also of
-    /// those whose output did not matter.
+    /// Runs the backward of every op that led to a gradient, the last op first. Calls `passed` with the inputs of each
+    /// op, including ops whose output has no gradient.
     fn unwind(self, grads: &mut Grads, passed: impl Fn(&mut Grads, &[TensorId])) {
         for op in self.ops.into_inner().into_iter().rev() {
             if let Some(dy) = grads.take_out(op.output) {
-                // A reshape keeps the id, so the gradient may come in the shape of a later view.
+                // A reshape keeps the id, so the gradient may have the shape of a later view.
                 let begin = profile::backward_begins();
                 let backward = op.backward.expect("a tape that counts is not unwound");
                 backward(dy.reshape(&op.shape), grads);

@@ -1,5 +1,5 @@
-//! A contiguous, row-major array: f32 on the CPU, f32 or bf16 on a GPU. There are no strides: an op that
-//! wants another layout is another op. Weights for generation may be packed (packed/mod.rs): only products read them.
+//! A contiguous, row-major array: f32 on the CPU, f32 or bf16 on a GPU. There are no strides: an op that needs another
+//! layout is another op. Weights for generation may be packed (packed/mod.rs); only products read those.
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +17,7 @@ use crate::reuse::{self, Values};
 
 const SHARED: &str = "tensor is still shared with a tape";
 
-/// Names a tensor for its gradient. Clones and reshapes of a tensor share its id.
+/// The key of a tensor's gradient. Clones and reshapes of a tensor share it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct TensorId(u64);
 
@@ -28,8 +28,8 @@ pub struct Tensor {
     storage: Arc<Storage>,
 }
 
-/// Where the gradient of a tensor goes: all that backward needs of an input whose values it does not use, so
-/// that these are freed during the forward pass.
+/// The destination of a tensor's gradient: all that backward needs of an input whose values it does not use, so that
+/// the values are freed during the forward pass.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub id: TensorId,
@@ -42,7 +42,7 @@ impl Target {
         self.shape.iter().product()
     }
 
-    /// A first gradient: unwritten. Of the tensor's type: float32 for weights.
+    /// Makes a tensor of unknown values for a first gradient, in the tensor's type: float32 for weights.
     pub fn fresh(&self) -> Tensor {
         match &self.on_gpu {
             None => Tensor::new(reuse::any(self.len()), &self.shape),
@@ -58,8 +58,8 @@ enum Storage {
     Gpu(GpuStorage),
 }
 
-/// Values on a GPU. Of float32 weights there is a bf16 copy to multiply with, made when it is first asked for
-/// after a change: once a step.
+/// Values on a GPU. float32 weights have a bf16 copy for products, made when it is first needed after a change: once
+/// per step.
 struct GpuStorage {
     buffer: Buffer,
     bf16: Bf16Copy,
@@ -88,12 +88,12 @@ impl Tensor {
         Tensor::new(reuse::zeros(shape.iter().product()), shape)
     }
 
-    /// Zeros of the same shape, on the same device, in float32.
+    /// Returns zeros of the same shape, on the same device, in float32.
     pub fn zeros_like(&self) -> Tensor {
         Tensor::zeros_on(&self.device(), &self.shape)
     }
 
-    /// Zeros on `device`, in float32.
+    /// Returns zeros on `device`, in float32.
     pub fn zeros_on(device: &Device, shape: &[usize]) -> Tensor {
         match device {
             Device::Cpu => Tensor::zeros(shape),
@@ -107,7 +107,7 @@ impl Tensor {
         Tensor::of(Storage::Gpu(GpuStorage { buffer, bf16: Bf16Copy::default() }), shape)
     }
 
-    /// A tensor of unknown values: the kernel that gets it writes all of them.
+    /// Makes a tensor of unknown values, for a kernel that writes all of them.
     pub(crate) fn unwritten(gpu: &Gpu, dtype: Dtype, shape: &[usize]) -> Tensor {
         Tensor::on_gpu(gpu.alloc(shape.iter().product(), dtype), shape)
     }
@@ -143,7 +143,7 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// The last dimension; everything before it counts as rows.
+    /// Returns the last dimension; all dimensions before it count as rows.
     pub fn cols(&self) -> usize {
         *self.shape.last().expect("tensor has no dimensions")
     }
@@ -163,7 +163,10 @@ impl Tensor {
         }
     }
 
-    /// The values of a tensor on the CPU.
+    /// Returns the values of a tensor on the CPU.
+    ///
+    /// # Panics
+    /// If the tensor is packed or on a GPU.
     #[track_caller]
     pub fn data(&self) -> &[f32] {
         match &*self.storage {
@@ -173,7 +176,7 @@ impl Tensor {
         }
     }
 
-    /// The values, copied from the GPU if they are there, unpacked if they are packed.
+    /// Returns the values in float32, copied from the GPU or unpacked if necessary.
     pub fn host(&self) -> Cow<'_, [f32]> {
         match &*self.storage {
             Storage::Cpu(data) => Cow::Borrowed(data),
@@ -182,14 +185,15 @@ impl Tensor {
         }
     }
 
-    /// The one value of a scalar; waits for the GPU.
+    /// Returns the value of a scalar; waits for the GPU.
     #[track_caller]
     pub fn item(&self) -> f32 {
         assert_eq!(self.len(), 1, "item of {:?}", self.shape);
         self.host()[0]
     }
 
-    /// The same values on `device`: no copy if they are on it, in float32 on the CPU, of the same type on another GPU.
+    /// Returns the same values on `device`: without a copy if they are there already, in float32 on the CPU, in the
+    /// same type on another GPU.
     pub fn to_device(&self, device: &Device) -> Tensor {
         match (device, self.gpu()) {
             (Device::Cpu, None) => self.clone(),
@@ -202,7 +206,7 @@ impl Tensor {
         }
     }
 
-    /// A weight (out, in) on the CPU, ready for products with few rows.
+    /// Returns a weight (out, in) on the CPU in packed form, for products with few rows.
     #[track_caller]
     pub fn to_packed(&self, dtype: Dtype) -> Tensor {
         let &[out, inp] = self.shape() else { panic!("only matrices are packed, found {:?}", self.shape) };
@@ -216,7 +220,7 @@ impl Tensor {
         }
     }
 
-    /// On a GPU the values rounded to bf16, as activations are; on the CPU the same tensor.
+    /// Returns the values rounded to bf16, the type of activations, on a GPU; the same tensor on the CPU.
     pub fn to_activation(&self) -> Tensor {
         match self.gpu().cloned() {
             Some(gpu) if self.dtype() == Dtype::F32 => {
@@ -228,7 +232,7 @@ impl Tensor {
         }
     }
 
-    /// The rows of `parts`, one under another, rounded to bf16, on the GPU where they are.
+    /// Returns the rows of `parts`, one after another, rounded to bf16, on the GPU where they are.
     #[track_caller]
     pub fn rounded(parts: &[&Tensor]) -> Tensor {
         let gpu = parts[0].buffer().gpu();
@@ -238,7 +242,7 @@ impl Tensor {
         all
     }
 
-    /// Overwrites what `rounded` made with values of the same shapes. The address stays.
+    /// Overwrites a tensor that `rounded` made with values of the same shapes. The address stays.
     #[track_caller]
     pub fn set_rounded(&mut self, parts: &[&Tensor]) {
         let cols = self.cols();
@@ -258,7 +262,7 @@ impl Tensor {
         }
     }
 
-    /// These rows of it, copied.
+    /// Returns a copy of these rows.
     pub fn gather_rows(&self, rows: &[usize]) -> Tensor {
         let (c, shape) = (self.cols(), [rows.len(), self.cols()]);
         match self.gpu() {
@@ -286,7 +290,7 @@ impl Tensor {
         }
     }
 
-    /// The values on the GPU.
+    /// Returns the values on the GPU.
     #[track_caller]
     pub(crate) fn slice(&self) -> Slice<'_> {
         self.buffer().slice()
@@ -302,7 +306,7 @@ impl Tensor {
         self.gpu().is_some() && self.dtype() == Dtype::Bf16
     }
 
-    /// The values on the GPU in bf16.
+    /// Returns the values on the GPU in bf16; converts float32 values if they have changed since the last call.
     #[track_caller]
     pub(crate) fn bf16_slice(&self) -> Slice<'_> {
         let Storage::Gpu(on_gpu) = &*self.storage else { return self.slice() };
@@ -318,15 +322,15 @@ impl Tensor {
         buffer.slice()
     }
 
-    /// The values for the optimizer to write: as `data_mut`, it panics rather than change a weight that a tape
-    /// shares.
+    /// Returns the values for the optimizer to write. Like `data_mut`, it panics rather than change a weight that a
+    /// tape shares.
     #[track_caller]
     pub(crate) fn unshared_slice_mut(&mut self) -> Slice<'_> {
         assert!(Arc::get_mut(&mut self.storage).is_some(), "{SHARED}");
         self.slice_mut()
     }
 
-    /// The values to write: as `make_mut`.
+    /// Returns the values for writing. Like `make_mut`, it copies them first if they are shared.
     pub(crate) fn slice_mut(&mut self) -> Slice<'_> {
         match Arc::make_mut(&mut self.storage) {
             Storage::Gpu(on_gpu) => {
@@ -337,8 +341,8 @@ impl Tensor {
         }
     }
 
-    /// Write access for the optimizer. A live tape shares every tensor that its backward needs, so
-    /// this panics rather than change a weight under a forward pass.
+    /// Returns the values for the optimizer to write. A live tape shares every tensor that its backward needs, so this
+    /// panics rather than change a weight that a forward pass has used.
     pub fn data_mut(&mut self) -> &mut [f32] {
         match Arc::get_mut(&mut self.storage).expect(SHARED) {
             Storage::Cpu(data) => data,
@@ -346,7 +350,7 @@ impl Tensor {
         }
     }
 
-    /// Write access where nobody else holds the values, else a copy of them first.
+    /// Returns the values for writing; copies them first if they are shared.
     #[track_caller]
     pub(crate) fn make_mut(&mut self) -> &mut [f32] {
         match Arc::make_mut(&mut self.storage) {
@@ -355,7 +359,7 @@ impl Tensor {
         }
     }
 
-    /// Writes the values `from` of `source`, on the same device, in place of its own from `at` on.
+    /// Overwrites the values from index `at` on with the values `from` of `source`, which is on the same device.
     #[track_caller]
     pub fn write(&mut self, at: usize, source: &Tensor, from: Range<usize>) {
         assert!(at + from.len() <= self.len() && from.end <= source.len(), "{from:?} of {:?}", source.shape);
@@ -366,7 +370,7 @@ impl Tensor {
         gpu.copy(to.from(at), source.slice().part(from));
     }
 
-    /// The same values and the same gradient under another shape.
+    /// Returns the same values, with the same gradient, in another shape.
     #[track_caller]
     pub fn reshape(&self, shape: &[usize]) -> Tensor {
         let len = shape.iter().product::<usize>();

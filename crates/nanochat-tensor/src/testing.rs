@@ -9,7 +9,8 @@ pub fn randn(shape: &[usize], seed: u64) -> Tensor {
     Tensor::new((0..shape.iter().product()).map(|_| rng.normal()).collect(), shape)
 }
 
-/// Checks every input of `f` through the scalar sum(w · f(inputs)) with fixed random w.
+/// Checks the gradient of every input of `f` by central differences of the scalar sum(w · f(inputs)), with fixed random
+/// w.
 #[track_caller]
 pub fn gradcheck(inputs: &[Tensor], f: impl Fn(&Tape, &[Tensor]) -> Tensor) {
     let objective = |inputs: &[Tensor]| -> f64 {
@@ -50,30 +51,30 @@ pub fn assert_close(got: &[f32], want: &[f32], tolerance: f32) {
     }
 }
 
-/// Says that a test was skipped; fails instead where the variable `required` is set.
+/// Prints that a test was skipped; fails instead if the variable `required` is set.
 pub fn skip(why: &str, required: &str) {
     assert!(std::env::var_os(required).is_none(), "{why}, and {required} is set");
     println!("skipped: {why}");
 }
 
-/// The GPU, where there is one; else the test says that it was skipped.
+/// Returns the GPU if there is one; else prints that the test was skipped.
 pub fn gpu() -> Option<Device> {
     static GPU: OnceLock<Result<Device, String>> = OnceLock::new();
     let device = GPU.get_or_init(|| Device::cuda(0).map_err(|e| e.to_string()));
     device.as_ref().inspect_err(|error| skip(error, "NANOCHAT_REQUIRE_GPU")).ok().cloned()
 }
 
-/// As `gpu`, with a stream that no other test has.
+/// Returns the GPU like `gpu`, with a stream that no other test has.
 pub fn gpu_alone() -> Option<Device> {
     gpu().map(|_| Device::cuda(0).expect("it has been opened before"))
 }
 
-/// bf16's seven bits of mantissa, over sums of many terms.
+/// The tolerance for bf16, which has seven bits of mantissa, over sums of many terms.
 pub const BF16_TOLERANCE: f32 = 1e-2;
 
-/// Checks output and gradients of `f` on the GPU against the CPU, as ‖gpu − cpu‖ / ‖cpu‖. `inputs` are rounded
-/// to bf16 for both, so that what differs is the arithmetic; the first `activations` of them are bf16 on the
-/// GPU, the rest float32 weights. Gradients of two passes are summed, so that accumulation is tested too.
+/// Checks output and gradients of `f` on the GPU against the CPU, by ‖gpu − cpu‖ / ‖cpu‖. `inputs` are rounded to bf16
+/// for both, so that only the arithmetic differs; the first `activations` of them are bf16 on the GPU, the rest float32
+/// weights. Gradients of two passes are summed, so that accumulation is tested too.
 #[track_caller]
 pub fn assert_gpu_agrees(inputs: &[Tensor], activations: usize, f: impl Fn(&Tape, &[Tensor]) -> Tensor) {
     let Some(device) = gpu() else { return };
@@ -103,13 +104,13 @@ pub fn assert_gpu_agrees(inputs: &[Tensor], activations: usize, f: impl Fn(&Tape
     }
 }
 
-/// ‖got − want‖ ≤ tolerance · ‖want‖; false for NaN.
+/// Checks that ‖got − want‖ ≤ tolerance · ‖want‖; fails for NaN.
 #[track_caller]
 pub fn assert_relative(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len(), "{name}: lengths differ");
     let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v * v)).sum::<f64>().sqrt();
     let difference = norm(&mut got.iter().zip(want).map(|(got, want)| got - want));
-    // 0.1: values that are zero but for rounding, such as the gradient of a query with one key.
+    // 0.1 is for values that are zero except for rounding, such as the gradient of a query with one key.
     let bound = f64::from(tolerance) * (norm(&mut want.iter().copied()) + 0.1);
     assert!(difference <= bound, "{name}: the difference {difference:e} is above {bound:e}");
 }

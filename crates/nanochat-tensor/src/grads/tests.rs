@@ -8,8 +8,8 @@ const V: usize = 7;
 const C: usize = 4;
 const LAYERS: usize = 3;
 
-/// The first table is read at the start and multiplied with at the end (tied weights); every layer adds the vector and
-/// multiplies with the matrix.
+/// Makes the weights: a table, a vector and a matrix. The table is read at the start and multiplied with at the end
+/// (tied weights); every layer adds the vector and multiplies with the matrix.
 fn weights() -> [Tensor; 3] {
     [randn(&[V, C], 0), randn(&[1, C], 1), randn(&[C, C], 2)]
 }
@@ -36,7 +36,7 @@ fn reduction<'a>(comm: &Comm, weights: impl IntoIterator<Item = &'a Tensor>) -> 
     Reduction::new(comm, &Device::Cpu, &weights.into_iter().map(bucket).collect::<Vec<_>>())
 }
 
-/// The gradients of the sum of all ranks' losses, as a rank has them after the exchange.
+/// Returns the gradients of the sum of all ranks' losses, as each rank has them after the exchange.
 fn gradients(comm: &Comm, recomputed: bool) -> Vec<Vec<f32>> {
     let weights = weights();
     let (tape, mut grads) = (Tape::new(), Grads::default());

@@ -7,7 +7,7 @@ fn branch(tape: &Tape, x: &Tensor, w: &Tensor) -> Tensor {
     tape.mlp(x, &tape.rms_norm(x, EPS), w, w)
 }
 
-/// Two branches in a row, each recorded or recomputed.
+/// Runs two branches in a row, each recorded or recomputed.
 fn chain(tape: &Tape, x: &Tensor, w: &Tensor, recomputed: bool) -> Tensor {
     let step = |x: &Tensor| match recomputed {
         false => branch(tape, x, w),

@@ -27,7 +27,7 @@ fn the_optimizer_does_not_write_to_a_shared_weight_on_the_gpu() {
     assert_shared_values_are_not_written(&device);
 }
 
-/// Two handles of one card stand for two cards: each has a stream of its own.
+/// Two handles of one card stand for two cards, since each has a stream of its own.
 #[test]
 fn values_go_from_one_gpu_to_another() {
     let Some(here) = gpu() else { return };
@@ -50,7 +50,8 @@ fn values_go_from_one_gpu_to_another() {
     }
 }
 
-/// A workspace of cuBLASLt is 32 MiB; half of what 40 of them take is room for tests that run at the same time.
+/// Opens and closes the GPU 40 times. A workspace of cuBLASLt is 32 MiB; half of what 40 of them take is left to tests
+/// that run at the same time.
 #[test]
 fn a_gpu_that_is_closed_gives_its_memory_back() {
     let Some(Device::Gpu(kept)) = gpu() else { return };
