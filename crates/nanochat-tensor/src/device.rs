@@ -140,7 +140,7 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the CPU, or the machine's GPU of this number; if the process can see only one GPU, opens that one.
+    /// Opens the CPU, or the machine's GPU of number `ordinal`. A process that sees only one GPU opens that one.
     pub fn open(self, ordinal: usize) -> Result<Device, DeviceError> {
         match self {
             DeviceChoice::Cpu => Ok(Device::Cpu),

@@ -116,7 +116,7 @@ pub fn exp(x: f32) -> f32 {
 #[inline(always)]
 #[allow(clippy::excessive_precision)] // the two parts of ln 2 are exact
 pub fn exp_in_range(x: f32) -> f32 {
-    // Adding 1.5 · 2^23 rounds to the nearest integer, which then stands in the low mantissa bits.
+    // Adding 1.5 · 2^23 rounds to the nearest integer, which is then in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;

@@ -215,7 +215,7 @@ impl Cuda {
 
     fn pool_attribute(&self, attribute: sys::CUmemPool_attribute) -> usize {
         let mut value = 0u64;
-        // SAFETY: the default pool exists as long as the device, and both attributes are of 64 bits.
+        // SAFETY: the default pool exists as long as the device, and both attributes have 64 bits.
         let read = unsafe {
             result::device::get_default_mem_pool(self.context.cu_device()).and_then(|pool| {
                 sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut value).cast::<c_void>()).result()

@@ -11,7 +11,7 @@ use super::{DeviceError, libraries};
 #[repr(C)]
 pub struct UniqueId(pub [u8; 128]);
 
-/// ncclComm_t
+/// ncclComm_t: a rank's handle on a communicator.
 pub type Communicator = *mut c_void;
 
 /// ncclResult_t: 0 is success, 7 means that the call is still running.
@@ -29,10 +29,10 @@ pub struct Library {
     pub init_rank: unsafe extern "C" fn(*mut Communicator, c_int, UniqueId, c_int) -> Code,
     pub abort: unsafe extern "C" fn(Communicator) -> Code,
     pub get_async_error: unsafe extern "C" fn(Communicator, *mut Code) -> Code,
-    /// (from, to, values in `to`, type, operation, …)
+    /// The arguments are (from, to, number of values in `to`, type, operation, …).
     pub reduce_scatter: Reduce,
     pub all_reduce: Reduce,
-    /// (from, to, values in `from`, type, …)
+    /// The arguments are (from, to, number of values in `from`, type, …).
     pub all_gather: unsafe extern "C" fn(u64, u64, usize, c_int, Communicator, *mut c_void) -> Code,
     get_error_string: unsafe extern "C" fn(Code) -> *const c_char,
     get_last_error: unsafe extern "C" fn(Communicator) -> *const c_char,

@@ -44,7 +44,7 @@ pub(crate) trait Backend: Clock + Any + Send + Sync {
     /// Frees memory once all work so far is done. Errors show at the next call.
     fn free(&self, address: u64);
 
-    /// Sets all bytes to zero.
+    /// Sets all bytes of a slice to zero.
     fn clear(&self, slice: Slice);
 
     /// Copies bytes to the beginning of a slice; they may be changed as soon as this returns.

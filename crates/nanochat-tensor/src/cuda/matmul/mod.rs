@@ -53,7 +53,7 @@ impl Matmul {
 }
 
 impl Drop for Matmul {
-    /// Errors are ignored: a broken context has freed everything already.
+    /// Frees the workspace and the handle. Errors are ignored: a broken context has freed everything already.
     fn drop(&mut self) {
         let _ = self.stream.context().bind_to_thread();
         let _ = self.stream.synchronize();
