@@ -71,7 +71,7 @@ pub struct Place {
     pub world_size: usize,
     /// Rank 0's host name or address, and its port.
     pub master: (String, u16),
-    /// The secret that all ranks share. Without one, all ranks must be on one machine.
+    /// A secret that all ranks share and nobody else knows. Without one, all ranks must be on one machine.
     pub secret: Option<String>,
     /// The longest wait for another rank, both to join and in a step.
     pub patience: Duration,

@@ -25,7 +25,7 @@ pub(crate) struct Memory {
 /// One GPU of one kind. Work runs in the order in which it is given. Work that fails unwinds with one sentence
 /// ([`fail`](super::fail)).
 ///
-/// Callers check slices first: they lie inside their buffers, and the two sides of a copy fit.
+/// Callers check slices first: they lie inside their buffers, and what is copied fits where it goes.
 pub(crate) trait Backend: Clock + Any + Send + Sync {
     /// The name of the card.
     fn name(&self) -> &str;

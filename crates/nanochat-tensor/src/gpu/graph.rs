@@ -1,5 +1,5 @@
-//! Recorded work that a GPU launches as a whole: 0.75 µs per kernel instead of 3.7 µs for a launch of its own (CUDA on
-//! an H200), and no work for the CPU.
+//! Recorded work that is launched on a GPU as a whole: 0.75 µs per kernel instead of 3.7 µs for a launch of its own
+//! (CUDA on an H200), and no work for the CPU.
 //!
 //! A recording keeps its addresses and grid sizes. So recorded work must not allocate, copy from the CPU or wait, and
 //! it must read everything that changes between replays from memory.
