@@ -13,7 +13,7 @@ use nanochat::conversation::answer;
 use nanochat::conversation::{Content, Conversation, Message, Role};
 use nanochat::engine::sampler::SampleOptions;
 use nanochat::engine::{Engine, EngineOptions, Finish, Request};
-use nanochat::model::checkpoint::{self, Found, LoadedModel, Stage};
+use nanochat::model::checkpoint::{self, FoundCheckpoint, LoadedModel, Stage};
 use nanochat::terminal::counted::counted;
 use nanochat::terminal::flag_values;
 use nanochat_tensor::{Device, Dtype};
@@ -64,9 +64,9 @@ impl ModelArgs {
     }
 
     /// Prints which model is evaluated, and returns its run.
-    pub fn tell_measured(&self, loaded: &LoadedModel) -> Option<Found> {
+    pub fn tell_measured(&self, loaded: &LoadedModel) -> Option<FoundCheckpoint> {
         let folder = loaded.folder.display();
-        match Found::of(&loaded.folder) {
+        match FoundCheckpoint::of(&loaded.folder) {
             Some(found) => eprintln!("measuring {found}: {folder}"),
             None => eprintln!("measuring {folder}"),
         }
@@ -74,8 +74,8 @@ impl ModelArgs {
     }
 
     /// Returns the run whose report an evaluation belongs to; None for an explicit folder.
-    pub fn run_of(&self, loaded: &LoadedModel) -> Option<Found> {
-        Found::of(&loaded.folder).filter(|_| self.folder.is_none())
+    pub fn run_of(&self, loaded: &LoadedModel) -> Option<FoundCheckpoint> {
+        FoundCheckpoint::of(&loaded.folder).filter(|_| self.folder.is_none())
     }
 
     /// Whether the model was not trained to chat, so that it can only continue a text.

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Result, anyhow};
 use nanochat_tensor::DeviceChoice;
 use nanochat_tensor::cuda::libraries::{self, NCCL, NEEDED, Needed, dotted};
-use nanochat_tensor::cuda::{Cuda, cache_folder};
+use nanochat_tensor::cuda::{Cuda, cache_folder, library_version};
 use nanochat_tensor::gpu::Gpu;
 
 /// Fails only if a GPU was requested (`--device cuda`) and cannot be used.
@@ -61,7 +61,7 @@ fn driver_number() -> Option<String> {
 
 fn found_or_missing(library: &Needed) -> String {
     let Needed { name, what_for, .. } = library;
-    match libraries::version(name) {
+    match library_version(name) {
         Some(version) => {
             let path = libraries::path(name).unwrap_or_else(|| "loaded".into());
             format!("{} {path} ({what_for})", dotted(version))

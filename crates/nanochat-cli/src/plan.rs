@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nanochat::plan::{Gpu, Plan, PlanOptions, all_depths, largest_within, plan};
+use nanochat::plan::{GpuModel, Plan, PlanOptions, all_depths, largest_within, plan};
 use nanochat::terminal::flag_values;
 use nanochat::text::language::TextLanguage;
 use nanochat_tokenizer::Tokenizer;
@@ -138,8 +138,8 @@ fn details(plan: &Plan, options: &PlanOptions) -> String {
 /// Returns the commands of the run, for a shell.
 fn commands(plan: &Plan, options: &PlanOptions) -> String {
     let device = match (options.gpu, options.gpus) {
-        (Gpu::Cpu, 1) => String::new(),
-        (Gpu::Cpu, ranks) => format!("--device cpu --gpus {ranks} "),
+        (GpuModel::Cpu, 1) => String::new(),
+        (GpuModel::Cpu, ranks) => format!("--device cpu --gpus {ranks} "),
         (_, 1) => "--device cuda ".to_string(),
         (_, gpus) => format!("--gpus {gpus} "),
     };

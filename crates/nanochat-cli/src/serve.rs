@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use nanochat::model::checkpoint::{Found, LoadedModel};
+use nanochat::model::checkpoint::{FoundCheckpoint, LoadedModel};
 use nanochat::terminal::flag_values;
 use nanochat_serve::ServeOptions;
 use nanochat_tensor::{Device, DeviceChoice};
@@ -44,7 +44,7 @@ pub fn run(command: &ServeCommand, base_dir: &Path, device: DeviceChoice, gpus: 
 /// Returns `nanochat-d4` for a checkpoint `chatsft_checkpoints/d4/step_000500`; the folder's own name for others.
 fn name(folder: &Path) -> String {
     let last = |folder: &Path| Some(folder.file_name()?.to_string_lossy().into_owned());
-    match Found::of(folder) {
+    match FoundCheckpoint::of(folder) {
         Some(found) => format!("nanochat-{}", found.tag),
         None => folder.canonicalize().ok().and_then(|path| last(&path)).unwrap_or_else(|| "nanochat".into()),
     }

@@ -15,13 +15,13 @@ use clap::Parser;
 use nanochat::files::atomic_file;
 use nanochat::files::file_error::FileError;
 use nanochat::model::checkpoint::{self, Stage};
-use nanochat::plan::{Gpu, Plan, PlanOptions, plan};
+use nanochat::plan::{GpuModel, Plan, PlanOptions, plan};
 use nanochat::report;
 use nanochat::terminal::command_line::{CommandLine, quoted};
 use nanochat::terminal::environment;
 use nanochat::terminal::flag_values;
 use nanochat::text::clean::CleanError;
-use nanochat::text::corpus_mix::Source;
+use nanochat::text::corpus_mix::MixSource;
 use nanochat::text::dataset::{DatasetError, OnBadShard, Shards};
 use nanochat::text::language::TextLanguage;
 use nanochat_tensor::{Device, DeviceChoice};
@@ -62,7 +62,7 @@ pub struct Settings {
     /// From d4 on: your own cleaned text by weight instead of the public sets, as zh=0.7:FOLDER; may be repeated
     #[arg(long, value_name = "NAME=WEIGHT:FOLDER")]
     #[serde(default)]
-    data: Vec<Source>,
+    data: Vec<MixSource>,
     /// From d4 on: your own conversations to train on, a .jsonl file; may be repeated
     #[arg(long, value_name = "FILE")]
     #[serde(default)]
@@ -212,14 +212,14 @@ fn check(settings: &Settings) -> Result<()> {
 /// Returns the plan of a run of this depth on the current device, and prints it in a line.
 fn planned(depth: usize, language: TextLanguage, device: &Device) -> Result<Plan> {
     let (gpu, bytes) = match device.memory() {
-        Some((_, total)) => (Gpu::H100, Some(total as f64)),
-        None => (Gpu::Cpu, environment::memory_bytes()),
+        Some((_, total)) => (GpuModel::H100, Some(total as f64)),
+        None => (GpuModel::Cpu, environment::memory_bytes()),
     };
     let options =
         PlanOptions { memory_gb: bytes.map(|bytes| bytes / 1e9), ..PlanOptions::new(language, gpu) };
     let plan = plan(depth, &options)?;
     let (params, hours) = (plan.params as f64 / 1e6, plan.pretraining.hours);
-    let on = if gpu == Gpu::Cpu { "these processors" } else { "an H100" };
+    let on = if gpu == GpuModel::Cpu { "these processors" } else { "an H100" };
     eprintln!(
         "d{depth}: {params:.1}M parameters, {} steps, {hours:.1} hours of pretraining on {on}",
         plan.steps
@@ -352,7 +352,7 @@ mod tests {
         let base = temp.path().join("a base");
         let all = |line: &str| -> String {
             let settings = command(line).settings;
-            let options = PlanOptions::new(settings.language(), Gpu::H100);
+            let options = PlanOptions::new(settings.language(), GpuModel::H100);
             let plan = plan(settings.preset.depth().unwrap(), &options).unwrap();
             let stages = presets::of_public_text(&settings, &plan, &base);
             assert_all_parse(&stages, "--seed 7");
@@ -406,7 +406,7 @@ mod tests {
         }
         let base = Path::new(std::ffi::OsStr::from_bytes(b"it's\n\xff"));
         let settings = command("--preset d8 --lang mix").settings;
-        let options = PlanOptions::new(settings.language(), Gpu::H100);
+        let options = PlanOptions::new(settings.language(), GpuModel::H100);
         let stages = presets::of_public_text(&settings, &plan(8, &options).unwrap(), base);
         let english = base.join("corpus/en");
         assert_eq!(stages[0].arguments().last().unwrap(), english.as_os_str());

@@ -81,7 +81,7 @@ struct TrainingTexts {
     /// Several folders by weight, such as zh=0.5:corpus/zh en=0.5:corpus/en, measured in bytes, until each has been
     /// read once; shorter ones are repeated
     #[arg(long, value_name = "NAME=WEIGHT:DIR", num_args = 1.., conflicts_with = "data")]
-    mix: Vec<nanochat::text::corpus_mix::Source>,
+    mix: Vec<nanochat::text::corpus_mix::MixSource>,
     /// How to treat a shard that cannot be read
     #[arg(long, value_enum, default_value_t)]
     bad_shards: OnBadShard,
@@ -101,7 +101,7 @@ impl TrainingTexts {
                 Shards::open(&self.data.clone().unwrap_or_else(|| data_dir(base_dir)), self.bad_shards)?;
             return Ok(vec![Corpus { name: "val".into(), shards, weight: 1.0 }]);
         }
-        let open = |source: &nanochat::text::corpus_mix::Source| {
+        let open = |source: &nanochat::text::corpus_mix::MixSource| {
             let shards = Shards::open(&source.dir, self.bad_shards)?;
             Ok(Corpus { name: source.name.clone(), shards, weight: source.weight })
         };

@@ -1,13 +1,13 @@
 //! Turns tokens into the output that a client sees: whole characters, tool calls apart from text, no part of a stop
 //! string.
 
-use nanochat::conversation::answer::{Reader, Token};
+use nanochat::conversation::answer::{AnswerReader, Token};
 use nanochat::conversation::{Part, PartKind};
 /// The state of one sample's output.
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
 pub struct Transcript {
-    reader: Reader,
+    reader: AnswerReader,
     decoder: StreamDecoder,
     /// The kind of the current part.
     kind: PartKind,
@@ -20,7 +20,7 @@ pub struct Transcript {
 impl Transcript {
     pub fn new(tokenizer: &Tokenizer, stops: &[String]) -> Transcript {
         Transcript {
-            reader: Reader::new(tokenizer),
+            reader: AnswerReader::new(tokenizer),
             decoder: StreamDecoder::new(tokenizer),
             kind: PartKind::Text,
             stops: stops.to_vec(),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::cuda::Cuda;
-use crate::gpu::{Gpu, Graph, Language};
+use crate::gpu::{Gpu, Graph, KernelLanguage};
 use crate::profile::Clock;
 use crate::{Dtype, Recipe};
 
@@ -62,7 +62,7 @@ impl Device {
         match self {
             Device::Cpu => &Properties::CPU,
             Device::Gpu(gpu) => match gpu.language() {
-                Language::Cuda => &Properties::CUDA,
+                KernelLanguage::Cuda => &Properties::CUDA,
             },
         }
     }

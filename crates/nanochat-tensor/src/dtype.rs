@@ -59,15 +59,15 @@ impl FromStr for Dtype {
 }
 
 /// A Rust type whose values a buffer can hold unchanged.
-pub(crate) trait Number: bytemuck::Pod {
+pub(crate) trait HostNumber: bytemuck::Pod {
     const DTYPE: Dtype;
 }
 
-impl Number for f32 {
+impl HostNumber for f32 {
     const DTYPE: Dtype = Dtype::F32;
 }
 
-impl Number for u32 {
+impl HostNumber for u32 {
     const DTYPE: Dtype = Dtype::U32;
 }
 

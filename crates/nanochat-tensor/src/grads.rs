@@ -9,7 +9,7 @@ mod tests;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::ops::elementwise;
+use crate::elementwise;
 use crate::reduction::Reduction;
 use crate::simd;
 use crate::tensor::{Target, Tensor, TensorId};

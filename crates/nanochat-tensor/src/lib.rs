@@ -12,10 +12,14 @@
 //! - [`gemm`]: matrix products on strided views. [`simd`]: the loops of which the CPU kernels are made.
 //! - [`safetensors`]: weights on disk.
 
+#[macro_use]
+mod dispatch;
+
 pub mod comm;
 pub mod cuda;
 mod device;
 mod dtype;
+mod elementwise;
 pub mod gemm;
 pub mod gpu;
 mod grads;

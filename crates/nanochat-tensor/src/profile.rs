@@ -52,10 +52,10 @@ pub trait Clock {
 }
 
 thread_local! {
-    static RECORDING: RefCell<Option<Recording>> = const { RefCell::new(None) };
+    static RECORDING: RefCell<Option<SpanRecording>> = const { RefCell::new(None) };
 }
 
-struct Recording {
+struct SpanRecording {
     clock: Option<Arc<dyn Clock>>,
     started: Instant,
     started_on_gpu: Option<Event>,
@@ -79,7 +79,7 @@ pub fn start(clock: Option<Arc<dyn Clock>>) {
     wait();
     let started = Instant::now();
     let last = Mark::Cpu(started);
-    let mut recording = Recording { clock, started, started_on_gpu, last, spans: Vec::new() };
+    let mut recording = SpanRecording { clock, started, started_on_gpu, last, spans: Vec::new() };
     recording.last = recording.mark();
     RECORDING.set(Some(recording));
 }
@@ -116,7 +116,7 @@ pub fn part<T>(name: &str, work: impl FnOnce() -> T) -> T {
 
 /// Runs `work`, a launch or a copy on the GPU, as a span.
 pub(crate) fn kernel<T>(name: impl FnOnce() -> String, work: impl FnOnce() -> T) -> T {
-    span(Kind::Kernel, Recording::mark, name, work)
+    span(Kind::Kernel, SpanRecording::mark, name, work)
 }
 
 /// Runs `work`, which starts a collective on a queue of its own, as a span; `mark` marks the end of that queue's work.
@@ -126,12 +126,12 @@ pub(crate) fn collective<T>(name: &str, mark: impl Fn() -> Event, work: impl FnO
 
 /// Runs `work`, which makes the GPU wait for a collective, as a span.
 pub(crate) fn wait(name: impl FnOnce() -> String, work: impl FnOnce()) {
-    span(Kind::Wait, Recording::mark, name, work)
+    span(Kind::Wait, SpanRecording::mark, name, work)
 }
 
 fn span<T>(
     kind: Kind,
-    mark: impl Fn(&mut Recording) -> Mark,
+    mark: impl Fn(&mut SpanRecording) -> Mark,
     name: impl FnOnce() -> String,
     work: impl FnOnce() -> T,
 ) -> T {
@@ -155,7 +155,7 @@ pub(crate) fn forward_done(closure: &'static str) {
 }
 
 pub(crate) fn backward_begins() -> Option<Mark> {
-    recording(Recording::step_on)
+    recording(SpanRecording::step_on)
 }
 
 pub(crate) fn backward_done(closure: &'static str, begin: Option<Mark>) {
@@ -167,7 +167,7 @@ pub(crate) fn backward_done(closure: &'static str, begin: Option<Mark>) {
     }
 }
 
-fn recording<T>(f: impl FnOnce(&mut Recording) -> T) -> Option<T> {
+fn recording<T>(f: impl FnOnce(&mut SpanRecording) -> T) -> Option<T> {
     RECORDING.with_borrow_mut(|recording| recording.as_mut().map(f))
 }
 
@@ -177,7 +177,7 @@ fn op_name(closure: &'static str) -> &'static str {
     path.rsplit("::").next().unwrap_or(path)
 }
 
-impl Recording {
+impl SpanRecording {
     /// Returns the current point in time, by the clock of the device.
     fn mark(&mut self) -> Mark {
         match &self.clock {

@@ -110,7 +110,7 @@ pub fn save<'a>(
 ) -> Result<(), SafetensorsError> {
     let error = |message: String| SafetensorsError::Write { path: path.into(), message };
     file_dtype(dtype).map_err(&error)?;
-    let views = tensors.into_iter().map(|(name, tensor)| (name, Saved { tensor, dtype }));
+    let views = tensors.into_iter().map(|(name, tensor)| (name, SavedTensor { tensor, dtype }));
     // transformers requires the name of the framework whose layout this is; ours is PyTorch's.
     let metadata = [("format".to_string(), "pt".to_string())].into();
     serialize_to_file(views, Some(metadata), path).map_err(|e| error(e.to_string()))?;
@@ -134,12 +134,12 @@ fn file_dtype(dtype: Dtype) -> Result<FileDtype, String> {
     }
 }
 
-struct Saved<'a> {
+struct SavedTensor<'a> {
     tensor: &'a Tensor,
     dtype: Dtype,
 }
 
-impl View for Saved<'_> {
+impl View for SavedTensor<'_> {
     fn dtype(&self) -> FileDtype {
         file_dtype(self.dtype).expect("`save` refuses the others")
     }

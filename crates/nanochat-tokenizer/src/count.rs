@@ -59,7 +59,7 @@ fn piece<'a>(bytes: &'a [u8], ends: &[usize], i: usize) -> &'a [u8] {
 
 /// The most characters that are read, in all and of one document.
 #[derive(Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct CountLimits {
     pub chars: usize,
     /// The most characters read of one document.
     pub document_chars: usize,
@@ -69,7 +69,7 @@ pub(crate) struct Limits {
 pub(crate) fn count_pieces<S: AsRef<str>>(
     texts: impl Iterator<Item = S>,
     splitter: &Splitter,
-    limits: Limits,
+    limits: CountLimits,
 ) -> Vec<Pieces> {
     let mut tables: Vec<Pieces> = (0..TABLES).map(|_| Pieces::default()).collect();
     let hasher = DefaultHashBuilder::default();

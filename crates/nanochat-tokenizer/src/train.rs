@@ -4,7 +4,7 @@
 use hashbrown::HashSet;
 
 use crate::alphabet::bytes_of;
-use crate::count::{Limits, count_pieces};
+use crate::count::{CountLimits, count_pieces};
 use crate::merging::Merging;
 use crate::special::special_names;
 use crate::split::{DEFAULT_PATTERN, Splitter};
@@ -58,7 +58,7 @@ pub fn train<S: AsRef<str>>(
         return Err(TokenizerError::VocabTooLarge { asked: options.vocab_size, most: MAX_VOCAB });
     }
     let splitter = Splitter::new(options.pattern.as_deref().unwrap_or(DEFAULT_PATTERN))?;
-    let limits = Limits { chars: options.max_chars, document_chars: options.max_document_chars };
+    let limits = CountLimits { chars: options.max_chars, document_chars: options.max_document_chars };
     let pieces = count_pieces(texts, &splitter, limits);
     if pieces.iter().all(|table| table.counts().is_empty()) {
         return Err(TokenizerError::NoText);

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use nanochat::measure::span_loss::{Span, after_each, argmax, span_losses, spans_are_greedy};
+use nanochat::measure::span_loss::{ScoredSpan, after_each, argmax, span_losses, spans_are_greedy};
 use nanochat::model::batch::Batch;
 use nanochat::model::config::{GptConfig, Recompute};
 use nanochat::model::gpt::Gpt;
@@ -48,15 +48,17 @@ fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
     let Some(device) = gpu() else { return };
     let cpu = random(small());
     let gpu = cpu.clone().to_device(&device).unwrap();
-    let group = |i: usize| -> Vec<Span> {
+    let group = |i: usize| -> Vec<ScoredSpan> {
         let mut rng = Rng::new(&[5, i as u64]);
         let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.below(301) as u32).collect() };
         let begin = ids(3 + 7 * i);
         let ends: Vec<Vec<u32>> = (1..5).map(ids).collect();
-        ends.into_iter().map(|end| Span { ids: [begin.clone(), end].concat(), start: begin.len() }).collect()
+        ends.into_iter()
+            .map(|end| ScoredSpan { ids: [begin.clone(), end].concat(), start: begin.len() })
+            .collect()
     };
-    let groups: Vec<Vec<Span>> = (0..60).map(group).collect();
-    let groups: Vec<&[Span]> = groups.iter().map(Vec::as_slice).collect();
+    let groups: Vec<Vec<ScoredSpan>> = (0..60).map(group).collect();
+    let groups: Vec<&[ScoredSpan]> = groups.iter().map(Vec::as_slice).collect();
     for (cpu, gpu) in span_losses(&cpu, &groups).iter().zip(span_losses(&gpu, &groups)) {
         assert!((cpu - gpu).abs() < 0.05, "CPU {cpu}, GPU {gpu}");
     }
@@ -72,10 +74,10 @@ fn texts_are_as_likely_on_the_gpu_as_on_the_cpu() {
         let best = argmax(last);
         let is_clear = last.iter().enumerate().all(|(i, z)| i == best || last[best] - z > 0.1);
         let ids = [ids.as_slice(), &[best as u32]].concat();
-        is_clear.then(|| [Span { start: ids.len() - 1, ids }])
+        is_clear.then(|| [ScoredSpan { start: ids.len() - 1, ids }])
     };
-    let own: Vec<[Span; 1]> = prompts.iter().filter_map(own).collect();
-    let own: Vec<&[Span]> = own.iter().map(|span| span.as_slice()).collect();
+    let own: Vec<[ScoredSpan; 1]> = prompts.iter().filter_map(own).collect();
+    let own: Vec<&[ScoredSpan]> = own.iter().map(|span| span.as_slice()).collect();
     assert!(own.len() > 20 && spans_are_greedy(&gpu, &own).iter().all(|&greedy| greedy));
 }
 

@@ -3,13 +3,13 @@
 use std::io::IsTerminal;
 
 use nanochat::conversation::PartKind;
-use nanochat::conversation::answer::{Reader, Token};
+use nanochat::conversation::answer::{AnswerReader, Token};
 use nanochat_tokenizer::{StreamDecoder, Tokenizer};
 
 use crate::output;
 
 pub struct Printer {
-    reader: Reader,
+    reader: AnswerReader,
     decoder: StreamDecoder,
     /// Whether tool calls are shown: on a terminal only; a pipe gets just the answer.
     shows_tools: bool,
@@ -22,7 +22,7 @@ impl Printer {
     pub fn new(tokenizer: &Tokenizer) -> Printer {
         let shows_tools = std::io::stdout().is_terminal();
         let dim = if output::is_coloured() { ["\x1b[2m", "\x1b[0m"] } else { ["", ""] };
-        let (reader, decoder) = (Reader::new(tokenizer), StreamDecoder::new(tokenizer));
+        let (reader, decoder) = (AnswerReader::new(tokenizer), StreamDecoder::new(tokenizer));
         Printer { reader, decoder, shows_tools, dim, in_tool: false }
     }
 

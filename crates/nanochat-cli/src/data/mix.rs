@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use nanochat::terminal::flag_values;
-use nanochat::text::corpus_mix::{Measure, MixOptions, Source, Unit, mix};
+use nanochat::text::corpus_mix::{Measure, MixOptions, MixSource, Unit, mix};
 use nanochat::text::dataset::CHARS_PER_SHARD;
 
 use super::{print_written, progress_bar};
@@ -14,7 +14,7 @@ use crate::tok::tokenizer_at;
 pub struct MixArgs {
     /// Folders of shards with their weights, such as zh=0.7:corpus/zh en=0.3:corpus/en
     #[arg(required = true, value_name = "NAME=WEIGHT:FOLDER")]
-    sources: Vec<Source>,
+    sources: Vec<MixSource>,
     /// The new folder of shards [default: base_data in the base directory]
     #[arg(long)]
     out: Option<PathBuf>,

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nanochat::chat::tasks::{self, CHAT_CORE, Folders, Slice, Split, Task, TaskError};
+use nanochat::chat::tasks::{self, CHAT_CORE, Folders, Split, Task, TaskError, TaskSlice};
 use nanochat::engine::sampler::SampleOptions;
 use nanochat::files::lines::BadLines;
-use nanochat::measure::chat_eval::{self, ChatEvalOptions, TaskScore, WrongAnswer, chat_core};
+use nanochat::measure::chat_eval::{self, ChatEvalOptions, ChatTaskScore, WrongAnswer, chat_core};
 use nanochat::measure::score::Score;
 use nanochat::model::checkpoint::{LoadedModel, Stage};
 use nanochat::report::{Section, log_section};
@@ -77,7 +77,7 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
         SampleOptions { temperature: args.temperature, top_k: args.top_k, ..SampleOptions::default() };
     let keep_wrong = args.show.max(WRONG_REPORTED);
     let options = ChatEvalOptions { max_tokens: args.max_tokens, samples: args.samples, sample, keep_wrong };
-    let mine = |task: &Slice| task.len().div_ceil(comm.world_size()) as u64; // or one fewer
+    let mine = |task: &TaskSlice| task.len().div_ceil(comm.world_size()) as u64; // or one fewer
     let bar = ProgressBar::new(tasks.iter().map(mine).sum())
         .with_style(ProgressStyle::with_template("eval {bar:24} {pos}/{len} questions · {elapsed} gone")?);
     let mut scores = Vec::new();
@@ -128,14 +128,14 @@ pub fn run(args: &ChatArgs, base_dir: &Path, device: &Device, comm: &Comm) -> Re
 }
 
 /// Returns the requested tasks, or else all that are available. HumanEval is left out if there is no Python.
-fn open(args: &ChatArgs, base_dir: &Path, comm: &Comm) -> Result<Vec<Slice>> {
+fn open(args: &ChatArgs, base_dir: &Path, comm: &Comm) -> Result<Vec<TaskSlice>> {
     let mut folders =
         Folders { unconfined: args.unsafe_no_sandbox, bad_lines: args.bad_lines, ..Folders::of(base_dir) };
     folders.sets = args.task_dir.clone().unwrap_or(folders.sets);
     let mut tasks = Vec::new();
     let mut add = |task: Box<dyn Task>| {
         let end = if args.limit > 0 { args.limit } else { usize::MAX };
-        tasks.push(Slice::new(Arc::<dyn Task>::from(task), 0..end, 1));
+        tasks.push(TaskSlice::new(Arc::<dyn Task>::from(task), 0..end, 1));
     };
     let explained = |name: &str, error: TaskError| {
         if comm.is_first() {
@@ -193,8 +193,8 @@ fn world_kinds() -> Vec<String> {
 }
 
 /// Returns the totals of language and characters over all tasks that have them.
-fn totals(scores: &[TaskScore]) -> Vec<(&'static str, Score)> {
-    let sum = |of: fn(&TaskScore) -> Option<Score>| {
+fn totals(scores: &[ChatTaskScore]) -> Vec<(&'static str, Score)> {
+    let sum = |of: fn(&ChatTaskScore) -> Option<Score>| {
         let mut sum = Score::default();
         for score in scores.iter().filter_map(of) {
             sum.right += score.right;
@@ -207,7 +207,7 @@ fn totals(scores: &[TaskScore]) -> Vec<(&'static str, Score)> {
     totals.into_iter().filter(|(_, score)| score.total > 0).collect()
 }
 
-fn print_score(score: &TaskScore, show: usize) {
+fn print_score(score: &ChatTaskScore, show: usize) {
     println!("{}", row(&score.task, &score.score));
     for wrong in score.wrong.iter().take(show) {
         println!("\n[{}] {}", score.task, wrong.question);
@@ -219,7 +219,7 @@ fn print_score(score: &TaskScore, show: usize) {
 /// Returns the scores and, for the built-in world's tasks, some wrong answers. Items of public sets are not published,
 /// so that no model trains on them.
 fn section(
-    scores: &[TaskScore],
+    scores: &[ChatTaskScore],
     totals: &[(&str, Score)],
     loaded: &LoadedModel,
     stage: Stage,

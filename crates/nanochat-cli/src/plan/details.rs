@@ -1,7 +1,7 @@
 //! The tables of one planned run: training, memory and cost, line by line with the reasons.
 
 use nanochat::model::gpt::{KeptValues, WeightRole};
-use nanochat::plan::{Gpu, Plan, PlanOptions};
+use nanochat::plan::{GpuModel, Plan, PlanOptions};
 use nanochat::terminal::counted::counted;
 use nanochat::text::dataset::CHARS_PER_SHARD;
 use nanochat_tensor::ops::{CPU_LOGITS, GPU_LOGIT_ROWS};
@@ -79,7 +79,7 @@ pub fn memory_rows(plan: &Plan, options: &PlanOptions) -> Vec<Row> {
     let [matrices, ..] = params_by_role(plan);
     let kept = KeptValues::of(model).a_layer(options.recompute);
     let explain =
-        |gpu: &str, cpu: &str| if options.gpu == Gpu::Cpu { cpu.to_string() } else { gpu.to_string() };
+        |gpu: &str, cpu: &str| if options.gpu == GpuModel::Cpu { cpu.to_string() } else { gpu.to_string() };
     vec![
         (
             "memory",
@@ -134,7 +134,7 @@ pub fn cost_rows(plan: &Plan, options: &PlanOptions) -> Vec<Row> {
         ));
     }
     rows.push(("pretraining", duration(plan.pretraining.hours), format!("${:.2}", plan.pretraining.dollars)));
-    if options.gpu != Gpu::Cpu {
+    if options.gpu != GpuModel::Cpu {
         rows.push(("whole run", duration(plan.whole_run.hours), format!("${:.2}", plan.whole_run.dollars)));
     }
     rows

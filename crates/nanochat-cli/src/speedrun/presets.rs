@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nanochat::plan::Plan;
 use nanochat::terminal::command_line::CommandLine;
-use nanochat::text::corpus_mix::Source;
+use nanochat::text::corpus_mix::MixSource;
 use nanochat::text::language::TextLanguage;
 use nanochat_tensor::DeviceChoice;
 use serde::{Deserialize, Serialize};
@@ -129,7 +129,7 @@ pub fn of_public_text(settings: &Settings, plan: &Plan, base_dir: &Path) -> Vec<
                     let of = if name == "en" { TextLanguage::En } else { TextLanguage::Zh };
                     let (shards, dir) = (plan.shards_of(of, 0.5), in_base(&format!("corpus/{name}")));
                     lines.push(line(&format!("data download {set} -n {shards} --out")).arg(&dir));
-                    corpora.push(Source { name: name.into(), weight: 0.5, dir });
+                    corpora.push(MixSource { name: name.into(), weight: 0.5, dir });
                 }
             }
         }

@@ -3,24 +3,24 @@
 use cudarc::driver::{result, sys};
 
 use super::{Cuda, describe, gib, staging};
-use crate::gpu::{Backend, Language, Launch, Memory, Product, Recording, Slice, fail};
+use crate::gpu::{GpuBackend, KernelCall, KernelLanguage, MemoryUse, Product, Recording, Slice, fail};
 use crate::profile;
 
-impl Backend for Cuda {
+impl GpuBackend for Cuda {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn language(&self) -> Language {
-        Language::Cuda
+    fn language(&self) -> KernelLanguage {
+        KernelLanguage::Cuda
     }
 
     /// Returns the memory; free is what the driver has left, plus what the pool keeps for this program.
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> MemoryUse {
         self.bind();
         let free = self.check(result::mem_get_info(), "asking for the free memory").0;
         let reserved = self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
-        Memory {
+        MemoryUse {
             free: free + reserved.saturating_sub(self.used_bytes()),
             peak: self.pool_attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH),
             total: self.check(self.context.total_mem(), "asking for the memory"),
@@ -97,9 +97,9 @@ impl Backend for Cuda {
         self.convert_values(to, from);
     }
 
-    unsafe fn launch(&self, launch: &Launch, grid: [usize; 3], threads: u32, shared_bytes: u32) {
+    unsafe fn launch(&self, kernel: &KernelCall, grid: [usize; 3], threads: u32, shared_bytes: u32) {
         // SAFETY: the caller's promise.
-        unsafe { self.start(launch, grid, threads, shared_bytes) }
+        unsafe { self.start(kernel, grid, threads, shared_bytes) }
     }
 
     fn multiply(&self, product: &Product) {

@@ -5,12 +5,12 @@ use cudarc::driver::{CudaGraph, sys};
 use super::{Cuda, describe};
 use crate::gpu::{Recording, fail};
 
-struct Recorded(CudaGraph);
+struct RecordedGraph(CudaGraph);
 
 // SAFETY: a graph is launched through `&mut self`, by one thread at a time, as the driver demands.
-unsafe impl Send for Recorded {}
+unsafe impl Send for RecordedGraph {}
 
-impl Recording for Recorded {
+impl Recording for RecordedGraph {
     fn launch(&mut self) {
         self.0.launch().unwrap_or_else(|e| fail(format!("launching a graph failed: {}", describe(e))));
     }
@@ -25,7 +25,7 @@ impl Cuda {
         let flags = sys::CUgraphInstantiate_flags(0);
         let graph = self.check(self.stream.end_capture(flags), "recording a graph");
         let nothing = || fail("recording a graph failed: nothing was recorded".into());
-        Box::new(Recorded(graph.unwrap_or_else(nothing)))
+        Box::new(RecordedGraph(graph.unwrap_or_else(nothing)))
     }
 
     /// Whether a kernel may begin before the previous one has ended (programmatic dependent launch).

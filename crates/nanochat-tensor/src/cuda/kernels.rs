@@ -10,7 +10,7 @@ use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 
 use super::tensor_map::TensorMap;
 use super::{Cuda, cache};
-use crate::gpu::{Argument, Launch, Source, fail};
+use crate::gpu::{Argument, KernelCall, KernelFile, fail};
 use crate::profile;
 
 const PRELUDE: &str = include_str!("../ops/prelude.cuh");
@@ -23,14 +23,14 @@ const USUAL_SHARED_BYTES: u32 = 32 << 10;
 macro_rules! sources {
     ($($name:ident: $($path:literal)+),* $(,)?) => {
         $(#[allow(non_upper_case_globals)]
-        pub(crate) const $name: Source = Source(stringify!($name), &[$(($path, include_str!($path))),+]);)*
+        pub(crate) const $name: KernelFile = KernelFile(stringify!($name), &[$(($path, include_str!($path))),+]);)*
         #[cfg(test)]
-        pub(crate) const ALL: &[Source] = &[$($name),*];
+        pub(crate) const ALL: &[KernelFile] = &[$($name),*];
     };
 }
 
 pub(crate) mod sources {
-    use crate::gpu::Source;
+    use crate::gpu::KernelFile;
 
     sources! {
         argmax: "../ops/argmax/argmax.cu",
@@ -38,7 +38,7 @@ pub(crate) mod sources {
         attention_sm90: "../ops/attention/attention_sm90.cu",
         decode_attention: "../ops/mma.cuh" "../ops/decode_attention/decode_attention.cu",
         decode_linear: "../ops/mma.cuh" "../ops/decode_linear/decode_linear.cu",
-        elementwise: "../ops/elementwise/elementwise.cu",
+        elementwise: "../elementwise/elementwise.cu",
         embedding: "../ops/embedding/embedding.cu",
         linear_softcap_cross_entropy: "../ops/linear_softcap_cross_entropy/linear_softcap_cross_entropy.cu",
         optim: "../optim/optim.cu",
@@ -86,11 +86,17 @@ impl Cuda {
     /// Launches a kernel.
     ///
     /// # Safety
-    /// The same as for [`Backend::launch`](crate::gpu::Backend::launch).
-    pub(super) unsafe fn start(&self, launch: &Launch, grid: [usize; 3], threads: u32, shared_bytes: u32) {
+    /// The same as for [`GpuBackend::launch`](crate::gpu::GpuBackend::launch).
+    pub(super) unsafe fn start(
+        &self,
+        kernel: &KernelCall,
+        grid: [usize; 3],
+        threads: u32,
+        shared_bytes: u32,
+    ) {
         self.bind();
-        let function = self.function(launch.source, &launch.name);
-        let overlaps = launch.overlaps && self.overlaps();
+        let function = self.function(kernel.file, &kernel.name);
+        let overlaps = kernel.overlaps && self.overlaps();
         if shared_bytes > USUAL_SHARED_BYTES {
             let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             self.check(function.set_attribute(attribute, shared_bytes as i32), "asking for shared memory");
@@ -120,7 +126,7 @@ impl Cuda {
             numAttrs: u32::from(overlaps),
         };
         let maps: Vec<TensorMap> =
-            launch.arguments.iter().filter_map(|argument| self.map_of(argument)).collect();
+            kernel.arguments.iter().filter_map(|argument| self.map_of(argument)).collect();
         let mut maps = maps.iter();
         // Returns the address from which the driver reads an argument.
         let address = |argument: &Argument| -> *mut c_void {
@@ -132,14 +138,14 @@ impl Cuda {
             };
             address.cast_mut()
         };
-        let mut addresses: Vec<*mut c_void> = launch.arguments.iter().map(address).collect();
+        let mut addresses: Vec<*mut c_void> = kernel.arguments.iter().map(address).collect();
         let (function, addresses) = (function.cu_function(), addresses.as_mut_ptr());
         // SAFETY: the caller's promise; the driver copies the arguments before it returns.
         let start = || unsafe {
             driver::cuLaunchKernelEx(&config, function, addresses, std::ptr::null_mut()).result()
         };
-        let started = profile::kernel(|| launch.name.clone(), start);
-        self.check(started, &launch.name);
+        let started = profile::kernel(|| kernel.name.clone(), start);
+        self.check(started, &kernel.name);
     }
 
     fn map_of(&self, argument: &Argument) -> Option<TensorMap> {
@@ -150,7 +156,7 @@ impl Cuda {
     }
 
     /// Returns a kernel of a file, which is compiled and loaded at its first use.
-    fn function(&self, Source(file, parts): Source, name: &str) -> CudaFunction {
+    fn function(&self, KernelFile(file, parts): KernelFile, name: &str) -> CudaFunction {
         let mut functions = self.kernels.functions.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(function) = functions.get(name) {
             return function.clone();
@@ -246,7 +252,7 @@ mod tests {
             return;
         }
         for arch in ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"] {
-            for Source(file, parts) in sources::ALL {
+            for KernelFile(file, parts) in sources::ALL {
                 if file.ends_with("_sm90") && arch != "sm_90a" {
                     continue;
                 }
@@ -272,7 +278,7 @@ mod tests {
         let Some(Device::Gpu(gpu)) = gpu() else { return };
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("take_rows.cubin");
-        let Source(file, parts) = sources::take_rows;
+        let KernelFile(file, parts) = sources::take_rows;
         let load = || Cuda::of(&gpu).load(file, parts, Some(&kept)).load_function("take_rows").unwrap();
         load();
         let good = std::fs::read(&kept).unwrap();

@@ -78,7 +78,7 @@ pub fn driver_version() -> Option<Version> {
     Some((version / 1000, version % 1000 / 10))
 }
 
-/// Returns the version that a library of `NEEDED`, or NCCL, reports; None if it is not found.
+/// Returns the version that a library of `NEEDED` reports; None if it is not found.
 pub fn version(name: &str) -> Option<Version> {
     preload();
     find(name)?;
@@ -89,7 +89,6 @@ pub fn version(name: &str) -> Option<Version> {
             let asked = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
             asked.result().ok().map(|()| (major, minor))
         }
-        "nccl" => super::nccl::installed_version(),
         _ => {
             // SAFETY: the library was found; the call only reads a number, 130100 for 13.1.
             let version = unsafe { cudarc::cublaslt::sys::cublasLtGetVersion() } as i32;

@@ -21,10 +21,11 @@ use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
-use crate::gpu::{Backend, Gpu, fail};
+use crate::gpu::{Gpu, GpuBackend, fail};
 
 pub use cache::folder as cache_folder;
 pub(crate) use kernels::sources;
+use libraries::NCCL;
 pub(crate) use staging::Locked;
 
 /// The reason why a GPU cannot be used.
@@ -269,6 +270,12 @@ fn describe(error: DriverError) -> String {
 
 fn gib(bytes: usize) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+/// Returns the version that a library of `NEEDED`, or NCCL, reports; None if it is not found.
+pub fn library_version(name: &str) -> Option<libraries::Version> {
+    libraries::preload();
+    if name == NCCL.name { nccl::installed_version() } else { libraries::version(name) }
 }
 
 #[cfg(test)]

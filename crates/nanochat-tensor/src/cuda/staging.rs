@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use cudarc::driver::{CudaEvent, result, sys};
 
 use super::Cuda;
-use crate::dtype::Number;
+use crate::dtype::HostNumber;
 use crate::gpu::{Gpu, Slice};
 
 /// The largest copy that uses page-locked memory: 4 MiB, the ids of a million tokens. Weights, which are copied once,
@@ -19,9 +19,9 @@ pub(super) const LARGEST: usize = 4 << 20;
 
 /// The page-locked buffers, in use and free.
 #[derive(Default)]
-pub(super) struct Staging(Vec<Pages>);
+pub(super) struct Staging(Vec<LockedPages>);
 
-struct Pages {
+struct LockedPages {
     ptr: *mut c_void,
     bytes: usize,
     /// The event after the last copy from here.
@@ -29,12 +29,12 @@ struct Pages {
 }
 
 // SAFETY: a plain allocation, used behind the lock of its owner.
-unsafe impl Send for Pages {}
+unsafe impl Send for LockedPages {}
 
 impl Staging {
     /// Copies `data` to the address `to` on the GPU, in stream order.
     pub fn copy(&mut self, gpu: &Cuda, to: u64, data: &[u8]) {
-        let Pages { ptr, copied, .. } = self.free(gpu, data.len());
+        let LockedPages { ptr, copied, .. } = self.free(gpu, data.len());
         // SAFETY: the buffer has room for `data` and no copy uses it; the caller promises as much room at `to`, and the
         // buffer stays until the event below has passed.
         let started = unsafe {
@@ -48,7 +48,7 @@ impl Staging {
 
     /// Copies from the address `from` on the GPU after the stream's earlier work, and waits for the copy.
     pub fn fetch(&mut self, gpu: &Cuda, from: u64, into: &mut [u8]) {
-        let Pages { ptr, .. } = self.free(gpu, into.len());
+        let LockedPages { ptr, .. } = self.free(gpu, into.len());
         // SAFETY: the buffer has room for `into` and nothing else uses it; the caller promises as many bytes at `from`.
         let locked = unsafe { std::slice::from_raw_parts_mut(ptr.cast::<u8>(), into.len()) };
         // SAFETY: as above; the copy is over before the slice is used again.
@@ -58,23 +58,23 @@ impl Staging {
         into.copy_from_slice(locked);
     }
 
-    fn free(&mut self, gpu: &Cuda, bytes: usize) -> &Pages {
+    fn free(&mut self, gpu: &Cuda, bytes: usize) -> &LockedPages {
         let pages = self.take(gpu, bytes);
         self.0.push(pages);
         &self.0[self.0.len() - 1]
     }
 
     /// Takes out a free buffer of at least `bytes`, or makes one.
-    fn take(&mut self, gpu: &Cuda, bytes: usize) -> Pages {
-        let free = |pages: &Pages| pages.bytes >= bytes && pages.copied.is_complete();
+    fn take(&mut self, gpu: &Cuda, bytes: usize) -> LockedPages {
+        let free = |pages: &LockedPages| pages.bytes >= bytes && pages.copied.is_complete();
         let at = self.0.iter().position(free);
-        at.map_or_else(|| Pages::new(gpu, bytes), |at| self.0.swap_remove(at))
+        at.map_or_else(|| LockedPages::new(gpu, bytes), |at| self.0.swap_remove(at))
     }
 }
 
-impl Pages {
+impl LockedPages {
     /// Allocates a buffer. Its size is rounded up to a power of two, so that rows of other lengths can reuse it.
-    fn new(gpu: &Cuda, bytes: usize) -> Pages {
+    fn new(gpu: &Cuda, bytes: usize) -> LockedPages {
         let bytes = bytes.next_power_of_two();
         let flags = Some(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         let copied = gpu.check(gpu.context.new_event(flags), "making an event");
@@ -82,11 +82,11 @@ impl Pages {
         let ptr = gpu.check(unsafe { result::malloc_host(bytes, 0) }, "locking memory");
         // SAFETY: just allocated with this many bytes.
         unsafe { std::ptr::write_bytes(ptr.cast::<u8>(), 0, bytes) };
-        Pages { ptr, bytes, copied }
+        LockedPages { ptr, bytes, copied }
     }
 }
 
-impl Drop for Pages {
+impl Drop for LockedPages {
     fn drop(&mut self) {
         // Errors show at the next call to the driver, if there is one.
         let _ = self.copied.synchronize();
@@ -99,12 +99,12 @@ impl Drop for Pages {
 /// this way than by a copy.
 pub(crate) struct Locked<T> {
     gpu: Gpu,
-    pages: Option<Pages>,
+    pages: Option<LockedPages>,
     len: usize,
     values: PhantomData<T>,
 }
 
-impl<T: Number> Locked<T> {
+impl<T: HostNumber> Locked<T> {
     /// Makes a buffer for kernels to write to.
     pub fn new(gpu: &Gpu, len: usize) -> Locked<T> {
         let cuda = Cuda::of(gpu);
@@ -143,7 +143,7 @@ impl<T: Number> Locked<T> {
         unsafe { std::slice::from_raw_parts(self.pages().ptr.cast::<T>(), self.len) }.to_vec()
     }
 
-    fn pages(&self) -> &Pages {
+    fn pages(&self) -> &LockedPages {
         self.pages.as_ref().expect("there until dropped")
     }
 }

@@ -2,19 +2,19 @@
 
 use std::any::Any;
 
-use super::{Launch, Product, Slice};
+use super::{KernelCall, Product, Slice};
 use crate::profile::Clock;
 
 /// The language of a GPU's kernels; it decides which file of an op launches them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Language {
+pub(crate) enum KernelLanguage {
     /// CUDA C++: `cuda.rs` and `<op>.cu`.
     Cuda,
 }
 
 /// The memory of a GPU, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Memory {
+pub(crate) struct MemoryUse {
     /// The bytes that tensors of this program can still get.
     pub free: usize,
     /// The most bytes that tensors held at one time.
@@ -26,13 +26,13 @@ pub(crate) struct Memory {
 /// ([`fail`](super::fail)).
 ///
 /// Callers check slices first: they lie inside their buffers, and what is copied fits where it goes.
-pub(crate) trait Backend: Clock + Any + Send + Sync {
+pub(crate) trait GpuBackend: Clock + Any + Send + Sync {
     /// The name of the card.
     fn name(&self) -> &str;
 
-    fn language(&self) -> Language;
+    fn language(&self) -> KernelLanguage;
 
-    fn memory(&self) -> Memory;
+    fn memory(&self) -> MemoryUse;
 
     /// Sets the advice at the end of the out-of-memory message.
     fn advise_when_full(&self, advice: String);
@@ -63,7 +63,7 @@ pub(crate) trait Backend: Clock + Any + Send + Sync {
     /// # Safety
     /// The arguments must match those of the kernel in number, order and type, and the pointers must be valid for what
     /// it reads and writes with this grid.
-    unsafe fn launch(&self, launch: &Launch, grid: [usize; 3], threads: u32, shared_bytes: u32);
+    unsafe fn launch(&self, kernel: &KernelCall, grid: [usize; 3], threads: u32, shared_bytes: u32);
 
     /// Multiplies matrices.
     fn multiply(&self, product: &Product);

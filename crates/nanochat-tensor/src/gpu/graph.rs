@@ -26,7 +26,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::Graph;
-    use crate::ops::elementwise;
+    use crate::elementwise;
     use crate::testing::{gpu_alone, randn};
     use crate::{Device, Tensor};
 

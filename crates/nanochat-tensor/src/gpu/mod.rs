@@ -1,13 +1,14 @@
 //! The interface to a GPU of any kind: memory, copies, kernels by name, matrix products, timing, recordings.
 //!
-//! Ops and tensors use [`Gpu`]; each kind of GPU implements [`Backend`] behind it. A kind has its own language for
-//! kernels, so an op has a file for each ([`Language`]); nothing else of the kind is visible outside its folder.
+//! Ops and tensors use [`Gpu`]; each kind of GPU implements [`GpuBackend`] behind it. A kind has its own language for
+//! kernels, so an op has a file for each ([`KernelLanguage`]); nothing else of the kind is visible outside its folder.
 
 mod backend;
 mod buffer;
 mod failure;
 mod graph;
 mod ints;
+mod kernel;
 mod launch;
 mod product;
 mod slice;
@@ -17,27 +18,28 @@ mod stub;
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
-use crate::dtype::{Dtype, Number};
+use crate::dtype::{Dtype, HostNumber};
 use crate::profile::{Clock, Event};
 
-pub(crate) use backend::{Backend, Language, Memory, Recording};
+pub(crate) use backend::{GpuBackend, KernelLanguage, MemoryUse, Recording};
 pub(crate) use buffer::Buffer;
 pub(crate) use failure::fail;
 pub use failure::{GpuFailure, gpu_failure};
 pub use graph::Graph;
 pub(crate) use ints::Ints;
-pub(crate) use launch::{Argument, Launch, Source, Tiles, blocks};
+pub(crate) use kernel::{Argument, KernelCall, KernelFile, Tiles};
+pub(crate) use launch::{Launch, blocks};
 pub(crate) use product::{Operand, Output, Product};
 pub(crate) use slice::Slice;
 
 /// A GPU. All work runs in the order in which it was given, and a call that gives work returns at once.
 #[derive(Clone)]
-pub struct Gpu(Arc<Shared>);
+pub struct Gpu(Arc<Opened>);
 
-struct Shared {
+struct Opened {
     /// The positions that the layers of one forward pass share, uploaded once.
     positions: Mutex<Option<Positions>>,
-    backend: Box<dyn Backend>,
+    backend: Box<dyn GpuBackend>,
 }
 
 /// Positions of tokens, on the host and on the GPU.
@@ -47,16 +49,16 @@ struct Positions {
 }
 
 impl Gpu {
-    pub(crate) fn new(backend: impl Backend) -> Gpu {
-        Gpu(Arc::new(Shared { positions: Mutex::default(), backend: Box::new(backend) }))
+    pub(crate) fn new(backend: impl GpuBackend) -> Gpu {
+        Gpu(Arc::new(Opened { positions: Mutex::default(), backend: Box::new(backend) }))
     }
 
-    pub(crate) fn backend(&self) -> &dyn Backend {
+    pub(crate) fn backend(&self) -> &dyn GpuBackend {
         &*self.0.backend
     }
 
     /// Returns the backend as type `B`; None if it is of another kind.
-    pub(crate) fn kind<B: Backend>(&self) -> Option<&B> {
+    pub(crate) fn kind<B: GpuBackend>(&self) -> Option<&B> {
         let backend: &dyn Any = self.backend();
         backend.downcast_ref()
     }
@@ -70,7 +72,7 @@ impl Gpu {
         self.backend().name()
     }
 
-    pub(crate) fn language(&self) -> Language {
+    pub(crate) fn language(&self) -> KernelLanguage {
         self.backend().language()
     }
 
@@ -118,7 +120,7 @@ impl Gpu {
     }
 
     /// Copies `data` to a new buffer; `data` may be changed as soon as this returns.
-    pub(crate) fn upload<T: Number>(&self, data: &[T]) -> Buffer {
+    pub(crate) fn upload<T: HostNumber>(&self, data: &[T]) -> Buffer {
         let buffer = self.alloc(data.len(), T::DTYPE);
         self.overwrite(buffer.slice(), data);
         buffer
@@ -162,7 +164,7 @@ impl Gpu {
     }
 
     /// Starts to build the launch of a kernel of a file.
-    pub(crate) fn kernel(&self, source: Source, name: &str) -> Launch<'_> {
+    pub(crate) fn kernel(&self, source: KernelFile, name: &str) -> Launch<'_> {
         Launch::new(self.backend(), source, name)
     }
 

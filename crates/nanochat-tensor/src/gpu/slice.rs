@@ -3,7 +3,6 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Buffer;
 use crate::Dtype;
 
 /// Contiguous values of one type in a GPU's memory, which stays allocated for `'a`.
@@ -14,7 +13,7 @@ pub(crate) struct Slice<'a> {
     start: usize,
     len: usize,
     dtype: Dtype,
-    kept: PhantomData<&'a Buffer>,
+    kept: PhantomData<&'a [u8]>,
 }
 
 impl Slice<'_> {

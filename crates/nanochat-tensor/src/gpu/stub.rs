@@ -1,12 +1,12 @@
 //! A second kind of GPU, for tests without a card: its memory is the program's, its kernels are only logged, and
-//! everything else works as [`Backend`] says. It shows what a kind must implement.
+//! everything else works as [`GpuBackend`] says. It shows what a kind must implement.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::{Backend, Language, Launch, Memory, Product, Recording, Slice};
+use super::{GpuBackend, KernelCall, KernelLanguage, MemoryUse, Product, Recording, Slice};
 use crate::Dtype;
 use crate::profile::{Clock, Event};
 
@@ -40,18 +40,18 @@ impl Clock for Stub {
     fn wait(&self) {}
 }
 
-impl Backend for Stub {
+impl GpuBackend for Stub {
     fn name(&self) -> &str {
         "a stub"
     }
 
-    fn language(&self) -> Language {
-        Language::Cuda
+    fn language(&self) -> KernelLanguage {
+        KernelLanguage::Cuda
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> MemoryUse {
         let used = self.buffers.lock().unwrap().values().map(Vec::len).sum();
-        Memory { free: usize::MAX - used, peak: used, total: usize::MAX }
+        MemoryUse { free: usize::MAX - used, peak: used, total: usize::MAX }
     }
 
     fn advise_when_full(&self, _: String) {}
@@ -100,8 +100,8 @@ impl Backend for Stub {
         self.write(to, &converted);
     }
 
-    unsafe fn launch(&self, launch: &Launch, _: [usize; 3], _: u32, _: u32) {
-        self.started.lock().unwrap().push(format!("{}::{}", launch.source.0, launch.name));
+    unsafe fn launch(&self, kernel: &KernelCall, _: [usize; 3], _: u32, _: u32) {
+        self.started.lock().unwrap().push(format!("{}::{}", kernel.file.0, kernel.name));
     }
 
     fn multiply(&self, product: &Product) {

@@ -2,7 +2,7 @@
 
 use super::{attention, decode_attention, rms_norm};
 use crate::Device;
-use crate::gpu::Language;
+use crate::gpu::KernelLanguage;
 
 /// The shapes of a model that a device has kernels for.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ impl Device {
         match self {
             Device::Cpu => None,
             Device::Gpu(gpu) => match gpu.language() {
-                Language::Cuda => Some(ShapeLimits::CUDA),
+                KernelLanguage::Cuda => Some(ShapeLimits::CUDA),
             },
         }
     }

@@ -2,25 +2,11 @@
 //! is the CPU's kernel, and `cuda.rs` launches the kernels of `<op>.cu` on a GPU. A new op needs one folder, one line
 //! here, and one in `sources!` of cuda/kernels.rs for its `.cu`.
 
-/// Runs `cpu::f(..)` or `cuda::f(gpu, ..)` of the calling op's folder, depending on where `tensor` is and on that GPU's
-/// language. An argument after a semicolon is passed to the CPU's function only.
-macro_rules! dispatch {
-    ($tensor:expr, $f:ident($($arg:expr),* $(,)? $(; $cpu:expr)?)) => {
-        match $tensor.gpu().cloned() {
-            None => cpu::$f($($arg),* $(, $cpu)?),
-            Some(gpu) => match gpu.language() {
-                crate::gpu::Language::Cuda => cuda::$f(&gpu, $($arg),*),
-            },
-        }
-    };
-}
-
 mod argmax;
 pub(crate) mod attention;
 pub(crate) mod attention_with_kv_cache;
 pub(crate) mod decode_attention;
 pub(crate) mod decode_linear;
-pub(crate) mod elementwise;
 mod embedding;
 mod limits;
 mod linear;

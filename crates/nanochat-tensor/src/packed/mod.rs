@@ -39,13 +39,13 @@ const UNIT_BYTES: usize = 128 << 10;
 pub struct Packed {
     out: usize,
     inp: usize,
-    panels: Panels,
+    panels: PackedPanels,
 }
 
 /// (out / 4, in / 32) times four blocks, padded with zeros where the sizes are no multiples; int8 adds a factor for
 /// each output.
 #[derive(Clone)]
-enum Panels {
+enum PackedPanels {
     F32(Vec<[F32; OUTS]>),
     Bf16(Vec<[Bf16; OUTS]>),
     Int8(Vec<[Int8; OUTS]>, Vec<f32>),
@@ -56,11 +56,11 @@ impl Packed {
     pub fn new(w: &[f32], [out, inp]: [usize; 2], dtype: Dtype) -> Packed {
         assert_eq!(w.len(), out * inp, "data does not fill ({out}, {inp})");
         let panels = match dtype {
-            Dtype::F32 => Panels::F32(pack(w, inp, |_| 1.0)),
-            Dtype::Bf16 => Panels::Bf16(pack(w, inp, |_| 1.0)),
+            Dtype::F32 => PackedPanels::F32(pack(w, inp, |_| 1.0)),
+            Dtype::Bf16 => PackedPanels::Bf16(pack(w, inp, |_| 1.0)),
             Dtype::Int8 => {
                 let factors = w.par_chunks(inp).map(int8_factor).collect::<Vec<f32>>();
-                Panels::Int8(pack(w, inp, |o| factors[o].recip()), factors)
+                PackedPanels::Int8(pack(w, inp, |o| factors[o].recip()), factors)
             }
             Dtype::U32 => dtype.has_no("packed matrix"),
         };
@@ -74,9 +74,9 @@ impl Packed {
     /// Returns the bytes of weights that a product reads.
     pub fn bytes(&self) -> usize {
         match &self.panels {
-            Panels::F32(panels) => size_of_val(&panels[..]),
-            Panels::Bf16(panels) => size_of_val(&panels[..]),
-            Panels::Int8(panels, factors) => size_of_val(&panels[..]) + size_of_val(&factors[..]),
+            PackedPanels::F32(panels) => size_of_val(&panels[..]),
+            PackedPanels::Bf16(panels) => size_of_val(&panels[..]),
+            PackedPanels::Int8(panels, factors) => size_of_val(&panels[..]) + size_of_val(&factors[..]),
         }
     }
 
@@ -86,9 +86,9 @@ impl Packed {
         let padded = (!self.inp.is_multiple_of(BLOCK)).then(|| pad_rows(x, self.inp));
         let x = padded.as_deref().unwrap_or(x).as_chunks::<LANES>().0.as_chunks::<2>().0;
         match &self.panels {
-            Panels::F32(panels) => self.multiply(x, n, panels),
-            Panels::Bf16(panels) => self.multiply(x, n, panels),
-            Panels::Int8(panels, factors) => {
+            PackedPanels::F32(panels) => self.multiply(x, n, panels),
+            PackedPanels::Bf16(panels) => self.multiply(x, n, panels),
+            PackedPanels::Int8(panels, factors) => {
                 let mut y = self.multiply(x, n, panels);
                 y.par_chunks_mut(self.out).for_each(|y| y.iter_mut().zip(factors).for_each(|(y, f)| *y *= f));
                 y
@@ -103,14 +103,14 @@ impl Packed {
         let mut y = vec![0.0; n * self.out];
         if n == 1 {
             let work = units.zip(y.par_chunks_mut(width));
-            work.for_each(|(panels, y)| simd16::run(Unit { x, panels, blocks, y }));
+            work.for_each(|(panels, y)| simd16::run(PanelUnit { x, panels, blocks, y }));
             return y;
         }
         let parts: Vec<Vec<f32>> = units
             .enumerate()
             .map(|(i, panels)| {
                 let mut y = vec![0.0; n * width.min(self.out - i * width)];
-                simd16::run(Unit { x, panels, blocks, y: &mut y });
+                simd16::run(PanelUnit { x, panels, blocks, y: &mut y });
                 y
             })
             .collect();
@@ -128,9 +128,9 @@ impl Packed {
         let row = |o: usize| -> Vec<f32> {
             let at = |k: usize| (o / OUTS * blocks + k, o % OUTS);
             let values = (0..blocks).flat_map(|k| match (&self.panels, at(k)) {
-                (Panels::F32(panels), (at, o)) => panels[at][o].values(),
-                (Panels::Bf16(panels), (at, o)) => panels[at][o].values(),
-                (Panels::Int8(panels, factors), (at, lane)) => {
+                (PackedPanels::F32(panels), (at, o)) => panels[at][o].values(),
+                (PackedPanels::Bf16(panels), (at, o)) => panels[at][o].values(),
+                (PackedPanels::Int8(panels, factors), (at, lane)) => {
                     panels[at][lane].values().map(|q| q * factors[o])
                 }
             });
@@ -171,7 +171,7 @@ fn pad_rows(x: &[f32], inp: usize) -> Vec<f32> {
 }
 
 /// A thread's work: some panels times all rows of x, which gives y (N, outputs of these panels).
-struct Unit<'a, B> {
+struct PanelUnit<'a, B> {
     x: &'a [[[f32; LANES]; 2]],
     panels: &'a [[B; OUTS]],
     /// Blocks in a row.
@@ -179,18 +179,18 @@ struct Unit<'a, B> {
     y: &'a mut [f32],
 }
 
-impl<B: Block> Kernel for Unit<'_, B> {
+impl<B: Block> Kernel for PanelUnit<'_, B> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Unit { x, panels, blocks, y } = self;
+        let PanelUnit { x, panels, blocks, y } = self;
         let width = y.len() / (x.len() / blocks);
         let groups = x.chunks(ROWS_IN_L2 * blocks).zip(y.chunks_mut(ROWS_IN_L2 * width));
         for (x, y) in groups {
             for (i, panel) in panels.chunks_exact(blocks).enumerate() {
                 for (x, y) in x.chunks(ROWS * blocks).zip(y.chunks_mut(ROWS * width)) {
-                    let y = Columns { y, at: i * OUTS, width };
+                    let y = PanelColumns { y, at: i * OUTS, width };
                     match x.len() / blocks {
                         1 => tile::<S, B, 1>(simd, x, panel, y),
                         2 => tile::<S, B, 2>(simd, x, panel, y),
@@ -206,13 +206,13 @@ impl<B: Block> Kernel for Unit<'_, B> {
 }
 
 /// The place of a panel's outputs: from column `at` of rows of `width`. The last panel may have fewer than four.
-struct Columns<'a> {
+struct PanelColumns<'a> {
     y: &'a mut [f32],
     at: usize,
     width: usize,
 }
 
-impl Columns<'_> {
+impl PanelColumns<'_> {
     #[inline(always)]
     fn set(&mut self, row: usize, sums: [f32; OUTS]) {
         let len = OUTS.min(self.width - self.at);
@@ -226,7 +226,7 @@ fn tile<S: Simd, B: Block, const N: usize>(
     simd: S,
     x: &[[[f32; LANES]; 2]],
     panel: &[[B; OUTS]],
-    mut y: Columns,
+    mut y: PanelColumns,
 ) {
     let mut rows = [x; N];
     for n in 0..N {
@@ -303,8 +303,8 @@ mod tests {
         let panels: Vec<[Bf16; OUTS]> = pack(w.data(), 64, |_| 1.0);
         let x = x.data().as_chunks::<LANES>().0.as_chunks::<2>().0;
         let (mut plain, mut vectors) = (vec![0.0; 56], vec![0.0; 56]);
-        Unit { x, panels: &panels, blocks: 2, y: &mut plain }.run(simd16::Plain);
-        simd16::run(Unit { x, panels: &panels, blocks: 2, y: &mut vectors });
+        PanelUnit { x, panels: &panels, blocks: 2, y: &mut plain }.run(simd16::Plain);
+        simd16::run(PanelUnit { x, panels: &panels, blocks: 2, y: &mut vectors });
         assert_close(&vectors, &plain, 1e-5);
     }
 }

@@ -99,7 +99,7 @@ impl ChatLoader {
         let (send, ahead) = sync_channel(BATCHES_AHEAD);
         let order = mixture.order(seed, state.epoch);
         let (mixture, tokenizer) = (mixture.clone(), tokenizer.clone());
-        let reader = Reader { mixture, tokenizer, padding, shape: [b, t], seed, order, send };
+        let reader = ConversationReader { mixture, tokenizer, padding, shape: [b, t], seed, order, send };
         let start = state.clone();
         std::thread::spawn(move || reader.run(start));
         Ok(ChatLoader { ahead, fitted: state.fitted, state })
@@ -125,7 +125,7 @@ impl ChatLoader {
 }
 
 /// The thread that reads for a loader.
-struct Reader {
+struct ConversationReader {
     mixture: Arc<Mixture>,
     tokenizer: Tokenizer,
     padding: u32,
@@ -136,7 +136,7 @@ struct Reader {
     send: SyncSender<Result<Next, ChatLoaderError>>,
 }
 
-impl Reader {
+impl ConversationReader {
     /// Sends batches until the loader is gone or an error has been sent.
     fn run(mut self, mut state: ChatState) {
         loop {

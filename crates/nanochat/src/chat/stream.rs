@@ -33,15 +33,15 @@ pub struct StreamState {
 pub struct ChatStream {
     shape: [usize; 2],
     conversations: usize,
-    ahead: Receiver<Result<Block, ChatStreamError>>,
-    current: Block,
+    ahead: Receiver<Result<TokenizedConversations, ChatStreamError>>,
+    current: TokenizedConversations,
     /// The next token: its conversation in `current`, and its index in that conversation.
     conversation: usize,
     token: usize,
 }
 
 /// Conversations `first`, `first` + 1, … of an epoch: their tokens and the tokens' weights.
-struct Block {
+struct TokenizedConversations {
     epoch: u64,
     first: usize,
     conversations: Vec<(Vec<u32>, Vec<f32>)>,
@@ -77,9 +77,10 @@ impl ChatStream {
             }
         };
         let (send, ahead) = sync_channel(BLOCKS_AHEAD);
-        let reader = Reader { mixture: mixture.clone(), tokenizer: tokenizer.clone(), seed, send };
+        let reader =
+            ConversationPacker { mixture: mixture.clone(), tokenizer: tokenizer.clone(), seed, send };
         std::thread::spawn(move || reader.run(epoch, first));
-        let current = Block { epoch, first, conversations: Vec::new() };
+        let current = TokenizedConversations { epoch, first, conversations: Vec::new() };
         Ok(ChatStream { shape: [b, t], conversations: n, ahead, current, conversation: 0, token })
     }
 
@@ -109,7 +110,7 @@ impl ChatStream {
 
     /// Returns the position of the first token of the next batch.
     pub fn state(&self) -> StreamState {
-        let Block { epoch, first, .. } = self.current;
+        let TokenizedConversations { epoch, first, .. } = self.current;
         let index = first + self.conversation;
         StreamState { epoch, index, token: self.token, conversations: self.conversations }
     }
@@ -122,14 +123,14 @@ impl ChatStream {
 }
 
 /// The thread that reads for a stream.
-struct Reader {
+struct ConversationPacker {
     mixture: Arc<Mixture>,
     tokenizer: Tokenizer,
     seed: u64,
-    send: SyncSender<Result<Block, ChatStreamError>>,
+    send: SyncSender<Result<TokenizedConversations, ChatStreamError>>,
 }
 
-impl Reader {
+impl ConversationPacker {
     /// Sends blocks until the stream is gone or an error has been sent.
     fn run(&self, first_epoch: u64, mut first: usize) {
         for epoch in first_epoch.. {
@@ -137,7 +138,8 @@ impl Reader {
             for items in order[first..].chunks(BLOCK) {
                 let tokens = |&item: &u32| self.tokens(item as usize);
                 let conversations = items.par_iter().map(tokens).collect::<Result<Vec<_>, _>>();
-                let block = conversations.map(|conversations| Block { epoch, first, conversations });
+                let block =
+                    conversations.map(|conversations| TokenizedConversations { epoch, first, conversations });
                 first += items.len();
                 let last = block.is_err();
                 if self.send.send(block).is_err() || last {

@@ -27,14 +27,14 @@ pub enum Token {
 
 /// A parser that returns the meaning of each token of an answer. A part that is not closed ends with the answer.
 #[derive(Clone)]
-pub struct Reader {
+pub struct AnswerReader {
     special: Arc<[(u32, Token)]>,
     kind: PartKind,
 }
 
-impl Reader {
+impl AnswerReader {
     /// Makes a parser at the beginning of an answer.
-    pub fn new(tokenizer: &Tokenizer) -> Reader {
+    pub fn new(tokenizer: &Tokenizer) -> AnswerReader {
         let meaning = |name: &str| {
             let around = [PartKind::Python, PartKind::PythonOutput].into_iter().find_map(|kind| {
                 let (start, end) = kind.around()?;
@@ -48,12 +48,12 @@ impl Reader {
             around.unwrap_or(other)
         };
         let named = |name| Some((tokenizer.special(name)?, meaning(name)));
-        Reader { special: tokenizer.special_names().filter_map(named).collect(), kind: PartKind::Text }
+        AnswerReader { special: tokenizer.special_names().filter_map(named).collect(), kind: PartKind::Text }
     }
 
     /// Makes a parser for a model without a tokenizer, where every token is text.
-    pub fn of_text() -> Reader {
-        Reader { special: Arc::new([]), kind: PartKind::Text }
+    pub fn of_text() -> AnswerReader {
+        AnswerReader { special: Arc::new([]), kind: PartKind::Text }
     }
 
     pub fn read(&mut self, id: u32) -> Token {
@@ -70,7 +70,7 @@ impl Reader {
 
 /// Converts generated tokens to the parts of an assistant message.
 pub fn parts(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<Part> {
-    let mut reader = Reader::new(tokenizer);
+    let mut reader = AnswerReader::new(tokenizer);
     let mut parts: Vec<(PartKind, Vec<u32>)> = vec![(PartKind::Text, Vec::new())];
     for &id in ids {
         match reader.read(id) {
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn each_token_is_told_apart() {
         use PartKind::{Python, PythonOutput, Text};
-        let mut reader = Reader::new(&tokenizer());
+        let mut reader = AnswerReader::new(&tokenizer());
         let read: Vec<Token> =
             ids("a[python_start]1[python_end][output_start]2[output_end]b[user_start][bos]")
                 .into_iter()
@@ -141,7 +141,7 @@ mod tests {
             Token::Stops,
         ];
         assert_eq!(read, want);
-        assert_eq!(Reader::of_text().read(ids("[bos]")[0]), Token::Of(Text));
+        assert_eq!(AnswerReader::of_text().read(ids("[bos]")[0]), Token::Of(Text));
     }
 
     #[test]

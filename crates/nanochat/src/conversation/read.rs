@@ -8,7 +8,7 @@ use super::told::{NothingToLearn, Parsed, Told, Unused};
 use super::{Conversation, Example, forms};
 use crate::files::file_error::FileError;
 use crate::files::json;
-use crate::files::json_records::{Place, Records};
+use crate::files::json_records::{JsonPlace, JsonRecords};
 use crate::files::lines::BadLines;
 
 /// A valid conversation in one of the [forms](super::forms); an error says what is wrong with it.
@@ -37,7 +37,7 @@ pub enum ExamplesError {
 /// the line.
 pub struct Examples {
     path: PathBuf,
-    records: Records,
+    records: JsonRecords,
     bad_lines: BadLines,
     told: Told,
     ended: bool,
@@ -45,7 +45,7 @@ pub struct Examples {
 
 impl Examples {
     pub fn open(path: &Path, bad_lines: BadLines) -> Result<Examples, FileError> {
-        let records = Records::open(path)?;
+        let records = JsonRecords::open(path)?;
         Ok(Examples { path: path.into(), records, bad_lines, told: Told::default(), ended: false })
     }
 
@@ -56,7 +56,7 @@ impl Examples {
 }
 
 impl Iterator for Examples {
-    type Item = Result<(Place, Example), ExamplesError>;
+    type Item = Result<(JsonPlace, Example), ExamplesError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.ended {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Example;
 use crate::files::file_error::FileError;
 use crate::files::json::Mended;
-use crate::files::json_records::Place;
+use crate::files::json_records::JsonPlace;
 use crate::files::lines::BadLines;
 
 /// A file of which nothing is of use.
@@ -96,7 +96,7 @@ impl Told {
     }
 
     /// Counts the unused parts of a text that is used.
-    pub fn add(&mut self, place: Place, unused: Unused, mended: Mended) {
+    pub fn add(&mut self, place: JsonPlace, unused: Unused, mended: Mended) {
         for key in unused.0 {
             let full = self.unused.len() >= MAX_KEYS;
             match self.unused.get_mut(&key) {
@@ -116,7 +116,7 @@ impl Told {
     /// Counts a conversation like `count` and `add` together.
     pub fn take(
         &mut self,
-        place: Place,
+        place: JsonPlace,
         parsed: Result<Parsed, FileError>,
         bad_lines: BadLines,
     ) -> Result<Option<Example>, FileError> {
@@ -129,7 +129,7 @@ impl Told {
     }
 
     /// Counts a conversation that is left out because its weights are 0.
-    pub fn leave_out(&mut self, place: Place) {
+    pub fn leave_out(&mut self, place: JsonPlace) {
         self.unlearned.push(place.to_string());
     }
 

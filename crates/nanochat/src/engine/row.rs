@@ -9,7 +9,7 @@ use nanochat_tokenizer::Tokenizer;
 use super::pages::{Owner, PagedSequence};
 use super::request::{Event, Finish, Request, RequestId};
 use crate::conversation::PartKind;
-use crate::conversation::answer::{Reader, Token};
+use crate::conversation::answer::{AnswerReader, Token};
 use crate::conversation::calculator::calculate;
 use crate::engine::sampler::{Drawn, Seen};
 
@@ -23,7 +23,7 @@ pub(super) struct SampleRow {
     pub ids: Vec<u32>,
     pub sequence: PagedSequence,
     rng: Rng,
-    answer: Reader,
+    answer: AnswerReader,
     /// The tokens of the python block that is being written.
     python: Option<Vec<u32>>,
 }
@@ -31,16 +31,16 @@ pub(super) struct SampleRow {
 /// The tools and stop tokens of all rows. Without a tokenizer a row ends only by its length.
 pub(super) struct Tools<'t> {
     tokenizer: Option<&'t Tokenizer>,
-    reader: Reader,
+    reader: AnswerReader,
 }
 
 impl<'t> Tools<'t> {
     pub fn new(tokenizer: Option<&'t Tokenizer>) -> Tools<'t> {
-        Tools { tokenizer, reader: tokenizer.map_or_else(Reader::of_text, Reader::new) }
+        Tools { tokenizer, reader: tokenizer.map_or_else(AnswerReader::of_text, AnswerReader::new) }
     }
 
     /// Returns a reader at the start of an answer.
-    pub fn reader(&self) -> Reader {
+    pub fn reader(&self) -> AnswerReader {
         self.reader.clone()
     }
 
@@ -64,7 +64,7 @@ impl SampleRow {
         owner: Owner,
         request: Arc<Request>,
         samples: Range<usize>,
-        answer: Reader,
+        answer: AnswerReader,
     ) -> SampleRow {
         let rng = stream(&request, samples.start);
         let (ids, sequence) = (request.prompt.clone(), PagedSequence::default());

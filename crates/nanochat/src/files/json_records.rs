@@ -17,7 +17,7 @@ const MESSAGE_KEYS: [&str; 2] = ["role", "from"];
 
 /// The position where a text begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct JsonPlace {
     /// The line, counted from 1.
     pub line: usize,
     /// The number of the list's element, counted from 1.
@@ -25,12 +25,12 @@ pub struct Place {
 }
 
 /// An iterator over the unparsed texts in order; blank lines are skipped. It ends after an error.
-pub struct Records {
+pub struct JsonRecords {
     path: PathBuf,
-    source: Source,
+    source: JsonSource,
 }
 
-enum Source {
+enum JsonSource {
     Lines(Lines),
     Texts(Texts),
     Ended,
@@ -46,7 +46,7 @@ enum Form {
     Texts,
 }
 
-impl Place {
+impl JsonPlace {
     /// Returns an error about the text at this place.
     pub fn error(self, path: &Path, reason: String) -> FileError {
         let reason = match self.element {
@@ -57,7 +57,7 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for JsonPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.element {
             Some(element) => write!(f, "element {element} (line {})", self.line),
@@ -66,13 +66,13 @@ impl std::fmt::Display for Place {
     }
 }
 
-impl Records {
-    pub fn open(path: &Path) -> Result<Records, FileError> {
-        Ok(Records::new(path, unpack(path, File::open(path).map_err(at(path))?)?))
+impl JsonRecords {
+    pub fn open(path: &Path) -> Result<JsonRecords, FileError> {
+        Ok(JsonRecords::new(path, unpack(path, File::open(path).map_err(at(path))?)?))
     }
 
     /// Reads the texts of `rest`; errors name it `path`.
-    pub fn new(path: &Path, mut rest: Box<dyn BufRead + Send>) -> Records {
+    pub fn new(path: &Path, mut rest: Box<dyn BufRead + Send>) -> JsonRecords {
         let mut head = Vec::new();
         let failed = rest.by_ref().take(HEAD).read_to_end(&mut head).err();
         if head.starts_with(b"\xef\xbb\xbf") {
@@ -86,30 +86,30 @@ impl Records {
         };
         let reader = Box::new(Cursor::new(head).chain(rest));
         let source = match form {
-            Form::Lines => Source::Lines(Lines::new(path, reader)),
-            form => Source::Texts(Texts { reader, line: 1, list: (form == Form::List).then_some(0) }),
+            Form::Lines => JsonSource::Lines(Lines::new(path, reader)),
+            form => JsonSource::Texts(Texts { reader, line: 1, list: (form == Form::List).then_some(0) }),
         };
-        Records { path: path.into(), source }
+        JsonRecords { path: path.into(), source }
     }
 }
 
-impl Iterator for Records {
-    type Item = Result<(Place, Vec<u8>), FileError>;
+impl Iterator for JsonRecords {
+    type Item = Result<(JsonPlace, Vec<u8>), FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let ended = match &mut self.source {
-            Source::Ended => None,
-            Source::Lines(lines) => {
+            JsonSource::Ended => None,
+            JsonSource::Lines(lines) => {
                 let line = lines.next()?;
-                return Some(line.map(|(line, text)| (Place { line, element: None }, text)));
+                return Some(line.map(|(line, text)| (JsonPlace { line, element: None }, text)));
             }
-            Source::Texts(texts) => match texts.read() {
+            JsonSource::Texts(texts) => match texts.read() {
                 Ok(Some(text)) => return Some(Ok(text)),
                 Ok(None) => None,
                 Err(reason) => Some(FileError::Line { path: self.path.clone(), line: texts.line, reason }),
             },
         };
-        self.source = Source::Ended;
+        self.source = JsonSource::Ended;
         ended.map(Err)
     }
 }
@@ -192,7 +192,7 @@ struct Texts {
 }
 
 impl Texts {
-    fn read(&mut self) -> Result<Option<(Place, Vec<u8>)>, String> {
+    fn read(&mut self) -> Result<Option<(JsonPlace, Vec<u8>)>, String> {
         if self.list == Some(0) {
             self.skip(b'[')?;
         }
@@ -200,7 +200,7 @@ impl Texts {
             if self.peek()?.is_none() {
                 return Ok(None);
             }
-            let place = Place { line: self.line, element: None };
+            let place = JsonPlace { line: self.line, element: None };
             return self.text().map(|text| Some((place, text)));
         };
         *count += 1;
@@ -218,7 +218,7 @@ impl Texts {
                 }
             }
             Some(_) => {
-                let place = Place { line: self.line, element };
+                let place = JsonPlace { line: self.line, element };
                 self.text().map(|text| Some((place, text)))
             }
         }
@@ -297,11 +297,11 @@ mod tests {
 
     fn read(text: &str) -> Result<Vec<(String, String)>, String> {
         let (_temp, path) = write("a.json", text.as_bytes());
-        let record = |record: Result<(Place, Vec<u8>), FileError>| {
+        let record = |record: Result<(JsonPlace, Vec<u8>), FileError>| {
             let (place, text) = record.map_err(|error| error.to_string())?;
             Ok((place.to_string(), String::from_utf8(text).unwrap()))
         };
-        Records::open(&path).unwrap().map(record).collect()
+        JsonRecords::open(&path).unwrap().map(record).collect()
     }
 
     fn texts(text: &str) -> Vec<String> {
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn the_end_of_a_list_stays_the_end() {
         let (_temp, path) = write("a.json", b"[{}]");
-        let mut records = Records::open(&path).unwrap();
+        let mut records = JsonRecords::open(&path).unwrap();
         assert!(records.next().is_some() && records.next().is_none() && records.next().is_none());
     }
 
@@ -368,19 +368,19 @@ mod tests {
         (0..70).for_each(|_| packed.write_all(&zeros).unwrap());
         let packed = packed.finish().unwrap();
         let (_temp, path) = write("bomb.json.zst", &packed);
-        let read: Vec<_> = Records::open(&path).unwrap().collect();
+        let read: Vec<_> = JsonRecords::open(&path).unwrap().collect();
         assert_eq!(read[0].as_ref().unwrap().1, CHAT.as_bytes());
         let error = read[1].as_ref().unwrap_err().to_string();
         assert!(error.contains("bomb.json.zst") && error.contains("longer than 64 MiB"), "{error}");
         let (_temp, path) = write("cut.json.zst", &packed[..packed.len() / 2]);
-        assert!(Records::open(&path).unwrap().last().unwrap().is_err());
+        assert!(JsonRecords::open(&path).unwrap().last().unwrap().is_err());
     }
 
     proptest! {
         #[test]
         fn hostile_files_end(text in "[\\[\\]{},:\"\\\\ \na]{0,60}") {
             let (_temp, path) = write("a.json", text.as_bytes());
-            prop_assert!(Records::open(&path).unwrap().count() <= text.len() + 1);
+            prop_assert!(JsonRecords::open(&path).unwrap().count() <= text.len() + 1);
         }
 
         #[test]

@@ -34,7 +34,7 @@ pub struct ChatEvalOptions {
 
 /// The result of one task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TaskScore {
+pub struct ChatTaskScore {
     pub task: String,
     pub score: Score,
     pub accuracy: f64,
@@ -67,7 +67,7 @@ pub fn evaluate(
     options: &ChatEvalOptions,
     comm: &Comm,
     progress: &(impl Fn() + Sync),
-) -> Result<TaskScore> {
+) -> Result<ChatTaskScore> {
     let size = |i| -> usize { task.conversation(i).messages.iter().map(|m| m.content.text().len()).sum() };
     let shares = Shares::by_size(comm, (0..task.len()).map(size));
     let items: Vec<usize> = shares.mine().collect();
@@ -92,7 +92,7 @@ pub fn evaluate(
     Ok(summed(task, &answers, &right, options.keep_wrong))
 }
 
-fn summed(task: &dyn Task, answers: &[Vec<String>], right: &[bool], keep_wrong: usize) -> TaskScore {
+fn summed(task: &dyn Task, answers: &[Vec<String>], right: &[bool], keep_wrong: usize) -> ChatTaskScore {
     let (mut score, mut language, mut whole) = (Score::default(), Score::default(), Score::default());
     for (i, answers) in answers.iter().enumerate() {
         score.count(right[i]);
@@ -112,7 +112,7 @@ fn summed(task: &dyn Task, answers: &[Vec<String>], right: &[bool], keep_wrong: 
         let question = messages.pop().map(|message| message.content.text()).unwrap_or_default();
         WrongAnswer { question, expected, answer: answers[i].first().cloned().unwrap_or_default() }
     };
-    TaskScore {
+    ChatTaskScore {
         task: task.name().into(),
         score,
         accuracy: score.share(),
@@ -194,7 +194,7 @@ fn complete(
 
 /// Returns the ChatCORE metric, the mean over its six tasks of the accuracy above guessing, or the names of the tasks
 /// that are missing.
-pub fn chat_core(scores: &[TaskScore]) -> Result<f64, Vec<&'static str>> {
+pub fn chat_core(scores: &[ChatTaskScore]) -> Result<f64, Vec<&'static str>> {
     let find = |name: &'static str| scores.iter().find(|score| score.task == name).ok_or(name);
     let missing: Vec<&str> = CHAT_CORE.into_iter().filter(|name| find(name).is_err()).collect();
     if !missing.is_empty() {
@@ -213,9 +213,9 @@ mod tests {
     use crate::sandbox::SandboxError;
     use crate::testing::{on_ranks, tokenizer};
 
-    fn score(task: &str, right: usize, baseline: f64) -> TaskScore {
+    fn score(task: &str, right: usize, baseline: f64) -> ChatTaskScore {
         let score = Score { right, total: 4 };
-        TaskScore {
+        ChatTaskScore {
             task: task.into(),
             score,
             accuracy: score.share(),
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn chat_core_is_of_all_six_or_of_none() {
-        let mut scores: Vec<TaskScore> = CHAT_CORE[..3].iter().map(|task| score(task, 2, 0.25)).collect();
+        let mut scores: Vec<ChatTaskScore> = CHAT_CORE[..3].iter().map(|task| score(task, 2, 0.25)).collect();
         scores.extend(CHAT_CORE[3..5].iter().map(|task| score(task, 1, 0.0)));
         assert_eq!(chat_core(&scores), Err(vec!["SpellingBee"]));
         scores.push(score("SpellingBee", 4, 0.0));
@@ -255,11 +255,11 @@ mod tests {
         model
     }
 
-    fn evaluated(file: &str) -> Result<TaskScore> {
+    fn evaluated(file: &str) -> Result<ChatTaskScore> {
         evaluated_by(file, 0.0, &Comm::alone())
     }
 
-    fn evaluated_by(file: &str, temperature: f32, comm: &Comm) -> Result<TaskScore> {
+    fn evaluated_by(file: &str, temperature: f32, comm: &Comm) -> Result<ChatTaskScore> {
         let sample = SampleOptions { temperature, ..SampleOptions::default() };
         let options = ChatEvalOptions { max_tokens: 8, samples: 2, sample, keep_wrong: 2 };
         evaluate(&model(), &tokenizer(), &*task(file).1, &options, comm, &|| ())

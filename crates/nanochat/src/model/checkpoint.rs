@@ -23,7 +23,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use self::found::{Found, find_furthest};
+pub use self::found::{FoundCheckpoint, find_furthest};
 use crate::files::atomic_file::{self, sync_names};
 use crate::model::config::ConfigError;
 use crate::model::gpt::Gpt;

@@ -42,7 +42,7 @@ impl TextLanguage {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Gpu {
+pub enum GpuModel {
     H100,
     A100,
     V100,
@@ -52,15 +52,15 @@ pub enum Gpu {
     Cpu,
 }
 
-impl Gpu {
+impl GpuModel {
     /// Returns (peak dense bf16 or fp16 FLOP/s, dollars an hour, GB of memory); the CPU's FLOP/s are f32.
     pub(super) fn figures(self) -> (f64, f64, f64) {
         match self {
-            Gpu::H100 => (989e12, 3.0, 80.0),
-            Gpu::A100 => (312e12, 1.79, 80.0),
-            Gpu::V100 => (125e12, 0.55, 32.0),
-            Gpu::Other => (989e12, 2.0, 80.0),
-            Gpu::Cpu => (0.4e12, 0.0, 16.0),
+            GpuModel::H100 => (989e12, 3.0, 80.0),
+            GpuModel::A100 => (312e12, 1.79, 80.0),
+            GpuModel::V100 => (125e12, 0.55, 32.0),
+            GpuModel::Other => (989e12, 2.0, 80.0),
+            GpuModel::Cpu => (0.4e12, 0.0, 16.0),
         }
     }
 }

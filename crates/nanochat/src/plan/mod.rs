@@ -17,7 +17,7 @@ use crate::model::config::{GptConfig, ModelOptions, Recompute};
 use crate::text::dataset::CHARS_PER_SHARD;
 use crate::text::language::TextLanguage;
 
-pub use figures::Gpu;
+pub use figures::GpuModel;
 pub use fit::what_fits;
 pub use memory::Memory;
 pub use options::{PlanError, PlanOptions};
@@ -226,7 +226,7 @@ fn device_batch(depth: usize, model: &GptConfig, options: &PlanOptions) -> Resul
 
 fn memory(model: &GptConfig, device_batch: usize, options: &PlanOptions) -> Memory {
     match options.gpu {
-        Gpu::Cpu => Memory::cpu(model, device_batch, options.gpus, options.recompute),
+        GpuModel::Cpu => Memory::cpu(model, device_batch, options.gpus, options.recompute),
         _ => Memory::gpu(model, device_batch, options.gpus, options.recompute),
     }
 }
@@ -247,9 +247,9 @@ fn bills(depth: usize, flops: f64, efficiency: f64, options: &PlanOptions) -> (B
     let price = options.price.unwrap_or(usual_price) * options.gpus as f64;
     let bill = |hours| Bill { hours: hours / efficiency, dollars: hours / efficiency * price };
     let hours = flops / (peak * options.gpus as f64 * options.mfu) / 3600.0;
-    let h100s = options.gpus as f64 * peak / Gpu::H100.figures().0;
+    let h100s = options.gpus as f64 * peak / GpuModel::H100.figures().0;
     let other_stages = match options.gpu {
-        Gpu::Cpu => 0.0, // there are no published runs on laptops, and their later stages are short
+        GpuModel::Cpu => 0.0, // there are no published runs on laptops, and their later stages are short
         _ => OTHER_STAGES_HOURS_A_LAYER * depth as f64 / h100s,
     };
     (bill(hours), bill(hours + other_stages))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::figures::Gpu;
+use super::figures::GpuModel;
 use crate::model::config::{ConfigError, GptConfig, ModelOptions, Recompute};
 use crate::model::device_sizes::DeviceSizes;
 use crate::terminal::flag_values;
@@ -45,7 +45,7 @@ pub struct PlanOptions {
     pub total_batch_size: Option<usize>,
     /// Kind of GPU
     #[arg(long, value_enum, default_value = "h100")]
-    pub gpu: Gpu,
+    pub gpu: GpuModel,
     /// Number of GPUs
     #[arg(long, value_parser = flag_values::amount, default_value_t = 8)]
     pub gpus: usize,
@@ -68,7 +68,7 @@ pub struct PlanOptions {
 
 impl PlanOptions {
     /// Returns the default run in a language on one device.
-    pub fn new(language: TextLanguage, gpu: Gpu) -> PlanOptions {
+    pub fn new(language: TextLanguage, gpu: GpuModel) -> PlanOptions {
         PlanOptions {
             language,
             english_tokenizer: false,

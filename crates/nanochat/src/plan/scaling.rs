@@ -8,7 +8,7 @@
 
 use serde::Serialize;
 
-use super::{Gpu, PlanOptions};
+use super::{GpuModel, PlanOptions};
 use crate::model::config::GptConfig;
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -31,7 +31,7 @@ pub fn scaling(
     options: &PlanOptions,
 ) -> Option<Scaling> {
     let gpus = options.gpus as f64;
-    if options.gpus < 2 || options.gpu == Gpu::Cpu {
+    if options.gpus < 2 || options.gpu == GpuModel::Cpu {
         return None;
     }
     let compute = flops_a_step / (gpus * options.gpu.figures().0 * options.mfu);

@@ -2,7 +2,7 @@ use super::*;
 use crate::model::config::Recompute;
 
 fn options() -> PlanOptions {
-    PlanOptions { gpus: 8, ..PlanOptions::new(TextLanguage::En, Gpu::H100) }
+    PlanOptions { gpus: 8, ..PlanOptions::new(TextLanguage::En, GpuModel::H100) }
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn memory_is_the_sum_of_what_is_stored() {
     assert_eq!(eight.optimizer, memory.optimizer / 8.0);
     // The memory goal on a CPU: d4, T 1,024, B 1, vocabulary 65,536 in at most 1.2 GiB.
     let cpu = PlanOptions {
-        gpu: Gpu::Cpu,
+        gpu: GpuModel::Cpu,
         gpus: 1,
         max_seq_len: Some(1024),
         device_batch_size: Some(1),
@@ -129,7 +129,7 @@ fn a_total_batch_that_does_not_divide_names_its_neighbours() {
 
 #[test]
 fn what_does_not_fit_names_what_does() {
-    let v100 = PlanOptions { gpu: Gpu::V100, device_batch_size: Some(32), ..options() };
+    let v100 = PlanOptions { gpu: GpuModel::V100, device_batch_size: Some(32), ..options() };
     let error = plan(20, &v100).unwrap_err();
     let PlanError::DeviceBatch { largest, .. } = error else { panic!("{error}") };
     assert_eq!(largest, 16); // 20 fit, but only powers of two divide the total batch
@@ -233,7 +233,7 @@ fn slow_links_cost_what_they_take_beyond_the_backward_pass() {
     );
     assert!(ethernet.efficiency < 0.2, "{ethernet:?}");
     assert!(scaling(2, 330.0).unwrap().efficiency > 0.99);
-    let cpu = PlanOptions { gpu: Gpu::Cpu, gpus: 2, device_batch_size: Some(1), ..options() };
+    let cpu = PlanOptions { gpu: GpuModel::Cpu, gpus: 2, device_batch_size: Some(1), ..options() };
     assert_eq!(plan(4, &cpu).unwrap().scaling, None);
 }
 

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use process::{Mark, Process};
+use process::{OutputMark, Process};
 use workdir::WorkDir;
 
 const WALL_CLOCK: Duration = Duration::from_secs(5);
@@ -168,13 +168,13 @@ impl Sandbox {
             return Ok(Outcome::Killed);
         }
         for process in [&mut test, &mut program] {
-            if process.mark().map_err(failed)? == Mark::None {
+            if process.mark().map_err(failed)? == OutputMark::None {
                 return Err(SandboxError::NotStarted(process.last_words()));
             }
         }
         match test.mark().map_err(failed)? {
-            Mark::Passed => Ok(Outcome::Passed),
-            Mark::NotPlain => Err(SandboxError::NotPlain(function.to_string())),
+            OutputMark::Passed => Ok(Outcome::Passed),
+            OutputMark::NotPlain => Err(SandboxError::NotPlain(function.to_string())),
             _ => Ok(Outcome::Failed),
         }
     }
@@ -193,7 +193,7 @@ fn in_time(program: &mut Process, test: &mut Process, folder: &WorkDir) -> std::
     let mut since = Instant::now();
     let mut started = false;
     while !test.has_ended()? {
-        if !started && program.mark()? != Mark::None && test.mark()? != Mark::None {
+        if !started && program.mark()? != OutputMark::None && test.mark()? != OutputMark::None {
             (started, since) = (true, Instant::now());
         }
         match started {

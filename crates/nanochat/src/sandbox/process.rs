@@ -11,7 +11,7 @@ use super::workdir::WorkDir;
 
 /// The state that a process has written to the first byte of its report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub enum OutputMark {
     /// Python has not reached our code.
     None,
     Started,
@@ -78,15 +78,15 @@ impl Process {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    pub fn mark(&mut self) -> io::Result<Mark> {
+    pub fn mark(&mut self) -> io::Result<OutputMark> {
         let mut first = [0];
         self.report.seek(SeekFrom::Start(0))?;
         self.report.read_exact(&mut first)?;
         Ok(match first[0] {
-            b's' => Mark::Started,
-            b'o' => Mark::NotPlain,
-            b'p' => Mark::Passed,
-            _ => Mark::None,
+            b's' => OutputMark::Started,
+            b'o' => OutputMark::NotPlain,
+            b'p' => OutputMark::Passed,
+            _ => OutputMark::None,
         })
     }
 

@@ -18,7 +18,7 @@ const SHUFFLE_BYTES: usize = 64 << 20;
 /// A corpus with its weight, as a user writes it: `zh=0.7:FOLDER`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Source {
+pub struct MixSource {
     pub name: String,
     /// The weight, within [`WEIGHTS`]; only its ratio to the others matters.
     pub weight: f64,
@@ -55,17 +55,17 @@ impl Taken {
     }
 }
 
-impl std::str::FromStr for Source {
+impl std::str::FromStr for MixSource {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Source, String> {
+    fn from_str(text: &str) -> Result<MixSource, String> {
         let wanted = "NAME=WEIGHT:FOLDER is wanted, such as zh=0.7:corpus/zh";
         let (name, rest) = text.split_once('=').ok_or(wanted)?;
         let (weight, dir) = rest.split_once(':').ok_or(wanted)?;
         match weight.parse::<f64>() {
             Ok(_) if dir.is_empty() || name.is_empty() => Err(wanted.into()),
             Ok(weight) if WEIGHTS.contains(&weight) => {
-                Ok(Source { name: name.into(), weight, dir: dir.into() })
+                Ok(MixSource { name: name.into(), weight, dir: dir.into() })
             }
             Ok(_) => {
                 Err(format!("the weight must be from {} to {}, not {weight}", WEIGHTS.start(), WEIGHTS.end()))
@@ -75,21 +75,21 @@ impl std::str::FromStr for Source {
     }
 }
 
-impl TryFrom<String> for Source {
+impl TryFrom<String> for MixSource {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Source, String> {
+    fn try_from(text: String) -> Result<MixSource, String> {
         text.parse()
     }
 }
 
-impl From<Source> for String {
-    fn from(Source { name, weight, dir }: Source) -> String {
+impl From<MixSource> for String {
+    fn from(MixSource { name, weight, dir }: MixSource) -> String {
         format!("{name}={weight}:{}", dir.display())
     }
 }
 
-impl Source {
+impl MixSource {
     /// Returns the source as a command-line argument, with the folder's name byte for byte.
     pub fn as_argument(&self) -> OsString {
         let mut argument = OsString::from(format!("{}={}:", self.name, self.weight));
@@ -140,12 +140,12 @@ pub struct MixOptions<'t> {
 /// starts over. The validation text is mixed from the validation shards in the same way, without repetition. Progress
 /// counts units.
 pub fn mix(
-    sources: &[Source],
+    sources: &[MixSource],
     out: &Path,
     options: &MixOptions,
     progress: &ProgressBar,
 ) -> Result<(Vec<Taken>, Written), DatasetError> {
-    let open = |source: &Source| Shards::open(&source.dir, OnBadShard::Refuse);
+    let open = |source: &MixSource| Shards::open(&source.dir, OnBadShard::Refuse);
     let opened: Vec<Shards> = sources.iter().map(open).collect::<Result<_, _>>()?;
     let mut writer = ShardWriter::create(out, options.chars_per_shard)?;
     let taken = mix_split(sources, &opened, Split::Train, options, progress, &mut writer)?;
@@ -155,7 +155,7 @@ pub fn mix(
 }
 
 fn mix_split(
-    sources: &[Source],
+    sources: &[MixSource],
     opened: &[Shards],
     split: Split,
     options: &MixOptions,
@@ -267,17 +267,17 @@ mod tests {
 
     use super::*;
 
-    fn source(root: &Path, name: &str, weight: f64, documents: usize, text: &str) -> Source {
+    fn source(root: &Path, name: &str, weight: f64, documents: usize, text: &str) -> MixSource {
         let dir = root.join(name);
         let mut writer = ShardWriter::create(&dir, 20_000).unwrap();
         for i in 0..documents {
             writer.push(if i % 20 == 0 { Split::Val } else { Split::Train }, &format!("{i} {text}")).unwrap();
         }
         writer.finish().unwrap();
-        Source { name: name.into(), weight, dir }
+        MixSource { name: name.into(), weight, dir }
     }
 
-    fn run(sources: &[Source], out: &Path, seed: u64, total: Option<u64>) -> (Vec<Taken>, Vec<String>) {
+    fn run(sources: &[MixSource], out: &Path, seed: u64, total: Option<u64>) -> (Vec<Taken>, Vec<String>) {
         let options = MixOptions { seed, total, measure: Measure::Chars, chars_per_shard: 30_000 };
         let (taken, _) = mix(sources, out, &options, &ProgressBar::hidden()).unwrap();
         let shards = Shards::open(out, OnBadShard::Refuse).unwrap();
@@ -345,14 +345,14 @@ mod tests {
 
     #[test]
     fn sources_are_written_as_name_weight_folder() {
-        let source = "zh=0.7:data/a:b".parse::<Source>().unwrap();
+        let source = "zh=0.7:data/a:b".parse::<MixSource>().unwrap();
         assert_eq!((source.name.as_str(), source.weight, &source.dir), ("zh", 0.7, &"data/a:b".into()));
         assert_eq!(String::from(source), "zh=0.7:data/a:b");
         for bad in ["zh", "zh=0.7", "zh=0:x", "zh=nan:x", "=1:x", "zh=1:", "zh=-1:x"] {
-            assert!(bad.parse::<Source>().is_err(), "{bad}");
+            assert!(bad.parse::<MixSource>().is_err(), "{bad}");
         }
         for weight in ["1e-308", "inf", "1e308", "1e999", "0", "nan"] {
-            let error = format!("zh={weight}:x").parse::<Source>().unwrap_err();
+            let error = format!("zh={weight}:x").parse::<MixSource>().unwrap_err();
             assert!(error.contains("the weight must be from 0.000001 to 1000000, not"), "{error}");
         }
     }

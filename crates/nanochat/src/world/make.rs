@@ -149,7 +149,7 @@ fn name(value: &str) -> Result<String, String> {
 mod tests {
     use super::*;
     use crate::conversation::Examples;
-    use crate::files::json_records::Place;
+    use crate::files::json_records::JsonPlace;
     use crate::files::lines::BadLines;
     use crate::text::dataset::{OnBadShard, Shards};
 
@@ -173,7 +173,7 @@ mod tests {
         let chat = base_dir.join("chat_data/train.jsonl");
         for (i, read) in Examples::open(&chat, BadLines::Fail).unwrap().enumerate() {
             let (place, example) = read.unwrap();
-            assert_eq!(place, Place { line: i + 1, element: None });
+            assert_eq!(place, JsonPlace { line: i + 1, element: None });
             assert_eq!(example, world.conversation(world::Split::Train, i as u64).into());
         }
 

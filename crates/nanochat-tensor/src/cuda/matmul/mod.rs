@@ -13,7 +13,7 @@ use cudarc::cublaslt::sys;
 use cudarc::driver::{CudaStream, result as driver};
 
 use self::choices::Choices;
-use self::plan::Plan;
+use self::plan::ProductPlan;
 use super::{Cuda, cache};
 use crate::gpu::{Operand, Product, fail};
 use crate::profile;
@@ -28,7 +28,7 @@ pub(super) struct Matmul {
     handle: sys::cublasLtHandle_t,
     stream: Arc<CudaStream>,
     workspace: u64,
-    plans: Mutex<HashMap<String, Arc<Plan>>>,
+    plans: Mutex<HashMap<String, Arc<ProductPlan>>>,
     choices: Mutex<Choices>,
 }
 
@@ -89,7 +89,7 @@ impl Cuda {
     /// `plan` must be for the product's shape, and the product's pointers must be of matrices of that shape.
     unsafe fn multiply(
         &self,
-        plan: &Plan,
+        plan: &ProductPlan,
         algorithm: &sys::cublasLtMatmulAlgo_t,
         p: &Product,
     ) -> Result<(), CublasError> {
@@ -117,8 +117,8 @@ impl Cuda {
         }
     }
 
-    fn plan(&self, key: &str, p: &Product) -> Result<Plan, CublasError> {
-        let mut plan = Plan::new(p)?;
+    fn plan(&self, key: &str, p: &Product) -> Result<ProductPlan, CublasError> {
+        let mut plan = ProductPlan::new(p)?;
         let candidates = self.candidates(&plan)?;
         plan.algorithm = candidates[0];
         let flops = 2.0 * p.m as f64 * p.n as f64 * p.k as f64 * p.batch as f64;

@@ -11,7 +11,7 @@ const F32: sys::cudaDataType = sys::cudaDataType::CUDA_R_32F;
 
 /// The descriptors of one shape, with the chosen algorithm. In cuBLAS's column-major order the first operand is the
 /// product's `b`, and the result is (n, m).
-pub(super) struct Plan {
+pub(super) struct ProductPlan {
     pub desc: sys::cublasLtMatmulDesc_t,
     pub a: sys::cublasLtMatrixLayout_t,
     pub b: sys::cublasLtMatrixLayout_t,
@@ -20,20 +20,20 @@ pub(super) struct Plan {
 }
 
 // SAFETY: descriptors are never changed once a plan is made.
-unsafe impl Send for Plan {}
+unsafe impl Send for ProductPlan {}
 // SAFETY: as above.
-unsafe impl Sync for Plan {}
+unsafe impl Sync for ProductPlan {}
 
-impl Plan {
+impl ProductPlan {
     /// Makes all but the algorithm.
-    pub fn new(p: &Product) -> Result<Plan, CublasError> {
+    pub fn new(p: &Product) -> Result<ProductPlan, CublasError> {
         let dtype = match p.out.values.dtype() {
             Dtype::F32 => F32,
             Dtype::Bf16 => BF16,
             other @ (Dtype::Int8 | Dtype::U32) => other.has_no("product of matrices on CUDA"),
         };
         // The plan owns each descriptor as soon as it is made, so that an error frees the earlier ones.
-        let mut plan = Plan {
+        let mut plan = ProductPlan {
             desc: std::ptr::null_mut(),
             a: std::ptr::null_mut(),
             b: std::ptr::null_mut(),
@@ -85,7 +85,7 @@ fn layout(
     Ok(())
 }
 
-impl Drop for Plan {
+impl Drop for ProductPlan {
     fn drop(&mut self) {
         // SAFETY: each was made by `new` and is destroyed once; a null one was not made.
         unsafe {

@@ -10,9 +10,9 @@ use std::mem::MaybeUninit;
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys;
 
-use super::plan::Plan;
+use super::plan::ProductPlan;
 use super::{Cuda, WORKSPACE_BYTES};
-use crate::gpu::{Backend, Output, Product, Slice};
+use crate::gpu::{GpuBackend, Output, Product, Slice};
 
 const CANDIDATES: usize = 16;
 /// The number of timed turns of each candidate; one takes `TURN_MS`.
@@ -21,7 +21,10 @@ const TURN_MS: f32 = 4.0;
 
 impl Cuda {
     /// Returns the library's proposals for a shape, the first proposal first; at least one. Fails if there is none.
-    pub(super) fn candidates(&self, plan: &Plan) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CublasError> {
+    pub(super) fn candidates(
+        &self,
+        plan: &ProductPlan,
+    ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, CublasError> {
         let preference = lt::create_matmul_pref()?;
         let mut found: [MaybeUninit<sys::cublasLtMatmulHeuristicResult_t>; CANDIDATES] =
             [const { MaybeUninit::uninit() }; CANDIDATES];
@@ -61,7 +64,7 @@ impl Cuda {
     /// Returns the candidate with the lowest median time.
     pub(super) fn fastest(
         &self,
-        plan: &Plan,
+        plan: &ProductPlan,
         p: &Product,
         candidates: &[sys::cublasLtMatmulAlgo_t],
     ) -> sys::cublasLtMatmulAlgo_t {
@@ -114,7 +117,7 @@ mod tests {
             let factor = Operand::new(Slice::at(256, 8_192 * 768, Dtype::Bf16), 768);
             let product = Product::new([8_192, 3_072, 768], factor, factor.t(), out, beta);
             let propose = |gpu: &Gpu| {
-                let plan = Plan::new(&product).unwrap();
+                let plan = ProductPlan::new(&product).unwrap();
                 Cuda::of(gpu)
                     .candidates(&plan)
                     .unwrap()

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::Shape;
-use super::heads::{Head, SavedValues, Unit, score_gradient, seen, softmax};
+use super::AttentionShape;
+use super::heads::{HeadRows, KeyHeadGradients, SavedValues, score_gradient, seen, softmax};
 use crate::gemm::Threads;
 use crate::gemm::bf16::{Left, PANEL, Right, left_len, multiply, pack_left};
 use crate::gemm::pairs::{interleave, pair_up};
@@ -15,7 +15,7 @@ use crate::simd::{self, vectorized};
 const BLOCK: usize = 60;
 
 /// Returns the blocks of queries, each with the keys that at least one of them sees, starting at a whole panel.
-fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+fn blocks(s: AttentionShape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     (0..s.t).step_by(BLOCK).map(move |start| {
         let end = (start + BLOCK).min(s.t);
         (start..end, (start + 1).saturating_sub(s.window) / PANEL * PANEL..end)
@@ -23,8 +23,15 @@ fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
 }
 
 /// Returns y (T, D) and the log-sum-exp (T) of one query head.
-pub fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -> (Values, Vec<f32>) {
-    let (query, key) = (Head::of(s, b, s.h, h), Head::of(s, b, s.kvh, h * s.kvh / s.h));
+pub fn forward_head(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    s: AttentionShape,
+    b: usize,
+    h: usize,
+) -> (Values, Vec<f32>) {
+    let (query, key) = (HeadRows::of(s, b, s.h, h), HeadRows::of(s, b, s.kvh, h * s.kvh / s.h));
     let keys_turned = Right::pack(key.rows(k, 0..s.t, s.d).t(), Threads::One); // (D, T)
     let values = Right::pack(key.rows(v, 0..s.t, s.d), Threads::One); // (T, D)
     let (d_pairs, t_pairs) = (s.d.div_ceil(2), s.t.div_ceil(2));
@@ -48,10 +55,16 @@ pub fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usiz
     (y, lse)
 }
 
-pub fn backward_unit(dy: &[f32], saved: &SavedValues, s: Shape, b: usize, kvh: usize) -> Unit {
+pub fn backward_unit(
+    dy: &[f32],
+    saved: &SavedValues,
+    s: AttentionShape,
+    b: usize,
+    kvh: usize,
+) -> KeyHeadGradients {
     let group = s.h / s.kvh;
-    let (td, key) = (s.t * s.d, Head::of(s, b, s.kvh, kvh));
-    let mut unit = Unit::new(s);
+    let (td, key) = (s.t * s.d, HeadRows::of(s, b, s.kvh, kvh));
+    let mut unit = KeyHeadGradients::new(s);
     let (k, v) = (key.rows(saved.k, 0..s.t, s.d), key.rows(saved.v, 0..s.t, s.d));
     let keys_plain = Right::pack(k, Threads::One); // (T, D)
     let [keys_turned, values_turned] = [k, v].map(|x| Right::pack(x.t(), Threads::One)); // (D, T)
@@ -60,7 +73,7 @@ pub fn backward_unit(dy: &[f32], saved: &SavedValues, s: Shape, b: usize, kvh: u
     let (mut rows_left, mut ds_left) = (vec![0; left_len(BLOCK, d_pairs)], vec![0; BLOCK * t_pairs]);
     let [mut p_turned, mut ds_turned] = [(); 2].map(|()| vec![0; BLOCK / 2 * stride]);
     for h in kvh * group..(kvh + 1) * group {
-        let query = Head::of(s, b, s.h, h);
+        let query = HeadRows::of(s, b, s.h, h);
         let dq = &mut unit.dq[(h - kvh * group) * td..][..td];
         for (queries, keys) in blocks(s) {
             let (rows, cols) = (queries.len(), keys.len());

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::heads::{Head, SavedValues, Unit, score_gradient, seen, softmax};
-use super::{Saved, Shape, bf16};
+use super::heads::{HeadRows, KeyHeadGradients, SavedValues, score_gradient, seen, softmax};
+use super::{AttentionShape, Saved, bf16};
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::reuse::Values;
 use crate::simd::{self, vectorized};
@@ -17,7 +17,7 @@ use crate::{Dtype, Tensor, reuse};
 const BLOCK: usize = 64;
 
 /// Returns the blocks of queries, each with the keys that at least one of them sees.
-fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+fn blocks(s: AttentionShape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     (0..s.t).step_by(BLOCK).map(move |start| {
         let end = (start + BLOCK).min(s.t);
         (start..end, (start + 1).saturating_sub(s.window)..end)
@@ -25,7 +25,7 @@ fn blocks(s: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
 }
 
 /// Returns y (B, T, H, D) and the log-sum-exp (B, H, T).
-pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, products: Dtype) -> (Tensor, Tensor) {
+pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: AttentionShape, products: Dtype) -> (Tensor, Tensor) {
     let (shape, q, k, v) = (q.shape(), q.data(), k.data(), v.data());
     let forward_head = match products {
         Dtype::F32 => forward_head,
@@ -48,8 +48,15 @@ pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, s: Shape, products: Dtype) ->
 }
 
 /// Returns y (T, D) and the log-sum-exp (T) of one query head.
-fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -> (Values, Vec<f32>) {
-    let (query, key) = (Head::of(s, b, s.h, h), Head::of(s, b, s.kvh, h * s.kvh / s.h));
+fn forward_head(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    s: AttentionShape,
+    b: usize,
+    h: usize,
+) -> (Values, Vec<f32>) {
+    let (query, key) = (HeadRows::of(s, b, s.h, h), HeadRows::of(s, b, s.kvh, h * s.kvh / s.h));
     let (mut y, mut lse, mut scores) = (Values::any(s.t * s.d), vec![0.0; s.t], Values::any(BLOCK * s.t));
     for (queries, keys) in blocks(s) {
         let (rows, cols) = (queries.len(), keys.len());
@@ -70,7 +77,7 @@ fn forward_head(q: &[f32], k: &[f32], v: &[f32], s: Shape, b: usize, h: usize) -
 }
 
 /// dy (B, T, H, D) -> dq (B, T, H, D), dk and dv (B, T, KVH, D)
-pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, products: Dtype) -> [Tensor; 3] {
+pub fn backward(dy: &Tensor, saved: &Saved, s: AttentionShape, products: Dtype) -> [Tensor; 3] {
     let backward_unit = match products {
         Dtype::F32 => backward_unit,
         Dtype::Bf16 => bf16::backward_unit,
@@ -86,7 +93,7 @@ pub fn backward(dy: &Tensor, saved: &Saved, s: Shape, products: Dtype) -> [Tenso
     let rows =
         dq.par_chunks_mut(per_row.0).zip(dk.par_chunks_mut(per_row.1)).zip(dv.par_chunks_mut(per_row.1));
     rows.enumerate().for_each(|(b, ((dq, dk), dv))| {
-        let units: Vec<Unit> =
+        let units: Vec<KeyHeadGradients> =
             (0..s.kvh).into_par_iter().map(|kvh| backward_unit(dy, &saved, s, b, kvh)).collect();
         for (kvh, unit) in units.iter().enumerate() {
             scatter(dk, &unit.dk, s.kvh, kvh, s.d);
@@ -107,13 +114,19 @@ fn scatter(into: &mut [f32], head: &[f32], heads: usize, index: usize, d: usize)
     }
 }
 
-fn backward_unit(dy: &[f32], saved: &SavedValues, s: Shape, b: usize, kvh: usize) -> Unit {
+fn backward_unit(
+    dy: &[f32],
+    saved: &SavedValues,
+    s: AttentionShape,
+    b: usize,
+    kvh: usize,
+) -> KeyHeadGradients {
     let group = s.h / s.kvh;
-    let (td, key) = (s.t * s.d, Head::of(s, b, s.kvh, kvh));
-    let mut unit = Unit::new(s);
+    let (td, key) = (s.t * s.d, HeadRows::of(s, b, s.kvh, kvh));
+    let mut unit = KeyHeadGradients::new(s);
     let [mut p, mut ds] = [(); 2].map(|()| Values::any(BLOCK * s.t));
     for h in kvh * group..(kvh + 1) * group {
-        let query = Head::of(s, b, s.h, h);
+        let query = HeadRows::of(s, b, s.h, h);
         let dq = &mut unit.dq[(h - kvh * group) * td..][..td];
         for (queries, keys) in blocks(s) {
             let (rows, cols) = (queries.len(), keys.len());

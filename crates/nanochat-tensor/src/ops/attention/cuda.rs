@@ -7,7 +7,7 @@
 //! | forward  | 557 (0.62 ms)     | 217 (1.58)   | 540 (0.64) | 235 (1.46)       |
 //! | backward | 386 (2.22 ms)     | 143 (6.02)   | 382 (2.25) | 206 (4.18)       |
 
-use super::{GPU_HEAD_DIMS, Saved, Shape};
+use super::{AttentionShape, GPU_HEAD_DIMS, Saved};
 use crate::cuda::{Cuda, sources};
 use crate::gpu::{Buffer, Gpu, Launch, Slice, Tiles, blocks};
 use crate::{Dtype, Tensor};
@@ -16,7 +16,7 @@ use crate::{Dtype, Tensor};
 const ROWS: usize = 128;
 
 /// Returns y (B, T, H, D) and the log-sum-exp to the base 2 (B, H, T rounded up to 128).
-pub fn forward(gpu: &Gpu, q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) -> (Tensor, Tensor) {
+pub fn forward(gpu: &Gpu, q: &Tensor, k: &Tensor, v: &Tensor, s: AttentionShape) -> (Tensor, Tensor) {
     let y = Tensor::unwritten(gpu, Dtype::Bf16, q.shape());
     let lse = Tensor::unwritten(gpu, Dtype::F32, &[s.b, s.h, s.padded()]);
     if hopper(gpu) {
@@ -32,7 +32,7 @@ pub fn forward(gpu: &Gpu, q: &Tensor, k: &Tensor, v: &Tensor, s: Shape) -> (Tens
 }
 
 /// dy (B, T, H, D) -> dq (B, T, H, D), dk and dv (B, T, KVH, D)
-pub fn backward(gpu: &Gpu, dy: &Tensor, saved: &Saved, s: Shape) -> [Tensor; 3] {
+pub fn backward(gpu: &Gpu, dy: &Tensor, saved: &Saved, s: AttentionShape) -> [Tensor; 3] {
     let Saved { q, k, v, y, lse } = saved;
     let [dq, dk, dv] = [q, k, v].map(|x| Tensor::unwritten(gpu, Dtype::Bf16, x.shape()));
     let delta = Tensor::unwritten(gpu, Dtype::F32, lse.shape());
@@ -72,7 +72,7 @@ pub fn backward(gpu: &Gpu, dy: &Tensor, saved: &Saved, s: Shape) -> [Tensor; 3] 
     [dq, dk, dv]
 }
 
-impl Shape {
+impl AttentionShape {
     /// Returns the rows of lse and delta for each head: T rounded up to whole tiles.
     fn padded(self) -> usize {
         self.t.next_multiple_of(ROWS)
@@ -93,16 +93,16 @@ fn hopper(gpu: &Gpu) -> bool {
 }
 
 #[track_caller]
-fn kernel<'a>(gpu: &'a Gpu, name: &str, s: Shape) -> Launch<'a> {
+fn kernel<'a>(gpu: &'a Gpu, name: &str, s: AttentionShape) -> Launch<'a> {
     assert!(GPU_HEAD_DIMS.contains(&s.d), "attention on CUDA: head_dim {}; {GPU_HEAD_DIMS:?} work", s.d);
     gpu.kernel(sources::attention, &format!("attention_{name}_{}", s.d))
 }
 
-fn sizes(launch: Launch, s: Shape) -> Launch {
+fn sizes(launch: Launch, s: AttentionShape) -> Launch {
     launch.u32(s.t).u32(s.padded()).u32(s.h).u32(s.kvh).u32(s.window.min(s.t)).f32(s.scale())
 }
 
-fn tiles(x: &Tensor, s: Shape) -> Tiles {
+fn tiles(x: &Tensor, s: AttentionShape) -> Tiles {
     let heads = x.shape()[2];
     Tiles { address: x.bf16_slice().address(), shape: [s.b, s.t, heads, s.d] }
 }
@@ -117,7 +117,7 @@ fn launch_sm90<'a>(
     rows: impl IntoIterator<Item = Slice<'a>>,
     heads: usize,
     tile_bytes: usize,
-    s: Shape,
+    s: AttentionShape,
 ) {
     assert!(GPU_HEAD_DIMS.contains(&s.d), "attention on CUDA: head_dim {}; {GPU_HEAD_DIMS:?} work", s.d);
     let launch = gpu.kernel(sources::attention_sm90, &format!("attention_{name}_sm90_{}", s.d));
@@ -134,7 +134,7 @@ fn launch_sm90<'a>(
 
 /// Returns how many heads are computed at a time: few enough that their keys and values stay in the L2 cache (16 MiB of
 /// its 50 measured best), and enough to keep every multiprocessor busy twice over.
-fn heads_together(gpu: &Gpu, s: Shape) -> usize {
+fn heads_together(gpu: &Gpu, s: AttentionShape) -> usize {
     let cached = (16 << 20) / (2 * s.tile(s.t));
     cached.max((2 * Cuda::of(gpu).multiprocessors() as usize).div_ceil(s.tiles())).max(1)
 }

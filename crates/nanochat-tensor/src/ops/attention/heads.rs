@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Shape;
+use super::AttentionShape;
 use crate::gemm::Mat;
 use crate::reuse::{self, Values};
 use crate::simd;
@@ -18,14 +18,14 @@ pub struct SavedValues<'a> {
 
 /// One head of one batch row inside (B, T, heads, D).
 #[derive(Clone, Copy)]
-pub struct Head {
+pub struct HeadRows {
     start: usize,
     row_stride: usize,
 }
 
-impl Head {
-    pub fn of(s: Shape, b: usize, heads: usize, head: usize) -> Head {
-        Head { start: (b * s.t * heads + head) * s.d, row_stride: heads * s.d }
+impl HeadRows {
+    pub fn of(s: AttentionShape, b: usize, heads: usize, head: usize) -> HeadRows {
+        HeadRows { start: (b * s.t * heads + head) * s.d, row_stride: heads * s.d }
     }
 
     pub fn rows(self, data: &[f32], rows: Range<usize>, d: usize) -> Mat<'_> {
@@ -38,18 +38,18 @@ impl Head {
 }
 
 /// The gradients of one key head and of the query heads that share it.
-pub struct Unit {
+pub struct KeyHeadGradients {
     pub dq: Values, // (H / KVH, T, D)
     pub dk: Values, // (T, D)
     pub dv: Values, // (T, D)
 }
 
-impl Unit {
+impl KeyHeadGradients {
     /// Allocates the gradients: dk and dv are zeros to add to, and dq is uninitialized.
-    pub fn new(s: Shape) -> Unit {
+    pub fn new(s: AttentionShape) -> KeyHeadGradients {
         let td = s.t * s.d;
         let [dk, dv] = [(); 2].map(|()| Values(reuse::zeros(td)));
-        Unit { dq: Values::any(s.h / s.kvh * td), dk, dv }
+        KeyHeadGradients { dq: Values::any(s.h / s.kvh * td), dk, dv }
     }
 }
 

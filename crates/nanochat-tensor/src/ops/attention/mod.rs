@@ -18,7 +18,7 @@ pub(crate) const GPU_HEAD_DIMS: [usize; 2] = [64, 128];
 
 /// The sizes of one call. H query heads share KVH key and value heads, H / KVH of them each.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(super) struct AttentionShape {
     pub b: usize,
     pub t: usize,
     pub h: usize,
@@ -42,7 +42,7 @@ impl Tape {
     /// included; None for all before it.
     #[track_caller]
     pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Tensor {
-        let s = Shape::of(q, k, v, window);
+        let s = AttentionShape::of(q, k, v, window);
         let products = self.recipe.products;
         let (y, lse) = dispatch!(q, forward(q, k, v, s; products));
         let saved = Saved { q: q.clone(), k: k.clone(), v: v.clone(), y: y.clone(), lse };
@@ -56,15 +56,15 @@ impl Tape {
     }
 }
 
-impl Shape {
+impl AttentionShape {
     #[track_caller]
-    fn of(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Shape {
+    fn of(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> AttentionShape {
         let &[b, t, h, d] = q.shape() else { panic!("attention wants (B, T, H, D), found {:?}", q.shape()) };
         let &[kb, kt, kvh, kd] = k.shape() else { panic!("attention wants (B, T, KVH, D) keys") };
         assert_eq!([b, t, d], [kb, kt, kd], "attention: q {:?} does not match k {:?}", q.shape(), k.shape());
         assert_eq!(k.shape(), v.shape(), "attention: k and v differ");
         assert_eq!(h % kvh, 0, "attention: {h} query heads over {kvh} key heads");
-        Shape { b, t, h, kvh, d, window: window.unwrap_or(t).max(1) }
+        AttentionShape { b, t, h, kvh, d, window: window.unwrap_or(t).max(1) }
     }
 
     pub fn scale(self) -> f32 {

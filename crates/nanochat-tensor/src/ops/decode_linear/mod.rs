@@ -6,6 +6,7 @@
 //! own in every mma, summed in the same order for any number of rows up to FEW. Beyond that cuBLASLt is faster, and it
 //! sums in another order.
 
+use super::linear_softcap_cross_entropy::SOFTCAP;
 use super::rms_norm;
 use crate::cuda::{Cuda, sources};
 use crate::gpu::{Gpu, Operand, Output, Product, blocks};
@@ -108,7 +109,7 @@ fn many(
         }
         Epilogue::Softcap => {
             let launch =
-                gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").slice(y).f32(15.0).u64(len);
+                gpu.kernel(sources::linear_softcap_cross_entropy, "softcap").slice(y).f32(SOFTCAP).u64(len);
             // SAFETY: y holds `len` values, each changed in place by one thread.
             unsafe { launch.run(blocks(len, 1_024), 512, 0) }
         }

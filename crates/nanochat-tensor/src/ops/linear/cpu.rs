@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
+use crate::elementwise;
 use crate::gemm::{Mat, MatMut, Threads};
-use crate::ops::elementwise;
 use crate::reuse;
 use crate::simd::{dot, vectorized};
 use crate::{Dtype, Tensor};

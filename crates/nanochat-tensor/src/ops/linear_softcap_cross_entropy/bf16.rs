@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Output;
-use super::segments::{Found, Segment, cap, finish, joined, put_rows, rows_of, unscaled_gradient};
+use super::LossOutput;
+use super::segments::{RowSums, Segment, cap, finish, joined, put_rows, rows_of, unscaled_gradient};
 use crate::Tensor;
 use crate::gemm::bf16::{Left, Right, left_len, multiply, pack_left};
 use crate::gemm::pairs::{interleave, pair_up};
@@ -34,7 +34,7 @@ const COLS: usize = 256;
 const BLOCK: usize = 64;
 
 /// The weights of lm_head in the two layouts that products need.
-struct Head {
+struct LmHead {
     turned: Right, // (C, V)
     plain: Right,  // (V, C)
     c: usize,
@@ -45,10 +45,10 @@ pub fn chunk_rows(v: usize) -> usize {
     (CHUNK_LOGITS / v).clamp(ROWS, CHUNK_ROWS)
 }
 
-pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -> Output {
+pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -> LossOutput {
     let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
     let w = Mat::new(lm_head.data(), v, c);
-    let head = Head { turned: Right::pack(w.t(), Threads::All), plain: Right::pack(w, Threads::All), c };
+    let head = LmHead { turned: Right::pack(w.t(), Threads::All), plain: Right::pack(w, Threads::All), c };
     let rows: Vec<usize> = (0..n).filter(|&n| weights[n] != 0.0).collect();
     let (mut nll, mut dx, mut dw) = (vec![0.0; n], reuse::zeros(n * c), reuse::zeros(v * c));
     let segment = v.div_ceil(SEGMENTS).next_multiple_of(COLS);
@@ -74,7 +74,7 @@ pub fn forward(x: &Tensor, lm_head: &Tensor, targets: &[u32], weights: &[f32]) -
             multiply(dw, c, dw.len() / c, 1.0, left, &x_rows, 0..pairs, 0..c, 1.0);
         });
     }
-    Output::new(nll, weights, Some((Tensor::new(dx, x.shape()), Tensor::new(dw, lm_head.shape()))))
+    LossOutput::new(nll, weights, Some((Tensor::new(dx, x.shape()), Tensor::new(dw, lm_head.shape()))))
 }
 
 fn left_block(x: &[f32], c: usize) -> Vec<u32> {
@@ -83,7 +83,7 @@ fn left_block(x: &[f32], c: usize) -> Vec<u32> {
     block
 }
 
-impl Head {
+impl LmHead {
     /// Computes the given columns (a multiple of BLOCK except at the end) for all rows; fills g (columns / 64, rows /
     /// 2, 64).
     fn segment(
@@ -95,7 +95,7 @@ impl Head {
     ) -> Segment {
         let (rows, c) = (targets.len(), self.c);
         let (pairs, c_pairs) = (rows.div_ceil(2), c.div_ceil(2));
-        let (mut found, mut dx) = (vec![Found::default(); rows], Values(reuse::any(rows * c)));
+        let (mut found, mut dx) = (vec![RowSums::default(); rows], Values(reuse::any(rows * c)));
         let (mut tile, mut tile_pairs) = (vec![0.0; ROWS * COLS], vec![0; ROWS * COLS / 2]);
         for (first, g) in columns.clone().step_by(COLS).zip(g.chunks_mut(COLS * pairs)) {
             let tile_columns = first..columns.end.min(first + COLS);

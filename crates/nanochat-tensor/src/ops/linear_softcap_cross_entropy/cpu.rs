@@ -4,8 +4,8 @@
 
 use rayon::prelude::*;
 
-use super::Output;
-use super::segments::{Found, Segment, cap, finish, joined, put_rows, rows_of, softcap, unscaled_gradient};
+use super::LossOutput;
+use super::segments::{RowSums, Segment, cap, finish, joined, put_rows, rows_of, softcap, unscaled_gradient};
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::reuse::{self, Values};
 use crate::simd::vectorized;
@@ -36,7 +36,7 @@ pub fn forward(
     weights: &[f32],
     gradients: bool,
     products: Dtype,
-) -> Output {
+) -> LossOutput {
     match products {
         Dtype::Bf16 if gradients => return super::bf16::forward(x, lm_head, targets, weights),
         Dtype::F32 | Dtype::Bf16 => {}
@@ -77,13 +77,13 @@ pub fn forward(
         });
     }
     let gradients = gradients.then(|| (Tensor::new(dx, x.shape()), Tensor::new(dw, lm_head.shape())));
-    Output::new(nll, weights, gradients)
+    LossOutput::new(nll, weights, gradients)
 }
 
 /// x (rows, C), w (columns, C) from column `first` of the vocabulary on; fills g (columns / COLS, rows, COLS).
 fn segment_of(g: &mut [f32], x: Mat, w: &[f32], first: usize, targets: &[usize], gradients: bool) -> Segment {
     let (rows, c) = (targets.len(), x.cols());
-    let mut found = vec![Found::default(); rows];
+    let mut found = vec![RowSums::default(); rows];
     let mut dx = Values(reuse::zeros(if gradients { rows * c } else { 0 }));
     for (i, (g, w)) in g.chunks_mut(COLS * rows).zip(w.chunks(COLS * c)).enumerate() {
         let (first, cols) = (first + i * COLS, w.len() / c);

@@ -1,4 +1,4 @@
-use super::{Output, SOFTCAP};
+use super::{LossOutput, SOFTCAP};
 use crate::cuda::sources;
 use crate::gpu::{self, Gpu, Operand, Product, blocks};
 use crate::{Dtype, Tensor};
@@ -22,7 +22,7 @@ pub fn forward(
     targets: &[u32],
     weights: &[f32],
     gradients: bool,
-) -> Output {
+) -> LossOutput {
     let (n, c, v) = (x.rows(), x.cols(), lm_head.rows());
     // Rows of logits begin at multiples of 16 bytes for any vocabulary size.
     let ld = v.next_multiple_of(8);
@@ -63,5 +63,5 @@ pub fn forward(
     let launch = kernel.slice(loss.slice()).slice(nll.slice()).slice(weights.slice()).u32(n);
     // SAFETY: one block over n values of each.
     unsafe { launch.run([1, 1, 1], 1_024, 0) }
-    Output { loss, nll, gradients: grads }
+    LossOutput { loss, nll, gradients: grads }
 }

@@ -26,20 +26,20 @@ pub fn cpu_logit_rows(vocab_size: usize) -> usize {
 }
 
 /// The results of a forward pass.
-struct Output {
+struct LossOutput {
     loss: Tensor, // (1)
     nll: Tensor,  // (N)
     /// dx (N, C) and dw (V, C) of the unscaled loss
     gradients: Option<(Tensor, Tensor)>,
 }
 
-impl Output {
+impl LossOutput {
     /// Makes the output on the CPU, with the loss Σ weight · nll.
-    fn new(nll: Vec<f32>, weights: &[f32], gradients: Option<(Tensor, Tensor)>) -> Output {
+    fn new(nll: Vec<f32>, weights: &[f32], gradients: Option<(Tensor, Tensor)>) -> LossOutput {
         let loss =
             nll.iter().zip(weights).map(|(&nll, &w)| f64::from(nll) * f64::from(w)).sum::<f64>() as f32;
         let n = nll.len();
-        Output { loss: Tensor::new(vec![loss], &[1]), nll: Tensor::new(nll, &[n]), gradients }
+        LossOutput { loss: Tensor::new(vec![loss], &[1]), nll: Tensor::new(nll, &[n]), gradients }
     }
 }
 
@@ -75,7 +75,7 @@ impl Tape {
         if let Some(target) = targets.iter().find(|&&t| t as usize >= lm_head.rows()) {
             panic!("target {target} is outside the vocabulary of {}", lm_head.rows());
         }
-        let Output { loss, nll, gradients } =
+        let LossOutput { loss, nll, gradients } =
             dispatch!(x, forward(x, lm_head, targets, weights, self.is_recording(); self.recipe.products));
         let (x_target, lm_head_target) = (x.target(), lm_head.target());
         self.record(&loss, &[x, lm_head], move |dloss, grads| {

@@ -10,16 +10,16 @@ use crate::simd::{self, CHUNK, vectorized};
 
 /// The sums over one row of logits, or over a part of it.
 #[derive(Clone, Copy, Default)]
-pub struct Found {
+pub struct RowSums {
     /// Σ p
     pub total: f32,
     /// The target's c; 0 if it is in another part.
     pub capped: f32,
 }
 
-impl Found {
-    pub fn and(self, other: Found) -> Found {
-        Found { total: self.total + other.total, capped: self.capped + other.capped }
+impl RowSums {
+    pub fn and(self, other: RowSums) -> RowSums {
+        RowSums { total: self.total + other.total, capped: self.capped + other.capped }
     }
 
     pub fn nll(self) -> f32 {
@@ -29,15 +29,15 @@ impl Found {
 
 /// The results of one segment of the vocabulary for the rows of a chunk.
 pub struct Segment {
-    pub found: Vec<Found>,
+    pub found: Vec<RowSums>,
     /// g · w (rows, C)
     pub dx: Values,
 }
 
 /// Returns the sums over all segments: those of each row, and dx (rows, C), empty if gradients are not wanted.
-pub fn joined(segments: &[Segment], c: usize) -> (Vec<Found>, Values) {
+pub fn joined(segments: &[Segment], c: usize) -> (Vec<RowSums>, Values) {
     let (rows, len) = (segments[0].found.len(), segments[0].dx.len());
-    let all = |r: usize| segments.iter().map(|s| s.found[r]).fold(Found::default(), Found::and);
+    let all = |r: usize| segments.iter().map(|s| s.found[r]).fold(RowSums::default(), RowSums::and);
     let mut dx = Values::any(len);
     simd::par_rows(&mut dx, c, |r, dx| {
         dx.copy_from_slice(&segments[0].dx[r * c..][..c]);
@@ -69,7 +69,7 @@ pub fn finish(
     rows: &[usize],
     targets: &[usize],
     weights: &[f32],
-    found: &[Found],
+    found: &[RowSums],
     lm_head: &Tensor,
     nll: &mut [f32],
     dw: &mut [f32],

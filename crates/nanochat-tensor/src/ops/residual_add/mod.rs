@@ -1,6 +1,6 @@
 //! y = x + branch.  Both get dy.
 
-use crate::ops::elementwise;
+use crate::elementwise;
 use crate::{Tape, Tensor};
 
 impl Tape {

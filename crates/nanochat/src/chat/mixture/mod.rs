@@ -32,7 +32,7 @@ use crate::chat::tasks::{self, Folders, Grading, Split};
 use crate::conversation::{Conversation, Example, ExamplesError};
 use crate::files::file_error::FileError;
 use crate::files::json;
-use crate::files::json_records::Records;
+use crate::files::json_records::JsonRecords;
 use crate::files::lines::BadLines;
 pub use recipe::one_line;
 use recipe::{Entry, parse_flag, read_recipe};
@@ -316,7 +316,7 @@ fn open_task(
 /// Whether a file holds questions with answers to be graded, as [`crate::tasks`] reads them, and not conversations.
 fn has_questions(path: &Path) -> Result<bool, FileError> {
     // What cannot be read is named by the reading that follows.
-    let first = Records::open(path)?.find_map(|record| json::parse(&record.ok()?.1).ok());
+    let first = JsonRecords::open(path)?.find_map(|record| json::parse(&record.ok()?.1).ok());
     let first = first.map_or(serde_json::Value::Null, |(value, _)| value);
     Ok(first.get("question").is_some() || first.get("answer").is_some())
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::Conversations;
 use crate::conversation::{Conversation, Example, ExamplesError, Told, parse};
 use crate::files::file_error::{FileError, at};
-use crate::files::json_records::{Place, Records};
+use crate::files::json_records::{JsonPlace, JsonRecords};
 use crate::files::lines::BadLines;
 
 /// The number of texts that are checked in parallel before they are written.
@@ -37,9 +37,9 @@ impl JsonFile {
         let spool = Spool::create(temporary)?;
         let mut writer = BufWriter::with_capacity(1 << 20, &spool.file);
         let (mut starts, mut lines, mut told) = (vec![0], Vec::new(), Told::default());
-        let mut records = Records::open(path)?;
+        let mut records = JsonRecords::open(path)?;
         loop {
-            let batch: Vec<(Place, Vec<u8>)> = batch(&mut records)?;
+            let batch: Vec<(JsonPlace, Vec<u8>)> = batch(&mut records)?;
             if batch.is_empty() {
                 break;
             }
@@ -64,7 +64,7 @@ impl JsonFile {
 }
 
 /// The next texts to be checked together.
-fn batch(records: &mut Records) -> Result<Vec<(Place, Vec<u8>)>, FileError> {
+fn batch(records: &mut JsonRecords) -> Result<Vec<(JsonPlace, Vec<u8>)>, FileError> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while batch.len() < BATCH && bytes < BATCH_BYTES {
         let Some(record) = records.next().transpose()? else { break };
@@ -87,7 +87,7 @@ impl Conversations for JsonFile {
         let (start, end) = (self.starts[index], self.starts[index + 1]);
         let mut text = vec![0; (end - start) as usize];
         self.spool.read(start, &mut text).map_err(at(&self.spool.path))?;
-        let place = Place { line: self.lines[index] as usize, element: None };
+        let place = JsonPlace { line: self.lines[index] as usize, element: None };
         Ok(parse(&text).map_err(|reason| place.error(&self.path, reason))?.example)
     }
 

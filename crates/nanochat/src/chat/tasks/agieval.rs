@@ -6,7 +6,7 @@ use std::path::Path;
 use super::multiple_choice::{MultipleChoice, Question, letters, shown};
 use super::{Split, TaskError, files, sets};
 use crate::files::file_error::FileError;
-use crate::files::table::Row;
+use crate::files::table::TableRow;
 
 const NAME: &str = "AGIEval";
 /// Parts of the names of Chinese files, except the Gaokao's English exam.
@@ -51,7 +51,7 @@ pub fn open(part: &str, split: Split, folder: &Path) -> Result<Option<MultipleCh
 }
 
 /// None where one letter is not the answer.
-fn question(row: &Row) -> Result<Option<Question>, FileError> {
+fn question(row: &TableRow) -> Result<Option<Question>, FileError> {
     if row.get("options").is_none() || row.get("label").is_none_or(|label| label.is_array()) {
         return Ok(None);
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::multiple_choice::{MultipleChoice, Question, letters};
 use super::{Split, TaskError, files, sets};
 use crate::files::file_error::FileError;
-use crate::files::table::Row;
+use crate::files::table::TableRow;
 
 /// Opens ARC-Easy or ARC-Challenge by `name`. Test items may also come from a CORE bundle.
 pub fn open(name: &'static str, split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
@@ -19,7 +19,7 @@ pub fn open(name: &'static str, split: Split, folder: &Path) -> Result<MultipleC
     Ok(MultipleChoice::new(name, questions))
 }
 
-fn question(row: &Row) -> Result<Question, FileError> {
+fn question(row: &TableRow) -> Result<Question, FileError> {
     if row.get("query").is_some() {
         return bundle_question(row);
     }
@@ -36,7 +36,7 @@ fn question(row: &Row) -> Result<Question, FileError> {
 }
 
 /// A bundle's item has no labels of its own.
-fn bundle_question(row: &Row) -> Result<Question, FileError> {
+fn bundle_question(row: &TableRow) -> Result<Question, FileError> {
     let question = row.text("query")?.trim_start_matches("Question: ").to_string();
     let choices = row.strings("choices")?;
     let right = row.index("gold", choices.len())?;

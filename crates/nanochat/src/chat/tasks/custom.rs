@@ -22,9 +22,9 @@ use super::{Grading, Task, TaskError, talk};
 use crate::conversation::{Conversation, ExamplesError, JsonFields, Told, Unused, from_json};
 use crate::files::file_error::FileError;
 use crate::files::json;
-use crate::files::json_records::Records;
+use crate::files::json_records::JsonRecords;
 use crate::files::lines::BadLines;
-use crate::files::table::{Row, json_row};
+use crate::files::table::{TableRow, json_row};
 use crate::world::language_of;
 
 /// The most memory that a user's pattern may take when compiled, in bytes.
@@ -55,7 +55,7 @@ enum Right {
 pub fn open(path: &Path, bad_lines: BadLines) -> Result<Box<dyn Task>, TaskError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.split_once(".json").map_or(&*name, |(stem, _)| stem).to_string();
-    let mut records = Records::open(path)?.peekable();
+    let mut records = JsonRecords::open(path)?.peekable();
     if records.peek().is_none() {
         return Err(TaskError::Empty { path: path.into() });
     }
@@ -76,10 +76,10 @@ pub fn open(path: &Path, bad_lines: BadLines) -> Result<Box<dyn Task>, TaskError
 fn read<T>(
     path: &Path,
     bad_lines: BadLines,
-    item: impl Fn(&Row) -> Result<T, FileError>,
+    item: impl Fn(&TableRow) -> Result<T, FileError>,
 ) -> Result<(Vec<T>, Option<String>), ExamplesError> {
     let (mut items, mut told, shared) = (Vec::new(), Told::default(), Arc::<Path>::from(path));
-    for record in Records::open(path)? {
+    for record in JsonRecords::open(path)? {
         let (place, text) = record?;
         let read = json_row(&shared, place, &text)
             .and_then(|(row, mended)| Ok((item(&row)?, unused(&row)?, mended)));
@@ -94,14 +94,14 @@ fn read<T>(
 }
 
 /// The keys that are not used; an error for one that changes the question.
-fn unused(row: &Row) -> Result<Unused, FileError> {
+fn unused(row: &TableRow) -> Result<Unused, FileError> {
     let (mut fields, mut unused) = (JsonFields::new(row.columns().clone(), false), Unused::default());
     KEYS.iter().for_each(|key| drop(fields.take(key)));
     fields.finish("", &mut unused).map_err(|reason| row.bad(reason))?;
     Ok(unused)
 }
 
-fn choice(row: &Row) -> Result<Question, FileError> {
+fn choice(row: &TableRow) -> Result<Question, FileError> {
     if let Some(key) = ["messages", "system"].into_iter().find(|key| row.get(key).is_some()) {
         return Err(row.bad(format!("`{key}` is not used with choices; write all into `question`")));
     }
@@ -117,7 +117,7 @@ fn choice(row: &Row) -> Result<Question, FileError> {
     Ok(Question { question: row.text("question")?.into(), choices, letters, right })
 }
 
-fn item(row: &Row) -> Result<EvalItem, FileError> {
+fn item(row: &TableRow) -> Result<EvalItem, FileError> {
     if row.get("choices").is_some() {
         return Err(row.bad("this line has choices, but the first line has none"));
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::multiple_choice::Question;
 use super::{TaskError, ceval, cmmlu, files, mmlu};
 use crate::files::file_error::FileError;
-use crate::files::table::{Row, csv_rows, rows};
+use crate::files::table::{TableRow, csv_rows, rows};
 use crate::text::python_random::permutation;
 
 /// The seed of the shuffle from which a limit takes questions, of all subjects alike.
@@ -129,7 +129,7 @@ impl Exam {
             false => rows(file)?,
         };
         let columns = self.columns;
-        let question = move |row: &Row| match is_mmlu {
+        let question = move |row: &TableRow| match is_mmlu {
             true => mmlu::question(row),
             false => Question::from_columns(row, columns),
         };

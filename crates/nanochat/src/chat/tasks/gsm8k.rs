@@ -9,7 +9,7 @@ use regex::Regex;
 use super::{Grading, Split, Task, TaskError, exchange, files, sets};
 use crate::conversation::{Content, Conversation, Part, PartKind};
 use crate::files::file_error::FileError;
-use crate::files::table::Row;
+use crate::files::table::TableRow;
 
 pub struct Gsm8k {
     problems: Vec<WordProblem>,
@@ -35,7 +35,7 @@ impl Gsm8k {
     }
 }
 
-fn problem(row: &Row) -> Result<WordProblem, FileError> {
+fn problem(row: &TableRow) -> Result<WordProblem, FileError> {
     let solution = parts(row.text("answer")?);
     let answer = solution.iter().rev().find(|part| part.kind == PartKind::Text);
     let answer = answer.and_then(|part| final_answer(&part.text));

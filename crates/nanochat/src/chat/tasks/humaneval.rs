@@ -8,7 +8,7 @@ use regex::Regex;
 use super::{Grading, Split, Task, TaskError, exchange, files, sets};
 use crate::conversation::{Content, Conversation};
 use crate::files::file_error::FileError;
-use crate::files::table::Row;
+use crate::files::table::TableRow;
 use crate::sandbox::{Outcome, Sandbox, Trial};
 
 pub struct HumanEval {
@@ -44,7 +44,7 @@ impl HumanEval {
     }
 }
 
-fn problem(row: &Row) -> Result<CodingProblem, FileError> {
+fn problem(row: &TableRow) -> Result<CodingProblem, FileError> {
     let text = |column| row.text(column).map(String::from);
     Ok(CodingProblem {
         prompt: text("prompt")?,

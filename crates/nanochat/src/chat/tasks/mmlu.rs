@@ -5,7 +5,7 @@ use std::path::Path;
 use super::multiple_choice::{MultipleChoice, Question, letters};
 use super::{Split, TaskError, files, sets};
 use crate::files::file_error::FileError;
-use crate::files::table::{Row, csv_rows, rows};
+use crate::files::table::{TableRow, csv_rows, rows};
 
 pub const COLUMNS: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
 
@@ -22,7 +22,7 @@ pub fn open(split: Split, folder: &Path) -> Result<MultipleChoice, TaskError> {
     Ok(MultipleChoice::new("MMLU", sets::shuffled_by(&files, open, question)?))
 }
 
-pub fn question(row: &Row) -> Result<Question, FileError> {
+pub fn question(row: &TableRow) -> Result<Question, FileError> {
     if row.get("A").is_some() {
         return Question::from_columns(row, ["question", "answer"]);
     }

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 pub use exams::{EXAMS, Exam};
 pub use gsm8k::{final_answer, parts as gsm8k_parts};
 pub use multiple_choice::Question;
-pub use slice::Slice;
+pub use slice::TaskSlice;
 
 use crate::conversation::{Content, Conversation, ExamplesError, Message, Role};
 use crate::files::file_error::FileError;

@@ -3,7 +3,7 @@
 use super::{Grading, Split, Task, TaskError, exchange};
 use crate::conversation::{Content, Conversation};
 use crate::files::file_error::FileError;
-use crate::files::table::Row;
+use crate::files::table::TableRow;
 use crate::text::chinese;
 
 pub struct MultipleChoice {
@@ -30,7 +30,7 @@ pub struct Question {
 
 impl Question {
     /// Question, four choices and the right letter in columns of these names.
-    pub fn from_columns(row: &Row, [question, answer]: [&str; 2]) -> Result<Question, FileError> {
+    pub fn from_columns(row: &TableRow, [question, answer]: [&str; 2]) -> Result<Question, FileError> {
         let letters = letters(4);
         let choices = letters
             .iter()
@@ -59,7 +59,7 @@ pub fn of_chinese(kind: chinese::ChineseTask, split: Split) -> Result<MultipleCh
     if split == Split::Train {
         return Err(TaskError::NoSplit { task: kind.name(), split: "training" });
     }
-    let question = |chinese::Item { query, choices, gold }| Question {
+    let question = |chinese::ChineseItem { query, choices, gold }| Question {
         question: query,
         letters: letters(choices.len()),
         choices,

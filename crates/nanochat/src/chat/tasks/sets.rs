@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::TaskError;
 use crate::files::file_error::FileError;
-use crate::files::table::{Row, Rows, rows};
+use crate::files::table::{Rows, TableRow, rows};
 use crate::text::python_random::permutation;
 
 /// The seed of `datasets.shuffle` in the reference.
@@ -14,7 +14,7 @@ const SHUFFLE_SEED: u32 = 42;
 /// sample.
 pub fn shuffled<T>(
     files: &[PathBuf],
-    item: impl Fn(&Row) -> Result<T, FileError>,
+    item: impl Fn(&TableRow) -> Result<T, FileError>,
 ) -> Result<Vec<T>, TaskError> {
     shuffled_by(files, rows, item)
 }
@@ -23,7 +23,7 @@ pub fn shuffled<T>(
 pub fn shuffled_by<T>(
     files: &[PathBuf],
     open: impl Fn(&Path) -> Result<Rows, FileError>,
-    item: impl Fn(&Row) -> Result<T, FileError>,
+    item: impl Fn(&TableRow) -> Result<T, FileError>,
 ) -> Result<Vec<T>, TaskError> {
     let mut items = Vec::new();
     for file in files {

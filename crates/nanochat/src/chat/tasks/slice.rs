@@ -6,20 +6,20 @@ use std::sync::Arc;
 use super::{Grading, Task, TaskError};
 use crate::conversation::Conversation;
 
-pub struct Slice {
+pub struct TaskSlice {
     task: Arc<dyn Task>,
     start: usize,
     step: usize,
     len: usize,
 }
 
-impl Slice {
+impl TaskSlice {
     /// Takes the items start, start + step, … below `range.end`, as far as the task has them.
-    pub fn new(task: impl Into<Arc<dyn Task>>, range: Range<usize>, step: usize) -> Slice {
+    pub fn new(task: impl Into<Arc<dyn Task>>, range: Range<usize>, step: usize) -> TaskSlice {
         assert!(step > 0, "a step of 0 goes nowhere");
         let task = task.into();
         let len = range.end.min(task.len()).saturating_sub(range.start).div_ceil(step);
-        Slice { task, start: range.start, step, len }
+        TaskSlice { task, start: range.start, step, len }
     }
 
     fn index(&self, i: usize) -> usize {
@@ -28,7 +28,7 @@ impl Slice {
     }
 }
 
-impl Task for Slice {
+impl Task for TaskSlice {
     fn name(&self) -> &str {
         self.task.name()
     }

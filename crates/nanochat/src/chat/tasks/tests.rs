@@ -475,14 +475,14 @@ fn world_questions_are_tasks_by_kind() {
 fn a_slice_is_every_so_many_items() {
     let task: std::sync::Arc<dyn Task> = Sets::new(&[]).open("SimpleSpelling", Split::Test).into();
     let indices = |range, step| {
-        let slice = Slice::new(task.clone(), range, step);
+        let slice = TaskSlice::new(task.clone(), range, step);
         (0..slice.len()).map(|i| texts(&slice, i)).collect::<Vec<_>>()
     };
     let expected = |of: &[usize]| of.iter().map(|&i| texts(&*task, i)).collect::<Vec<_>>();
     assert_eq!(indices(2..9, 3), expected(&[2, 5, 8]));
     assert_eq!(indices(254..usize::MAX, 1), expected(&[254, 255]));
     assert!(indices(300..400, 1).is_empty() && indices(5..5, 1).is_empty());
-    let slice = Slice::new(task.clone(), 3..5, 1);
+    let slice = TaskSlice::new(task.clone(), 3..5, 1);
     assert!(slice.grade(1, &texts(&*task, 4)[1]).unwrap() && !slice.grade(0, &texts(&*task, 4)[1]).unwrap());
 }
 

@@ -157,7 +157,7 @@ fn what_is_not_used_is_told_and_what_changes_the_lesson_is_refused() {
     line["messages"][1]["reasoning_content"] = json!("hm");
     line["messages"][0]["weight"] = json!(1);
     let mut told = Told::default();
-    let place = Place { line: 1, element: None };
+    let place = JsonPlace { line: 1, element: None };
     for _ in 0..2 {
         let parsed = parse(line.to_string().as_bytes());
         told.take(place, parsed.map_err(|reason| panic!("{reason}")), BadLines::Fail).unwrap();
@@ -249,7 +249,7 @@ fn file(name: &str, text: &str, bad_lines: BadLines) -> (Vec<Result<String, Stri
     let path = temp.path().join(name);
     std::fs::write(&path, text).unwrap();
     let mut examples = Examples::open(&path, bad_lines).unwrap();
-    let place = |read: Result<(Place, Example), ExamplesError>| match read {
+    let place = |read: Result<(JsonPlace, Example), ExamplesError>| match read {
         Ok((place, _)) => Ok(place.to_string()),
         Err(error) => Err(error.to_string()),
     };

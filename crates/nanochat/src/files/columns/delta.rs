@@ -20,14 +20,14 @@ pub struct Numbers {
 
 /// Returns how many numbers the stream at the start of `bytes` claims, or None if it is no valid stream.
 pub fn count(bytes: &[u8]) -> Option<u64> {
-    Some(Head::read(&mut Thrift(bytes))?.count)
+    Some(DeltaHead::read(&mut Thrift(bytes))?.count)
 }
 
 /// Reads all numbers, 32 bits each, of a stream of up to `most` and moves `bytes` past it. Returns None if the stream
 /// is invalid or claims more.
 pub fn numbers(bytes: &mut &[u8], most: u64) -> Option<Numbers> {
     let mut rest = Thrift(bytes);
-    let head = Head::read(&mut rest).filter(|head| head.count <= most)?;
+    let head = DeltaHead::read(&mut rest).filter(|head| head.count <= most)?;
     let mut numbers = Numbers::default();
     let mut last = head.first;
     if head.count > 0 {
@@ -51,19 +51,19 @@ pub fn numbers(bytes: &mut &[u8], most: u64) -> Option<Numbers> {
     Some(numbers)
 }
 
-struct Head {
+struct DeltaHead {
     miniblocks: u64,
     in_miniblock: u64,
     count: u64,
     first: i64,
 }
 
-impl Head {
-    fn read(bytes: &mut Thrift) -> Option<Head> {
+impl DeltaHead {
+    fn read(bytes: &mut Thrift) -> Option<DeltaHead> {
         let (block, miniblocks) = (bytes.varint()?, bytes.varint()?);
         let is_right = block <= MAX_BLOCK && miniblocks > 0 && block % miniblocks == 0;
         let in_miniblock = is_right.then(|| block / miniblocks).filter(|n| *n > 0 && n % 32 == 0)?;
-        Some(Head { miniblocks, in_miniblock, count: bytes.varint()?, first: bytes.int()? })
+        Some(DeltaHead { miniblocks, in_miniblock, count: bytes.varint()?, first: bytes.int()? })
     }
 }
 

@@ -10,7 +10,7 @@ use super::thrift::{I32, STRUCT, Thrift};
 const MAX_VALUES: usize = 1 << 24;
 
 #[derive(Clone, Copy, Debug)]
-pub struct Head {
+pub struct PageHead {
     /// The page's bytes in the file.
     pub packed: usize,
     pub unpacked: usize,
@@ -39,35 +39,35 @@ pub enum PageKind {
     Index,
 }
 
-impl Head {
+impl PageHead {
     /// Reads a header and returns it with its length in bytes, or None if `bytes` do not hold a whole one.
-    pub fn read(bytes: &[u8]) -> Option<(Result<Head>, usize)> {
+    pub fn read(bytes: &[u8]) -> Option<(Result<PageHead>, usize)> {
         let mut thrift = Thrift(bytes);
-        let (mut page, mut kinds) = (Numbers::default(), [Numbers::default(); 3]);
+        let (mut page, mut kinds) = (HeadNumbers::default(), [HeadNumbers::default(); 3]);
         thrift.fields(|id, kind, thrift| match (id, kind) {
             (5, STRUCT) => kinds[0].read(thrift),
             (7, STRUCT) => kinds[1].read(thrift),
             (8, STRUCT) => kinds[2].read(thrift),
             _ => page.take(id, kind, thrift),
         })?;
-        Some((Head::of(page, kinds), bytes.len() - thrift.0.len()))
+        Some((PageHead::of(page, kinds), bytes.len() - thrift.0.len()))
     }
 
-    fn of(page: Numbers, [data, dictionary, data_v2]: [Numbers; 3]) -> Result<Head> {
+    fn of(page: HeadNumbers, [data, dictionary, data_v2]: [HeadNumbers; 3]) -> Result<PageHead> {
         let (numbers, encoding_at) = match page.get(1)? {
             0 => (data, 2),
             2 => (dictionary, 2),
             3 => (data_v2, 4),
             _ => {
-                return Ok(Head {
+                return Ok(PageHead {
                     kind: PageKind::Index,
                     values: 0,
                     encoding: Encoding::PLAIN,
-                    ..Head::sizes(page)?
+                    ..PageHead::sizes(page)?
                 });
             }
         };
-        let head = Head {
+        let head = PageHead {
             values: numbers.get(1)?,
             encoding: encoding(numbers.get(encoding_at)?)?,
             kind: match page.get(1)? {
@@ -84,7 +84,7 @@ impl Head {
                     is_packed: numbers.0[7] != Some(0), // packed by default
                 },
             },
-            ..Head::sizes(page)?
+            ..PageHead::sizes(page)?
         };
         match head.values > MAX_VALUES {
             true => Err(no(format!("a page of {} bytes claims {} values", head.unpacked, head.values))),
@@ -92,17 +92,17 @@ impl Head {
         }
     }
 
-    fn sizes(page: Numbers) -> Result<Head> {
+    fn sizes(page: HeadNumbers) -> Result<PageHead> {
         let (unpacked, packed) = (page.get(2)?, page.get(3)?);
-        Ok(Head { packed, unpacked, values: 0, encoding: Encoding::PLAIN, kind: PageKind::Index })
+        Ok(PageHead { packed, unpacked, values: 0, encoding: Encoding::PLAIN, kind: PageKind::Index })
     }
 }
 
 /// The integers and flags of a struct by field number; of a repeated field, the last.
 #[derive(Clone, Copy, Default)]
-struct Numbers([Option<i64>; 8]);
+struct HeadNumbers([Option<i64>; 8]);
 
-impl Numbers {
+impl HeadNumbers {
     fn read(&mut self, thrift: &mut Thrift) -> Option<bool> {
         thrift.fields(|id, kind, thrift| self.take(id, kind, thrift))?;
         Some(true)

@@ -13,7 +13,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::schema::types::ColumnDescPtr;
 
 use super::budget::{Budget, Held};
-use super::page_head::{Head, PageKind};
+use super::page_head::{PageHead, PageKind};
 use super::unpack::unpack;
 use super::{delta, no};
 use crate::files::lines::MAX_LINE;
@@ -29,7 +29,7 @@ pub struct Pages {
     /// The offset of the next page, or of its body once `head` is read.
     at: u64,
     end: u64,
-    head: Option<Head>,
+    head: Option<PageHead>,
     codec: Compression,
     column: ColumnDescPtr,
     /// A dictionary that was read while rows were skipped.
@@ -91,7 +91,7 @@ impl Pages {
     }
 
     /// Returns the header of the next page that has values, without moving past it.
-    fn peek(&mut self) -> Result<Option<Head>> {
+    fn peek(&mut self) -> Result<Option<PageHead>> {
         while self.head.is_none() && self.at < self.end {
             let (head, length) = self.read_head()?;
             self.at += length;
@@ -107,10 +107,10 @@ impl Pages {
         Ok(self.head)
     }
 
-    fn read_head(&self) -> Result<(Head, u64)> {
+    fn read_head(&self) -> Result<(PageHead, u64)> {
         for most in HEADS {
             let bytes = self.bytes(self.at, most.min(self.end - self.at) as usize)?;
-            if let Some((head, length)) = Head::read(&bytes) {
+            if let Some((head, length)) = PageHead::read(&bytes) {
                 return Ok((head?, length as u64));
             }
         }
@@ -126,7 +126,7 @@ impl Pages {
     }
 
     /// Returns the body of a page, levels before values, and the memory it takes.
-    fn body(&self, head: &Head) -> Result<(Vec<u8>, Held)> {
+    fn body(&self, head: &PageHead) -> Result<(Vec<u8>, Held)> {
         let (levels, is_packed) = match head.kind {
             PageKind::DataV2 { definition, repetition, is_packed, .. } => {
                 (definition + repetition, is_packed)
@@ -150,7 +150,7 @@ impl Pages {
 
     /// Checks a delta-encoded page, and returns the bytes that the crate allocates for its numbers and, in a list, for
     /// its repeated texts.
-    fn check_delta(&self, head: &Head, body: &[u8]) -> Result<usize> {
+    fn check_delta(&self, head: &PageHead, body: &[u8]) -> Result<usize> {
         let fixed = self.column.physical_type() != Type::BYTE_ARRAY;
         match head.encoding {
             Encoding::DELTA_BINARY_PACKED => {}
@@ -181,7 +181,7 @@ impl Pages {
     }
 
     /// Returns the part of a body after the levels.
-    fn values<'a>(&self, head: &Head, mut body: &'a [u8]) -> Option<&'a [u8]> {
+    fn values<'a>(&self, head: &PageHead, mut body: &'a [u8]) -> Option<&'a [u8]> {
         match head.kind {
             PageKind::DataV2 { definition, repetition, .. } => body.get(definition + repetition..),
             PageKind::Data { definition, repetition } => {
@@ -204,7 +204,7 @@ impl Pages {
         self.column.max_rep_level() > 0
     }
 
-    fn read(&mut self, head: Head) -> Result<Page> {
+    fn read(&mut self, head: PageHead) -> Result<Page> {
         let (body, mut held) = self.body(&head)?;
         let of_values = VALUE_BYTES * head.values;
         if matches!(head.kind, PageKind::Dictionary) {
@@ -232,7 +232,7 @@ impl Pages {
     }
 }
 
-fn page(head: Head, buf: Bytes) -> Page {
+fn page(head: PageHead, buf: Bytes) -> Page {
     let (num_values, encoding) = (head.values as u32, head.encoding);
     match head.kind {
         PageKind::Dictionary | PageKind::Index => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use serde_json::Value;
 
-use super::{Row, Rows};
+use super::{Rows, TableRow};
 use crate::files::encoding::Text;
 use crate::files::file_error::{FileError, at};
 use crate::files::lines::{MAX_LINE, unpack};
@@ -24,9 +24,9 @@ pub fn rows(path: &Path, separator: u8, columns: Option<&[&str]>) -> Result<Rows
         let reason = format!("it is {}, not UTF-8", encoding.name());
         return Err(FileError::BadFile { path: path.into(), reason });
     }
-    let mut table = Table::new(text.reader, separator);
+    let mut table = CsvTable::new(text.reader, separator);
     let path: Arc<Path> = path.into();
-    let row = move |number| Row { path: path.clone(), number, columns: Default::default() };
+    let row = move |number| TableRow { path: path.clone(), number, columns: Default::default() };
     let columns = match columns {
         Some(columns) => columns.iter().map(|name| name.to_string()).collect(),
         None => table.header().map_err(|reason| row(table.line).bad(reason))?,
@@ -41,7 +41,7 @@ pub fn rows(path: &Path, separator: u8, columns: Option<&[&str]>) -> Result<Rows
         Some(match values {
             Ok(values) => {
                 let values = values.into_iter().map(Value::String);
-                Ok(Row { columns: columns.iter().cloned().zip(values).collect(), ..row })
+                Ok(TableRow { columns: columns.iter().cloned().zip(values).collect(), ..row })
             }
             Err(reason) => Err(row.bad(reason)),
         })
@@ -49,7 +49,7 @@ pub fn rows(path: &Path, separator: u8, columns: Option<&[&str]>) -> Result<Rows
 }
 
 /// A reader of a text's records that holds the fields of the last one. Errors are reasons in words.
-pub struct Table {
+pub struct CsvTable {
     text: Box<dyn BufRead + Send>,
     parser: Reader,
     /// The fields one after another, and where each ends.
@@ -62,12 +62,12 @@ pub struct Table {
     ended: bool,
 }
 
-impl Table {
+impl CsvTable {
     /// Reads `text`, which must not begin with a byte order mark.
-    pub fn new(text: Box<dyn BufRead + Send>, separator: u8) -> Table {
+    pub fn new(text: Box<dyn BufRead + Send>, separator: u8) -> CsvTable {
         let parser = ReaderBuilder::new().delimiter(separator).build();
         let (fields, ends) = (vec![0; 1 << 12], vec![0; 1 << 6]);
-        Table { text, parser, fields, ends, count: 0, line: 1, next_line: 1, ended: false }
+        CsvTable { text, parser, fields, ends, count: 0, line: 1, next_line: 1, ended: false }
     }
 
     /// Reads the first record and returns its fields; none if the text is empty.
@@ -164,7 +164,7 @@ mod tests {
     /// Returns the records with their lines; the text comes three bytes at a time.
     fn records(text: &str, separator: u8) -> Vec<(usize, Vec<String>)> {
         let text = BufReader::with_capacity(3, Cursor::new(text.trim_start_matches('\u{feff}').to_string()));
-        let mut table = Table::new(Box::new(text), separator);
+        let mut table = CsvTable::new(Box::new(text), separator);
         let next = || table.advance().unwrap().then(|| (table.line, table.strings().unwrap()));
         std::iter::from_fn(next).collect()
     }
@@ -214,7 +214,7 @@ mod tests {
     fn a_record_without_end_is_refused_before_it_fills_the_memory() {
         for (byte, reason) in [(b'a', "longer than 64 MiB"), (b',', "more than 65536 fields")] {
             let endless = BufReader::new(std::io::repeat(byte).take(1 << 30));
-            let mut table = Table::new(Box::new(endless), b',');
+            let mut table = CsvTable::new(Box::new(endless), b',');
             assert!(table.advance().unwrap_err().contains(reason));
             assert!(table.fields.capacity() <= MAX_LINE as usize && table.ends.capacity() <= MAX_FIELDS);
             assert_eq!(table.advance(), Ok(false));

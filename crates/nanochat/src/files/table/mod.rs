@@ -12,19 +12,19 @@ use serde_json::{Map, Value};
 
 use crate::files::file_error::FileError;
 use crate::files::json::{self, Mended};
-use crate::files::json_records::{Place, Records};
-pub(crate) use csv::Table;
+use crate::files::json_records::{JsonPlace, JsonRecords};
+pub(crate) use csv::CsvTable;
 
 /// One row with its place in the file, for errors about it.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct TableRow {
     path: Arc<Path>,
     /// The line of the file, or the row of a parquet file, from 1.
     number: usize,
     columns: Map<String, Value>,
 }
 
-pub type Rows = Box<dyn Iterator<Item = Result<Row, FileError>>>;
+pub type Rows = Box<dyn Iterator<Item = Result<TableRow, FileError>>>;
 
 /// Returns the rows of a file; its extension decides the format. The first row of a .csv or .tsv file names its
 /// columns.
@@ -46,24 +46,24 @@ pub fn csv_rows(path: &Path, columns: &[&str]) -> Result<Rows, FileError> {
 
 fn json_rows(path: &Path) -> Result<Rows, FileError> {
     let shared: Arc<Path> = path.into();
-    Ok(Box::new(Records::open(path)?.map(move |record| {
+    Ok(Box::new(JsonRecords::open(path)?.map(move |record| {
         let (place, text) = record?;
         json_row(&shared, place, &text).map(|(row, _)| row)
     })))
 }
 
 /// Parses a JSON text as a row, and returns it with the changes needed to read it.
-pub fn json_row(path: &Arc<Path>, place: Place, text: &[u8]) -> Result<(Row, Mended), FileError> {
+pub fn json_row(path: &Arc<Path>, place: JsonPlace, text: &[u8]) -> Result<(TableRow, Mended), FileError> {
     match json::parse(text) {
         Ok((Value::Object(columns), mended)) => {
-            Ok((Row { path: path.clone(), number: place.line, columns }, mended))
+            Ok((TableRow { path: path.clone(), number: place.line, columns }, mended))
         }
         Ok(_) => Err(place.error(path, "not a JSON object".into())),
         Err(reason) => Err(place.error(path, reason)),
     }
 }
 
-impl Row {
+impl TableRow {
     /// Returns an error about this row.
     pub fn bad(&self, reason: impl Into<String>) -> FileError {
         let (path, reason) = (self.path.to_path_buf(), reason.into());
@@ -118,9 +118,9 @@ impl Row {
     }
 
     /// Returns the struct in `column` as a row.
-    pub fn inner(&self, column: &str) -> Result<Row, FileError> {
+    pub fn inner(&self, column: &str) -> Result<TableRow, FileError> {
         match self.value(column)? {
-            Value::Object(columns) => Ok(Row { columns: columns.clone(), ..self.clone() }),
+            Value::Object(columns) => Ok(TableRow { columns: columns.clone(), ..self.clone() }),
             _ => Err(self.bad(format!("`{column}` is not a struct"))),
         }
     }
@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    fn read(name: &str, text: &[u8]) -> Result<Vec<Row>, FileError> {
+    fn read(name: &str, text: &[u8]) -> Result<Vec<TableRow>, FileError> {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join(name);
         std::fs::write(&path, text).unwrap();

@@ -11,7 +11,7 @@ use parquet::schema::types::ColumnDescPtr;
 use serde_json::{Map, Number, Value};
 
 use super::nested::{Leaf, Node};
-use super::{Row, Rows};
+use super::{Rows, TableRow};
 use crate::files::columns::{Budget, Columns, guarded, reason};
 use crate::files::file_error::FileError;
 use crate::files::lines::MAX_LINE;
@@ -28,10 +28,10 @@ pub fn rows(path: &Path) -> Result<Rows, FileError> {
     let mut number = 0;
     Ok(Box::new(std::iter::from_fn(move || {
         number += 1;
-        let row = Row { path: shared.clone(), number, columns: Map::new() };
+        let row = TableRow { path: shared.clone(), number, columns: Map::new() };
         let reader = records.as_mut()?;
         match guarded(|| reader.next()) {
-            Ok(columns) => Some(Ok(Row { columns: columns?, ..row })),
+            Ok(columns) => Some(Ok(TableRow { columns: columns?, ..row })),
             Err(reason) => {
                 records = None; // the rest of the file is unreliable
                 Some(Err(row.bad(reason)))
@@ -46,12 +46,12 @@ struct Records {
     /// The remaining row groups and their numbers of rows, the next one last.
     groups: Vec<(usize, usize)>,
     /// The columns of the row group being read.
-    columns: Vec<Column>,
+    columns: Vec<RowColumn>,
     budget: Budget,
     left: usize,
 }
 
-struct Column {
+struct RowColumn {
     index: usize,
     reader: ColumnReader,
     descr: ColumnDescPtr,
@@ -87,13 +87,13 @@ impl Records {
         }
     }
 
-    fn open_columns(&self, row_group: usize) -> Result<Vec<Column>, String> {
+    fn open_columns(&self, row_group: usize) -> Result<Vec<RowColumn>, String> {
         let mut read = Vec::new();
         self.root.columns(&mut read);
         let open = |index| {
             let descr = self.file.schema().column(index);
             let value_bytes = VALUE_BYTES + descr.path().string().len();
-            Ok(Column {
+            Ok(RowColumn {
                 index,
                 reader: self.file.column(row_group, index, &self.budget)?,
                 descr,
@@ -104,10 +104,10 @@ impl Records {
     }
 }
 
-impl Column {
+impl RowColumn {
     /// Returns the next row's values in this column, and subtracts their bytes from `room`.
     fn next(&mut self, room: &mut usize) -> Result<Leaf, String> {
-        let Column { reader, descr, value_bytes, .. } = self;
+        let RowColumn { reader, descr, value_bytes, .. } = self;
         let mut row = OneRow { descr, value_bytes: *value_bytes, room };
         let column = descr.clone();
         match reader {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::files::file_error::FileError;
-use crate::files::table::{Row, rows};
+use crate::files::table::{TableRow, rows};
 use crate::text::python_random::PythonRandom;
 
 const SHUFFLE_SEED: i64 = 1337;
@@ -138,7 +138,7 @@ impl Bundle {
         if !path.exists() {
             return Ok(None);
         }
-        let item = |row: Result<Row, FileError>| item(&row?, task.format);
+        let item = |row: Result<TableRow, FileError>| item(&row?, task.format);
         let mut items = rows(&path)?.map(item).collect::<Result<Vec<_>, _>>()?;
         PythonRandom::new(SHUFFLE_SEED).shuffle(&mut items);
         if limit > 0 {
@@ -158,7 +158,7 @@ impl Bundle {
     }
 }
 
-fn item(row: &Row, format: Format) -> Result<Item, FileError> {
+fn item(row: &TableRow, format: Format) -> Result<Item, FileError> {
     Ok(match format {
         Format::LanguageModeling => {
             let context = row.string("context")?.trim().to_string();

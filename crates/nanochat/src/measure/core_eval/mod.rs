@@ -15,7 +15,7 @@ pub use prompt::{Prompt, prompts};
 pub use scores::{CORE_TASKS, CoreScores, TaskScore};
 
 use crate::measure::score::Score;
-use crate::measure::span_loss::{Span, span_losses, spans_are_greedy};
+use crate::measure::span_loss::{ScoredSpan, span_losses, spans_are_greedy};
 use crate::model::gpt::Gpt;
 use crate::ranks::Shares;
 
@@ -79,7 +79,7 @@ pub fn answer(
 }
 
 fn answer_prompts(model: &Gpt, task: &BundleTask, prompts: &[Prompt]) -> Vec<Answered> {
-    let spans: Vec<&[Span]> = prompts.iter().map(|prompt| prompt.options.as_slice()).collect();
+    let spans: Vec<&[ScoredSpan]> = prompts.iter().map(|prompt| prompt.options.as_slice()).collect();
     let cropped = |prompt: &Prompt| prompt.options.iter().any(|span| span.is_cropped(model));
     if task.format == Format::LanguageModeling {
         let answered = |(prompt, right)| Answered { losses: Vec::new(), right, cropped: cropped(prompt) };

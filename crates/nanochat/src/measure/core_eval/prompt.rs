@@ -4,12 +4,12 @@ use nanochat_tokenizer::Tokenizer;
 use rayon::prelude::*;
 
 use super::{BundleTask, Format, Item, Items};
-use crate::measure::span_loss::Span;
+use crate::measure::span_loss::ScoredSpan;
 
 /// One item as token sequences, ready to be scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    pub options: Vec<Span>,
+    pub options: Vec<ScoredSpan>,
     pub gold: usize,
 }
 
@@ -37,7 +37,7 @@ fn example(item: &Item, task: &BundleTask) -> String {
 }
 
 /// Returns the scored span of each option. `texts` has each option without and with its end.
-fn spans(tokenizer: &Tokenizer, format: Format, texts: &[(String, String)]) -> Vec<Span> {
+fn spans(tokenizer: &Tokenizer, format: Format, texts: &[(String, String)]) -> Vec<ScoredSpan> {
     let encode = |text: &str| {
         let mut ids: Vec<u32> = tokenizer.special("<|bos|>").into_iter().collect();
         tokenizer.encode_into(text, &mut ids);
@@ -47,17 +47,17 @@ fn spans(tokenizer: &Tokenizer, format: Format, texts: &[(String, String)]) -> V
     match format {
         Format::MultipleChoice => {
             let start = common(&all, |ids, i| ids.get(i).copied());
-            all.into_iter().map(|ids| Span { ids, start: start.max(1) }).collect()
+            all.into_iter().map(|ids| ScoredSpan { ids, start: start.max(1) }).collect()
         }
         Format::Schema => {
             let end = common(&all, |ids, i| ids.len().checked_sub(i + 1).map(|at| ids[at]));
-            all.into_iter().map(|ids| Span { start: (ids.len() - end).max(1), ids }).collect()
+            all.into_iter().map(|ids| ScoredSpan { start: (ids.len() - end).max(1), ids }).collect()
         }
         Format::LanguageModeling => {
             // A trailing space would be a token of its own, which a continuation never follows.
             let (without, ids) = (encode(texts[0].0.trim()), all.into_iter().next().unwrap_or_default());
             let start = common(&[without, ids.clone()], |ids, i| ids.get(i).copied());
-            vec![Span { ids, start: start.max(1) }]
+            vec![ScoredSpan { ids, start: start.max(1) }]
         }
     }
 }

@@ -40,7 +40,7 @@ fn texts(folder: &Path, label: &str, limit: usize) -> Vec<Vec<[String; 2]>> {
     let task = bundle.tasks.iter().find(|task| task.label == label).unwrap();
     let tokenizer = tokenizer();
     let bos = tokenizer.special("<|bos|>").unwrap();
-    let option = |span: &Span| {
+    let option = |span: &ScoredSpan| {
         assert_eq!(span.ids[0], bos);
         [&span.ids[1..], &span.ids[span.start..]].map(|ids| tokenizer.decode(ids))
     };

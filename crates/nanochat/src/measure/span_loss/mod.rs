@@ -6,11 +6,11 @@ use nanochat_tensor::{RowIndex, Tensor};
 
 use crate::model::device_sizes::DeviceSizes;
 use crate::model::gpt::Gpt;
-use packed::Packed;
+use packed::PackedTexts;
 
 /// A sequence whose tokens from `start` on are scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct ScoredSpan {
     pub ids: Vec<u32>,
     /// The first scored token, at least 1: nothing predicts token 0.
     pub start: usize,
@@ -20,7 +20,7 @@ pub struct Span {
 /// that few shapes occur.
 const TUNED_ROWS: usize = 512;
 
-impl Span {
+impl ScoredSpan {
     /// Returns the number of tokens to cut at the beginning, which exceed the model's number of positions; the last
     /// token needs no position.
     fn surplus(&self, model: &Gpt) -> usize {
@@ -40,7 +40,7 @@ impl Span {
 }
 
 /// Returns the mean nll of each span, in order; NaN for a span without tokens. The spans of a group share a prefix.
-pub fn span_losses(model: &Gpt, groups: &[&[Span]]) -> Vec<f64> {
+pub fn span_losses(model: &Gpt, groups: &[&[ScoredSpan]]) -> Vec<f64> {
     let mut losses = vec![f64::NAN; groups.iter().map(|group| group.len()).sum()];
     let nll = |x: &Tensor, targets: &[u32]| model.nll(x, targets).data().to_vec();
     for_each_span(model, groups, nll, |i, nll, _| {
@@ -50,7 +50,7 @@ pub fn span_losses(model: &Gpt, groups: &[&[Span]]) -> Vec<f64> {
 }
 
 /// Returns, for each span, whether greedy decoding would write it.
-pub fn spans_are_greedy(model: &Gpt, groups: &[&[Span]]) -> Vec<bool> {
+pub fn spans_are_greedy(model: &Gpt, groups: &[&[ScoredSpan]]) -> Vec<bool> {
     let mut greedy = vec![false; groups.iter().map(|group| group.len()).sum()];
     let likeliest = |x: &Tensor, _: &[u32]| model.likeliest(x);
     for_each_span(model, groups, likeliest, |i, likeliest, targets| greedy[i] = likeliest == targets);
@@ -61,12 +61,12 @@ pub fn spans_are_greedy(model: &Gpt, groups: &[&[Span]]) -> Vec<bool> {
 /// these tokens.
 fn for_each_span<T: Clone>(
     model: &Gpt,
-    groups: &[&[Span]],
+    groups: &[&[ScoredSpan]],
     at_each: impl Fn(&Tensor, &[u32]) -> Vec<T>,
     mut on_span: impl FnMut(usize, &[T], &[u32]),
 ) {
-    let spans: Vec<&Span> = groups.iter().copied().flatten().collect();
-    for batch in Packed::batches(model, groups) {
+    let spans: Vec<&ScoredSpan> = groups.iter().copied().flatten().collect();
+    for batch in PackedTexts::batches(model, groups) {
         let (mut rows, mut targets) = (Vec::new(), Vec::new());
         for (place, &i) in batch.spans.iter().enumerate() {
             let (ids, start) = spans[i].cropped(model);
@@ -116,14 +116,14 @@ pub fn after_each<T: Clone + Default>(
     choose: impl Fn(usize, &[f32]) -> T,
 ) -> Vec<T> {
     // One more token, whichever it is, makes the last position of the sequence predict.
-    let longer = |ids: &Vec<u32>| [Span { ids: [ids.as_slice(), &[0]].concat(), start: ids.len() }];
-    let spans: Vec<[Span; 1]> = sequences.iter().map(longer).collect();
-    let groups: Vec<&[Span]> = spans.iter().map(|span| span.as_slice()).collect();
+    let longer = |ids: &Vec<u32>| [ScoredSpan { ids: [ids.as_slice(), &[0]].concat(), start: ids.len() }];
+    let spans: Vec<[ScoredSpan; 1]> = sequences.iter().map(longer).collect();
+    let groups: Vec<&[ScoredSpan]> = spans.iter().map(|span| span.as_slice()).collect();
     let mut padded = among.to_vec();
     padded.resize(among.len().next_multiple_of(8), 0); // products of aligned rows are faster on a GPU
     let among_padded = RowIndex::new(padded);
     let mut chosen = vec![T::default(); sequences.len()];
-    for batch in Packed::batches(model, &groups) {
+    for batch in PackedTexts::batches(model, &groups) {
         let last = |(place, &i): (usize, &usize)| batch.row(place, spans[i][0].cropped(model).0.len() - 2);
         let rows = RowIndex::new(batch.spans.iter().enumerate().map(last).collect());
         let logits = model.logits_of(&batch.hidden(model).take_rows(&rows), &among_padded);
@@ -156,17 +156,19 @@ mod tests {
     }
 
     /// Returns spans of many lengths, some without tokens, one longer than the model's maximum length.
-    fn spans() -> Vec<Span> {
+    fn spans() -> Vec<ScoredSpan> {
         let mut rng = Rng::new(&[3]);
-        let mut span =
-            |len: usize, start: usize| Span { ids: (0..len).map(|_| rng.below(50) as u32).collect(), start };
-        let mut spans: Vec<Span> = (2..40).map(|len| span(len, 1 + len / 2)).collect();
+        let mut span = |len: usize, start: usize| ScoredSpan {
+            ids: (0..len).map(|_| rng.below(50) as u32).collect(),
+            start,
+        };
+        let mut spans: Vec<ScoredSpan> = (2..40).map(|len| span(len, 1 + len / 2)).collect();
         spans.extend([span(5, 5), span(100, 97)]);
         spans
     }
 
     /// Returns the nll of each token of a span and whether it is the argmax, computed from the sequence alone.
-    fn plainly(model: &Gpt, span: &Span) -> Vec<(f64, bool)> {
+    fn plainly(model: &Gpt, span: &ScoredSpan) -> Vec<(f64, bool)> {
         let (ids, start) = span.cropped(model);
         let logits = model.logits(&ids[..ids.len() - 1], [1, ids.len() - 1]);
         let of = |at: usize| {
@@ -178,7 +180,7 @@ mod tests {
     }
 
     /// Returns spans alone and in groups with shared prefixes; a few end as the model would end them.
-    fn groups(model: &Gpt) -> Vec<Vec<Span>> {
+    fn groups(model: &Gpt) -> Vec<Vec<ScoredSpan>> {
         let mut spans = spans();
         for span in &mut spans[..10] {
             let last = span.ids.len() - 1;
@@ -186,8 +188,8 @@ mod tests {
             span.ids[last] = argmax(&logits.data()[(last - 1) * 50..]) as u32;
             span.start = last;
         }
-        let continued = |span: &Span| {
-            let with = |common: usize, end: &[u32]| Span {
+        let continued = |span: &ScoredSpan| {
+            let with = |common: usize, end: &[u32]| ScoredSpan {
                 ids: [&span.ids[..common], end].concat(),
                 start: (common + end.len() - 1).max(1),
             };
@@ -208,7 +210,7 @@ mod tests {
     fn batches_give_what_each_sequence_gives_alone() {
         let model = model();
         let groups = groups(&model);
-        let all: Vec<&[Span]> = groups.iter().map(Vec::as_slice).collect();
+        let all: Vec<&[ScoredSpan]> = groups.iter().map(Vec::as_slice).collect();
         let (losses, greedy) = (span_losses(&model, &all), spans_are_greedy(&model, &all));
         for (i, span) in groups.iter().flatten().enumerate() {
             let expected = plainly(&model, span);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nanochat_tensor::{RowIndex, Tape, Tensor};
 
-use super::Span;
+use super::ScoredSpan;
 use crate::model::device_sizes::DeviceSizes;
 use crate::model::gpt::Gpt;
 
@@ -17,7 +17,7 @@ const ROUND_TO: usize = 8;
 
 /// The texts of one forward pass.
 #[derive(Default)]
-pub struct Packed {
+pub struct PackedTexts {
     /// The numbers of the texts in the input.
     pub spans: Vec<usize>,
     /// The distinct tokens (N), and the position (N) of each in its text.
@@ -27,24 +27,24 @@ pub struct Packed {
     rows: Vec<Vec<u32>>,
 }
 
-impl Packed {
+impl PackedTexts {
     /// Packs texts, given in groups with shared prefixes, into as many passes as they need. Texts without scored tokens
     /// are left out.
-    pub fn batches(model: &Gpt, groups: &[&[Span]]) -> Vec<Packed> {
+    pub fn batches(model: &Gpt, groups: &[&[ScoredSpan]]) -> Vec<PackedTexts> {
         let device = model.device();
         let limit = DeviceSizes::of(&device).pass_tokens;
         let mut first = 0;
-        let mut packed_groups: Vec<Packed> = groups
+        let mut packed_groups: Vec<PackedTexts> = groups
             .iter()
             .map(|group| {
                 first += group.len();
-                Packed::group(model, group, first - group.len())
+                PackedTexts::group(model, group, first - group.len())
             })
             .filter(|group| !group.rows.is_empty())
             .collect();
         // The longest come first: a lack of memory shows early, and the rows of one pass have similar lengths.
         packed_groups.sort_by_key(|group| std::cmp::Reverse(group.longest()));
-        let mut batches: Vec<Packed> = Vec::new();
+        let mut batches: Vec<PackedTexts> = Vec::new();
         for group in packed_groups {
             match batches.last_mut().filter(|batch| batch.tokens.len() + group.tokens.len() <= limit) {
                 Some(batch) => batch.append(group),
@@ -59,8 +59,8 @@ impl Packed {
 
     /// Packs one group of texts with shared prefixes, numbered from `first` on. Of each text only the tokens after its
     /// common prefix with the previous text are added.
-    fn group(model: &Gpt, group: &[Span], first: usize) -> Packed {
-        let mut packed = Packed::default();
+    fn group(model: &Gpt, group: &[ScoredSpan], first: usize) -> PackedTexts {
+        let mut packed = PackedTexts::default();
         let mut before: &[u32] = &[];
         for (i, span) in group.iter().enumerate().filter(|(_, span)| span.start < span.ids.len()) {
             let ids = span.cropped(model).0;
@@ -77,7 +77,7 @@ impl Packed {
         packed
     }
 
-    fn append(&mut self, other: Packed) {
+    fn append(&mut self, other: PackedTexts) {
         let moved = self.tokens.len() as u32;
         self.rows.extend(other.rows.into_iter().map(|row| row.into_iter().map(|n| n + moved).collect()));
         self.spans.extend(other.spans);
@@ -134,12 +134,12 @@ mod tests {
     #[test]
     fn what_texts_share_is_computed_once() {
         let model = Gpt::init(GptConfig::from_depth(1, 50, 8).unwrap(), 1);
-        let span = |ids: &[u32], start| Span { ids: ids.to_vec(), start };
+        let span = |ids: &[u32], start| ScoredSpan { ids: ids.to_vec(), start };
         // The third continues the second one, the fourth has nothing to predict.
         let group =
             [span(&[1, 2, 3, 4], 3), span(&[1, 2, 5, 6], 3), span(&[1, 2, 5, 6, 7], 3), span(&[1], 1)];
         let alone = [span(&[1, 2, 3, 4], 2)];
-        let batches = Packed::batches(&model, &[&group, &alone]);
+        let batches = PackedTexts::batches(&model, &[&group, &alone]);
         let [batch] = batches.as_slice() else { panic!("{} batches", batches.len()) };
         assert_eq!(batch.tokens, [1, 2, 3, 5, 6, 1, 2, 3]);
         assert_eq!(batch.positions, [0, 1, 2, 2, 3, 0, 1, 2]);
@@ -150,10 +150,10 @@ mod tests {
     #[test]
     fn a_pass_has_no_more_tokens_than_its_limit_unless_one_text_has() {
         let model = Gpt::init(GptConfig::from_depth(1, 50, 1_024).unwrap(), 1);
-        let spans: Vec<[Span; 1]> =
-            (1..200).map(|len| [Span { ids: vec![7; 50 * len], start: 50 * len - 1 }]).collect();
-        let groups: Vec<&[Span]> = spans.iter().map(|span| span.as_slice()).collect();
-        let batches = Packed::batches(&model, &groups);
+        let spans: Vec<[ScoredSpan; 1]> =
+            (1..200).map(|len| [ScoredSpan { ids: vec![7; 50 * len], start: 50 * len - 1 }]).collect();
+        let groups: Vec<&[ScoredSpan]> = spans.iter().map(|span| span.as_slice()).collect();
+        let batches = PackedTexts::batches(&model, &groups);
         let mut seen: Vec<usize> = batches.iter().flat_map(|batch| batch.spans.clone()).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..199).collect::<Vec<_>>());

@@ -7,7 +7,7 @@ use super::{CheckpointError, Checkpoints, Stage, deepest_first, find};
 
 /// The stage, tag and step of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundCheckpoint {
     pub stage: Stage,
     pub tag: String,
     pub step: usize,
@@ -15,10 +15,10 @@ pub struct Found {
     pub finished: bool,
 }
 
-impl Found {
+impl FoundCheckpoint {
     /// Returns the checkpoint in a folder such as `chatsft_checkpoints/d4/step_000500`, or None for a model of another
     /// origin.
-    pub fn of(folder: &Path) -> Option<Found> {
+    pub fn of(folder: &Path) -> Option<FoundCheckpoint> {
         let name = |folder: Option<&Path>| Some(folder?.file_name()?.to_string_lossy().into_owned());
         let run = folder.parent()?;
         let stage = name(run.parent())?;
@@ -27,14 +27,14 @@ impl Found {
         // A copy may lack the training state; code that needs the state reports its damage.
         let finished =
             Checkpoints { dir: run.into() }.load_state(step).map_or(true, |state| state.is_finished());
-        Some(Found { stage, tag: name(Some(run))?, step, finished })
+        Some(FoundCheckpoint { stage, tag: name(Some(run))?, step, finished })
     }
 }
 
 /// Formats the checkpoint as in "using the sft checkpoint of d4, step 500".
-impl Display for Found {
+impl Display for FoundCheckpoint {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Found { stage, tag, step, finished } = self;
+        let FoundCheckpoint { stage, tag, step, finished } = self;
         let unfinished = if *finished { "" } else { ", before the end of its run" };
         write!(f, "the {} checkpoint of {tag}, step {step}{unfinished}", stage.name())
     }
@@ -63,7 +63,7 @@ pub fn find_furthest(
                 continue;
             };
             let folder = checkpoints.folder(found);
-            if step.is_some() || Found::of(&folder).is_some_and(|found| found.finished) {
+            if step.is_some() || FoundCheckpoint::of(&folder).is_some_and(|found| found.finished) {
                 return Ok(folder);
             }
             unfinished.get_or_insert(folder);
@@ -96,8 +96,9 @@ mod tests {
     fn the_furthest_stage_that_finished_is_found() {
         let base = tempfile::tempdir().unwrap();
         let base = base.path();
-        let found =
-            |tag, step| find_furthest(base, tag, step).map(|folder| Found::of(&folder).unwrap().to_string());
+        let found = |tag, step| {
+            find_furthest(base, tag, step).map(|folder| FoundCheckpoint::of(&folder).unwrap().to_string())
+        };
         assert!(found(None, None).unwrap_err().to_string().contains("nanochat train base"));
         checkpoint(base, Stage::Base, "d4", 5, Some(false), Value::Null);
         let unfinished = "the base checkpoint of d4, step 5, before the end of its run";

@@ -24,7 +24,7 @@ pub enum ChineseTask {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct ChineseItem {
     /// The text before the answer.
     pub query: String,
     pub choices: Vec<String>,
@@ -47,7 +47,7 @@ impl ChineseTask {
 
     /// Returns all items. Wrong choices are the answers of other items; for poems, only lines with the same number of
     /// characters.
-    pub fn items(self) -> Vec<Item> {
+    pub fn items(self) -> Vec<ChineseItem> {
         let text = match self {
             ChineseTask::Poems => include_str!("poems.tsv"),
             ChineseTask::Idioms => include_str!("idioms.tsv"),
@@ -71,7 +71,7 @@ impl ChineseTask {
         (0..pairs.len()).map(|i| self.item(&pairs, i)).collect()
     }
 
-    fn item(self, pairs: &[(String, String)], i: usize) -> Item {
+    fn item(self, pairs: &[(String, String)], i: usize) -> ChineseItem {
         let rng = &mut Rng::new(&[self as u64, i as u64]);
         let (query, right) = &pairs[i];
         let chars = |text: &str| if self == ChineseTask::Poems { text.chars().count() } else { 0 };
@@ -81,7 +81,7 @@ impl ChineseTask {
         others.truncate(CHOICES - 1);
         let gold = rng.below(CHOICES);
         others.insert(gold, right);
-        Item { query: query.clone(), choices: others.into_iter().cloned().collect(), gold }
+        ChineseItem { query: query.clone(), choices: others.into_iter().cloned().collect(), gold }
     }
 }
 
@@ -96,7 +96,7 @@ pub fn write_bundle(folder: &Path) -> io::Result<()> {
             "- label: {name}\n  dataset_uri: {name}.jsonl\n  num_fewshot: [{shots}]\n  icl_task_type: multiple_choice\n  continuation_delimiter: \"\"\n"
         );
         meta += &format!("{name},{}\n", 100 / CHOICES);
-        let line = |Item { query, choices, gold }: Item| {
+        let line = |ChineseItem { query, choices, gold }: ChineseItem| {
             json!({"query": query, "choices": choices, "gold": gold}).to_string() + "\n"
         };
         let lines: String = kind.items().into_iter().map(line).collect();

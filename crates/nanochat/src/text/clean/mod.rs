@@ -23,7 +23,7 @@ use crate::files::file_error::FileError;
 use crate::text::dataset::{DatasetError, ShardWriter, Split};
 use crate::text::ingest::{FileKind, IngestError, InputFile, Oddities, ReadOptions, documents, input_files};
 use crate::text::language::{Detected, detect};
-use near::{Seen, Signature, Verdict, signature};
+use near::{SeenDocuments, Signature, Verdict, signature};
 pub use normalize::Width;
 use normalize::normalize;
 pub use report::{Cleaned, Dropped, REPORT_FILE};
@@ -134,7 +134,7 @@ pub fn clean(
     };
     let mut sink = Sink {
         writer: ShardWriter::create(out, options.chars_per_shard)?,
-        seen: Seen::within(options.dedup_memory << 20),
+        seen: SeenDocuments::within(options.dedup_memory << 20),
         report: Cleaned { files: files.len(), passed, ..Cleaned::default() },
         val_every: (1.0 / options.val_share).round() as usize,
         keep_validation: options.keep_validation,
@@ -300,7 +300,7 @@ impl Worker {
 /// The last stage, which takes documents in order: it finds duplicates, fills the report and writes shards.
 struct Sink {
     writer: ShardWriter,
-    seen: Seen,
+    seen: SeenDocuments,
     report: Cleaned,
     val_every: usize,
     keep_validation: bool,

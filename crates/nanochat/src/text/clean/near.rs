@@ -69,7 +69,7 @@ fn minima(phrases: &[u32]) -> [u32; HASHES] {
 }
 
 /// The set of keys seen so far, in bounded memory: once it is full, new keys are no longer stored.
-pub struct Seen {
+pub struct SeenDocuments {
     keys: HashSet<u64, BuildHasherDefault<AlreadyHashed>>,
     most: usize,
 }
@@ -81,12 +81,12 @@ pub enum Verdict {
     NearDuplicate,
 }
 
-impl Seen {
+impl SeenDocuments {
     /// Makes a set that uses at most `bytes`, including growth: a table of 2ᵏ slots of 9 bytes, and the table of half
     /// the size that it grows from.
-    pub fn within(bytes: usize) -> Seen {
+    pub fn within(bytes: usize) -> SeenDocuments {
         let slots = (bytes / 14).max(16).next_power_of_two() / 2;
-        Seen { keys: HashSet::default(), most: slots / 8 * 7 }
+        SeenDocuments { keys: HashSet::default(), most: slots / 8 * 7 }
     }
 
     pub fn is_full(&self) -> bool {
@@ -153,7 +153,7 @@ mod tests {
     fn alike_texts_meet_and_others_do_not() {
         let met = |changed: f64| {
             let meet = |seed| {
-                let mut seen = Seen::within(1 << 20);
+                let mut seen = SeenDocuments::within(1 << 20);
                 seen.judge(&signed(&text(seed, 300, 0.0)));
                 seen.judge(&signed(&text(seed, 300, changed))) == Verdict::NearDuplicate
             };
@@ -177,10 +177,10 @@ mod tests {
 
     #[test]
     fn exact_duplicates_case_and_the_bound() {
-        let mut seen = Seen::within(0);
+        let mut seen = SeenDocuments::within(0);
         assert_eq!(seen.judge(&signed("the first text of all texts")), Verdict::New);
         assert_eq!(seen.judge(&signed("the first text of all texts")), Verdict::New); // no room for any
-        let mut seen = Seen::within(1 << 16);
+        let mut seen = SeenDocuments::within(1 << 16);
         assert_eq!(seen.judge(&signed("The 1st text of all texts.")), Verdict::New);
         assert_eq!(seen.judge(&signed("The 1st text of all texts.")), Verdict::Duplicate);
         assert_eq!(seen.judge(&signed("the 2st text, of ALL texts")), Verdict::NearDuplicate);

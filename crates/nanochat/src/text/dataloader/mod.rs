@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::batch::Batch;
 use crate::text::corpus_mix::furthest_behind;
 use crate::text::dataset::{DatasetError, Shards, Split};
-use source::Source;
+use source::DocumentSource;
 
 /// The position of a loader. Resuming from it continues the stream exactly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub struct SourceState {
 /// A loader of one corpus, or of several by weight: the next document comes from the one whose tokens are furthest
 /// behind its share. Each corpus is read and tokenized in its own thread, which ends when the loader is dropped.
 pub struct DataLoader {
-    sources: Vec<Source>,
+    sources: Vec<DocumentSource>,
     weights: Vec<f64>,
     shape: [usize; 2],
     /// The index of the source of the next token.
@@ -96,11 +96,11 @@ impl DataLoader {
             return Err(DataLoaderError::OtherSources { saved: state.sources.len(), found: corpora.len() });
         }
         let open = |(i, (shards, _)): (usize, &(Shards, f64))| {
-            Source::open(shards, split, tokenizer, from.map(|state| &state.sources[i]), comm)
+            DocumentSource::open(shards, split, tokenizer, from.map(|state| &state.sources[i]), comm)
         };
-        let sources: Vec<Source> = corpora.iter().enumerate().map(open).collect::<Result<_, _>>()?;
+        let sources: Vec<DocumentSource> = corpora.iter().enumerate().map(open).collect::<Result<_, _>>()?;
         let weights: Vec<f64> = corpora.iter().map(|(_, weight)| *weight).collect();
-        let inside = sources.iter().position(Source::is_inside);
+        let inside = sources.iter().position(DocumentSource::is_inside);
         let mut loader = DataLoader { sources, weights, shape: [b, t], current: 0 };
         loader.current = inside.unwrap_or_else(|| loader.next_source());
         Ok(loader)
@@ -123,11 +123,11 @@ impl DataLoader {
 
     /// Returns the position of the first token of the next batch.
     pub fn state(&self) -> LoaderState {
-        LoaderState { sources: self.sources.iter().map(Source::state).collect() }
+        LoaderState { sources: self.sources.iter().map(DocumentSource::state).collect() }
     }
 
     fn next_source(&self) -> usize {
-        let taken: Vec<u64> = self.sources.iter().map(Source::taken).collect();
+        let taken: Vec<u64> = self.sources.iter().map(DocumentSource::taken).collect();
         furthest_behind(&self.weights, &taken)
     }
 }

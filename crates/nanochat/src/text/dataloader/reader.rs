@@ -5,26 +5,26 @@ use std::sync::mpsc::SyncSender;
 use nanochat_tokenizer::Tokenizer;
 use rayon::prelude::*;
 
-use crate::text::dataset::{Chunk, DatasetError, RowAt, Shards, Share, Split};
+use crate::text::dataset::{DatasetError, RowAt, Shards, Share, Split, TextChunk};
 
 /// The number of chunks tokenized ahead of training: a row group of 8 × 128 documents, so that all ranks work at once.
 /// These are a few MB, which also cover short delays of a slow disk.
 pub(super) const CHUNKS_AHEAD: usize = 8;
 
-/// A tokenized [`Chunk`]; rows without text are empty.
+/// A tokenized [`TextChunk`]; rows without text are empty.
 pub(super) struct Tokens {
-    pub place: Place,
+    pub place: LoaderPlace,
     pub documents: Vec<Vec<u32>>,
 }
 
 /// The position of a row in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct LoaderPlace {
     pub epoch: u64,
     pub at: RowAt,
 }
 
-pub(super) struct Reader {
+pub(super) struct ShardReader {
     pub shards: Shards,
     pub split: Split,
     pub share: Share,
@@ -33,9 +33,9 @@ pub(super) struct Reader {
     pub send: SyncSender<Result<Tokens, DatasetError>>,
 }
 
-impl Reader {
+impl ShardReader {
     /// Sends chunks until the source is gone, an error has been sent, or a pass has found nothing to read.
-    pub fn run(&self, from: Place) {
+    pub fn run(&self, from: LoaderPlace) {
         let mut from_row = from.at;
         for epoch in from.epoch.. {
             let mut any = from_row != RowAt::default(); // a pass that starts in the middle may find nothing left
@@ -54,7 +54,7 @@ impl Reader {
         }
     }
 
-    fn tokenize(&self, epoch: u64, chunk: Chunk) -> Tokens {
+    fn tokenize(&self, epoch: u64, chunk: TextChunk) -> Tokens {
         let document = |text: &Option<String>| {
             let Some(text) = text else { return Vec::new() };
             let mut ids = vec![self.bos];
@@ -62,6 +62,6 @@ impl Reader {
             ids
         };
         let documents = chunk.texts.par_iter().map(document).collect();
-        Tokens { place: Place { epoch, at: chunk.at }, documents }
+        Tokens { place: LoaderPlace { epoch, at: chunk.at }, documents }
     }
 }

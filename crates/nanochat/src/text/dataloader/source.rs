@@ -10,11 +10,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use nanochat_tensor::Comm;
 use nanochat_tokenizer::Tokenizer;
 
-use super::reader::{CHUNKS_AHEAD, Place, Reader, Tokens};
+use super::reader::{CHUNKS_AHEAD, LoaderPlace, ShardReader, Tokens};
 use super::{DataLoaderError, SourceState};
 use crate::text::dataset::{DatasetError, RowAt, Shards, Share, Split};
 
-pub(super) struct Source {
+pub(super) struct DocumentSource {
     shards: Shards,
     split: Split,
     comm: Comm,
@@ -30,30 +30,31 @@ pub(super) struct Source {
     any: bool,
 }
 
-impl Source {
+impl DocumentSource {
     pub fn open(
         shards: &Shards,
         split: Split,
         tokenizer: &Tokenizer,
         from: Option<&SourceState>,
         comm: &Comm,
-    ) -> Result<Source, DataLoaderError> {
+    ) -> Result<DocumentSource, DataLoaderError> {
         shards.check_not_empty(split)?;
         let bos = tokenizer.need_special("<|bos|>")?;
         let place = match from {
-            None => Place { epoch: 0, at: RowAt::default() },
+            None => LoaderPlace { epoch: 0, at: RowAt::default() },
             Some(state) => {
                 let shard = shards.shard_index(split, &state.shard)?;
                 let at = RowAt { shard, row_group: state.row_group, row: state.document };
-                Place { epoch: state.epoch, at }
+                LoaderPlace { epoch: state.epoch, at }
             }
         };
         let (send, ahead) = sync_channel(CHUNKS_AHEAD);
         let share = Share { rank: comm.rank(), world: comm.world_size() };
-        let reader = Reader { shards: shards.clone(), split, share, tokenizer: tokenizer.clone(), bos, send };
+        let reader =
+            ShardReader { shards: shards.clone(), split, share, tokenizer: tokenizer.clone(), bos, send };
         std::thread::spawn(move || reader.run(place));
         let (token, taken) = from.map_or((0, 0), |state| (state.token, state.taken));
-        Ok(Source {
+        Ok(DocumentSource {
             shards: shards.clone(),
             split,
             comm: comm.clone(),
@@ -100,7 +101,7 @@ impl Source {
     }
 
     pub fn state(&self) -> SourceState {
-        let Place { epoch, at } = self.chunk.place;
+        let LoaderPlace { epoch, at } = self.chunk.place;
         SourceState {
             epoch,
             shard: self.shards.shard_name(self.split, at.shard).into(),
@@ -137,7 +138,7 @@ impl Source {
 
     /// Returns the first row at or after `place` that exists according to the files' footers, if need be in the next
     /// pass.
-    fn next_row_in_footers(&mut self, mut place: Place) -> Result<Place, DatasetError> {
+    fn next_row_in_footers(&mut self, mut place: LoaderPlace) -> Result<LoaderPlace, DatasetError> {
         loop {
             let at = place.at;
             match self.shards.row_groups(self.split, at.shard) {
@@ -149,14 +150,14 @@ impl Source {
                 None if !self.any => return Err(self.shards.empty(self.split)),
                 None => {
                     self.any = false;
-                    place = Place { epoch: place.epoch + 1, at: RowAt::default() };
+                    place = LoaderPlace { epoch: place.epoch + 1, at: RowAt::default() };
                 }
             }
         }
     }
 
     /// Returns this rank's chunk at `place`. None means that the rest of that shard cannot be read and is left out.
-    fn read(&mut self, place: Place) -> Result<Option<Vec<Vec<u32>>>, DatasetError> {
+    fn read(&mut self, place: LoaderPlace) -> Result<Option<Vec<Vec<u32>>>, DatasetError> {
         loop {
             let next = match self.early.take() {
                 Some(early) => early,

@@ -79,7 +79,7 @@ pub struct Share {
 /// A chunk of up to [`CHUNK_ROWS`] consecutive rows of one row group, the first of them at `at`. A row that is null or
 /// not UTF-8 is None and keeps its place, so positions stay those of the file.
 #[derive(Debug)]
-pub struct Chunk {
+pub struct TextChunk {
     pub at: RowAt,
     pub texts: Vec<Option<String>>,
 }
@@ -244,7 +244,7 @@ pub struct Chunks {
 }
 
 impl Iterator for Chunks {
-    type Item = Result<Chunk, DatasetError>;
+    type Item = Result<TextChunk, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while let Some(shard) = self.shards.list(self.split).get(self.at.shard).cloned() {
@@ -265,7 +265,7 @@ impl Iterator for Chunks {
 }
 
 impl Chunks {
-    fn next_in_file(&mut self, shard: &Shard) -> Result<Option<Chunk>, String> {
+    fn next_in_file(&mut self, shard: &Shard) -> Result<Option<TextChunk>, String> {
         while self.at.row_group < shard.rows.len() {
             if self.shards.group_number(self.split, self.at) % self.share.world != self.share.rank {
                 self.at = RowAt { row_group: self.at.row_group + 1, row: 0, ..self.at };
@@ -294,7 +294,7 @@ impl Chunks {
                     None
                 }
             });
-            return Ok(Some(Chunk { at, texts: texts.collect() }));
+            return Ok(Some(TextChunk { at, texts: texts.collect() }));
         }
         Ok(None)
     }

@@ -46,7 +46,7 @@ fn round_trip(documents: &[String], chars_per_shard: usize, from: usize) {
         let mut expected = documents.iter().enumerate().filter(|(i, _)| split(*i) == which).map(|(_, d)| d);
         let mut places = Vec::new();
         for chunk in shards.chunks(which, RowAt::default()) {
-            let Chunk { at, texts } = chunk.unwrap();
+            let TextChunk { at, texts } = chunk.unwrap();
             for (i, text) in texts.into_iter().enumerate() {
                 let text = text.unwrap();
                 assert!(Some(&text) == expected.next(), "document {} differs", places.len());

@@ -21,7 +21,7 @@ pub use files::{FileKind, PassedOver, Unread};
 pub(crate) use files::{InputFile, input_files};
 pub use oddities::{Found, Oddities, Oddity};
 pub(crate) use read::documents;
-use sink::Sink;
+use sink::IngestSink;
 
 /// Options that say how files become documents.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
@@ -102,7 +102,7 @@ pub fn ingest(
         Rng::new(&[seed, 0]).shuffle(&mut files);
     }
     progress.set_length(files.iter().map(InputFile::len).sum());
-    let mut sink = Sink::new(ShardWriter::create(out, options.chars_per_shard)?, options);
+    let mut sink = IngestSink::new(ShardWriter::create(out, options.chars_per_shard)?, options);
     let mut odd = Oddities::default();
     for file in &files {
         sink.start(file);

@@ -12,9 +12,9 @@ use super::{FileKind, InputFile, Oddities, Oddity, ReadOptions};
 use crate::files::encoding::{Encoding, Text};
 use crate::files::file_error::{FileError, at};
 use crate::files::json::{self, Mended};
-use crate::files::json_records::Records;
+use crate::files::json_records::JsonRecords;
 use crate::files::lines::{BadLines, Lines, MAX_LINE, unpack};
-use crate::files::table::Table;
+use crate::files::table::CsvTable;
 use crate::text::dataset::{CHUNK_ROWS, ParquetTexts};
 
 /// The bytes of non-UTF-8 documents from which the encoding is guessed if the file begins with ASCII.
@@ -83,7 +83,7 @@ impl<T: FnMut(&str) -> Result<(), FileError>> Reading<'_, T> {
                 self.document(None, &bytes)?;
             }
             FileKind::Json => {
-                for record in Records::new(path, text) {
+                for record in JsonRecords::new(path, text) {
                     let (place, bytes) = record?;
                     match json::parse(&bytes) {
                         Ok((value, mended)) => self.object(place.line, &value, mended)?,
@@ -94,8 +94,8 @@ impl<T: FnMut(&str) -> Result<(), FileError>> Reading<'_, T> {
                     }
                 }
             }
-            FileKind::Csv => self.table(Table::new(text, b','))?,
-            FileKind::Tsv => self.table(Table::new(text, b'\t'))?,
+            FileKind::Csv => self.table(CsvTable::new(text, b','))?,
+            FileKind::Tsv => self.table(CsvTable::new(text, b'\t'))?,
             FileKind::Parquet => unreachable!("parquet is no text"),
         }
         Ok(())
@@ -115,7 +115,7 @@ impl<T: FnMut(&str) -> Result<(), FileError>> Reading<'_, T> {
         (self.take)(text)
     }
 
-    fn table(&mut self, mut table: Table) -> Result<(), FileError> {
+    fn table(&mut self, mut table: CsvTable) -> Result<(), FileError> {
         let (InputFile { path, .. }, ReadOptions { field, .. }) = (self.file, self.options);
         let error = |line, reason| FileError::Line { path: path.clone(), line, reason };
         if !table.advance().map_err(|reason| error(table.line, reason))? {

@@ -9,7 +9,7 @@ use crate::text::dataset::{DatasetError, ShardWriter, Split};
 /// The bytes of the shuffle buffer.
 const SHUFFLE_BYTES: usize = 256 << 20;
 
-pub struct Sink {
+pub struct IngestSink {
     writer: ShardWriter,
     report: Ingested,
     shuffle: Option<Shuffle>,
@@ -25,12 +25,12 @@ struct Shuffle {
     bytes: usize,
 }
 
-impl Sink {
-    pub fn new(writer: ShardWriter, options: &IngestOptions) -> Sink {
+impl IngestSink {
+    pub fn new(writer: ShardWriter, options: &IngestOptions) -> IngestSink {
         let shuffle = options.seed.map(|seed| Shuffle { rng: Rng::new(&[seed, 1]), held: vec![], bytes: 0 });
         let val_every = (1.0 / options.val_share).round() as usize;
         let report = Ingested::default();
-        Sink { writer, report, shuffle, val_every, written: 0, kind: FileKind::Text }
+        IngestSink { writer, report, shuffle, val_every, written: 0, kind: FileKind::Text }
     }
 
     /// Announces that the next documents come from `file`.

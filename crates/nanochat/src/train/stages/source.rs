@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use nanochat_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
-use crate::model::checkpoint::{self, Found, Stage};
+use crate::model::checkpoint::{self, FoundCheckpoint, Stage};
 use crate::model::gpt::Gpt;
 use crate::terminal::flag_values;
 
@@ -20,7 +20,7 @@ pub struct SourceArgs {
     pub step: Option<usize>,
 }
 
-pub struct Source {
+pub struct StartingModel {
     pub model: Gpt,
     pub tokenizer: Tokenizer,
     pub folder: PathBuf,
@@ -30,7 +30,7 @@ pub struct Source {
 
 impl SourceArgs {
     /// Loads the model of the first of `stages` that has one. Fails if its run has not finished and no step is given.
-    pub fn load(&self, base_dir: &Path, tag: Option<&str>, stages: &[Stage]) -> Result<Source> {
+    pub fn load(&self, base_dir: &Path, tag: Option<&str>, stages: &[Stage]) -> Result<StartingModel> {
         let stages = match self.source {
             Some(stage) if !stages.contains(&stage) => {
                 let names: Vec<&str> = stages.iter().map(|stage| stage.name()).collect();
@@ -44,8 +44,10 @@ impl SourceArgs {
             None => stages.to_vec(),
         };
         let folder = checkpoint::find_first(base_dir, &stages, tag, self.step)?;
-        if let Some(found) = Found::of(&folder).filter(|found| self.step.is_none() && !found.finished) {
-            let Found { stage, tag, step, .. } = &found;
+        if let Some(found) =
+            FoundCheckpoint::of(&folder).filter(|found| self.step.is_none() && !found.finished)
+        {
+            let FoundCheckpoint { stage, tag, step, .. } = &found;
             bail!(
                 "the {0} run {tag} has not finished: its last checkpoint is of step {step}; finish it with `nanochat train {0}` and --resume, or say --source {0} --step {step} to start from there",
                 stage.name()
@@ -56,6 +58,6 @@ impl SourceArgs {
             bail!("the run of {} has a name that is not UTF-8; rename its folder", folder.display());
         };
         let loaded = checkpoint::load_folder(&folder)?;
-        Ok(Source { model: loaded.model, tokenizer: loaded.tokenizer, folder, tag })
+        Ok(StartingModel { model: loaded.model, tokenizer: loaded.tokenizer, folder, tag })
     }
 }

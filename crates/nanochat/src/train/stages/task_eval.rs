@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::run::{Learner, Point, Run};
-use crate::chat::tasks::{self, Folders, Slice, Split, Task};
+use crate::chat::tasks::{self, Folders, Split, Task, TaskSlice};
 use crate::engine::sampler::SampleOptions;
 use crate::measure::chat_eval::{self, ChatEvalOptions};
 use crate::terminal::flag_values;
@@ -32,7 +32,7 @@ pub struct TaskEvalArgs {
 const MAX_TOKENS: usize = 256;
 
 pub struct TaskEval {
-    tasks: Vec<Slice>,
+    tasks: Vec<TaskSlice>,
     every: usize,
 }
 
@@ -40,7 +40,7 @@ impl TaskEval {
     pub fn open(args: &TaskEvalArgs, base_dir: &Path) -> Result<TaskEval> {
         let open = |name: &String| {
             let task = Arc::<dyn Task>::from(tasks::open(name, Split::Test, &Folders::of(base_dir))?);
-            Ok(Slice::new(task, 0..args.eval_task_limit, 1))
+            Ok(TaskSlice::new(task, 0..args.eval_task_limit, 1))
         };
         let tasks = args.eval_task.iter().map(open).collect::<Result<_>>()?;
         Ok(TaskEval { tasks, every: args.eval_task_every })

@@ -12,7 +12,7 @@ use crate::conversation::answer;
 use crate::engine::sampler::SampleOptions;
 use crate::engine::{Completion, Engine, EngineOptions, Request};
 use crate::measure::loss_eval::bits_per_byte;
-use crate::text::corpus_mix::Source;
+use crate::text::corpus_mix::MixSource;
 use crate::text::dataloader::{DataLoader, LoaderState};
 use crate::text::dataset::{RowAt, Shards, Split};
 use crate::train::Diverged;
@@ -106,7 +106,7 @@ pub(super) fn log_epochs(
         return Ok(format!("{:.2}", epochs[0]));
     }
     let mut words = Vec::new();
-    for (Source { name, .. }, epochs) in settings.data.iter().zip(epochs) {
+    for (MixSource { name, .. }, epochs) in settings.data.iter().zip(epochs) {
         run.log(step, &[(&format!("{name}_epochs"), epochs)])?;
         words.push(format!("{name} {epochs:.2}"));
     }

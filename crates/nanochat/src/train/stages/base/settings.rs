@@ -10,7 +10,7 @@ use crate::model::config::{GptConfig, ModelOptions};
 use crate::model::device_sizes::DeviceSizes;
 use crate::model::gpt::Rates;
 use crate::terminal::flag_values;
-use crate::text::corpus_mix::Source;
+use crate::text::corpus_mix::MixSource;
 use crate::text::dataset::{OnBadShard, Shards};
 use crate::train::stages::core_metric::CoreMetricArgs;
 use crate::train::stages::run::RunSettings;
@@ -76,7 +76,7 @@ pub struct BaseSettings {
     /// Each corpus repeats at its own pace and is measured under its name
     #[arg(long, value_name = "NAME=WEIGHT:FOLDER", conflicts_with = "data_dir")]
     #[serde(default)]
-    pub data: Vec<Source>,
+    pub data: Vec<MixSource>,
     /// Additional validation text with a name: a parquet file, or a folder whose last shard is measured; may be
     /// repeated
     #[arg(long, value_name = "NAME=PATH")]
@@ -158,6 +158,6 @@ pub(super) fn corpora(settings: &BaseSettings, base_dir: &Path) -> Result<Vec<(S
         let dir = settings.data_dir.clone().unwrap_or_else(|| base_dir.join("base_data"));
         return Ok(vec![(Shards::open(&dir, settings.bad_shards)?, 1.0)]);
     }
-    let open = |source: &Source| Ok((Shards::open(&source.dir, settings.bad_shards)?, source.weight));
+    let open = |source: &MixSource| Ok((Shards::open(&source.dir, settings.bad_shards)?, source.weight));
     settings.data.iter().map(open).collect()
 }

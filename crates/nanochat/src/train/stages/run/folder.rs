@@ -14,7 +14,7 @@ use crate::terminal::escape;
 use crate::terminal::output;
 
 /// The metrics file and the lock, which only one process may hold.
-pub(super) struct Writer {
+pub(super) struct RunWriter {
     pub(super) metrics: MetricsWriter,
     _lock: File,
 }
@@ -24,7 +24,7 @@ pub(super) fn open_folder(
     checkpoints: &Checkpoints,
     settings: &RunSettings,
     all_settings: &Value,
-) -> Result<(Option<TrainState>, Writer)> {
+) -> Result<(Option<TrainState>, RunWriter)> {
     let dir = checkpoints.dir();
     fs::create_dir_all(dir).with_context(|| format!("failed to create {}", dir.display()))?;
     let lock = lock(dir, File::try_lock)?;
@@ -55,7 +55,7 @@ pub(super) fn open_folder(
     }
     let last_logged = resumed.as_ref().and_then(|state| (state.step as u64).checked_sub(1));
     let metrics = MetricsWriter::open(dir, last_logged)?;
-    Ok((resumed, Writer { metrics, _lock: lock }))
+    Ok((resumed, RunWriter { metrics, _lock: lock }))
 }
 
 /// Locks the folder for one process, since two would overwrite each other's checkpoints. The lock ends with the

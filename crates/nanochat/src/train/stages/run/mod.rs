@@ -18,7 +18,7 @@ use nanochat_tensor::{Comm, Device};
 use serde::Serialize;
 use serde_json::Value;
 
-use self::folder::{Writer, open_folder};
+use self::folder::{RunWriter, open_folder};
 use self::interrupt::Interrupt;
 pub use self::interrupt::{ignores_hangup, watch_signals};
 use self::progress::Progress;
@@ -53,7 +53,7 @@ pub struct Run {
     /// The state that the run resumed from; None if it started from the beginning.
     pub resumed: Option<TrainState>,
     /// The open files; only on the first rank.
-    writer: Option<Writer>,
+    writer: Option<RunWriter>,
     settings: RunSettings,
     all_settings: Value,
     /// The step of a checkpoint saved by this process whose weights have not given a finite loss yet.
