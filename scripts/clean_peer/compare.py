@@ -4,7 +4,7 @@ CPU time: one form, Gopher's rules of quality and repetition, MinHash (14 bands 
     python -m venv .venv && .venv/bin/pip install datatrove==0.10.1 pyarrow regex orjson tokenizers 'xxhash<3.6'
     .venv/bin/python scripts/clean_peer/compare.py FOLDER_OF_SHARDS --language zh --megabytes 5
 
-Words are the same on both sides (a tokenizer as in crates/nanochat/src/clean/words.rs), which also spares datatrove
+Words are the same on both sides (a tokenizer as in crates/nanochat/src/text/clean/words.rs), which also spares datatrove
 its slower word tokenizers. datatrove identifies no language here; nanochat does.
 """
 

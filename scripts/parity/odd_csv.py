@@ -1,5 +1,5 @@
 """Odd CSV and TSV texts with the records that Python's csv module reads from them, as the fixture of the tests in
-crates/nanochat/src/table/csv.rs.
+crates/nanochat/src/files/table/csv.rs.
 
     python scripts/parity/odd_csv.py > crates/nanochat/tests/fixtures/odd_csv.json
 

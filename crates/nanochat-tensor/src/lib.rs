@@ -41,7 +41,6 @@ mod testing;
 pub use comm::Comm;
 pub use device::{Device, DeviceChoice, DeviceError, Properties};
 pub use dtype::{Dtype, Recipe};
-
 pub use grads::Grads;
 pub use ops::ShapeLimits;
 pub use ops::attention_with_kv_cache::{CachedRow, KvPages, PAGE};
