@@ -138,7 +138,7 @@ fn stay_apart(parts: &[[u32; 2]], merged: &MergedPairs, mut left: u32, mut right
             limit = left;
             left = parts[left as usize][1];
         } else {
-            // Of two equal merges the left one comes first: here the one across the boundary.
+            // The left one of two equal merges comes first: here the one across the boundary.
             limit = right + 1;
             right = parts[right as usize][0];
         }

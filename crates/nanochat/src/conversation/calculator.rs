@@ -126,7 +126,7 @@ impl Parser<'_> {
             return literal.parse().ok().map(Number::Float);
         }
         let value: i128 = literal.parse().ok()?;
-        // As in Python, 007 is no valid number.
+        // 007 is not a valid number, as in Python.
         if literal.starts_with('0') && value != 0 { None } else { Some(Number::Int(value)) }
     }
 }

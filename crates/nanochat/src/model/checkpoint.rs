@@ -306,7 +306,7 @@ pub fn find_first(
 ) -> Result<PathBuf, CheckpointError> {
     let depth = |tag: &String| tag.strip_prefix('d').and_then(|depth| depth.parse::<usize>().ok());
     let deepest = stages.iter().filter_map(|stage| deepest_tag(&base_dir.join(stage.folder())));
-    // Of equally deep models, the one of the first stage.
+    // Equally deep models are told apart by their stage: the first one wins.
     let deepest = deepest.rev().max_by_key(depth);
     let tag = model_tag.or(deepest.as_deref());
     let has =

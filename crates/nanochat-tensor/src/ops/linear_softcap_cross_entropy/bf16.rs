@@ -9,22 +9,16 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::LossOutput;
-use super::segments::{RowSums, Segment, cap, finish, joined, put_rows, rows_of, unscaled_gradient};
+use super::segments::{
+    CHUNK_LOGITS, CHUNK_ROWS, RowSums, SEGMENTS, Segment, cap, finish, joined, put_rows, rows_of,
+    unscaled_gradient,
+};
 use crate::Tensor;
 use crate::gemm::bf16::{Left, Right, left_len, multiply, pack_left};
 use crate::gemm::pairs::{interleave, pair_up};
 use crate::gemm::{Mat, Threads};
 use crate::reuse::{self, Values};
 use crate::simd::vectorized;
-
-/// The number of values of g held at a time: 64 MiB, 512 rows of a vocabulary of 65,536.
-pub const CHUNK_LOGITS: usize = 32 << 20;
-
-/// The most rows in a chunk, since every segment has a dx for each.
-const CHUNK_ROWS: usize = 1_024;
-
-/// The most segments of the vocabulary: as many threads have work, and sums over segments are in a fixed order.
-const SEGMENTS: usize = 8;
 
 /// A tile of logits: 48 KiB.
 const ROWS: usize = 48;

@@ -5,20 +5,14 @@
 use rayon::prelude::*;
 
 use super::LossOutput;
-use super::segments::{RowSums, Segment, cap, finish, joined, put_rows, rows_of, softcap, unscaled_gradient};
+use super::segments::{
+    CHUNK_LOGITS, CHUNK_ROWS, RowSums, SEGMENTS, Segment, cap, finish, joined, put_rows, rows_of, softcap,
+    unscaled_gradient,
+};
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::reuse::{self, Values};
 use crate::simd::vectorized;
 use crate::{Dtype, Tensor};
-
-/// The number of logits held at a time: 32 Mi values (128 MiB), 512 rows of a vocabulary of 65,536.
-const CHUNK_LOGITS: usize = 32 << 20;
-
-/// The most rows in a chunk, since every segment has a dx for each.
-const CHUNK_ROWS: usize = 1_024;
-
-/// The most segments of the vocabulary: as many threads have work, and sums over segments are in a fixed order.
-const SEGMENTS: usize = 8;
 
 /// The number of columns that one thread multiplies at a time, without waiting for the others: a d4 trains 1,021 tokens
 /// a second (T 1,024, V 65,536), where products of 64 rows that all threads share gave 759. 256 and 1,024 columns are

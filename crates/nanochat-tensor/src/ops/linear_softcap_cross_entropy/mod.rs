@@ -18,7 +18,7 @@ pub const SOFTCAP: f32 = 15.0;
 pub const GPU_LOGIT_ROWS: usize = cuda::CHUNK_ROWS;
 
 /// The number of logits that the CPU holds at a time in training in bf16 with a large vocabulary.
-pub const CPU_LOGITS: usize = bf16::CHUNK_LOGITS;
+pub const CPU_LOGITS: usize = segments::CHUNK_LOGITS;
 
 /// Returns the number of rows of logits that the CPU holds at a time in training in bf16.
 pub fn cpu_logit_rows(vocab_size: usize) -> usize {

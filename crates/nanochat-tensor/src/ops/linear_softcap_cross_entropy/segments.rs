@@ -8,6 +8,15 @@ use crate::Tensor;
 use crate::reuse::Values;
 use crate::simd::{self, CHUNK, vectorized};
 
+/// The number of logits held at a time: 32 Mi values (128 MiB in f32, 64 in bf16), 512 rows of a vocabulary of 65,536.
+pub const CHUNK_LOGITS: usize = 32 << 20;
+
+/// The most rows in a chunk, since every segment has a dx for each.
+pub const CHUNK_ROWS: usize = 1_024;
+
+/// The most segments of the vocabulary: as many threads have work, and sums over segments are in a fixed order.
+pub const SEGMENTS: usize = 8;
+
 /// The sums over one row of logits, or over a part of it.
 #[derive(Clone, Copy, Default)]
 pub struct RowSums {

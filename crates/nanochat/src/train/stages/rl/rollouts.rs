@@ -218,7 +218,7 @@ mod tests {
     fn pass_at_k_counts_the_draws_with_a_right_answer() {
         assert_eq!((pass_at(1, 0, 8), pass_at(8, 1, 8), pass_at(1, 8, 8)), (0.0, 1.0, 1.0));
         assert!((pass_at(1, 3, 8) - 3.0 / 8.0).abs() < 1e-12);
-        // Of the 10 pairs of 5 answers, 2 of which are right, 3 have none.
+        // Five answers, two of them right, make 10 pairs; 3 of the pairs have no right one.
         assert!((pass_at(2, 2, 5) - 0.7).abs() < 1e-12);
     }
 }
